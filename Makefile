@@ -1,0 +1,49 @@
+# make demo · make test · make check · make bench
+# Needs Python 3.11 or newer, pip and a package index; all else goes into .venv.
+
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+PAYLOAD := {{cookiecutter.project_slug}}
+PROJECT := build/demo/my-project
+
+FETCH := 'import os, pathlib, data_loader.fashion_mnist as f; f.FashionMNIST(pathlib.Path(os.environ.get("DATA_ROOT", "data")), "train", 0)'
+
+export PATH := $(BIN):$(PATH)
+export UV_COMPILE_BYTECODE := 1
+export UV_LINK_MODE ?= copy
+
+.PHONY: demo test check bench clean
+
+demo: .venv/ready
+	@rm -rf build/demo
+	@$(BIN)/cookiecutter . --no-input --default-config --output-dir build/demo > build/demo.log
+	@cd $(PROJECT) && config=config/fashion_mnist.yaml && { $(BIN)/python -c $(FETCH) > $(CURDIR)/build/data.log 2>&1 || \
+	{ echo "FashionMNIST cannot be had (build/data.log says why), so this is synthetic data:"; config=config/synthetic.yaml; }; } && \
+	$(BIN)/python train.py --config $$config --run-dir runs/demo && $(BIN)/python evaluate.py runs/demo
+	@echo; echo "The project is in $(PROJECT), the results in $(PROJECT)/runs/demo/evaluation/test."
+	@echo "Curves and pictures: $(BIN)/tensorboard --logdir $(PROJECT)/runs"
+
+test: .venv/ready
+	$(BIN)/pytest
+
+check: .venv/ready
+	ruff check . && ruff format --check . && mypy
+	cd '$(PAYLOAD)' && ruff check . && ruff format --check . && mypy . && pytest
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/commands.py
+
+clean:
+	rm -rf .venv build
+
+# The template's tools, and the environment of the project that it generates.
+.venv/ready: pyproject.toml cookiecutter.json $(wildcard */pyproject.toml) $(wildcard hooks/*.py)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@rm -rf .venv build/environment && mkdir -p build
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python .venv --editable '.[dev]'
+	$(BIN)/cookiecutter . --no-input --default-config --output-dir build/environment > build/environment.log
+	$(BIN)/uv pip install --quiet --python .venv 'build/environment/my-project[dev]'
+	@touch .venv/ready

@@ -1,0 +1,99 @@
+"""The hooks' functions: which answers are refused, and how the others are written."""
+
+import importlib.util
+import tomllib
+from types import ModuleType
+
+import pytest
+from conftest import TEMPLATE
+from markdown_it import MarkdownIt
+
+
+def load_hook(name: str) -> ModuleType:
+    """A hook as a module; the Jinja in it stands in texts, so it is Python as it is."""
+    spec = importlib.util.spec_from_file_location(name, TEMPLATE / "hooks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HOOK = load_hook("pre_gen_project")
+TEXTS = [
+    'He said "hi"',
+    "it's",
+    "back\\slash \\n \\",
+    "{{ 7 * 7 }} {% raw %} {# no #}",
+    "100 % # not a comment",
+    "<b>bold</b> & <script>",
+    "*stars* _lines_ __init__ snake_case ~~no~~",
+    "[link](http://example.com) ![image](x) `code` | cell |",
+    "🚀 emoji 👩🏽‍🔬",
+    "한국어 프로젝트",
+    "مشروع عربي",
+    "$HOME $(rm -rf) `id`",
+    "# heading",
+    "- item",
+    "1. item",
+    "+ item",
+    "> quote",
+    "=====",
+    "---",
+    "&amp; &#42;",
+    "name: value, [a, b]",
+    "'''\"\"\"",
+]
+
+
+@pytest.mark.parametrize(
+    "slug",
+    [
+        "", "1st", "Upper", "with space", "dot.ted", "a/b", "../up", "-begin", "end-", "_begin",
+        "a" * 65, "émile", "class", "json", "base", "model", "torch", "tests", "data-loader",
+    ],
+)  # fmt: skip
+def test_bad_slugs_are_refused_and_named(slug: str) -> None:
+    problem = HOOK.find_problem({"project_slug": slug})
+    assert problem is not None
+    assert repr(slug) in problem
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize("slug", ["a", "my-project", "net_2", "a" * 64, "models", "torch-net"])
+def test_good_slugs_are_accepted(slug: str) -> None:
+    assert HOOK.find_problem({"project_slug": slug}) is None
+
+
+@pytest.mark.parametrize("name", ["project_name", "description", "author_name", "author_email"])
+@pytest.mark.parametrize("letter", ["\n", "\t", "\x00", "\x1b", "\x7f", "\x85", "\u2028"])
+def test_control_characters_are_refused(name: str, letter: str) -> None:
+    assert HOOK.find_problem({name: f"a{letter}b@c"}) is not None
+
+
+@pytest.mark.parametrize("email", ["", "name", "@", "a@", "@b", "a b@c", "a@b <x@y>", "a@@b"])
+def test_what_is_no_email_address_is_refused(email: str) -> None:
+    assert HOOK.find_problem({"author_email": email}) is not None
+
+
+def test_answers_that_are_no_texts_are_left_alone() -> None:
+    assert HOOK.find_problem({"_extensions": "\n", "license": "MIT"}) is None
+
+
+@pytest.mark.parametrize("name", ["", "🚀", "3D net", "Torch", "Model", "한국어", "x" * 200, "--"])
+def test_every_name_gives_a_slug_that_is_accepted(name: str) -> None:
+    assert HOOK.find_problem({"project_slug": HOOK.make_slug(name)}) is None
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_quoted_text_comes_back_from_toml(text: str) -> None:
+    assert tomllib.loads(f'key = "{HOOK.quote(text)}"')["key"] == text
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("begin", ["# ", ""])
+def test_escaped_text_comes_back_from_markdown(begin: str, text: str) -> None:
+    (_, inline, _) = MarkdownIt().parse(begin + HOOK.escape_markdown(text))
+    assert inline.children is not None
+    assert {child.type for child in inline.children} <= {"text", "text_special"}
+    assert "".join(child.content for child in inline.children) == text

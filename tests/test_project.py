@@ -1,0 +1,114 @@
+"""The default project, used as its README says: its checks, its commands, a real training run."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import TEMPLATE, render, run
+
+DATA_ROOT = os.environ.get("DATA_ROOT")
+needs_data = pytest.mark.skipif(
+    not DATA_ROOT, reason="DATA_ROOT does not name a folder with FashionMNIST's files"
+)
+
+
+def bash_blocks(readme: Path, heading: str) -> list[str]:
+    """The commands in the fenced bash blocks of a section."""
+    text = readme.read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```bash\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+
+
+def run_bash(commands: str, cwd: Path, **environment: str) -> str:
+    """Runs commands as they stand in a README, in a shell that stops at the first failure."""
+    done = run("bash", "-euo", "pipefail", "-c", commands, cwd=cwd, **environment)
+    assert done.returncode == 0, f"{commands}\n{done.stdout}"
+    return done.stdout
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A fresh default project with everything committed."""
+    assert render(tmp_path).returncode == 0
+    folder = tmp_path / "my-project"
+    run_bash("git add -A && git -c user.name=x -c user.email=x@y commit -qm x", folder)
+    return folder
+
+
+def test_the_projects_own_hooks_pass_and_change_nothing(project: Path) -> None:
+    done = run("pre-commit", "run", "--all-files", cwd=project)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("Passed") == 9, done.stdout
+    assert run("git", "status", "--porcelain", cwd=project).stdout == ""
+
+
+def test_the_projects_own_tests_pass(project: Path) -> None:
+    done = run("pytest", "-q", cwd=project)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def test_the_readmes_commands_and_its_chapter_on_your_own_project_work(project: Path) -> None:
+    readme = project / "README.md"
+    for heading in ("Commands", "Settings"):
+        for commands in bash_blocks(readme, heading):
+            run_bash(commands, project)
+    text = readme.read_text(encoding="utf-8")
+    for _, path, content in re.findall(
+        r"^```(python|yaml)\n# (\S+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+    ):
+        (project / path).write_text(content, encoding="utf-8")
+    for commands in bash_blocks(readme, "Make it yours"):
+        run_bash(commands, project)
+    metrics = project / "runs/rings/classifier/evaluation/test/metrics.json"
+    assert json.loads(metrics.read_text())["accuracy"] > 0.9
+    run_bash("ruff check . && ruff format --check . && mypy .", project)
+
+
+@needs_data
+def test_starting_with_uv_trains_to_ninety_percent(project: Path) -> None:
+    (first, _) = bash_blocks(project / "README.md", "Start")
+    run_bash(first, project, VIRTUAL_ENV="")
+    (folder,) = (project / "runs/fashion_mnist").iterdir()
+    said = run("python", "evaluate.py", folder, cwd=project).stdout
+    metrics = json.loads((folder / "evaluation/test/metrics.json").read_text())
+    assert metrics["samples"] == 10_000
+    assert metrics["accuracy"] >= 0.9, said
+
+
+def test_starting_with_pip_trains(project: Path) -> None:
+    (_, second) = bash_blocks(project / "README.md", "Start")
+    if not DATA_ROOT:
+        second = second.replace("train.py", "train.py --config config/synthetic.yaml")
+    run_bash(second.replace("train.py", "train.py trainer.max_steps=20"), project)
+
+
+def test_data_that_cannot_be_had_is_exit_code_69(project: Path) -> None:
+    arguments = ("data.root=nowhere", 'data.mirrors=["http://127.0.0.1:9/"]')
+    done = run("python", "train.py", *arguments, cwd=project, DATA_ROOT=str(project / "nowhere"))
+    assert done.returncode == 69, done.stdout
+    assert "Traceback" not in done.stdout
+    for text in ("http://127.0.0.1:9/train-images", "By hand: put", "config/synthetic.yaml"):
+        assert text in done.stdout
+    assert not (project / "runs").exists()
+
+
+@needs_data
+def test_make_demo_trains_and_evaluates(tmp_path: Path) -> None:
+    assert DATA_ROOT is not None
+    out = run("make", "demo", cwd=TEMPLATE, HOME=os.environ["HOME"]).stdout
+    assert "FashionMNIST  precision" in out, out
+    assert "tensorboard --logdir" in out
+
+
+def test_the_templates_readme_commands_work(tmp_path: Path) -> None:
+    text = (TEMPLATE / "README.md").read_text(encoding="utf-8")
+    assert "make demo" in text
+    (commands,) = bash_blocks(TEMPLATE / "README.md", "Use it")
+    local = commands.replace("gh:org/torch-template", str(TEMPLATE) + " --no-input")
+    assert local != commands
+    run_bash(local.replace("train.py", "train.py --config config/synthetic.yaml"), tmp_path)
+    assert shutil.which("git") is None or (tmp_path / "my-project/.git").exists()

@@ -1,0 +1,210 @@
+"""What is rendered: which files, with which contents, by which ways."""
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import PAYLOAD, TEMPLATE, files_of, render, render_typed, run
+from markdown_it import MarkdownIt
+from ruamel.yaml import YAML
+from test_answers import TEXTS
+
+LICENSES = {
+    "MIT": "MIT License",
+    "Apache-2.0": "Apache License",
+    "BSD-3-Clause": "BSD 3-Clause License",
+    "Proprietary": "All rights reserved",
+}
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+
+def read_toml(project: Path) -> dict[str, dict[str, object]]:
+    return tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def parse_all(project: Path) -> None:
+    """Parses every file of a known kind and looks for Jinja that was left."""
+    for name, content in files_of(project).items():
+        text = content.decode("utf-8")
+        if name.endswith(".py"):
+            ast.parse(text)
+        elif name.endswith(".toml"):
+            tomllib.loads(text)
+        elif name.endswith(".json"):
+            json.loads(text)
+        elif name.endswith((".yaml", ".yml")):
+            YAML(typ="safe", pure=True).load(text)
+        assert "cookiecutter." not in text, name
+        assert not re.search(r"\{%|(?<!\$)\{\{ ", text), name
+
+
+def test_the_set_of_files_is_the_payload_with_one_licence(default_project: Path) -> None:
+    tracked = run("git", "ls-files", "-co", "--exclude-standard", cwd=PAYLOAD).stdout.split()
+    expected = {name for name in tracked if not name.startswith("licenses/")} | {"LICENSE"}
+    assert set(files_of(default_project)) == expected
+
+
+def test_everything_parses_and_no_jinja_is_left(default_project: Path) -> None:
+    parse_all(default_project)
+
+
+def test_python_files_are_the_payloads_own(default_project: Path) -> None:
+    for path in default_project.rglob("*.py"):
+        assert path.read_bytes() == (PAYLOAD / path.relative_to(default_project)).read_bytes()
+
+
+@pytest.mark.parametrize("name", LICENSES)
+def test_every_licence_is_whole_and_names_the_holder(tmp_path: Path, name: str) -> None:
+    assert render(tmp_path, license=name, author_name="Ada L.").returncode == 0
+    project = tmp_path / "my-project"
+    text = (project / "LICENSE").read_text(encoding="utf-8")
+    assert LICENSES[name] in text
+    assert re.search(r"Copyright (\(c\) )?20\d\d,? Ada L\.", text)
+    assert not re.search(r"\[yyyy\]|\[name|<year>", text)
+    identifier = name if name != "Proprietary" else "LicenseRef-Proprietary"
+    assert read_toml(project)["project"]["license"] == identifier
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    assert f"{name if name != 'Proprietary' else 'All rights reserved'}, see `LICENSE`" in readme
+    parse_all(project)
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_the_oldest_python_is_what_is_asked_for_and_tested(tmp_path: Path, version: str) -> None:
+    assert render(tmp_path, python_version=version).returncode == 0
+    project = tmp_path / "my-project"
+    assert read_toml(project)["project"]["requires-python"] == f">={version}"
+    workflow = (project / ".github/workflows/checks.yml").read_text(encoding="utf-8")
+    matrix = YAML(typ="safe", pure=True).load(workflow)["jobs"]["checks"]["strategy"]["matrix"]
+    assert matrix["python"] == PYTHONS[PYTHONS.index(version) :]
+    parse_all(project)
+
+
+def test_slug_names_the_folder_and_the_package(tmp_path: Path) -> None:
+    assert render(tmp_path, project_slug="net_2").returncode == 0
+    project = read_toml(tmp_path / "net_2")["project"]
+    assert project["name"] == "net_2"
+    assert "net_2[dev]" in str(read_toml(tmp_path / "net_2")["dependency-groups"])
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_typed_text_comes_back_exactly(tmp_path: Path, text: str) -> None:
+    done = render_typed(
+        tmp_path, project_name=text, project_slug="odd", description=text, author_name=text
+    )
+    assert done.returncode == 0, done.stdout
+    project = read_toml(tmp_path / "odd")
+    assert project["project"]["description"] == text
+    assert project["project"]["authors"] == [{"name": text, "email": "you@example.com"}]
+    assert project["tool"]["torch-template"]["name"] == text  # type: ignore[index]
+    assert text in (tmp_path / "odd" / "LICENSE").read_text(encoding="utf-8")
+    readme = MarkdownIt().parse((tmp_path / "odd" / "README.md").read_text(encoding="utf-8"))
+    inlines = [token for token in readme if token.type == "inline"]
+    shown = ["".join(child.content for child in token.children or ()) for token in inlines]
+    assert shown[:2] == [text, text]
+    assert shown[-1].endswith(f"{text} <you@example.com>")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("project_slug", ""),
+        ("project_slug", "../outside"),
+        ("project_slug", "a/b"),
+        ("project_slug", "torch"),
+        ("author_email", "nobody"),
+        ("project_name", "two\nlines"),
+    ],
+)
+def test_a_bad_answer_is_one_line_and_leaves_nothing(tmp_path: Path, name: str, text: str) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    done = render(work, **{name: text})
+    assert done.returncode != 0
+    (line,) = done.stdout.strip().splitlines()
+    assert line.startswith(f"error: {name} {text!r}: ")
+    assert [path for path in work.iterdir() if path.name[0] != "."] == []
+    assert list(tmp_path.iterdir()) == [work]
+
+
+def test_a_bad_answer_in_a_replay_file_is_refused_by_the_hook(tmp_path: Path) -> None:
+    assert render(tmp_path).returncode == 0
+    replay = tmp_path / ".cookiecutter_replay" / f"{TEMPLATE.name}.json"
+    answers = json.loads(replay.read_text(encoding="utf-8"))
+    answers["cookiecutter"]["project_slug"] = "torch"
+    replay.write_text(json.dumps(answers), encoding="utf-8")
+    done = run("cookiecutter", TEMPLATE, "--replay", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "error: project_slug 'torch'" in done.stdout
+    assert not (tmp_path / "torch").exists()
+
+
+def test_replay_and_overwrite_give_the_same_files(tmp_path: Path) -> None:
+    assert render(tmp_path, project_name='A "B" \\ C').returncode == 0
+    first = files_of(tmp_path / "a-b-c")
+    done = run("cookiecutter", TEMPLATE, "--replay", "--overwrite-if-exists", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert files_of(tmp_path / "a-b-c") == first
+
+
+def test_overwriting_keeps_what_the_user_added(tmp_path: Path) -> None:
+    assert render(tmp_path).returncode == 0
+    mine = tmp_path / "my-project" / "runs" / "first" / "metrics.csv"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert render(tmp_path, "--overwrite-if-exists").returncode == 0
+    assert mine.read_text() == "mine"
+
+
+def test_caches_in_the_template_stay_there(tmp_path: Path) -> None:
+    template = clone(tmp_path)
+    for folder in ("__pycache__", "base/__pycache__", ".mypy_cache"):
+        cache = template / PAYLOAD.name / folder / "x.pyc"
+        cache.parent.mkdir(parents=True)
+        cache.write_bytes(b"\x8a\xff{{ }}")
+    done = render(tmp_path, template=template)
+    assert done.returncode == 0, done.stdout
+    assert not [name for name in files_of(tmp_path / "my-project") if name.endswith(".pyc")]
+
+
+def clone(folder: Path) -> Path:
+    """A git repository of the template as it is in the working tree."""
+    target = folder / "template"
+    names = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=TEMPLATE).stdout
+    for name in filter(None, names.split("\0")):
+        if (TEMPLATE / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((TEMPLATE / name).read_bytes())
+    for command in ("init -q", "add -A", "-c user.name=x -c user.email=x@y commit -qm x"):
+        done = run("git", *command.split(), cwd=target)
+        assert done.returncode == 0, done.stdout
+    return target
+
+
+def test_it_renders_from_a_git_url(tmp_path: Path, default_project: Path) -> None:
+    clone(tmp_path).rename(tmp_path / "torch-template.git")
+    (tmp_path / ".cookiecutters").mkdir()
+    done = render(tmp_path, template=f"file://{tmp_path}/torch-template.git")
+    assert done.returncode == 0, done.stdout
+    assert files_of(tmp_path / "my-project") == files_of(default_project)
+
+
+def test_the_next_steps_are_said_and_git_is_begun(tmp_path: Path) -> None:
+    done = render(tmp_path)
+    for command in ("cd my-project", "uv run train.py", 'pip install -e ".[dev]"'):
+        assert f"    {command}\n" in done.stdout
+    assert (tmp_path / "my-project" / ".git" / "HEAD").read_text() == "ref: refs/heads/main\n"
+
+
+def test_git_is_not_needed(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    done = run("which", "python", "cookiecutter", cwd=tmp_path)
+    python, cookiecutter = map(Path, done.stdout.split())
+    environment = {"PATH": str(tools), "HOME": str(tmp_path)}
+    done = run(python, cookiecutter, TEMPLATE, "--no-input", cwd=tmp_path, **environment)
+    assert done.returncode == 0, done.stdout
+    assert "git is not installed" in done.stdout
+    assert not (tmp_path / "my-project" / ".git").exists()

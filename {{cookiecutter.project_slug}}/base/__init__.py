@@ -1,0 +1,1 @@
+"""The abstract bases that data sets, models and trainers are built on."""

@@ -1,0 +1,96 @@
+"""What every data set gives: samples, whole batches, and what was learned from training rows."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from utils.errors import UserError
+
+Sample = dict[str, Tensor]
+Batch = dict[str, Tensor]
+
+
+class BaseDataset(ABC, Dataset[Sample]):
+    """Samples by index.
+
+    A constructor takes ``root``, ``split`` (``"train"``, ``"validation"``, ``"test"``, or None for
+    an empty set that only reads inputs for `predict.py`) and ``seed``; its further arguments are
+    settings.
+
+    Attributes:
+        title: the data's name, as logs, tables and pictures give it.
+        classes: names of the classes, by target; empty where there are none.
+        learned: names of the attributes that were learned from the training samples, plain data.
+    """
+
+    title: str
+    classes: Sequence[str] = ()
+    learned: Sequence[str] = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """One sample: tensors by name, such as ``input`` and ``target``."""
+
+    def __getitems__(self, indices: Tensor) -> Batch:
+        """A whole batch of the samples at `indices` (int64, shape (N,)); override it for speed."""
+        return stack([self[index] for index in indices.tolist()])
+
+    def transform(self, batch: Batch, generator: torch.Generator | None) -> Batch:
+        """What the model gets for a batch; random (augmented) only where a generator is given."""
+        return batch
+
+    def read_input(self, source: Path) -> Sample:
+        """A sample without target, made from a file, for `predict.py`.
+
+        Raises:
+            UserError: if the file cannot be read.
+        """
+        raise UserError(f"{type(self).__name__} does not read files (it has no read_input)")
+
+    def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
+        """A picture of a transformed batch, titled by its targets where no titles are given."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned from the training samples, as plain data; checkpoints hold it."""
+        names = ("title", "classes", *self.learned)
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` gave."""
+        for name in ("classes", *self.learned):
+            setattr(self, name, state[name])
+
+    def example(self) -> Tensor:
+        """Zeros, shaped like the model's input for one sample, shape (1, ...)."""
+        batch = self.transform(self.__getitems__(torch.tensor([0])), None)
+        return torch.zeros_like(batch["input"])
+
+    def fingerprint(self) -> str:
+        """A hash of the length and of 64 samples spread evenly over the set."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        for index in torch.linspace(0, len(self) - 1, min(64, len(self))).long().tolist():
+            for name, value in sorted(self[index].items()):
+                digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def batch_size(batch: Batch) -> int:
+    """The number of samples in a batch."""
+    return len(next(iter(batch.values())))
+
+
+def stack(samples: Sequence[Sample]) -> Batch:
+    """A batch from samples of equal shapes."""
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -1,0 +1,311 @@
+"""The training loop, whole: `BaseTrainer.fit` is all of it."""
+
+import math
+import time
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchmetrics import MeanMetric, MetricCollection
+
+from base.base_dataset import Batch, batch_size
+from base.base_model import BaseModel
+from base.batch_loader import BatchLoader
+from base.optimization import build_optimizers, rate_factor, set_learning_rates
+from config.schema import Settings
+from logger.console import format_values, log, progress_bar
+from logger.run_log import RunLog
+from storage.checkpoint import save_step
+from utils.device import find_device, find_precision
+from utils.errors import TRAINING_FAILED, UserError
+from utils.seed import random_states, restore_random_states
+from utils.signals import StopSignals
+
+Loaders = Mapping[str, BatchLoader]
+
+
+class BaseTrainer(ABC):
+    """Trains a model, evaluates it and predicts with it.
+
+    A project defines `training_step` and `evaluation_step`, and may override `build_metrics`,
+    `build_optimizers`, `update`, `pictures` and `tables`. Further constructor arguments are
+    settings.
+
+    Args:
+        settings: all settings of the run.
+        model: the network; it is moved to the device.
+        loaders: batches by split; `fit` needs ``train`` and ``validation``.
+        run: the folder in which `fit` saves and logs.
+    """
+
+    def __init__(
+        self, settings: Settings, model: BaseModel, loaders: Loaders, run: Path | None = None
+    ) -> None:
+        self.settings, self.options = settings, settings.trainer
+        self.loaders, self.run = loaders, run
+        self.dataset = next(iter(loaders.values())).dataset
+        self.device = find_device(settings.device)
+        self.precision = find_precision(self.options.precision, self.device)
+        self.compute = f"{self.device} ({str(self.precision).removeprefix('torch.')})"  # for logs
+        self.model = model.to(self.device)
+        self.average: AveragedModel | None = None  # of the weights; evaluated in their place
+        if self.options.ema is not None:
+            ema = get_ema_multi_avg_fn(self.options.ema)
+            self.average = AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True)
+        if self.options.compile:
+            self.model.compile()  # in place: torch.compile(model) would rename the weights
+        self.optimizers = self.build_optimizers()
+        fp16 = self.precision == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        self.metrics = self.build_metrics().to(self.device)
+        self.higher_is_better = self._check_monitor(settings.checkpoint.monitor)
+        self.step = 0  # optimizer steps done
+        self.epoch = 1  # the one at work
+        self.best = math.nan  # value of checkpoint.monitor
+        self.epochs_without_gain = 0
+        self.stop_signal = 0  # the signal that ended fit, if one did
+        self.log_due = False  # whether the step at work is one that is logged
+        self.sums: dict[str, Tensor] = {}  # of what is logged, on the device
+        self.weights: dict[str, float] = {}  # how many values each of them adds up
+        self._restart_clock()
+
+    # What every project defines.
+
+    @abstractmethod
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The ``loss`` of a batch, a scalar mean over its samples, and other scalars to log."""
+
+    @abstractmethod
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+        """Updates `self.metrics` with a batch."""
+
+    # What a project may change.
+
+    def build_metrics(self) -> MetricCollection:
+        """The metrics that `evaluation_step` updates."""
+        return MetricCollection({"loss": MeanMetric()})
+
+    def build_optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers, their groups with the highest learning rates."""
+        return build_optimizers(self.model, self.settings)
+
+    def update(self, batches: Sequence[Batch]) -> None:
+        """One optimizer step, on batches whose gradients add up to that of their mean loss."""
+        total = sum(map(batch_size, batches))
+        for batch in batches:
+            share = batch_size(batch) / total
+            with self.autocast():
+                scalars = self.training_step(self.model, batch)
+            self.scaler.scale(scalars["loss"] * share).backward()
+            self.note(scalars, share)
+        if self.options.clip_norm is not None:
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad()
+        self.scaler.update()
+
+    def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+        """Pictures of what `evaluate` found, by name."""
+        return {}
+
+    def tables(self, results: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
+        """Tables of what `evaluate` found, by name; the first row is the header."""
+        return {}
+
+    # The loop.
+
+    def fit(self) -> None:
+        """Trains from step `self.step` to the last, an early stop, or a signal to stop."""
+        assert self.run is not None, "fit saves and logs, so it needs a run folder"
+        loader, total = self.loaders["train"], self.total_steps
+        log_every = self.settings.logger.every_steps
+        save_every = self.settings.checkpoint.every_steps or total
+        record = RunLog(self.run, self.dataset.title, self.step, self.settings.logger.tensorboard)
+        bar = progress_bar(total, self.dataset.title, self.step)
+        with record, bar, StopSignals() as signals:
+            if self.step == 0:
+                record.pictures(self._draw_inputs(), self.step)
+            for batches in loader.steps(self.step, self.step if self.stopped_early else total):
+                self.epoch = self.step // loader.steps_per_epoch + 1
+                factor = rate_factor(self.settings, self.step, total, loader.steps_per_epoch)
+                set_learning_rates(self.optimizers, factor)
+                self.step += 1
+                epoch_ends = self.step in (self.epoch * loader.steps_per_epoch, total)
+                self.log_due = epoch_ends or self.step % log_every == 0
+
+                batches = [self.to_device(batch) for batch in batches]
+                self.update(batches)
+                if self.average is not None:
+                    self.average.update_parameters(self.model)
+
+                self._samples += sum(map(batch_size, batches))
+                bar.update()
+                if self.log_due:
+                    text = self._log_step(record, factor * self.settings.optimizer.lr)
+                    bar.set_postfix_str(text, refresh=False)
+                if epoch_ends:
+                    self._end_epoch(record, final=self.step == total)
+                elif signals.received or self.step % save_every == 0:
+                    self.save()
+                if signals.received or self.stopped_early:
+                    break
+            self.stop_signal = signals.received
+
+    def evaluate(self, split: str) -> dict[str, Tensor]:
+        """The metrics over a split, on the CPU."""
+        loader = self.loaders[split]
+        self.metrics.reset()
+        with self.evaluating() as model, progress_bar(loader.steps_per_epoch, split) as bar:
+            for (batch,) in loader.steps(0, loader.steps_per_epoch):
+                self.evaluation_step(model, self.to_device(batch))
+                bar.update()
+            return {name: value.cpu() for name, value in self.metrics.compute().items()}
+
+    def predict(self, batch: Batch) -> Tensor:
+        """The model's outputs for a batch, float32, on the CPU."""
+        with self.evaluating() as model:
+            outputs: Tensor = model(self.to_device(batch)["input"])
+            return outputs.float().cpu()
+
+    # What these are made of.
+
+    @property
+    def total_steps(self) -> int:
+        """The step that training ends with."""
+        steps = self.options.epochs * self.loaders["train"].steps_per_epoch
+        return min(steps, self.options.max_steps or steps)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether `trainer.early_stop` epochs have brought no gain."""
+        patience = self.options.early_stop
+        return patience is not None and self.epochs_without_gain >= patience
+
+    def to_device(self, batch: Batch) -> Batch:
+        """The batch on the trainer's device."""
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the model computes."""
+        mixed = self.precision != torch.float32
+        return torch.autocast(self.device.type, self.precision, enabled=mixed)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """The model to be evaluated (the average, where there is one), in evaluation mode."""
+        model = self.model if self.average is None else self.average.module
+        training = model.training
+        model.eval()
+        try:
+            with torch.inference_mode(), self.autocast():
+                yield model
+        finally:
+            model.train(training)
+
+    def note(self, scalars: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Adds to what the next log entry is the mean of, without waiting for the device."""
+        for name, value in scalars.items():
+            zero = torch.zeros((), device=self.device)
+            self.sums[name] = self.sums.get(name, zero) + value.detach() * weight
+            self.weights[name] = self.weights.get(name, 0.0) + weight
+
+    def _log_step(self, record: RunLog, lr: float) -> str:
+        """Writes the means since the last log entry; here the host waits for the device."""
+        values = {name: float(total) / self.weights[name] for name, total in self.sums.items()}
+        if not math.isfinite(values["loss"]):
+            advice = "try a lower optimizer.lr, trainer.clip_norm, or trainer.precision=fp32"
+            text = f"the loss is {values['loss']} at step {self.step}, lr {lr:.3g}; {advice}"
+            raise UserError(text, TRAINING_FAILED)
+        values["lr"] = lr
+        text = format_values(values)
+        values["samples_per_second"] = self._samples / (time.perf_counter() - self._started)
+        record.scalars("train", self.epoch, self.step, values)
+        log.debug("step %d  %s", self.step, format_values(values))
+        self.sums.clear()
+        self.weights.clear()
+        self._restart_clock()
+        return text
+
+    def _end_epoch(self, record: RunLog, final: bool) -> None:
+        """Evaluates, logs, notes whether it is the best so far, and saves."""
+        results = self.evaluate("validation")
+        scalars = {name: value.item() for name, value in results.items() if value.numel() == 1}
+        record.scalars("validation", self.epoch, self.step, scalars)
+        value, sign = scalars[self.settings.checkpoint.monitor], 1 if self.higher_is_better else -1
+        gained = math.isnan(self.best) or sign * value > sign * self.best
+        self.best = value if gained else self.best
+        self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
+        line = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, validation"
+        log.info("%s %s%s", line, format_values(scalars), "  (best so far)" * gained)
+        final = final or self.stopped_early
+        if final or self.epoch % self.settings.logger.picture_epochs == 0:
+            record.pictures(self.pictures("validation", results), self.step)
+        if final:
+            record.hyperparameters(self.settings.model_dump(mode="json"), scalars)
+        self.save(best=gained)
+        self._restart_clock()
+
+    def _check_monitor(self, name: str) -> bool:
+        """Whether more of the monitored metric is better; of a mean, as the loss is, it is not."""
+        with warnings.catch_warnings(action="ignore"):  # that nothing was counted yet
+            scalars = [key for key, value in self.metrics.compute().items() if value.numel() == 1]
+        if name not in scalars:
+            raise UserError(f"checkpoint.monitor = {name!r}: allowed are {', '.join(scalars)}")
+        return bool(getattr(self.metrics[name], "higher_is_better", False))
+
+    def _draw_inputs(self) -> dict[str, Figure]:
+        """What the model will see first."""
+        (batch, *_) = next(self.loaders["train"].steps(0, 1))
+        first = {name: value[:25] for name, value in batch.items()}
+        figure = self.dataset.draw(first, f"{self.dataset.title}: training inputs")
+        return {} if figure is None else {"inputs": figure}
+
+    def _restart_clock(self) -> None:
+        self._samples, self._started = 0, time.perf_counter()
+
+    # Saving and resuming.
+
+    def save(self, best: bool = False) -> None:
+        """Saves a checkpoint in the run folder."""
+        assert self.run is not None, "there is no run folder to save in"
+        keep = self.settings.checkpoint.keep
+        save_step(self.run / "checkpoints", self.state_dict(), self.step, keep, best)
+
+    def _parts(self) -> dict[str, Any]:
+        """All that has a state of its own."""
+        parts = {"model": self.model, "average": self.average, "scaler": self.scaler}
+        optimizers = {f"optimizer{k}": part for k, part in enumerate(self.optimizers)}
+        return {name: part for name, part in (parts | optimizers).items() if part is not None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as tensors and plain values."""
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "data": self.dataset.state_dict(),
+            "example": self.dataset.example(),
+            "random": random_states(),
+            **{name: part.state_dict() for name, part in self._parts().items()},
+            **{name: getattr(self, name) for name in PROGRESS},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up where `state_dict` was taken."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        for name in PROGRESS:
+            setattr(self, name, state[name])
+        self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
+        restore_random_states(state["random"])
+
+
+PROGRESS = ("step", "best", "epochs_without_gain", "sums", "weights")  # plain values and tensors

@@ -1,0 +1,61 @@
+"""Optimizers by name, and learning rates as functions of the step alone (so nothing to save)."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from config.schema import Constant, Exponential, Muon, OneCycle, Settings, Step
+from utils.errors import UserError
+
+
+def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
+    """The optimizers that the settings name, for the parameters that are trained.
+
+    One, but for Muon, which takes matrices only (Jordan et al., 2024, "Muon: an optimizer for
+    hidden layers"): the parameters that are none get an AdamW beside it.
+
+    Raises:
+        UserError: if there is nothing for the optimizer to train.
+    """
+    options = settings.optimizer
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise UserError("model.freeze leaves no parameter to train")
+    if not isinstance(options, Muon):
+        arguments: dict[str, Any] = options.model_dump(exclude={"name"})
+        return [getattr(torch.optim, options.name)(parameters, **arguments)]
+    matrices = [p for p in parameters if p.ndim == 2]
+    others = [p for p in parameters if p.ndim != 2]
+    if not matrices:
+        raise UserError("optimizer.name = 'Muon': the model has no matrices to train; use AdamW")
+    arguments = options.model_dump(exclude={"name", "adamw_lr"})
+    optimizers: list[Optimizer] = [torch.optim.Muon(matrices, **arguments)]
+    return optimizers + ([torch.optim.AdamW(others, lr=options.adamw_lr)] if others else [])
+
+
+def set_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
+    """Sets every learning rate to `factor` times the one that its group began with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+
+
+def rate_factor(settings: Settings, step: int, total: int, steps_per_epoch: int) -> float:
+    """The share of the highest learning rate that step `step` of `total` is made with."""
+    schedule, epoch = settings.scheduler, step // steps_per_epoch
+    if isinstance(schedule, Step):
+        return schedule.factor ** (epoch // schedule.epochs)
+    if isinstance(schedule, Exponential):
+        return schedule.factor**epoch
+    if isinstance(schedule, Constant):
+        return 1.0
+    rise = round(total * schedule.warmup)
+    if step < rise:
+        return schedule.start + (1 - schedule.start) * (step + 1) / (rise + 1)
+    past = (step - rise) / (total - rise)
+    fall = past if isinstance(schedule, OneCycle) else (1 - math.cos(math.pi * past)) / 2
+    return 1 - (1 - schedule.final) * fall

@@ -1,0 +1,160 @@
+"""FashionMNIST: 70,000 grey images of clothes, 28×28, in ten classes (arXiv:1708.07747)."""
+
+import gzip
+import hashlib
+import math
+import socket
+from collections.abc import Sequence
+from functools import cache
+from http.client import HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Generator, Tensor
+
+from base.base_dataset import BaseDataset, Batch, Sample
+from data_loader import transforms
+from logger.pictures import image_grid
+from utils.errors import DATA_UNAVAILABLE, UserError
+
+NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+# MD5 of each archive, as torchvision checks it, and the shape of what is in it.
+FILES = {
+    "train-images-idx3-ubyte.gz": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", (60_000, 28, 28)),
+    "train-labels-idx1-ubyte.gz": ("25c81989df183df01b3e8a0aad5dffbe", (60_000,)),
+    "t10k-images-idx3-ubyte.gz": ("bef4ecab320f06d8554ea6380940ec79", (10_000, 28, 28)),
+    "t10k-labels-idx1-ubyte.gz": ("bb300cfdad3c16e7a12a480ee83cd310", (10_000,)),
+}
+
+
+class FashionMNIST(BaseDataset):
+    """Images as uint8, shape (1, 28, 28), and their classes, int64, held in memory.
+
+    Args:
+        root: folder of the files, packed (.gz) or not, or where they are downloaded to.
+        split: train, validation (a part of the training images), test, or None for no images.
+        seed: what the choice of the validation images is drawn from.
+        validation: Training images that are kept back for validation.
+        shift: Pixels that a training image is padded by on each side before a random crop.
+        flip: Whether training images are mirrored at random.
+        mirrors: Addresses that the files are downloaded from, tried in this order.
+
+    Raises:
+        UserError: if the files are neither there nor to be downloaded.
+    """
+
+    title = "FashionMNIST"
+    classes = NAMES.split(", ")
+    learned = ("mean", "std")  # of the training pixels, as shares of 255
+    mean: float
+    std: float
+
+    def __init__(
+        self,
+        root: Path,
+        split: str | None,
+        seed: int,
+        validation: Annotated[int, Field(ge=10, le=50_000)] = 5_000,
+        shift: Annotated[int, Field(ge=0, le=14)] = 1,
+        flip: bool = True,
+        mirrors: tuple[str, ...] = (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        ),
+    ) -> None:
+        self.shift, self.flip = shift, flip
+        self.indices = torch.arange(0)
+        if split is not None:
+            part = "t10k" if split == "test" else "train"
+            self.images, self.targets = load_tensors(root, part, mirrors)
+            self.indices = torch.arange(len(self.targets))
+        if split in ("train", "validation"):
+            parts = transforms.stratified_split(self.targets, validation, seed)
+            self.indices = parts[split == "validation"]
+        if split == "train":  # other splits are given what is learned here
+            self.mean, self.std = transforms.pixel_statistics(self.images[self.indices])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.__getitems__(torch.tensor(index))
+
+    def __getitems__(self, indices: Tensor) -> Batch:
+        places = self.indices[indices]
+        return {"input": self.images[places], "target": self.targets[places]}
+
+    def transform(self, batch: Batch, generator: Generator | None) -> Batch:
+        images = batch["input"]
+        if generator is not None:
+            images = transforms.augment(images, self.shift, self.flip, generator)
+        return {**batch, "input": transforms.normalize(images, self.mean, self.std)}
+
+    def read_input(self, source: Path) -> Sample:
+        return {"input": transforms.read_grey_image(source, 28, 28)}
+
+    def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure:
+        titles = titles or [self.classes[target] for target in batch["target"]]
+        return image_grid(batch["input"] * self.std + self.mean, titles, heading)
+
+
+@cache  # training and validation images are parts of one tensor
+def load_tensors(root: Path, part: str, mirrors: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Images, uint8, shape (N, 1, 28, 28), and classes, int64, shape (N,), of train or t10k."""
+    problems: list[str] = []
+    names = [name for name in FILES if name.startswith(part)]
+    images, targets = (_read(root, name, problems) for name in names)
+    if images is None or targets is None:
+        _download(root / "FashionMNIST/raw", mirrors, problems)
+        images, targets = (_read(root, name, problems) for name in names)
+    if images is None or targets is None:
+        tried = "\n  ".join(["FashionMNIST cannot be had:", *dict.fromkeys(problems)])
+        hand = f"By hand: put {', '.join(FILES)} into {root / 'FashionMNIST/raw'}, "
+        other = "or name the folder that holds them by data.root or DATA_ROOT.\n"
+        offline = "Offline: python train.py --config config/synthetic.yaml"
+        raise UserError(f"{tried}\n{hand}{other}{offline}", DATA_UNAVAILABLE)
+    return images.unsqueeze(1), targets.long()
+
+
+def _read(root: Path, name: str, problems: list[str]) -> Tensor | None:
+    """The tensor in an IDX file in or below `root`; a damaged one is noted and not used."""
+    md5, shape = FILES[name]
+    header = np.array([0x0800 + len(shape), *shape], dtype=">i4").tobytes()
+    folders = (root / "FashionMNIST/raw", root / "raw", root)
+    files = [folder / file for folder in folders for file in (name, name.removesuffix(".gz"))]
+    for file in filter(Path.is_file, files):
+        content = file.read_bytes()
+        if file.suffix == ".gz":
+            whole = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
+            content = gzip.decompress(content) if whole else b""
+        if content.startswith(header) and len(content) == len(header) + math.prod(shape):
+            values = np.frombuffer(bytearray(content), dtype=np.uint8, offset=len(header))
+            return torch.from_numpy(values).reshape(shape)
+        problems.append(f"{file}: damaged (wrong MD5, magic number or length)")
+    problems.append(f"{name}: not in {', '.join(map(str, folders))}")
+    return None
+
+
+def _download(folder: Path, mirrors: Sequence[str], problems: list[str]) -> None:
+    """Downloads what `folder` lacks; a file gets its name when its MD5 is right, not before."""
+    from torchvision.datasets.utils import check_integrity, download_url  # takes seconds to import
+
+    socket.setdefaulttimeout(30)  # seconds; torchvision would wait forever
+    for name, (md5, _) in FILES.items():
+        for mirror in mirrors:
+            if check_integrity(folder / name, md5):
+                break
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
+                    download_url(mirror + name, temporary, md5=md5)
+                    Path(temporary, name).replace(folder / name)
+            except (OSError, HTTPException, RuntimeError, ValueError) as error:
+                problems.append(f"{mirror}{name}: {error}")
+        if not check_integrity(folder / name, md5):
+            return  # nor will the others be there

@@ -1,0 +1,45 @@
+"""Evaluates a trained model; the one place that touches the test data."""
+
+import csv
+import json
+from pathlib import Path
+
+from config.reference import command_parser
+from storage.run_folder import find_checkpoint, folder_of
+from utils.errors import run_command
+
+
+def main() -> int:
+    """Prints metrics and tables and saves them, with pictures, in the run folder."""
+    parser = command_parser("Evaluates a trained model and saves the results in its run folder.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint file")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in device=cpu")
+    arguments = parser.parse_intermixed_args()
+
+    from logger.console import format_table
+    from trainer import restore_trainer
+
+    checkpoint, split = find_checkpoint(arguments.run), arguments.split
+    trainer = restore_trainer(checkpoint, split, arguments.settings)
+    results = trainer.evaluate(split)
+    about = {"data": trainer.dataset.title, "split": split, "samples": len(trainer.dataset)}
+    about |= {"checkpoint": str(checkpoint), "step": trainer.step}
+    metrics = {name: round(v.item(), 6) for name, v in results.items() if v.numel() == 1}
+    print("\n".join(f"{name}: {value}" for name, value in (about | metrics).items()))
+
+    folder = folder_of(checkpoint) / "evaluation" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(about | metrics, indent=2), encoding="utf-8")
+    for name, table in trainer.tables(results).items():
+        print(f"\n{format_table(table)}")
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(table)
+    for name, figure in trainer.pictures(split, results).items():
+        figure.savefig(folder / f"{name}.png", dpi=100)
+    print(f"\nsaved in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

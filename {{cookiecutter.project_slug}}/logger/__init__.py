@@ -1,0 +1,1 @@
+"""What a run tells: on the console, in files, in pictures, as metrics."""

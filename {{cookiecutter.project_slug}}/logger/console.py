@@ -1,0 +1,52 @@
+"""Lines and progress bars for people; lines alone where nobody looks at a terminal."""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+log = logging.getLogger("run")
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes lines above a progress bar, should one be there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line."""
+        tqdm.write(self.format(record), file=sys.stdout)
+
+
+def start_logging(file: Path | None = None) -> None:
+    """Sends log lines to the console and, from the debug level on, to `file`."""
+    log.setLevel(logging.DEBUG)
+    log.handlers.clear()
+    console = ConsoleHandler()
+    console.setLevel(logging.INFO)
+    log.addHandler(console)
+    if file is not None:
+        handler = logging.FileHandler(file, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+
+
+def progress_bar(total: int, text: str, initial: int = 0) -> "tqdm[Any]":
+    """A progress bar that goes away when done, and is not there without a terminal."""
+    return tqdm(total=total, desc=text, initial=initial, leave=False, disable=None, unit="step")
+
+
+def format_values(values: Mapping[str, float]) -> str:
+    """Values in one line: ``loss 0.3712  accuracy 0.8694``."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the header first, in columns; numbers to the right."""
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append("  ".join([name.ljust(first), *padded]))
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,66 @@
+"""Networks for grey or colour images."""
+
+import torch
+from torch import Tensor, nn
+
+from base.base_model import BaseModel
+
+
+class MLP(BaseModel):
+    """Fully connected, 784-512-512-10 by default.
+
+    Args:
+        inputs: Pixels of an image, all channels together.
+        width: Units in each of the two hidden layers.
+        classes: Classes told apart.
+    """
+
+    def __init__(self, inputs: int = 784, width: int = 512, classes: int = 10) -> None:
+        super().__init__()
+        hidden = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
+        self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, classes))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits, shape (N, classes), of images, shape (N, C, H, W)."""
+        logits: Tensor = self.layers(input)
+        return logits
+
+
+class ConvNet(BaseModel):
+    """A stem and two stages, each of which halves the image; a stage ends with a residual.
+
+    Residual: the input is added to the output (He et al., arXiv:1512.03385).
+
+    Args:
+        channels: Channels of an image, 1 for grey and 3 for colour.
+        width: Channels after the stem; each stage doubles them.
+        classes: Classes told apart.
+    """
+
+    def __init__(self, channels: int = 1, width: int = 16, classes: int = 10) -> None:
+        super().__init__()
+        self.classes = classes
+        self.stem = convolution(channels, width, size=5, stride=2)
+        self.stage1 = convolution(width, 2 * width, pool=True)
+        self.residual1 = convolution(2 * width, 2 * width)
+        self.stage2 = convolution(2 * width, 4 * width, pool=True)
+        self.residual2 = convolution(4 * width, 4 * width)
+        self.head = nn.Linear(4 * width, classes)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits, shape (N, classes), of images, shape (N, C, H, W), of 8 pixels a side or more."""
+        features = self.stage1(self.stem(input))
+        features = self.stage2(features + self.residual1(features))
+        features = features + self.residual2(features)
+        logits: Tensor = self.head(features.amax((2, 3)))
+        return logits
+
+
+def convolution(
+    inputs: int, outputs: int, size: int = 3, stride: int = 1, pool: bool = False
+) -> nn.Sequential:
+    """A convolution, pooled, normalised and rectified (pooled first, as that is less work)."""
+    layers = [nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)]
+    pooling = [nn.MaxPool2d(2)] if pool else []
+    return nn.Sequential(*layers, *pooling, nn.BatchNorm2d(outputs), nn.ReLU())

@@ -1,0 +1,1 @@
+"""What outlives a run: its folder and its checkpoints."""

@@ -1,0 +1,32 @@
+"""Which device computes, and in which precision."""
+
+import torch
+
+from utils.errors import UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; ``auto`` is the accelerator that is there, or else the CPU.
+
+    Raises:
+        UserError: if this machine has no such device, listing those that it has.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    count = torch.accelerator.device_count()
+    names = ["cpu", *([found.type] if count else []), *(f"{found.type}:{i}" for i in range(count))]
+    if name not in ("auto", *names):
+        raise UserError(f"device = {name!r}: not on this machine, which has {', '.join(names)}")
+    return found if name == "auto" else torch.device(name)
+
+
+def find_precision(name: str, device: torch.device) -> torch.dtype:
+    """The number format of the forward pass; ``auto`` is bf16 where the hardware computes in it."""
+    if name != "auto":
+        return PRECISIONS[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if native else torch.float32

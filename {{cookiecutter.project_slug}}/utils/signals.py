@@ -1,0 +1,22 @@
+"""Signals that ask a run to stop."""
+
+import signal
+from types import FrameType
+
+
+class StopSignals:
+    """Within it, the first SIGINT or SIGTERM is noted; a second one acts as it always does."""
+
+    def __enter__(self) -> "StopSignals":
+        self.received = 0
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._usual = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        self.__exit__()
