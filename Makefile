@@ -31,8 +31,7 @@ check: .venv/ready
 	cd '$(PAYLOAD)' && ruff check . && ruff format --check . && mypy . && pytest
 
 bench: .venv/ready
-	$(BIN)/python benchmarks/generation.py
-	$(BIN)/python benchmarks/commands.py
+	$(BIN)/python benchmarks/figures.py
 
 clean:
 	rm -rf .venv build

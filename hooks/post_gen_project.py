@@ -1,36 +1,47 @@
-"""Keeps the chosen files, begins a git repository, and says what to do next."""
+"""Keeps the chosen files, begins a git repository, and says what to do next.
 
-import shutil
+It works with `os` where it can, as importing pathlib and shutil takes longer than all that it does.
+"""
+
+import os
 import subprocess
-from pathlib import Path
 
 SLUG = "{{ cookiecutter.project_slug }}"
 LICENSE = "{{ cookiecutter.license }}"
 
 
-def keep_license(project: Path, name: str) -> None:
+def keep_license(name: str) -> None:
     """Makes licenses/`name` the project's LICENSE and removes the others."""
-    (project / "licenses" / name).replace(project / "LICENSE")
-    shutil.rmtree(project / "licenses")
+    os.replace(f"licenses/{name}", "LICENSE")
+    for other in os.listdir("licenses"):
+        os.remove(f"licenses/{other}")
+    os.rmdir("licenses")
 
 
-def remove_caches(project: Path) -> None:
+def remove_caches() -> None:
     """Removes what tools left in the template's folder, where it is run in place."""
-    for pattern in ("__pycache__", "*/__pycache__", ".*_cache"):
-        for folder in project.glob(pattern):
-            shutil.rmtree(folder)
+    for folder in (".", *filter(os.path.isdir, os.listdir())):
+        for name in os.listdir(folder):
+            if name == "__pycache__" or (folder == "." and name.endswith("_cache")):
+                from shutil import rmtree
+
+                rmtree(os.path.join(folder, name))
 
 
-def begin_repository(project: Path) -> str:
+def begin_repository() -> str:
     """Makes a git repository, unless the project is in one already; returns what was done."""
-    git = shutil.which("git")
-    if git is None:
+    parent = os.getcwd()
+    while not os.path.exists(os.path.join(parent, ".git")):
+        if parent == os.path.dirname(parent):
+            break
+        parent = os.path.dirname(parent)
+    else:
+        return f"It is in the git repository of {parent}."
+    init = ["git", "-c", "init.defaultBranch=main", "init", "--quiet"]
+    try:
+        done = subprocess.run(init, capture_output=True, text=True)
+    except OSError:
         return "git is not installed, so there is no repository yet."
-    inside = [git, "-C", str(project), "rev-parse", "--is-inside-work-tree"]
-    if subprocess.run(inside, capture_output=True).returncode == 0:
-        return "It is part of the git repository around it."
-    init = [git, "-c", "init.defaultBranch=main", "init", "--quiet", str(project)]
-    done = subprocess.run(init, capture_output=True, text=True)
     if done.returncode != 0:
         return f"git could not make a repository: {done.stderr.strip()}"
     return "It is a git repository, with nothing committed yet."
@@ -38,11 +49,10 @@ def begin_repository(project: Path) -> str:
 
 def main() -> None:
     """Cookiecutter runs hooks in the new project's folder."""
-    project = Path.cwd()
-    keep_license(project, LICENSE)
-    remove_caches(project)
+    keep_license(LICENSE)
+    remove_caches()
     print(
-        f"\n{SLUG} is there. {begin_repository(project)}\n\n"
+        f"\n{SLUG} is there. {begin_repository()}\n\n"
         "Next, with uv:\n\n"
         f"    cd {SLUG}\n"
         "    uv run train.py\n\n"

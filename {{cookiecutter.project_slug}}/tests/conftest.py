@@ -34,6 +34,12 @@ QUICK = (
 )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets warnings pass that are about what torchmetrics does to draw a confusion matrix."""
+    known = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+    config.addinivalue_line("filterwarnings", known)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def small_data() -> Iterator[None]:
     """Makes the synthetic data small, and the tests independent of the user's own data folder."""

@@ -187,7 +187,7 @@ def test_batches_are_the_same_with_any_number_of_workers(splits: dict[str, BaseD
         return [batch["input"] for step in loader.steps(9, 17) for batch in step]
 
     alone, together = batches(0), batches(2)
-    assert len(alone) == len(together) == 16
+    assert len(alone) == len(together) == 15  # with a short step at the end of an epoch
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
@@ -304,7 +304,8 @@ def test_fashion_mnist_is_found_in_each_usual_folder(
         put(root / folder, test_files, unpacked=True)
         test = FashionMNIST(root, "test", seed=0, mirrors=())
         assert test[257]["input"].shape == (1, 28, 28)
-        assert (test[257]["input"][0, 0, 0], test[257]["target"]) == (257 % 251, 7)
+        assert test[257]["input"][0, 0, 0] == 257 % 251
+        assert test[257]["target"] == 7
 
 
 def test_a_whole_file_is_used_where_another_one_is_damaged(
@@ -342,9 +343,8 @@ def test_without_files_and_network_the_error_says_what_to_do(tmp_path: Path, ser
     with pytest.raises(UserError) as error:
         FashionMNIST(root, "train", seed=0, mirrors=mirrors)
     assert error.value.exit_code == DATA_UNAVAILABLE
-    for name in FILES:
-        assert all(f"{mirror}{name}" in str(error.value) for mirror in mirrors)
-    assert str(root / "FashionMNIST/raw") in str(error.value)
+    for tried in (*mirrors, *FILES, root / "raw", root / "FashionMNIST/raw"):
+        assert str(tried) in str(error.value)
     assert "python train.py --config config/synthetic.yaml" in str(error.value)
     assert left_in(root) == ["FashionMNIST", "raw"]
 

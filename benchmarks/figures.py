@@ -1,0 +1,73 @@
+"""How long rendering, help, a settings error and the default training run take.
+
+Each is a whole process, timed several times; what is printed is the median. Rendering is given as
+a multiple of what cookiecutter itself needs for an empty template, measured in turn with it.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TEMPLATE = Path(__file__).resolve().parent.parent
+EMPTY = {"project_slug": "my-project"}
+
+
+def seconds(*command: str | Path, cwd: Path, code: int = 0) -> float:
+    """Wall time of a command that has to leave with `code`."""
+    start = time.perf_counter()
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    elapsed = time.perf_counter() - start
+    assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return elapsed
+
+
+def median(measure: Callable[[], float], runs: int = 7) -> float:
+    """The median of several measurements, after one that is not counted."""
+    measure()
+    return statistics.median(measure() for _ in range(runs))
+
+
+def main() -> None:
+    """Prints a line for each figure."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        empty = folder / "empty" / "{{cookiecutter.project_slug}}"
+        empty.mkdir(parents=True)
+        (empty / "README.md").write_text("empty\n")
+        (folder / "empty" / "cookiecutter.json").write_text(json.dumps(EMPTY))
+        cookiecutter = Path(sys.executable).with_name("cookiecutter")
+        options = ("--no-input", "--default-config", "--overwrite-if-exists", "--output-dir")
+
+        def render(template: Path) -> float:
+            command = (cookiecutter, template, *options, folder / template.name)
+            return seconds(*command, cwd=folder)
+
+        ratio = median(lambda: render(TEMPLATE) / render(folder / "empty"))
+        print(f"rendering, as a multiple of an empty template: {ratio:.2f} (at most 1.5)")
+
+        project = folder / TEMPLATE.name / "my-project"
+        train = (sys.executable, "train.py")
+        taken = median(lambda: seconds(*train, "--help", cwd=project))
+        print(f"train.py --help: {taken:.2f} s (at most 0.5)")
+        for wrong in ("trainer.epoch=3", "model.widht=3", "optimizer.lr=fast"):
+            taken = median(lambda wrong=wrong: seconds(*train, wrong, cwd=project, code=2))  # type: ignore[misc]
+            print(f"train.py {wrong}: {taken:.2f} s (at most 0.5)")
+        if "DATA_ROOT" not in os.environ:
+            print("default run: not measured, as DATA_ROOT does not name FashionMNIST's folder")
+            return
+        taken = median(lambda: seconds(*train, cwd=project), runs=3)
+        print(f"default run, from the start of train.py to its end: {taken:.1f} s (at most 30)")
+        for run in sorted((project / "runs" / "fashion_mnist").iterdir()):
+            seconds(sys.executable, "evaluate.py", run, cwd=project)
+            metrics = json.loads((run / "evaluation/test/metrics.json").read_text())
+            print(f"  {run.name}: test accuracy {metrics['accuracy']:.4f} (at least 0.9)")
+
+
+if __name__ == "__main__":
+    main()

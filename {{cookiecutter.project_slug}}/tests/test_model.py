@@ -1,0 +1,182 @@
+"""Networks: gradients, capacity, freezing, summaries, and weights taken from elsewhere."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from base.base_dataset import BaseDataset, Batch
+from base.base_model import BaseModel
+from base.optimization import build_optimizers
+from config.arguments import find_classes
+from config.schema import Settings
+from model import build_model, restore_model
+from model.losses import cross_entropy
+from model.networks import MLP, ConvNet
+from storage.checkpoint import load_checkpoint, trained_weights
+from utils.errors import UserError
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def batch(splits: dict[str, BaseDataset]) -> Batch:
+    """What a network gets for the first 32 training images."""
+    dataset = splits["train"]
+    return dataset.transform(dataset.__getitems__(torch.arange(32)), None)
+
+
+@pytest.fixture
+def networks(make_settings: MakeSettings) -> Iterator[BaseModel]:
+    """Every network in model/, new ones too, with its default arguments."""
+    torch.manual_seed(0)
+    names = find_classes("model")
+    assert "networks.MLP" in names
+    return (build_model(make_settings(f"model.name={name}")) for name in names)
+
+
+def test_every_parameter_gets_a_finite_gradient(networks: list[BaseModel], batch: Batch) -> None:
+    for model in networks:
+        cross_entropy(model(batch["input"]), batch["target"]).mean().backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.any(), name
+
+
+def test_each_network_can_learn_one_batch_by_heart(networks: list[BaseModel], batch: Batch) -> None:
+    for model in networks:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        for _ in range(60):
+            optimizer.zero_grad()
+            cross_entropy(model(batch["input"]), batch["target"]).mean().backward()
+            optimizer.step()
+        logits = model.eval()(batch["input"])
+        assert torch.equal(logits.argmax(1), batch["target"]), type(model).__name__
+        assert cross_entropy(logits, batch["target"]).mean() < 0.1, type(model).__name__
+
+
+def test_an_image_is_classified_the_same_alone_and_among_others(
+    networks: list[BaseModel], batch: Batch
+) -> None:
+    for model in networks:
+        together = model.eval()(batch["input"])
+        assert together.shape == (32, 10)
+        assert torch.allclose(model(batch["input"][3:4])[0], together[3], atol=1e-5)
+
+
+# Counting, freezing, summarising
+
+
+def test_parameters_are_counted() -> None:
+    model = MLP(inputs=20, width=8, classes=3)
+    layers = [20 * 8 + 8, 8 * 8 + 8, 8 * 3 + 3]
+    assert model.count_parameters() == model.count_parameters(trainable=True) == sum(layers)
+    model.freeze(["layers.1.*"])
+    assert model.count_parameters() == sum(layers)
+    assert model.count_parameters(trainable=True) == sum(layers[1:])
+
+
+def test_frozen_parameters_stay_as_they_are(make_settings: MakeSettings, batch: Batch) -> None:
+    settings = make_settings("model.freeze=[stem.*, '*.1.weight']", "optimizer.weight_decay=0.1")
+    model = build_model(settings)
+    frozen = {"stem.0.weight", "stem.1.weight", "stem.1.bias"}
+    frozen |= {"residual1.1.weight", "residual2.1.weight"}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    cross_entropy(model(batch["input"]), batch["target"]).mean().backward()
+    for optimizer in build_optimizers(model, settings):
+        optimizer.step()
+    same = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
+    assert same == frozen
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(make_settings: MakeSettings) -> None:
+    with pytest.raises(UserError, match=r"'steam\.\*' matches no parameter; try stem\.\*"):
+        build_model(make_settings("model.freeze=[stem.*, steam.*]"))
+
+
+def test_there_must_be_something_left_to_train(make_settings: MakeSettings) -> None:
+    settings = make_settings("model.freeze=['*']")
+    with pytest.raises(UserError, match=r"model\.freeze"):
+        build_optimizers(build_model(settings), settings)
+
+
+def test_a_summary_has_each_layer_with_its_shape_and_size() -> None:
+    model = MLP(inputs=20, width=8, classes=3)
+    model.freeze(["layers.5.*"])
+    assert model.summary(torch.zeros(1, 1, 4, 5)) == [
+        ("layer", "output shape", "parameters"),
+        ("layers.1 (Linear)", "(1, 8)", "168"),
+        ("layers.3 (Linear)", "(1, 8)", "72"),
+        ("layers.5 (Linear)", "(1, 3)", "27"),
+        ("total", "", "267 (27 frozen)"),
+    ]
+
+
+def test_a_summary_leaves_the_model_as_it_was(batch: Batch) -> None:
+    model = ConvNet()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = model.train().summary(batch["input"])
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    sizes = [int(size.replace(",", "")) for _, _, size in rows[1:]]
+    assert sum(sizes[:-1]) == sizes[-1] == model.count_parameters()
+
+
+# Weights from elsewhere
+
+
+def test_init_from_takes_the_weights_that_fit_and_leaves_the_others(
+    tmp_path: Path, make_settings: MakeSettings
+) -> None:
+    torch.manual_seed(1)
+    source = ConvNet().state_dict()
+    save_file(source, tmp_path / "weights.safetensors")
+    torch.manual_seed(2)
+    untouched = ConvNet(classes=7).state_dict()
+    torch.manual_seed(2)
+    changes = ["model.classes=7", f"model.init_from={tmp_path / 'weights.safetensors'}"]
+    for name, value in build_model(make_settings(*changes)).state_dict().items():
+        wanted = untouched if name.startswith("head") else source
+        assert torch.equal(value, wanted[name]), name
+
+
+def test_init_from_takes_the_best_weights_of_a_run(
+    trained_run: Path, make_settings: MakeSettings
+) -> None:
+    best = trained_weights(load_checkpoint(trained_run / "checkpoints/best.pt"))
+    for source in (trained_run, trained_run / "checkpoints/best.pt"):
+        model = build_model(make_settings(f"model.init_from={source}"))
+        assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
+
+
+def test_init_from_must_have_weights_that_fit(
+    tmp_path: Path, trained_run: Path, make_settings: MakeSettings
+) -> None:
+    for source in (trained_run, tmp_path / "missing.safetensors", tmp_path / "missing"):
+        with pytest.raises(UserError, match=str(source)):
+            build_model(make_settings("model.name=networks.MLP", f"model.init_from={source}"))
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    trained_run: Path, make_settings: MakeSettings
+) -> None:
+    state = load_checkpoint(trained_run / "checkpoints/last.pt")
+    with pytest.raises(UserError, match=r"does not fit networks\.MLP"):
+        restore_model(make_settings("model.name=networks.MLP"), state)
+
+
+# The loss
+
+
+def test_cross_entropy_is_the_mean_negative_log_probability_of_the_targets() -> None:
+    logits, target = torch.randn(5, 4), torch.tensor([0, 3, 1, 1, 2])
+    log_probabilities = torch.log(logits.exp() / logits.exp().sum(1, keepdim=True))
+    wanted = -log_probabilities[torch.arange(5), target]
+    assert torch.allclose(cross_entropy(logits, target), wanted, atol=1e-5)
+    # Smoothed: a share of 0.2 of the target is spread evenly over all classes.
+    smoothed = 0.8 * wanted - 0.2 * log_probabilities.mean(1)
+    assert torch.allclose(cross_entropy(logits, target, 0.2), smoothed, atol=1e-5)

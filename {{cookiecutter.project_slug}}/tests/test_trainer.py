@@ -1,0 +1,343 @@
+"""The loop: steps, schedules, averages, evaluation, and what is kept of it."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from base.base_dataset import BaseDataset, Batch
+from data_loader.synthetic import Synthetic
+from model import build_model
+from storage.checkpoint import load_checkpoint, trained_weights
+from trainer import restore_trainer
+from trainer.classifier import Classifier
+from utils.errors import TRAINING_FAILED, UserError
+
+MakeTrainer = Callable[..., Any]
+Logged = Callable[..., list[float]]
+SMALL = ("model.name=networks.MLP", "model.width=16")
+
+
+class Watched(Classifier):
+    """Notes the learning rate of each step and the model after it."""
+
+    seen_rates: list[float]
+    seen_models: list[dict[str, Tensor]]
+
+    def update(self, batches: Sequence[Batch]) -> None:
+        if self.step == 1:
+            self.seen_rates, self.seen_models = [], []
+        self.seen_rates.append(self.optimizers[0].param_groups[0]["lr"])
+        super().update(batches)
+        self.seen_models.append({name: w.clone() for name, w in self.model.state_dict().items()})
+
+
+class Plain(Synthetic):
+    """Synthetic data that is not augmented."""
+
+    def transform(self, batch: Batch, generator: Generator | None) -> Batch:
+        return super().transform(batch, None)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> BaseDataset:
+    """Training images that are not augmented."""
+    return Plain(tmp_path, "train", seed=0)
+
+
+def whole(dataset: BaseDataset) -> Batch:
+    """All samples in one batch."""
+    return dataset.transform(dataset.__getitems__(torch.arange(len(dataset))), None)
+
+
+def mean_loss(trainer: Classifier, batch: Batch) -> float:
+    """The loss of a batch as it is."""
+    return nn.functional.cross_entropy(trainer.predict(batch), batch["target"]).item()
+
+
+# Steps
+
+
+def test_training_lowers_the_loss(make_trainer: MakeTrainer, logged: Logged) -> None:
+    trainer = make_trainer("trainer.epochs=3", "logger.every_steps=1")
+    trainer.fit()
+    losses = logged(trainer.run, "train", "loss")
+    assert len(losses) == trainer.step == 3 * 16
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+    accuracies = logged(trainer.run, "validation", "accuracy")
+    assert len(accuracies) == 3
+    assert accuracies[-1] > max(0.4, accuracies[0])
+
+
+def test_each_optimizer_lowers_the_loss(
+    make_trainer: MakeTrainer, splits: dict[str, BaseDataset]
+) -> None:
+    batch = whole(splits["train"])
+    for name in ("SGD", "AdamW", "RMSprop", "Muon"):
+        trainer = make_trainer(*SMALL, f"optimizer.name={name}", "optimizer.lr=0.01")
+        before = mean_loss(trainer, batch)
+        for _ in range(10):
+            trainer.update([batch])
+        assert mean_loss(trainer, batch) < 0.9 * before, name
+
+
+def test_muon_trains_matrices_and_adamw_all_else(make_trainer: MakeTrainer) -> None:
+    changes = ("optimizer.name=Muon", "optimizer.lr=0.03", "optimizer.adamw_lr=0.002")
+    trainer = make_trainer(*changes)
+    muon, adamw = (optimizer.param_groups[0] for optimizer in trainer.optimizers)
+    assert [p.shape for p in muon["params"]] == [(10, 64)]
+    assert len(adamw["params"]) == len(list(trainer.model.parameters())) - 1
+    assert (muon["lr"], adamw["lr"]) == (0.03, 0.002)
+
+
+def test_accumulated_batches_make_the_same_step_as_one_large_batch(
+    make_trainer: MakeTrainer, plain: BaseDataset, logged: Logged
+) -> None:
+    found = []
+    for changes in (
+        ["data.batch_size=64", "trainer.accumulate=1"],
+        ["data.batch_size=16", "trainer.accumulate=4"],
+    ):
+        trainer = make_trainer(*SMALL, *changes, "logger.every_steps=1", train=plain)
+        trainer.fit()
+        assert trainer.step == 2 * 13  # the last step of an epoch has 22 samples: 16 and 6
+        found.append((trainer.model.state_dict(), logged(trainer.run, "train", "loss")))
+        (trainer.run / "metrics.csv").unlink()
+    (large, large_losses), (small, small_losses) = found
+    assert small_losses == pytest.approx(large_losses, rel=1e-4)
+    assert all(torch.allclose(small[name], large[name], atol=1e-5) for name in large)
+
+
+def test_clipping_bounds_the_gradient(
+    make_trainer: MakeTrainer, splits: dict[str, BaseDataset]
+) -> None:
+    batch, moved = whole(splits["train"]), {}
+    for norm in ("0.01", "null"):
+        options = ("optimizer.lr=1", "optimizer.momentum=0", "optimizer.weight_decay=0")
+        trainer = make_trainer(*SMALL, *options, f"trainer.clip_norm={norm}")
+        before = nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
+        trainer.update([batch])
+        after = nn.utils.parameters_to_vector(trainer.model.parameters()).detach()
+        moved[norm] = (after - before).norm().item()  # at a rate of 1, the gradient
+    assert moved["0.01"] == pytest.approx(0.01, rel=1e-3)
+    assert moved["null"] > 0.1
+
+
+def test_a_loss_that_is_not_finite_ends_training(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL, "optimizer.lr=1e30", "logger.every_steps=1")
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+, lr 1e\+30") as error:
+        trainer.fit()
+    assert error.value.exit_code == TRAINING_FAILED == 1
+
+
+def test_training_is_label_smoothed_and_evaluation_is_not(
+    make_trainer: MakeTrainer, plain: BaseDataset, logged: Logged
+) -> None:
+    # One step with all samples, so that the logged loss is that of the first weights.
+    changes = ("data.batch_size=790", "trainer.epochs=1", "trainer.label_smoothing=0.3")
+    trainer = make_trainer(*SMALL, *changes, train=plain)
+    batch = whole(plain)
+    logits = trainer.predict(batch)
+    trainer.fit()
+    smoothed = nn.functional.cross_entropy(logits, batch["target"], label_smoothing=0.3).item()
+    assert logged(trainer.run, "train", "loss") == [pytest.approx(smoothed, rel=1e-4)]
+    evaluated = mean_loss(trainer, whole(trainer.loaders["validation"].dataset))
+    assert logged(trainer.run, "validation", "loss") == [pytest.approx(evaluated, rel=1e-4)]
+
+
+def test_the_forward_pass_has_the_precision_asked_for_and_the_weights_float32(
+    make_trainer: MakeTrainer, splits: dict[str, BaseDataset]
+) -> None:
+    trainers = [make_trainer(f"trainer.precision={name}") for name in ("fp32", "bf16")]
+    exact, rough = (trainer.predict(whole(splits["test"])) for trainer in trainers)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    assert torch.allclose(exact, rough, rtol=0.05, atol=0.05)
+    assert {p.dtype for p in trainers[1].model.parameters()} == {torch.float32}
+
+
+def test_a_compiled_model_keeps_the_names_of_its_weights(make_trainer: MakeTrainer) -> None:
+    plain, compiled = make_trainer(), make_trainer("trainer.compile=true")
+    assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
+
+
+# Learning rates
+
+
+def test_learning_rates_follow_their_schedules(make_trainer: MakeTrainer, logged: Logged) -> None:
+    # Four steps in each of three epochs, at a highest rate of 0.2; k counts steps from 0.
+    def warm_up(k: int) -> float:
+        return 0.1 + 0.9 * (k + 1) / 4
+
+    schedules: dict[str, Callable[[int], float]] = {
+        "{name: constant}": lambda k: 1,
+        "{name: step, epochs: 2, factor: 0.3}": lambda k: 1 if k < 8 else 0.3,
+        "{name: exponential, factor: 0.5}": lambda k: [1, 0.5, 0.25][k // 4],
+        "{name: cosine, warmup: 0.25, start: 0.1, final: 0.02}": lambda k: (
+            warm_up(k) if k < 3 else 0.02 + 0.98 * (1 + math.cos(math.pi * (k - 3) / 9)) / 2
+        ),
+        "{name: one_cycle, warmup: 0.25, start: 0.1, final: 0.02}": lambda k: (
+            warm_up(k) if k < 3 else 1 - 0.98 * (k - 3) / 9
+        ),
+    }
+    for schedule, share in schedules.items():
+        changes = ("data.batch_size=200", "trainer.epochs=3", "logger.every_steps=1")
+        trainer = make_trainer(
+            *SMALL, *changes, "optimizer.lr=0.2", f"scheduler={schedule}", kind=Watched
+        )
+        trainer.fit()
+        wanted = [0.2 * share(k) for k in range(12)]
+        assert trainer.seen_rates == pytest.approx(wanted, rel=1e-6), schedule
+        assert logged(trainer.run, "train", "lr") == pytest.approx(wanted, rel=1e-6), schedule
+        (trainer.run / "metrics.csv").unlink()
+
+
+# The average of the weights
+
+
+def test_the_average_of_the_weights_is_kept_saved_and_evaluated(
+    make_trainer: MakeTrainer, logged: Logged
+) -> None:
+    trainer = make_trainer("trainer.ema=0.75", "trainer.max_steps=4", kind=Watched)
+    trainer.fit()
+    first, *others = trainer.seen_models
+    average = {name: w.clone() for name, w in first.items() if w.is_floating_point()}
+    for weights in others:
+        average = {name: 0.75 * a + 0.25 * weights[name] for name, a in average.items()}
+
+    saved = trained_weights(load_checkpoint(trainer.run / "checkpoints/last.pt"))
+    assert all(torch.allclose(saved[name], a, atol=1e-6) for name, a in average.items())
+    assert not torch.allclose(saved["head.weight"], others[-1]["head.weight"])
+
+    model = build_model(trainer.settings).eval()
+    model.load_state_dict(average, strict=False)
+    batch = whole(trainer.loaders["validation"].dataset)
+    loss = nn.functional.cross_entropy(model(batch["input"]), batch["target"]).item()
+    assert logged(trainer.run, "validation", "loss") == [pytest.approx(loss, rel=1e-4)]
+
+
+# Evaluation
+
+
+def test_evaluation_counts_each_sample_once(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("data.batch_size=64")  # 210 samples: three batches and a short one
+    for batches in trainer.loaders["train"].steps(0, 5):
+        trainer.update(batches)
+    batch = whole(trainer.loaders["validation"].dataset)
+    logits, target = trainer.predict(batch), batch["target"]
+    confusion = torch.zeros(10, 10, dtype=torch.int64)
+    for true, found in zip(target, logits.argmax(1), strict=True):
+        confusion[true, found] += 1
+    right, true, found = confusion.diag(), confusion.sum(1), confusion.sum(0)
+    f1 = 2 * right / (true + found)
+
+    for _ in range(2):  # a second time it gives the same, so nothing is left of the first
+        results = trainer.evaluate("validation")
+        assert torch.equal(results["confusion"], confusion)
+        assert results["accuracy"].item() == pytest.approx(right.sum().item() / 210)
+        assert results["loss"].item() == pytest.approx(mean_loss(trainer, batch), rel=1e-5)
+        assert results["f1"].item() == pytest.approx(f1.mean().item())
+        assert torch.allclose(results["recall_by_class"], right / true)
+        assert torch.allclose(results["precision_by_class"], right / found.clamp(min=1))
+
+
+def test_the_model_is_in_evaluation_mode_for_evaluation_only(make_trainer: MakeTrainer) -> None:
+    modes = []
+
+    class Modes(Classifier):
+        def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+            modes.append(("train", {m.training for m in model.modules()}))
+            return super().training_step(model, batch)
+
+        def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+            modes.append(("evaluate", {m.training for m in model.modules()}))
+            super().evaluation_step(model, batch)
+
+    for changes in ([], ["trainer.ema=0.9"]):
+        modes.clear()
+        trainer = make_trainer("data.batch_size=300", *changes, kind=Modes)
+        trainer.fit()
+        epoch = [("train", {True})] * 3 + [("evaluate", {False})]
+        assert modes == epoch * 2
+        trainer.predict(whole(trainer.loaders["validation"].dataset))
+        assert all(module.training for module in trainer.model.modules())
+
+
+def test_evaluation_leaves_the_model_as_it_was(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.evaluate("validation")
+    after = trainer.model.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+# What is kept
+
+
+def test_early_stopping_ends_training_when_nothing_is_gained(
+    make_trainer: MakeTrainer, logged: Logged
+) -> None:
+    # At such a rate no weight changes, so only the first epoch is a gain.
+    changes = ("optimizer.lr=1e-30", "trainer.epochs=9", "trainer.early_stop=2")
+    trainer = make_trainer(*SMALL, *changes)
+    trainer.fit()
+    assert len(set(logged(trainer.run, "validation", "loss"))) == 1
+    assert trainer.step == 3 * 16
+    assert load_checkpoint(trainer.run / "checkpoints/best.pt")["step"] == 16
+    trainer.fit()  # and it stays ended
+    assert trainer.step == 3 * 16
+
+
+def test_best_is_the_checkpoint_of_the_best_epoch_and_last_that_of_the_last(
+    make_trainer: MakeTrainer, logged: Logged, tmp_path: Path
+) -> None:
+    for metric, choose in (("accuracy", max), ("loss", min)):
+        trainer = make_trainer(
+            f"checkpoint.monitor={metric}",
+            "trainer.epochs=4",
+            "scheduler={name: exponential, factor: 20}",  # so that it gets worse again
+        )
+        trainer.fit()
+        values = logged(trainer.run, "validation", metric)
+        best = values.index(choose(values)) + 1
+        assert best < 4
+        folder = trainer.run / "checkpoints"
+        assert load_checkpoint(folder / "best.pt")["step"] == 16 * best
+        assert load_checkpoint(folder / "last.pt")["step"] == 16 * 4
+        again = restore_trainer(folder / "best.pt", "validation").evaluate("validation")
+        assert again[metric].item() == pytest.approx(choose(values), rel=1e-5)
+        trainer.run.rename(tmp_path / metric)
+
+
+def test_the_newest_checkpoints_are_kept(make_trainer: MakeTrainer) -> None:
+    changes = ("checkpoint.every_steps=3", "checkpoint.keep=2", "trainer.max_steps=8")
+    trainer = make_trainer(*SMALL, *changes)
+    trainer.fit()
+    folder = trainer.run / "checkpoints"
+    names = ["best.pt", "last.pt", "step_00000006.pt", "step_00000008.pt"]
+    assert sorted(file.name for file in folder.iterdir()) == names
+    assert load_checkpoint(folder / "step_00000006.pt")["step"] == 6
+
+
+def test_a_metric_that_is_not_there_cannot_be_monitored(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match=r"monitor = 'acuracy': allowed are .*accuracy"):
+        make_trainer("checkpoint.monitor=acuracy")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard itself
+def test_tensorboard_shows_what_metrics_csv_says(make_trainer: MakeTrainer, logged: Logged) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = make_trainer(*SMALL, "logger.tensorboard=true", "logger.every_steps=4")
+    trainer.fit()
+    events = EventAccumulator(str(trainer.run / "tensorboard"))
+    events.Reload()
+    for split, metric in (("train", "loss"), ("train", "lr"), ("validation", "accuracy")):
+        shown = [event.value for event in events.Scalars(f"{split}/{metric}")]
+        assert shown == pytest.approx(logged(trainer.run, split, metric), rel=1e-6)
+    assert {"inputs", "confusion_matrix"} <= set(events.Tags()["images"])
