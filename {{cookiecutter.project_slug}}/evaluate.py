@@ -9,7 +9,7 @@ from storage.run_folder import find_checkpoint, folder_of
 from utils.errors import run_command
 
 
-def main() -> int:
+def main() -> None:
     """Prints metrics and tables and saves them, with pictures, in the run folder."""
     parser = command_parser("Evaluates a trained model and saves the results in its run folder.")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint file")
@@ -38,7 +38,6 @@ def main() -> int:
     for name, figure in trainer.pictures(split, results).items():
         figure.savefig(folder / f"{name}.png", dpi=100)
     print(f"\nsaved in {folder}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from storage.run_folder import find_checkpoint, folder_of
 from utils.errors import run_command
 
 
-def main() -> int:
+def main() -> None:
     """Prints where the file is and how well its outputs agree with the model's."""
     parser = command_parser("Writes a trained model as one file that other programs can load.")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint file")
@@ -16,19 +16,18 @@ def main() -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: in the run folder")
     arguments = parser.parse_args()
 
-    from model import restore_model
+    from model import build_model
     from storage.checkpoint import load_checkpoint
     from storage.export import export_model
 
     checkpoint = find_checkpoint(arguments.run)
     state = load_checkpoint(checkpoint)
-    model = restore_model(load_settings(state["settings"]), state).eval()
+    model = build_model(load_settings(state["settings"]), state).eval()
     about = {name: state[name] for name in ("settings", "data", "step")}
     file = arguments.output or folder_of(checkpoint) / "export" / f"model.{arguments.format}"
     difference = export_model(model, state["example"], arguments.format, file, about)
-    print(f"{file}: trained on {state['data']['title']}")
-    print(f"its outputs differ from the model's by at most {difference:.1e}")
-    return 0
+    origin = f"trained on {state['data']['title']}"
+    print(f"{file}: {origin}; outputs differ from the model's by {difference:.1e} at most")
 
 
 if __name__ == "__main__":

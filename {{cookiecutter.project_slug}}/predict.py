@@ -23,23 +23,22 @@ def main() -> int:
     from trainer import restore_trainer
 
     trainer = restore_trainer(find_checkpoint(arguments.run), None, ["device=auto"])
-    dataset, entries = trainer.dataset, []
-    rows = [[f"file ({dataset.title})", "most probable", "second", "third"]]
+    dataset, shown = trainer.dataset, min(3, len(trainer.dataset.classes))
+    entries: list[dict[str, Any]] = []
     for file in arguments.inputs:
-        entry: dict[str, Any] = {"file": str(file)}
-        entries.append(entry)
         try:
             batch = dataset.transform(stack([dataset.read_input(file)]), None)
+            best = trainer.predict(batch).softmax(1).topk(shown)
+            ranked = zip(best.indices[0].tolist(), best.values[0].tolist(), strict=True)
+            guesses = [{"class": dataset.classes[k], "probability": p} for k, p in ranked]
+            entries.append({"file": str(file), "predictions": guesses})
         except UserError as error:
-            entry["error"] = str(error)
+            entries.append({"file": str(file), "error": str(error)})
             print(f"error: {error}", file=sys.stderr)
-            continue
-        (logits,) = trainer.predict(batch)
-        best = logits.softmax(0).topk(min(3, len(dataset.classes)))
-        ranked = [(dataset.classes[k], best.values[i].item()) for i, k in enumerate(best.indices)]
-        entry["predictions"] = [{"class": name, "probability": p} for name, p in ranked]
-        cells = [f"{name} {p:.1%}" for name, p in ranked]
-        rows.append([str(file), *cells, *[""] * (3 - len(cells))])
+    rows = [[f"file ({dataset.title})", *("class", "probability") * shown]]
+    for entry in entries:
+        cells = [(g["class"], f"{g['probability']:.1%}") for g in entry.get("predictions", [])]
+        rows += [[entry["file"], *sum(cells, ())]] if cells else []
     if arguments.json:
         print(json.dumps({"data": dataset.title, "files": entries}, indent=2, ensure_ascii=False))
     elif len(rows) > 1:

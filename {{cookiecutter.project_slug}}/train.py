@@ -25,9 +25,8 @@ def main() -> int:
         return train(settings, run_folder.plan_run(settings.name, arguments.run_dir))
     if arguments.config:
         raise UserError("--resume takes the run's own settings; change single ones by KEY=VALUE")
-    run = Path(arguments.resume)
-    if arguments.resume == "last":
-        run = run_folder.find_last_run(arguments.run_dir or Path("runs"))
+    root, name = arguments.run_dir or Path("runs"), arguments.resume
+    run = run_folder.find_last_run(root) if name == "last" else Path(name)
     checkpoint = run_folder.find_checkpoint(run, "last")
 
     from storage.checkpoint import load_checkpoint
@@ -50,17 +49,16 @@ def train(settings: Settings, run: Path, state: dict[str, Any] | None = None) ->
     seed_everything(settings.seed, settings.deterministic)
     loaders = build_training_loaders(settings)
     dataset, model = loaders["train"].dataset, build_model(settings)
-    summary = format_table(model.summary(dataset.example()))
     trainer = build_trainer(settings, model, loaders, run)
     if state is not None:
         trainer.load_state_dict(state)
     data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint()}
-    run_folder.create_run(
-        run, to_yaml(settings), run_folder.describe_origin(device=trainer.compute, data=data)
-    )
+    manifest = run_folder.describe_origin(device=trainer.compute, data=data)
+    run_folder.create_run(run, to_yaml(settings), manifest)
 
     start_logging(run / "train.log")
-    log.info("%s\n\n%s on %s\nrun folder: %s", summary, dataset.title, trainer.compute, run)
+    log.info("%s\n\n%s on %s", format_table(model.summary()), dataset.title, trainer.compute)
+    log.info("run folder: %s", run)
     trainer.fit()
     if trainer.stop_signal:
         log.info("stopped and saved; go on with: python train.py --resume %s", run)

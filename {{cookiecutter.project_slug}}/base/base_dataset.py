@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from logger.pictures import image_grid
 from utils.errors import UserError
 
 Sample = dict[str, Tensor]
@@ -59,13 +60,23 @@ class BaseDataset(ABC, Dataset[Sample]):
         raise UserError(f"{type(self).__name__} does not read files (it has no read_input)")
 
     def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
-        """A picture of a transformed batch, titled by its targets where no titles are given."""
-        return None
+        """A picture of a transformed batch; None where ``input`` is no images, (N, C, H, W).
+
+        Args:
+            batch: what `transform` gave.
+            heading: text above all.
+            titles: one text a sample; by default the classes.
+        """
+        images = batch["input"].float()
+        if images.ndim != 4 or not len(images):
+            return None
+        titles = titles or [self.classes[target] for target in batch["target"]]
+        low, high = images.amin(), images.amax()
+        return image_grid((images - low) / (high - low), titles, heading)
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned from the training samples, as plain data; checkpoints hold it."""
-        names = ("title", "classes", *self.learned)
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("title", "classes", *self.learned)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` gave."""
@@ -74,16 +85,13 @@ class BaseDataset(ABC, Dataset[Sample]):
 
     def example(self) -> Tensor:
         """Zeros, shaped like the model's input for one sample, shape (1, ...)."""
-        batch = self.transform(self.__getitems__(torch.tensor([0])), None)
-        return torch.zeros_like(batch["input"])
+        return torch.zeros_like(self.transform(stack([self[0]]), None)["input"])
 
     def fingerprint(self) -> str:
         """A hash of the length and of 64 samples spread evenly over the set."""
-        digest = hashlib.sha256(str(len(self)).encode())
-        for index in torch.linspace(0, len(self) - 1, min(64, len(self))).long().tolist():
-            for name, value in sorted(self[index].items()):
-                digest.update(name.encode() + value.contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        batch = self.__getitems__(torch.linspace(0, len(self) - 1, min(64, len(self))).long())
+        content = b"".join(values.numpy().tobytes() for _, values in sorted(batch.items()))
+        return hashlib.sha256(str(len(self)).encode() + content).hexdigest()[:16]
 
 
 def batch_size(batch: Batch) -> int:

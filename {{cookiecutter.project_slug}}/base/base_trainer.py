@@ -45,9 +45,7 @@ class BaseTrainer(ABC):
         run: the folder in which `fit` saves and logs.
     """
 
-    def __init__(
-        self, settings: Settings, model: BaseModel, loaders: Loaders, run: Path | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> None:
         self.settings, self.options = settings, settings.trainer
         self.loaders, self.run = loaders, run
         self.dataset = next(iter(loaders.values())).dataset
@@ -62,8 +60,7 @@ class BaseTrainer(ABC):
         if self.options.compile:
             self.model.compile()  # in place: torch.compile(model) would rename the weights
         self.optimizers = self.build_optimizers()
-        fp16 = self.precision == torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.half)
         self.metrics = self.build_metrics().to(self.device)
         self.higher_is_better = self._check_monitor(settings.checkpoint.monitor)
         self.step = 0  # optimizer steps done
@@ -126,7 +123,6 @@ class BaseTrainer(ABC):
 
     def fit(self) -> None:
         """Trains from step `self.step` to the last, an early stop, or a signal to stop."""
-        assert self.run is not None, "fit saves and logs, so it needs a run folder"
         loader, total = self.loaders["train"], self.total_steps
         log_every = self.settings.logger.every_steps
         save_every = self.settings.checkpoint.every_steps or total
@@ -188,8 +184,7 @@ class BaseTrainer(ABC):
     @property
     def stopped_early(self) -> bool:
         """Whether `trainer.early_stop` epochs have brought no gain."""
-        patience = self.options.early_stop
-        return patience is not None and self.epochs_without_gain >= patience
+        return self.epochs_without_gain >= (self.options.early_stop or math.inf)
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the trainer's device."""
@@ -206,26 +201,22 @@ class BaseTrainer(ABC):
         model = self.model if self.average is None else self.average.module
         training = model.training
         model.eval()
-        try:
-            with torch.inference_mode(), self.autocast():
-                yield model
-        finally:
-            model.train(training)
+        with torch.inference_mode(), self.autocast():
+            yield model
+        model.train(training)
 
     def note(self, scalars: Mapping[str, Tensor], weight: float = 1.0) -> None:
         """Adds to what the next log entry is the mean of, without waiting for the device."""
         for name, value in scalars.items():
-            zero = torch.zeros((), device=self.device)
-            self.sums[name] = self.sums.get(name, zero) + value.detach() * weight
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach() * weight
             self.weights[name] = self.weights.get(name, 0.0) + weight
 
     def _log_step(self, record: RunLog, lr: float) -> str:
         """Writes the means since the last log entry; here the host waits for the device."""
         values = {name: float(total) / self.weights[name] for name, total in self.sums.items()}
         if not math.isfinite(values["loss"]):
-            advice = "try a lower optimizer.lr, trainer.clip_norm, or trainer.precision=fp32"
-            text = f"the loss is {values['loss']} at step {self.step}, lr {lr:.3g}; {advice}"
-            raise UserError(text, TRAINING_FAILED)
+            text = f"the loss is {values['loss']} at step {self.step}; try a lower optimizer.lr"
+            raise UserError(f"{text} than {lr:.3g}, or trainer.clip_norm", TRAINING_FAILED)
         values["lr"] = lr
         text = format_values(values)
         values["samples_per_second"] = self._samples / (time.perf_counter() - self._started)
@@ -245,9 +236,9 @@ class BaseTrainer(ABC):
         gained = math.isnan(self.best) or sign * value > sign * self.best
         self.best = value if gained else self.best
         self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
-        line = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, validation"
-        log.info("%s %s%s", line, format_values(scalars), "  (best so far)" * gained)
-        final = final or self.stopped_early
+        head = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, validation"
+        log.info("%s %s%s", head, format_values(scalars), "  (best so far)" * gained)
+        final |= self.stopped_early
         if final or self.epoch % self.settings.logger.picture_epochs == 0:
             record.pictures(self.pictures("validation", results), self.step)
         if final:
@@ -265,8 +256,7 @@ class BaseTrainer(ABC):
 
     def _draw_inputs(self) -> dict[str, Figure]:
         """What the model will see first."""
-        (batch, *_) = next(self.loaders["train"].steps(0, 1))
-        first = {name: value[:25] for name, value in batch.items()}
+        first = {k: v[:25] for k, v in next(self.loaders["train"].steps(0, 1))[0].items()}
         figure = self.dataset.draw(first, f"{self.dataset.title}: training inputs")
         return {} if figure is None else {"inputs": figure}
 
@@ -277,7 +267,6 @@ class BaseTrainer(ABC):
 
     def save(self, best: bool = False) -> None:
         """Saves a checkpoint in the run folder."""
-        assert self.run is not None, "there is no run folder to save in"
         keep = self.settings.checkpoint.keep
         save_step(self.run / "checkpoints", self.state_dict(), self.step, keep, best)
 

@@ -46,8 +46,7 @@ class BatchLoader(Dataset[list[Batch]]):
         epoch, position = divmod(step, self.steps_per_epoch)
         size = self.batch_size * self.accumulate
         indices = epoch_order(len(self.dataset), self.seed, epoch)[position * size :][:size]
-        parts = enumerate(indices.split(self.batch_size))
-        return [self._batch(part, step, number) for number, part in parts]
+        return [self._batch(part, step, k) for k, part in enumerate(indices.split(self.batch_size))]
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The batches of each step from `first` up to, not including, `last`."""

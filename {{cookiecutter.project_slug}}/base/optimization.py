@@ -25,14 +25,13 @@ def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise UserError("model.freeze leaves no parameter to train")
+    arguments: dict[str, Any] = options.model_dump(exclude={"name", "adamw_lr"})
     if not isinstance(options, Muon):
-        arguments: dict[str, Any] = options.model_dump(exclude={"name"})
         return [getattr(torch.optim, options.name)(parameters, **arguments)]
     matrices = [p for p in parameters if p.ndim == 2]
     others = [p for p in parameters if p.ndim != 2]
     if not matrices:
         raise UserError("optimizer.name = 'Muon': the model has no matrices to train; use AdamW")
-    arguments = options.model_dump(exclude={"name", "adamw_lr"})
     optimizers: list[Optimizer] = [torch.optim.Muon(matrices, **arguments)]
     return optimizers + ([torch.optim.AdamW(others, lr=options.adamw_lr)] if others else [])
 

@@ -1,14 +1,98 @@
-"""Every setting with its type, default and meaning: the text of `--help`."""
+"""What can be set: the schema's settings, and the arguments of the classes that settings name.
+
+Constructors are read from their source, not imported: importing them would import torch, and a
+typo in a setting could only be told seconds later.
+"""
 
 import argparse
+import ast
+import importlib
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
-from typing import get_args
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from config.arguments import constructor_arguments, find_classes
+import pydantic
+from pydantic import Field
+
 from config.schema import ClassSection, Section, Settings
+from utils.errors import UserError
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parent.parent
+PLAIN_TYPES = {kind.__name__: kind for kind in (bool, int, float, str, list, tuple, dict, Path)}
+NAMES: dict[str, Any] = {**PLAIN_TYPES, "Annotated": Annotated, "Literal": Literal, "Field": Field}
+
+
+def load_class(package: str, name: str, base: type[T]) -> type[T]:
+    """The class called `name`, as ``file.Class``, in the folder `package` and nowhere else.
+
+    Raises:
+        UserError: if it does not derive from `base`.
+    """
+    file, _, class_name = name.partition(".")
+    found: type[object] = getattr(importlib.import_module(f"{package}.{file}"), class_name)
+    if not issubclass(found, base):
+        raise UserError(f"{package}/{file}.py: {class_name} does not derive from {base.__name__}")
+    return found
+
+
+@cache
+def find_classes(package: str) -> dict[str, ast.ClassDef]:
+    """The classes of `package` that settings can name, by ``file.Class``.
+
+    Those are the ones whose base is imported by name, so not an ``nn.Module`` that others use.
+    """
+    trees = {f.stem: ast.parse(f.read_text("utf-8")) for f in (ROOT / package).glob("[!_]*.py")}
+    nodes = [(stem, node) for stem, tree in sorted(trees.items()) for node in tree.body]
+    classes = {f"{stem}.{n.name}": n for stem, n in nodes if isinstance(n, ast.ClassDef)}
+    return {k: n for k, n in classes.items() if n.bases and isinstance(n.bases[0], ast.Name)}
+
+
+def constructor_arguments(package: str, name: str, given: frozenset[str]) -> type[Section]:
+    """The arguments of class `name` of `package`, as a section that checks them.
+
+    Arguments in `given`, and those whose annotation needs other than plain types, are passed by
+    code and are no settings.
+    """
+    definition, fields = find_classes(package)[name], {}
+    meanings = _meanings(ast.get_docstring(definition) or "")
+    for argument, default in _parameters(definition):
+        kind = _plain_type(argument.annotation)
+        if kind is not None and argument.arg not in given:
+            fields[argument.arg] = (kind, Field(default, description=meanings.get(argument.arg)))
+    return pydantic.create_model(definition.name, __base__=Section, **fields)  # type: ignore[call-overload,no-any-return]
+
+
+def _parameters(definition: ast.ClassDef) -> list[tuple[ast.arg, Any]]:
+    """The parameters of the class's own constructor with their defaults; ``...`` is none."""
+    for node in definition.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            names = [*node.args.args, *node.args.kwonlyargs]
+            given = [*node.args.defaults, *node.args.kw_defaults]
+            values = [... if value is None else ast.literal_eval(value) for value in given]
+            return list(zip(names, [...] * (len(names) - len(values)) + values, strict=True))
+    return []
+
+
+def _plain_type(annotation: ast.expr | None) -> Any:
+    """The type that an annotation means, None if it needs other than plain types."""
+    try:
+        # The project's own source, and no names in it but those of plain types.
+        return annotation and eval(ast.unparse(annotation), {"__builtins__": {}}, NAMES)
+    except NameError:
+        return None
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """The ``Args:`` of a Google-style docstring, by argument."""
+    found = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", docstring, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", meaning) for name, meaning in found}
+
 
 HIDDEN = {"title", "description", "default", "format"}  # of a JSON schema, as the help says it
 

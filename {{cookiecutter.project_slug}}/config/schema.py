@@ -32,6 +32,7 @@ class ClassSection(Section):
     package: ClassVar[str]  # the folder that the class is looked for in
     given: ClassVar[frozenset[str]] = frozenset()  # arguments that are not settings
     name: str
+    """A class in the section's folder (data_loader/, model/ or trainer/), as file.Class."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -44,8 +45,6 @@ class DataSettings(ClassSection):
 
     package = "data_loader"
     given = frozenset({"root", "split", "seed"})
-    name: str
-    """Data set class in data_loader/, as file.Class."""
     root: Path = Path("data")
     """Folder of the data; the environment variable DATA_ROOT overrides it."""
     batch_size: Count = 256
@@ -58,8 +57,6 @@ class ModelSettings(ClassSection):
     """The network and what it starts from."""
 
     package = "model"
-    name: str
-    """Network class in model/, as file.Class."""
     init_from: Path | None = None
     """Run folder, checkpoint or .safetensors file to take matching weights from."""
     freeze: tuple[str, ...] = ()
@@ -70,8 +67,6 @@ class TrainerSettings(ClassSection):
     """How the model is trained."""
 
     package = "trainer"
-    name: str
-    """Trainer class in trainer/, as file.Class."""
     epochs: Count = 5
     """Times that the training set is gone through."""
     max_steps: Count | None = None
@@ -220,10 +215,9 @@ class LoggerSettings(Section):
     """Epochs between two sets of pictures; the last epoch always gets one."""
 
 
-Optimizer = Annotated[SGD | AdamW | RMSprop | Muon, Field(discriminator="name")]
-Scheduler = Annotated[
-    Constant | Step | Exponential | Cosine | OneCycle, Field(discriminator="name")
-]
+CHOICE = Field(discriminator="name")
+Optimizer = Annotated[SGD | AdamW | RMSprop | Muon, CHOICE]
+Scheduler = Annotated[Constant | Step | Exponential | Cosine | OneCycle, CHOICE]
 
 
 class Settings(Section):
@@ -233,7 +227,7 @@ class Settings(Section):
     """Folder of the runs in runs/; by default the name of the YAML file."""
     seed: int = Field(0, ge=0, lt=2**32)
     """What order, augmentation, weights and dropout are drawn from."""
-    device: str = Field("auto", pattern=r"^[a-z]+(:\d+)?$")
+    device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps, xpu, ..."""
     deterministic: bool = False
     """Only algorithms that give the same bits every time; some are slower."""

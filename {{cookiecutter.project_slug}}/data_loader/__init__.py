@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from base.base_dataset import BaseDataset
 from base.batch_loader import BatchLoader
-from config.arguments import load_class
+from config.reference import load_class
 from config.schema import Settings
 
 

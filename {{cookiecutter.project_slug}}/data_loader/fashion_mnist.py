@@ -13,13 +13,11 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from logger.pictures import image_grid
 from utils.errors import DATA_UNAVAILABLE, UserError
 
 NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
@@ -37,12 +35,11 @@ class FashionMNIST(BaseDataset):
 
     Args:
         root: folder of the files, packed (.gz) or not, or where they are downloaded to.
-        split: train, validation (a part of the training images), test, or None for no images.
+        split: train, validation (5,000 of the training images), test, or None for no images.
         seed: what the choice of the validation images is drawn from.
-        validation: Training images that are kept back for validation.
         shift: Pixels that a training image is padded by on each side before a random crop.
         flip: Whether training images are mirrored at random.
-        mirrors: Addresses that the files are downloaded from, tried in this order.
+        mirrors: Addresses that the files are downloaded from, in this order; torchvision's if none.
 
     Raises:
         UserError: if the files are neither there nor to be downloaded.
@@ -50,34 +47,26 @@ class FashionMNIST(BaseDataset):
 
     title = "FashionMNIST"
     classes = NAMES.split(", ")
-    learned = ("mean", "std")  # of the training pixels, as shares of 255
-    mean: float
-    std: float
+    learned = ("mean_and_std",)  # of the training pixels, as shares of 255
+    mean_and_std: tuple[float, float]
 
     def __init__(
         self,
         root: Path,
         split: str | None,
         seed: int,
-        validation: Annotated[int, Field(ge=10, le=50_000)] = 5_000,
         shift: Annotated[int, Field(ge=0, le=14)] = 1,
         flip: bool = True,
-        mirrors: tuple[str, ...] = (
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-        ),
+        mirrors: tuple[str, ...] = (),
     ) -> None:
         self.shift, self.flip = shift, flip
         self.indices = torch.arange(0)
         if split is not None:
-            part = "t10k" if split == "test" else "train"
-            self.images, self.targets = load_tensors(root, part, mirrors)
-            self.indices = torch.arange(len(self.targets))
-        if split in ("train", "validation"):
-            parts = transforms.stratified_split(self.targets, validation, seed)
-            self.indices = parts[split == "validation"]
+            prefix = "t10k" if split == "test" else "train"
+            self.images, self.targets = load_tensors(root, prefix, mirrors)
+            self.indices = transforms.split_indices(self.targets, split, 5_000, seed)
         if split == "train":  # other splits are given what is learned here
-            self.mean, self.std = transforms.pixel_statistics(self.images[self.indices])
+            self.mean_and_std = transforms.pixel_statistics(self.images[self.indices])
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -93,14 +82,10 @@ class FashionMNIST(BaseDataset):
         images = batch["input"]
         if generator is not None:
             images = transforms.augment(images, self.shift, self.flip, generator)
-        return {**batch, "input": transforms.normalize(images, self.mean, self.std)}
+        return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
 
     def read_input(self, source: Path) -> Sample:
         return {"input": transforms.read_grey_image(source, 28, 28)}
-
-    def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure:
-        titles = titles or [self.classes[target] for target in batch["target"]]
-        return image_grid(batch["input"] * self.std + self.mean, titles, heading)
 
 
 @cache  # training and validation images are parts of one tensor
@@ -114,10 +99,9 @@ def load_tensors(root: Path, part: str, mirrors: tuple[str, ...]) -> tuple[Tenso
         images, targets = (_read(root, name, problems) for name in names)
     if images is None or targets is None:
         tried = "\n  ".join(["FashionMNIST cannot be had:", *dict.fromkeys(problems)])
-        hand = f"By hand: put {', '.join(FILES)} into {root / 'FashionMNIST/raw'}, "
-        other = "or name the folder that holds them by data.root or DATA_ROOT.\n"
-        offline = "Offline: python train.py --config config/synthetic.yaml"
-        raise UserError(f"{tried}\n{hand}{other}{offline}", DATA_UNAVAILABLE)
+        hand = f"By hand: put {', '.join(FILES)} into {root / 'FashionMNIST/raw'}, or name the "
+        other = "folder that holds them by data.root or DATA_ROOT.\nOffline: python train.py "
+        raise UserError(f"{tried}\n{hand}{other}--config config/synthetic.yaml", DATA_UNAVAILABLE)
     return images.unsqueeze(1), targets.long()
 
 
@@ -142,11 +126,12 @@ def _read(root: Path, name: str, problems: list[str]) -> Tensor | None:
 
 def _download(folder: Path, mirrors: Sequence[str], problems: list[str]) -> None:
     """Downloads what `folder` lacks; a file gets its name when its MD5 is right, not before."""
-    from torchvision.datasets.utils import check_integrity, download_url  # takes seconds to import
+    from torchvision import datasets  # takes seconds to import
+    from torchvision.datasets.utils import check_integrity, download_url
 
     socket.setdefaulttimeout(30)  # seconds; torchvision would wait forever
     for name, (md5, _) in FILES.items():
-        for mirror in mirrors:
+        for mirror in mirrors or datasets.FashionMNIST.mirrors:
             if check_integrity(folder / name, md5):
                 break
             try:

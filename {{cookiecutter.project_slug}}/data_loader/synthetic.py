@@ -1,16 +1,13 @@
 """Ten classes of striped images made in code, for demos and tests without a network."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from logger.pictures import image_grid
 from utils.seed import generator
 
 TRAINING, VALIDATION, TEST = 10_000, 1_000, 2_000  # images; validation is a part of training
@@ -32,19 +29,16 @@ class Synthetic(BaseDataset):
 
     title = "synthetic data"
     classes = [f"synthetic {18 * k} degrees" for k in range(10)]  # noqa: RUF012
-    learned = ("mean", "std")  # of the training pixels, as shares of 255
-    mean: float
-    std: float
+    learned = ("mean_and_std",)  # of the training pixels, as shares of 255
+    mean_and_std: tuple[float, float]
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
         count = {None: 0, "test": TEST}.get(split, TRAINING)
         self.images, self.targets = make_stripes(count, draws=generator(split == "test"))
-        if split in ("train", "validation"):
-            parts = transforms.stratified_split(self.targets, VALIDATION, seed)
-            chosen = parts[split == "validation"]
-            self.images, self.targets = self.images[chosen], self.targets[chosen]
+        chosen = transforms.split_indices(self.targets, split or "test", VALIDATION, seed)
+        self.images, self.targets = self.images[chosen], self.targets[chosen]
         if split == "train":  # other splits are given what is learned here
-            self.mean, self.std = transforms.pixel_statistics(self.images)
+            self.mean_and_std = transforms.pixel_statistics(self.images)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -59,14 +53,10 @@ class Synthetic(BaseDataset):
         images = batch["input"]
         if generator is not None:  # not mirrored, as that would be another class
             images = transforms.augment(images, shift=1, flip=False, generator=generator)
-        return {**batch, "input": transforms.normalize(images, self.mean, self.std)}
+        return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
 
     def read_input(self, source: Path) -> Sample:
         return {"input": transforms.read_grey_image(source, 28, 28)}
-
-    def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure:
-        titles = titles or [self.classes[target] for target in batch["target"]]
-        return image_grid(batch["input"] * self.std + self.mean, titles, heading)
 
 
 def make_stripes(count: int, draws: Generator) -> tuple[Tensor, Tensor]:

@@ -12,23 +12,26 @@ from utils.errors import UserError
 from utils.seed import generator
 
 
-def stratified_split(targets: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits samples in two, both with the classes' shares of the whole.
+def split_indices(targets: Tensor, split: str, validation: int, seed: int) -> Tensor:
+    """Which samples a split has: all for ``test``; the others share the training samples.
 
     Args:
         targets: classes, int64, shape (N,).
-        size: samples in the second part.
-        seed: what the choice is drawn from.
+        split: train, validation or test.
+        validation: samples that are kept back for validation, with the classes' shares of all.
+        seed: what the choice of those is drawn from.
 
     Returns:
-        Sorted indices of the first and of the second part.
+        Sorted indices, int64.
     """
+    if split == "test":
+        return torch.arange(len(targets))
     order = torch.randperm(len(targets), generator=generator(seed, 0))
     order = order[targets[order].argsort(stable=True)]  # by class, at random within a class
-    second = torch.zeros(len(targets), dtype=torch.bool)
+    kept_back = torch.zeros(len(targets), dtype=torch.bool)
     # Evenly spaced places in an order by class give each class its share.
-    second[order[torch.arange(size) * len(targets) // size]] = True
-    return (~second).nonzero().squeeze(1), second.nonzero().squeeze(1)
+    kept_back[order[torch.arange(validation) * len(targets) // validation]] = True
+    return (kept_back == (split == "validation")).nonzero().squeeze(1)
 
 
 def pixel_statistics(images: Tensor) -> tuple[float, float]:

@@ -7,29 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib import DummyTqdmFile
 
 log = logging.getLogger("run")
-
-
-class ConsoleHandler(logging.Handler):
-    """Writes lines above a progress bar, should one be there."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Writes one line."""
-        tqdm.write(self.format(record), file=sys.stdout)
 
 
 def start_logging(file: Path | None = None) -> None:
     """Sends log lines to the console and, from the debug level on, to `file`."""
     log.setLevel(logging.DEBUG)
-    log.handlers.clear()
-    console = ConsoleHandler()
-    console.setLevel(logging.INFO)
-    log.addHandler(console)
+    log.handlers = [logging.StreamHandler(DummyTqdmFile(sys.stdout))]  # above progress bars
+    log.handlers[0].setLevel(logging.INFO)
     if file is not None:
-        handler = logging.FileHandler(file, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
+        log.addHandler(logging.FileHandler(file, encoding="utf-8"))
+        log.handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
 
 def progress_bar(total: int, text: str, initial: int = 0) -> "tqdm[Any]":

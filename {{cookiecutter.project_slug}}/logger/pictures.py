@@ -2,12 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.utilities.plot import plot_confusion_matrix
 
@@ -44,10 +40,3 @@ def confusion_picture(matrix: Tensor, classes: Sequence[str], heading: str) -> F
     axes = figure.add_subplot(title=heading)
     plot_confusion_matrix(matrix, ax=axes, labels=list(classes), cmap="Blues")
     return figure
-
-
-def to_array(figure: Figure) -> NDArray[Any]:
-    """The figure's pixels, uint8, shape (H, W, 3)."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -7,10 +7,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from logger.pictures import to_array
-
-COLUMNS = ["data", "split", "epoch", "step", "metric", "value"]
-
 
 class RunLog:
     """Appends to the files of one run folder.
@@ -29,7 +25,8 @@ class RunLog:
         rows = list(csv.reader(file.read_text("utf-8").splitlines())) if file.exists() else []
         self.file = file.open("w", newline="", encoding="utf-8")
         self.rows = csv.writer(self.file)
-        self.rows.writerows([COLUMNS, *(row for row in rows[1:] if int(row[3]) <= step)])
+        self.rows.writerow(["data", "split", "epoch", "step", "metric", "value"])
+        self.rows.writerows(row for row in rows[1:] if int(row[3]) <= step)
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -57,15 +54,14 @@ class RunLog:
         """Shows figures in TensorBoard, by their names."""
         for name, figure in pictures.items():
             if self.board:
-                self.board.add_image(name, to_array(figure), step, dataformats="HWC")
+                self.board.add_figure(name, figure, step)
 
     def hyperparameters(self, settings: Mapping[str, Any], results: Mapping[str, float]) -> None:
         """Enters settings and final metrics into TensorBoard's table of runs."""
         if self.board:
-            groups = {name: v if isinstance(v, dict) else {"": v} for name, v in settings.items()}
-            flat = {
-                f"{name}.{key}": v for name, group in groups.items() for key, v in group.items()
-            }
-            flat = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in flat.items()}
+            flat = {}
+            for name, group in settings.items():
+                for key, v in group.items() if isinstance(group, dict) else [("", group)]:
+                    flat[f"{name}.{key}"] = v if isinstance(v, bool | int | float) else str(v)
             finals = {f"final/{name}": value for name, value in results.items()}
             self.board.add_hparams(flat, finals, run_name=".")

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from base.base_model import BaseModel
-from config.arguments import load_class
+from config.reference import load_class
 from config.schema import Settings
 from logger.console import log
 from storage.checkpoint import load_checkpoint, trained_weights
@@ -15,23 +15,21 @@ from storage.run_folder import find_checkpoint
 from utils.errors import UserError
 
 
-def build_model(settings: Settings) -> BaseModel:
-    """The network that the settings name, started from `model.init_from` and partly frozen."""
+def build_model(settings: Settings, state: Mapping[str, Any] | None = None) -> BaseModel:
+    """The network that the settings name: a new one, or the trained one of a checkpoint.
+
+    A new one starts from `model.init_from` and is partly frozen, if the settings say so.
+    """
     options = settings.model
     model = load_class("model", options.name, BaseModel)(**options.arguments)
-    if options.init_from is not None:
+    if state is not None:
+        try:
+            model.load_state_dict(trained_weights(state))
+        except RuntimeError as error:
+            raise UserError(f"the checkpoint does not fit {options.name}: {error}") from error
+    elif options.init_from is not None:
         _take_weights(model, options.init_from)
     model.freeze(options.freeze)
-    return model
-
-
-def restore_model(settings: Settings, state: Mapping[str, Any]) -> BaseModel:
-    """The trained network of a checkpoint, as its evaluation used it."""
-    model = load_class("model", settings.model.name, BaseModel)(**settings.model.arguments)
-    try:
-        model.load_state_dict(trained_weights(state))
-    except RuntimeError as error:
-        raise UserError(f"the checkpoint does not fit {settings.model.name}: {error}") from error
     return model
 
 
@@ -46,5 +44,5 @@ def _take_weights(model: BaseModel, source: Path) -> None:
     if not fitting:
         raise UserError(f"model.init_from = {source}: no weights there that fit this model")
     model.load_state_dict(fitting, strict=False)
-    left = ", ".join(sorted(own.keys() - fitting.keys())) or "none"
+    left = sorted(own.keys() - fitting.keys())
     log.info("%d weights taken from %s; left as they were: %s", len(fitting), source, left)

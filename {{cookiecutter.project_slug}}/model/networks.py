@@ -40,10 +40,11 @@ class ConvNet(BaseModel):
     def __init__(self, channels: int = 1, width: int = 16, classes: int = 10) -> None:
         super().__init__()
         self.classes = classes
-        self.stem = convolution(channels, width, size=5, stride=2)
-        self.stage1 = convolution(width, 2 * width, pool=True)
+        stem = nn.Conv2d(channels, width, 5, stride=2, padding=2, bias=False)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU())
+        self.stage1 = convolution(width, 2 * width, nn.MaxPool2d(2))
         self.residual1 = convolution(2 * width, 2 * width)
-        self.stage2 = convolution(2 * width, 4 * width, pool=True)
+        self.stage2 = convolution(2 * width, 4 * width, nn.MaxPool2d(2))
         self.residual2 = convolution(4 * width, 4 * width)
         self.head = nn.Linear(4 * width, classes)
         self.to(memory_format=torch.channels_last)
@@ -52,15 +53,11 @@ class ConvNet(BaseModel):
         """Logits, shape (N, classes), of images, shape (N, C, H, W), of 8 pixels a side or more."""
         features = self.stage1(self.stem(input))
         features = self.stage2(features + self.residual1(features))
-        features = features + self.residual2(features)
-        logits: Tensor = self.head(features.amax((2, 3)))
+        logits: Tensor = self.head((features + self.residual2(features)).amax((2, 3)))
         return logits
 
 
-def convolution(
-    inputs: int, outputs: int, size: int = 3, stride: int = 1, pool: bool = False
-) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, *pool: nn.Module) -> nn.Sequential:
     """A convolution, pooled, normalised and rectified (pooled first, as that is less work)."""
-    layers = [nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)]
-    pooling = [nn.MaxPool2d(2)] if pool else []
-    return nn.Sequential(*layers, *pooling, nn.BatchNorm2d(outputs), nn.ReLU())
+    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return nn.Sequential(layer, *pool, nn.BatchNorm2d(outputs), nn.ReLU())

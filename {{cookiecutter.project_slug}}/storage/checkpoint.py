@@ -50,12 +50,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load does not compare the check sums
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"check sum of {damaged} is wrong")
+            if archive.testzip() is not None:  # torch.load does not compare the check sums
+                raise zipfile.BadZipFile("a check sum is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no checkpoint {path}") from error
     except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is no usable checkpoint: {reason}") from error
@@ -73,7 +70,6 @@ def trained_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def _link(file: Path, name: Path) -> None:
     """Gives `file` a second name, replacing what had it, at no moment without a whole file."""
     temporary = name.with_name(f".{name.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
     try:
         os.link(file, temporary)
     except OSError:  # a file system without hard links

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from utils.errors import UserError
 
+SHAPES = {"input": {0: torch.export.Dim("batch", min=1)}}
 Reloaded = Callable[[Tensor], Tensor]
 
 
@@ -54,8 +55,7 @@ def export_model(
 
 def _write_pt2(model: nn.Module, batch: Tensor, file: Path, about: str) -> Reloaded:
     """Architecture and weights; loads without the project's code."""
-    shapes = {"input": {0: torch.export.Dim("batch", min=1)}}
-    program = torch.export.export(model, (batch,), dynamic_shapes=shapes)
+    program = torch.export.export(model, (batch,), dynamic_shapes=SHAPES)
     with file.open("wb") as stream:  # by name, it would insist on the suffix
         torch.export.save(program, stream, extra_files={"about.json": about})
     with file.open("rb") as stream:
@@ -70,12 +70,8 @@ def _write_onnx(model: nn.Module, batch: Tensor, file: Path, about: str) -> Relo
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
         raise UserError(f"{error.name} is missing; pip install -e '.[onnx]' brings it") from error
-    shapes = {"input": {0: torch.export.Dim("batch", min=1)}}
-    program = torch.onnx.export(
-        model, (batch,), input_names=["input"], output_names=["output"], dynamic_shapes=shapes,
-        verbose=False,
-    )  # fmt: skip
-    assert program is not None, "the exporter gives a program as it is given no file"
+    names: Any = {"input_names": ["input"], "output_names": ["output"]}
+    program: Any = torch.onnx.export(model, (batch,), dynamic_shapes=SHAPES, verbose=False, **names)
     content = program.model_proto
     onnx.helper.set_model_props(content, {"about": about})
     onnx.save(content, file)

@@ -47,11 +47,10 @@ def create_run(folder: Path, settings: str, manifest: Mapping[str, Any]) -> None
 
 def find_last_run(root: Path) -> Path:
     """The run below `root` that saved a checkpoint most recently."""
-    files = root.rglob("checkpoints/last.pt")
-    newest = max(files, key=lambda file: file.stat().st_mtime, default=None)
-    if newest is None:
+    files = sorted(root.rglob("checkpoints/last.pt"), key=lambda file: file.stat().st_mtime)
+    if not files:
         raise UserError(f"there is no run with a checkpoint in {root}/ to resume")
-    return newest.parent.parent
+    return files[-1].parent.parent
 
 
 def find_checkpoint(run: Path, name: str = "best") -> Path:

@@ -108,8 +108,7 @@ def command() -> Callable[..., int]:
             handler = log.handlers[0]
             log.removeHandler(handler)
             handler.close()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code
+        return int(stop.value.code or 0)
 
     return run
 

@@ -12,8 +12,7 @@ from base.base_trainer import BaseTrainer
 from logger.metrics import classification_metrics
 from logger.pictures import confusion_picture
 from model.losses import cross_entropy
-
-PICTURED = 25  # misclassified samples in a picture
+from utils.seed import generator
 
 
 class Classifier(BaseTrainer):
@@ -48,24 +47,18 @@ class Classifier(BaseTrainer):
         confusion = zip(classes, results["confusion"].tolist(), strict=True)
         counts = [[name, *map(str, row)] for name, row in confusion]
         title = self.dataset.title
-        return {
-            "by_class": [[title, *columns], *cells],
-            "confusion_matrix": [[f"{title}: true \\ predicted", *classes], *counts],
-        }
+        confusions = [[f"{title}: true \\ predicted", *classes], *counts]
+        return {"by_class": [[title, *columns], *cells], "confusion_matrix": confusions}
 
     def _draw_misclassified(self, split: str) -> dict[str, Figure]:
-        """The first samples of a split that the model takes for another class."""
-        loader, classes, found = self.loaders[split], self.dataset.classes, []
-        titles: list[str] = []
-        for (batch,) in loader.steps(0, loader.steps_per_epoch):
-            guesses = self.predict(batch).argmax(1)
-            wrong = (guesses != batch["target"]).nonzero().squeeze(1)[: PICTURED - len(titles)]
-            found.append({name: value[wrong] for name, value in batch.items()})
-            pairs = zip(batch["target"][wrong], guesses[wrong], strict=True)
-            titles += [f"{classes[target]}\nnot {classes[guess]}" for target, guess in pairs]
-            if len(titles) == PICTURED:
-                break
-        samples = {name: torch.cat([part[name] for part in found]) for name in found[0]}
-        heading = f"{self.dataset.title}: {split}, misclassified"
-        figure = self.dataset.draw(samples, heading, titles) if titles else None
-        return {} if figure is None else {"misclassified": figure}
+        """Samples that the model takes for another class, from as many as a batch has."""
+        dataset, size = self.loaders[split].dataset, self.settings.data.batch_size
+        drawn = torch.randperm(len(dataset), generator=generator(0))[:size]
+        batch = dataset.transform(dataset.__getitems__(drawn), None)
+        guesses = self.predict(batch).argmax(1)
+        wrong = (guesses != batch["target"]).nonzero().squeeze(1)[:25]
+        pairs = zip(batch["target"][wrong], guesses[wrong], strict=True)
+        titles = [f"{dataset.classes[t]}\nnot {dataset.classes[g]}" for t, g in pairs]
+        samples = {name: value[wrong] for name, value in batch.items()}
+        figure = dataset.draw(samples, f"{dataset.title}: {split}, misclassified", titles)
+        return {"misclassified": figure} if titles and figure else {}

@@ -14,7 +14,7 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
-def run_command(main: Callable[[], int]) -> None:
+def run_command(main: Callable[[], int | None]) -> None:
     """Runs a command and leaves with its exit code, or with that of the error it met."""
     try:
         sys.exit(main())

@@ -30,8 +30,8 @@ def random_states() -> dict[str, Any]:
     numpy = np.random.get_state(legacy=False)
     numpy["state"]["key"] = numpy["state"]["key"].tolist()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    states = {"numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
-    return {"python": random.getstate(), **states}
+    python, cpu = random.getstate(), torch.get_rng_state()
+    return {"python": python, "numpy": numpy, "torch": cpu, "cuda": cuda}
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
@@ -39,5 +39,4 @@ def restore_random_states(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
-    if len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])

@@ -9,8 +9,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         self.received = 0
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._usual = {number: signal.signal(number, self._note) for number in numbers}
+        self._usual = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,267 @@
+"""Stopping, going on, and checkpoints that cannot be trusted."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from base.base_dataset import Batch
+from config.reference import ROOT
+from data_loader import synthetic
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from trainer.classifier import Classifier
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+Command = Callable[..., int]
+# All that has a state: an average, momentum, a schedule, patience, sums of what is logged next.
+STATEFUL = (
+    "logger.every_steps=3",
+    "optimizer.name=AdamW",
+    "optimizer.lr=0.01",
+    "trainer.accumulate=2",
+    "trainer.clip_norm=1",
+    "trainer.early_stop=5",
+    "trainer.ema=0.9",
+)
+
+
+def differences(one: Any, other: Any, place: str = "") -> list[str]:
+    """Where two nested values differ, to the last bit."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return [] if one.dtype == other.dtype and torch.equal(one, other) else [place]
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other else [place]
+    found = []
+    for key in one.keys() | other.keys():
+        found += differences(one.get(key), other.get(key), f"{place}/{key}")
+    return found
+
+
+def checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
+    return load_checkpoint(run / f"checkpoints/{name}.pt")
+
+
+def measured(run: Path) -> list[list[str]]:
+    """The rows of metrics.csv, but for the speed."""
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.reader(file) if "samples_per_second" not in row]
+
+
+def stop_in_step(patch: pytest.MonkeyPatch, number: int, signal_number: int) -> None:
+    """Lets a signal arrive while step `number` is being computed."""
+    original = Classifier.training_step
+    steps = set()
+
+    def step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        if trainer.step == number and number not in steps:
+            steps.add(number)
+            signal.raise_signal(signal_number)
+        return original(trainer, model, batch)
+
+    patch.setattr(Classifier, "training_step", step)
+
+
+@pytest.fixture(scope="module")
+def whole_run(train: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert train(run, *STATEFUL) == 0
+    return run
+
+
+# Going on
+
+
+def test_a_stopped_run_ends_as_if_it_had_never_stopped(
+    tmp_path: Path, whole_run: Path, train: Command, command: Command
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:  # in an epoch, between two log entries
+        stop_in_step(patch, 5, signal.SIGTERM)
+        assert train(run, *STATEFUL) == 128 + signal.SIGTERM
+    assert checkpoint(run)["step"] == 5
+    assert command("train", "--resume", run) == 0
+    assert checkpoint(run)["step"] == checkpoint(whole_run)["step"] == 16
+    assert differences(checkpoint(run), checkpoint(whole_run)) == []
+    assert differences(checkpoint(run, "best"), checkpoint(whole_run, "best")) == []
+    assert measured(run) == measured(whole_run)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_may_change_when_a_run_goes_on(
+    tmp_path: Path, whole_run: Path, train: Command, command: Command
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in_step(patch, 11, signal.SIGINT)
+        assert train(run, *STATEFUL) == 130
+    assert command("train", "--resume", run, "data.workers=2") == 0
+    changed = ["/settings/data/workers"]
+    assert differences(checkpoint(run), checkpoint(whole_run)) == changed
+    assert measured(run) == measured(whole_run)
+
+
+def test_a_finished_run_can_be_made_longer(
+    tmp_path: Path, train: Command, command: Command
+) -> None:
+    constant = "scheduler={name: constant}"  # any other depends on the number of steps
+    assert train(tmp_path / "long", constant) == 0
+    assert train(tmp_path / "short", constant, "trainer.max_steps=16") == 0
+    assert checkpoint(tmp_path / "short")["step"] == 16
+    assert command("train", "--resume", tmp_path / "short", "trainer.max_steps=null") == 0
+    assert differences(checkpoint(tmp_path / "short"), checkpoint(tmp_path / "long")) == []
+    assert measured(tmp_path / "short") == measured(tmp_path / "long")
+
+
+def test_the_settings_of_a_run_repeat_it(tmp_path: Path, whole_run: Path, command: Command) -> None:
+    again = tmp_path / "again"
+    assert command("train", "--config", whole_run / "settings.yaml", "--run-dir", again) == 0
+    assert differences(checkpoint(again), checkpoint(whole_run)) == []
+    other = ["train", "--config", whole_run / "settings.yaml", "--run-dir", tmp_path / "other"]
+    assert command(*other, "seed=1") == 0
+    assert "/model/head.weight" in differences(
+        checkpoint(tmp_path / "other"), checkpoint(whole_run)
+    )
+
+
+def test_resume_last_takes_the_run_that_saved_most_recently(
+    tmp_path: Path, train: Command, command: Command
+) -> None:
+    for name, time in (("a", 1_000_000), ("b", 3_000_000), ("c", 2_000_000)):
+        assert train(tmp_path / "runs/x" / name, "trainer.max_steps=1") == 0
+        os.utime(tmp_path / "runs/x" / name / "checkpoints/last.pt", (time, time))
+    assert command("train", "--resume", "last", "trainer.max_steps=2") == 0
+    steps = {name: checkpoint(tmp_path / "runs/x" / name)["step"] for name in "abc"}
+    assert steps == {"a": 1, "b": 2, "c": 1}
+    manifest = json.loads((tmp_path / "runs/x/b/manifest.json").read_text(encoding="utf-8"))
+    assert [m["command"] for m in manifest["resumed"]] == [
+        "train.py --resume last trainer.max_steps=2"
+    ]
+
+
+def test_there_must_be_a_run_to_resume(
+    tmp_path: Path, trained_run: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for run in ("last", "missing", "empty"):
+        assert command("train", "--resume", run) == 2
+        assert "error: " in capsys.readouterr().err
+    assert command("train", "--resume", trained_run, "--config", "some.yaml") == 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
+
+
+def test_a_new_run_never_goes_into_a_folder_in_use(
+    tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert train(tmp_path) == 2
+    assert f"{tmp_path} is not empty" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_ctrl_c_saves_and_leaves_with_130(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    options = ["--config", "config/synthetic.yaml", "--run-dir", str(run)]
+    settings = ["device=cpu", "trainer.epochs=1000", "logger.tensorboard=false"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "train.py", *options, *settings],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch 1/1000" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    output, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors == ""
+    assert f"stopped and saved; go on with: python train.py --resume {run}" in output
+    stopped = checkpoint(run)["step"]
+
+    monkeypatch.setattr(synthetic, "TRAINING", 10_000)  # as in the other process
+    monkeypatch.setattr(synthetic, "VALIDATION", 1_000)
+    assert command("train", "--resume", run, f"trainer.max_steps={stopped + 1}") == 0
+    assert checkpoint(run)["step"] == stopped + 1
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
+    state = {"weights": torch.randn(3), "step": 7, "names": ["a", "b"], "best": 0.1}
+    save_checkpoint(tmp_path / "x.pt", state)
+    loaded = load_checkpoint(tmp_path / "x.pt")
+    assert differences({key: loaded[key] for key in state}, state) == []
+
+
+def test_a_failed_save_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.pt", {"step": 1})
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(tmp_path / "x.pt", {"step": 2, "never plain": lambda: None})
+    assert load_checkpoint(tmp_path / "x.pt")["step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_a_damaged_checkpoint_is_refused(
+    tmp_path: Path, trained_run: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (trained_run / "checkpoints/last.pt").read_bytes()
+    weight = checkpoint(trained_run)["model"]["head.weight"]
+    place = content.index(weight.contiguous().numpy().tobytes())
+    flipped = bytes([content[place] ^ 1])  # the lowest bit of the first weight
+    damaged = {
+        "flipped.pt": content[:place] + flipped + content[place + 1 :],
+        "truncated.pt": content[: len(content) // 2],
+        "empty.pt": b"",
+        "text.pt": b"no checkpoint at all",
+    }
+    for name, bad in damaged.items():
+        (tmp_path / name).write_bytes(bad)
+        for arguments in (["train", "--resume", name], ["evaluate", name]):
+            assert command(*arguments) == 2
+            assert f"{name} is no usable checkpoint" in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == damaged.keys()
+
+
+class Trap:
+    """Makes a file when it is unpickled, as an attacker's would do worse."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.file),)
+
+
+def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
+    file, sprung = tmp_path / "trap.pt", tmp_path / "sprung"
+    save_checkpoint(file, {"step": 1, "model": Trap(sprung)})
+    with pytest.raises(UserError, match="no usable checkpoint"):
+        load_checkpoint(file)
+    assert not sprung.exists()
+    torch.load(file, weights_only=False)  # shows that the trap works
+    assert sprung.exists()
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="no checkpoint of this project"):
+        load_checkpoint(tmp_path / "other.pt")

@@ -1,0 +1,219 @@
+"""Settings: where they come from, what is checked, and what the errors say."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from config.loading import load_settings, to_yaml
+from config.reference import ROOT
+from config.schema import AdamW, Cosine, Section, Settings
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+Command = Callable[..., int]
+SYNTHETIC, FASHION = ROOT / "config/synthetic.yaml", ROOT / "config/fashion_mnist.yaml"
+
+
+def refusal(*changes: str, source: Path = SYNTHETIC) -> str:
+    """What is said about settings that are not accepted."""
+    with pytest.raises(UserError) as error:
+        load_settings(source, changes)
+    assert error.value.exit_code == 2
+    return str(error.value)
+
+
+# What is refused
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:
+    for wrong, right in {
+        "seeds": "seed",
+        "trainer.epoch": "trainer.epochs",
+        "optimizer.momentun": "optimizer.momentum",
+        "model.widht": "model.width",
+    }.items():
+        assert f"did you mean {right}?" in refusal(f"{wrong}=3")
+
+
+WRONG = (  # setting, value, what is said to be allowed
+    ("trainer.epochs", "many", "integer"),
+    ("trainer.epochs", "2.5", "integer"),
+    ("trainer.epochs", "0", "greater than or equal to 1"),
+    ("trainer.ema", "1.0", "less than 1"),
+    ("trainer.precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16'"),
+    ("trainer.compile", "1", "boolean"),
+    ("trainer.name", "classifier.Nothing", "classifier.Classifier"),
+    ("logger.tensorboard", "no", "boolean"),
+    ("optimizer.name", "Adam", "'AdamW'"),
+    ("optimizer.lr", "fast", "number"),
+    ("optimizer.lr", "-0.1", "greater than 0"),
+    ("model.name", "os.system", "networks.MLP"),
+    ("model.width", "wide", "integer"),
+    ("model.freeze", "stem.*", "array"),
+)
+
+
+def test_a_wrong_value_is_told_with_its_setting_and_what_is_allowed() -> None:
+    for key, value, allowed in WRONG:
+        setting, _, said = refusal(f"{key}={value}").partition(": ")
+        assert setting in (f"{key} = {value}", f'{key} = "{value}"', f"{key} = '{value}'")
+        assert allowed in said
+
+
+def test_yaml_and_command_line_are_told_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    for key, value, _ in WRONG:
+        content: dict[str, dict[str, str]] = {
+            "data": {"name": "synthetic.Synthetic"},
+            "model": {"name": "networks.ConvNet"},
+            "trainer": {"name": "classifier.Classifier"},
+            "optimizer": {"name": "SGD"},
+            "logger": {},
+        }
+        section, _, name = key.partition(".")
+        content[section][name] = value
+        file.write_text(json.dumps(content).replace(f'"{value}"', value))
+        assert refusal(source=file) == refusal(f"{key}={value}")
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    message = refusal("seed=-1", "device=5", "trainer.epochs=0", "data.batch_size=0")
+    assert "seed = -1" in message
+    assert "(and 2 more)" in message
+
+
+def test_what_is_no_setting_at_all_is_refused(tmp_path: Path) -> None:
+    assert "KEY=VALUE" in refusal("epochs")
+    assert "seed = 0 holds no further settings" in refusal("seed=0", "seed.x=1")
+    for name, content in {"list.yaml": "- a\n- b\n", "broken.yaml": "data: [1,\n"}.items():
+        (tmp_path / name).write_text(content)
+        assert name in refusal(source=tmp_path / name)
+    assert "missing.yaml" in refusal(source=tmp_path / "missing.yaml")
+    (tmp_path / "half.yaml").write_text("data: {name: synthetic.Synthetic}\n")
+    assert "model is missing" in refusal(source=tmp_path / "half.yaml")
+
+
+# What is understood
+
+
+def test_numbers_and_words_are_what_they_look_like(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.yaml"
+    file.write_text(f"{SYNTHETIC.read_text()}name: no\n")
+    settings = load_settings(file, ["optimizer.lr=1e-3", "trainer.max_steps=null"])
+    assert settings.optimizer.lr == 0.001
+    assert settings.trainer.max_steps is None
+    assert settings.name == "no"
+    assert load_settings(file, ["optimizer.lr=1"]).optimizer.lr == 1.0
+
+
+def test_a_run_is_named_after_its_settings_file() -> None:
+    assert load_settings(SYNTHETIC).name == "synthetic"
+    assert load_settings(SYNTHETIC, ["name=other"]).name == "other"
+
+
+def test_a_new_class_drops_the_settings_of_the_old_one_in_any_order() -> None:
+    changes = ["optimizer.lr=0.5", "optimizer.name=AdamW", "data.batch_size=7"]
+    settings = load_settings(FASHION, [*changes, "data.name=synthetic.Synthetic"])
+    assert settings.optimizer == AdamW(lr=0.5)
+    assert settings.data.batch_size == 7
+    assert settings.data.arguments == {}
+    assert load_settings(FASHION).data.arguments["validation"] == 5000
+
+
+def test_the_arguments_of_a_class_are_settings_with_their_defaults() -> None:
+    changes = ["model.name=networks.MLP", "model.width=64"]
+    arguments = load_settings(SYNTHETIC, changes).model.arguments
+    assert arguments == {"inputs": 784, "width": 64, "classes": 10}
+
+
+def test_settings_written_as_yaml_are_the_same_when_read(tmp_path: Path) -> None:
+    changes = [
+        "model.freeze=[stem.*]",
+        "model.width=8",
+        "optimizer={name: AdamW, betas: [0.8, 0.99], lr: 1e-3}",
+        "scheduler={name: cosine, warmup: 0.1}",
+        "trainer.ema=0.99",
+        "seed=5",
+        "name=the same",
+    ]
+    for source in (SYNTHETIC, FASHION):
+        settings = load_settings(source, changes)
+        assert settings.scheduler == Cosine(warmup=0.1)
+        (tmp_path / "settings.yaml").write_text(to_yaml(settings), encoding="utf-8")
+        assert load_settings(tmp_path / "settings.yaml") == settings
+
+
+def test_the_environment_says_where_the_data_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(SYNTHETIC).data.root == Path("data")
+    monkeypatch.setenv("DATA_ROOT", "/mnt/1e3")
+    settings = load_settings(FASHION)
+    assert settings.data.root == Path("/mnt/1e3")
+    assert settings.data.name == "fashion_mnist.FashionMNIST"
+
+
+# The command
+
+
+def test_bad_settings_end_the_command_with_2_and_leave_no_run_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", "--config", str(SYNTHETIC), "--run-dir"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "run"), "trainer.epoch=3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == ("error: unknown setting trainer.epoch; did you mean trainer.epochs?\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_only_fail_when_they_are_used_leave_no_run_folder_either(
+    tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for change in (
+        "device=cuda:99",
+        "device=GPU one",
+        "checkpoint.monitor=acuracy",
+        "model.freeze=[steam.*]",
+        "model.init_from=nothing",
+    ):
+        assert train(tmp_path / "run", change) == 2
+        assert "error: " in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []
+
+
+def fields(schema: type[Section], prefix: str = "") -> Iterator[str]:
+    """The names of all settings, and with them those of the sections."""
+    for name, field in schema.model_fields.items():
+        yield prefix + name
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from fields(kind, f"{prefix}{name}.")
+
+
+def test_help_lists_every_setting_without_importing_torch() -> None:
+    code = "import sys, train\ntry: train.main()\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "False"
+    listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    sections = {"data", "model", "trainer", "optimizer", "scheduler", "checkpoint", "logger"}
+    assert set(fields(Settings)) - sections <= listed
+    assert {"data.validation", "data.mirrors", "model.inputs", "model.channels"} <= listed
+
+
+def test_the_schema_for_editors_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_module("config")
+    written = (ROOT / "config/schema.json").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == written, "run: python -m config > config/schema.json"
+    assert json.loads(written)["properties"].keys() == Settings.model_fields.keys()
