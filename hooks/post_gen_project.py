@@ -20,12 +20,13 @@ def keep_license(name: str) -> None:
 
 def remove_caches() -> None:
     """Removes what tools left in the template's folder, where it is run in place."""
-    for folder in (".", *filter(os.path.isdir, os.listdir())):
-        for name in os.listdir(folder):
-            if name == "__pycache__" or (folder == "." and name.endswith("_cache")):
-                from shutil import rmtree
+    own = [name for name in os.listdir() if name == "__pycache__" or name.endswith("_cache")]
+    folders = [name for name in os.listdir() if os.path.isdir(name) and name not in own]
+    inner = [os.path.join(folder, "__pycache__") for folder in folders]
+    for cache in filter(os.path.isdir, own + inner):
+        from shutil import rmtree
 
-                rmtree(os.path.join(folder, name))
+        rmtree(cache)
 
 
 def begin_repository() -> str:

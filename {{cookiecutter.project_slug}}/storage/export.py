@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from utils.errors import UserError
 
-SHAPES = {"input": {0: torch.export.Dim("batch", min=1)}}
+SHAPES = {"input": {0: torch.export.Dim.DYNAMIC}}
 Reloaded = Callable[[Tensor], Tensor]
 
 

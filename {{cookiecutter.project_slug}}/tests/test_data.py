@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from base.base_dataset import BaseDataset, Sample
+from base.base_dataset import BaseDataset, Batch, Sample
 from base.batch_loader import BatchLoader
 from config.schema import Settings
-from data_loader import build_dataset, build_training_loaders, fashion_mnist, transforms
+from data_loader import build_dataset, build_training_loaders, fashion_mnist
 from data_loader.fashion_mnist import FILES, FashionMNIST
+from data_loader.synthetic import Synthetic
 from utils.errors import DATA_UNAVAILABLE, UserError
 from utils.seed import generator
 
@@ -45,12 +46,17 @@ def pixels(dataset: BaseDataset) -> set[bytes]:
     return {dataset[k]["input"].numpy().tobytes() for k in range(len(dataset))}
 
 
+def whole(dataset: BaseDataset) -> Batch:
+    """All samples in one batch, as they are."""
+    return dataset.__getitems__(torch.arange(len(dataset)))
+
+
 # Samples and splits
 
 
 def test_samples_are_grey_images_and_their_classes(splits: dict[str, BaseDataset]) -> None:
     for dataset in splits.values():
-        batch = dataset.__getitems__(torch.arange(len(dataset)))
+        batch = whole(dataset)
         assert batch["input"].shape == (len(dataset), 1, 28, 28)
         assert batch["input"].dtype == torch.uint8
         assert batch["target"].dtype == torch.int64
@@ -79,11 +85,10 @@ def test_the_seed_chooses_the_validation_images(make_settings: Callable[..., Set
     assert pixels(first) != pixels(other)
 
 
-def test_a_stratified_split_keeps_the_shares_of_the_classes() -> None:
-    targets = torch.tensor([0] * 700 + [1] * 200 + [2] * 100)[torch.randperm(1000)]
-    first, second = transforms.stratified_split(targets, 250, seed=3)
-    assert sorted([*first.tolist(), *second.tolist()]) == list(range(1000))
-    assert Counter(targets[second].tolist()) == {0: 175, 1: 50, 2: 25}
+def test_validation_images_have_the_shares_of_the_classes(splits: dict[str, BaseDataset]) -> None:
+    counts = [whole(splits[name])["target"].bincount() for name in ("train", "validation")]
+    wanted = 210 * sum(counts) / 1000
+    assert (counts[1] - wanted).abs().max() <= 1
 
 
 def test_inputs_are_normalised_by_what_the_training_images_say(
@@ -91,7 +96,7 @@ def test_inputs_are_normalised_by_what_the_training_images_say(
 ) -> None:
     loaders = build_training_loaders(make_settings())
     train, validation = loaders["train"].dataset, loaders["validation"].dataset
-    images = train.__getitems__(torch.arange(len(train)))
+    images = whole(train)
     inputs = train.transform(images, None)["input"]
     assert inputs.dtype == torch.float32
     assert inputs.mean().item() == pytest.approx(0, abs=1e-5)
@@ -117,24 +122,40 @@ def crops(image: Tensor, shift: int) -> list[Tensor]:
     return [padded[:, y : y + height, x : x + width] for y in places for x in places]
 
 
-def test_augmented_images_are_all_the_shifted_and_mirrored_ones() -> None:
+@pytest.fixture
+def clothes(tmp_path: Path, splits: dict[str, BaseDataset]) -> Callable[..., FashionMNIST]:
+    """``clothes(shift=1, flip=True)``: FashionMNIST without images, to transform others."""
+
+    def make(shift: int, flip: bool) -> FashionMNIST:
+        dataset = FashionMNIST(tmp_path, None, seed=0, shift=shift, flip=flip)
+        dataset.load_state_dict(splits["train"].state_dict())
+        return dataset
+
+    return make
+
+
+def test_augmented_images_are_all_the_shifted_and_mirrored_ones(
+    clothes: Callable[..., FashionMNIST],
+) -> None:
     image = torch.randint(256, (1, 6, 5), dtype=torch.uint8)
-    found = transforms.augment(image.expand(500, 1, 6, 5), 1, True, generator(0))
-    wanted = crops(image, 1) + [crop.flip(2) for crop in crops(image, 1)]
-    assert {f.numpy().tobytes() for f in found} == {w.numpy().tobytes() for w in wanted}
+    straight, mirrored = crops(image, 1), [crop.flip(2) for crop in crops(image, 1)]
+    for flip, wanted in ((True, straight + mirrored), (False, straight)):
+        dataset = clothes(shift=1, flip=flip)
+        found = dataset.transform({"input": image.expand(500, 1, 6, 5)}, generator(0))["input"]
+        plain = dataset.transform({"input": torch.stack(wanted)}, None)["input"]
+        assert {f.numpy().tobytes() for f in found} == {p.numpy().tobytes() for p in plain}
 
 
-def test_without_flip_no_image_is_mirrored() -> None:
-    image = torch.randint(256, (1, 6, 5), dtype=torch.uint8)
-    found = transforms.augment(image.expand(300, 1, 6, 5), 2, False, generator(0))
-    assert {f.numpy().tobytes() for f in found} == {w.numpy().tobytes() for w in crops(image, 2)}
+def test_augmentation_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
+    class OneImage(Synthetic):
+        def __getitems__(self, indices: Tensor) -> Batch:
+            return super().__getitems__(torch.zeros_like(indices))
 
+    dataset = OneImage(tmp_path, "train", seed=0)
 
-def test_augmentation_depends_on_seed_and_step_alone(splits: dict[str, BaseDataset]) -> None:
     def inputs(seed: int, step: int) -> Tensor:
-        (batch,) = BatchLoader(splits["train"], len(splits["train"]), seed)[step]
-        # In one order, so that only the augmentation tells two epochs apart.
-        return batch["input"].sum((1, 2, 3)).sort().values
+        (batch,) = BatchLoader(dataset, 50, seed)[step]
+        return batch["input"]
 
     assert torch.equal(inputs(1, 3), inputs(1, 3))
     assert not torch.equal(inputs(1, 3), inputs(1, 4))
@@ -194,16 +215,20 @@ def test_batches_are_the_same_with_any_number_of_workers(splits: dict[str, BaseD
 # Image files
 
 
-def test_image_files_are_fitted_on_black_in_their_proportions(tmp_path: Path) -> None:
+def test_image_files_are_fitted_on_black_in_their_proportions(
+    tmp_path: Path, splits: dict[str, BaseDataset]
+) -> None:
     Image.new("L", (56, 28), 200).save(tmp_path / "wide.png")
-    image = transforms.read_grey_image(tmp_path / "wide.png", 28, 28)
+    image = splits["test"].read_input(tmp_path / "wide.png")["input"]
     assert image.shape == (1, 28, 28)
     assert image.dtype == torch.uint8
     assert set(image[0, 7:21].flatten().tolist()) == {200}
     assert set(image[0, :7].flatten().tolist()) == set(image[0, 21:].flatten().tolist()) == {0}
 
 
-def test_every_kind_of_image_file_gives_the_same_greys(tmp_path: Path) -> None:
+def test_every_kind_of_image_file_gives_the_same_greys(
+    tmp_path: Path, splits: dict[str, BaseDataset]
+) -> None:
     greys = np.arange(28 * 28).reshape(28, 28).astype(np.uint8)
     image = Image.fromarray(greys)
     image.save(tmp_path / "8_bits.png")
@@ -213,21 +238,26 @@ def test_every_kind_of_image_file_gives_the_same_greys(tmp_path: Path) -> None:
     Image.fromarray(greys.astype(np.uint16) * 257).save(tmp_path / "16_bits.png")
     Image.fromarray(greys.astype(np.float32) / 255).save(tmp_path / "fractions.tif")
     for file in sorted(tmp_path.iterdir()):
-        found = transforms.read_grey_image(file, 28, 28)[0].numpy().astype(int)
+        found = splits["test"].read_input(file)["input"][0].numpy().astype(int)
         assert abs(found - greys).max() <= 1, file.name
 
 
-def test_transparent_parts_of_an_image_are_black(tmp_path: Path) -> None:
+def test_transparent_parts_of_an_image_are_black(
+    tmp_path: Path, splits: dict[str, BaseDataset]
+) -> None:
     image = Image.new("RGBA", (28, 28), (255, 255, 255, 0))
     image.paste((255, 255, 255, 255), (0, 0, 14, 28))
     image.save(tmp_path / "half.png")
-    found = transforms.read_grey_image(tmp_path / "half.png", 28, 28)
+    found = splits["test"].read_input(tmp_path / "half.png")["input"]
     assert found[:, :, :14].min() == 255
     assert found[:, :, 14:].max() == 0
 
 
 # FashionMNIST: files of the right names and sizes, so nothing has to be downloaded. Image k is
 # black but for its first pixel, k % 251, and is of class k % 10.
+
+
+NOWHERE = ("http://127.0.0.1:9/",)  # nothing listens there
 
 
 def idx(shape: tuple[int, ...]) -> bytes:
@@ -287,7 +317,7 @@ def test_fashion_mnist_is_read_and_split(tmp_path: Path, packed: dict[str, bytes
     train = FashionMNIST(tmp_path, "train", seed=0)
     validation = FashionMNIST(tmp_path, "validation", seed=0)
     assert (len(train), len(validation)) == (55_000, 5_000)
-    samples = [d.__getitems__(torch.arange(len(d))) for d in (train, validation)]
+    samples = [whole(train), whole(validation)]
     assert [s["target"].bincount().tolist() for s in samples] == [[5_500] * 10, [500] * 10]
     # The first pixels and classes tell, with the fewest doubts, which image of the file it is.
     pairs = [torch.stack([s["input"][:, 0, 0, 0].long(), s["target"]], 1) for s in samples]
@@ -302,7 +332,7 @@ def test_fashion_mnist_is_found_in_each_usual_folder(
     for folder in ("", "raw", "FashionMNIST/raw"):
         root = tmp_path / f"root of {folder.replace('/', ' ')}"
         put(root / folder, test_files, unpacked=True)
-        test = FashionMNIST(root, "test", seed=0, mirrors=())
+        test = FashionMNIST(root, "test", seed=0, mirrors=NOWHERE)
         assert test[257]["input"].shape == (1, 28, 28)
         assert test[257]["input"][0, 0, 0] == 257 % 251
         assert test[257]["target"] == 7
@@ -313,7 +343,7 @@ def test_a_whole_file_is_used_where_another_one_is_damaged(
 ) -> None:
     put(tmp_path, {name: content[:-10] for name, content in packed.items()})
     put(tmp_path, contents, unpacked=True)
-    assert len(FashionMNIST(tmp_path, "test", seed=0, mirrors=())) == 10_000
+    assert len(FashionMNIST(tmp_path, "test", seed=0, mirrors=NOWHERE)) == 10_000
 
 
 def test_damaged_files_are_named_and_not_used(
@@ -333,7 +363,7 @@ def test_damaged_files_are_named_and_not_used(
         (root / name.removesuffix(".gz")).unlink()
         (root / file).write_bytes(content)
         with pytest.raises(UserError) as error:
-            FashionMNIST(root, "test", seed=0, mirrors=())
+            FashionMNIST(root, "test", seed=0, mirrors=NOWHERE)
         assert error.value.exit_code == DATA_UNAVAILABLE == 69
         assert f"{root / file}: damaged" in str(error.value)
 
@@ -373,7 +403,9 @@ def test_data_that_cannot_be_had_ends_a_command_with_69(
     config = Path(fashion_mnist.__file__).parent.parent / "config/fashion_mnist.yaml"
     run = tmp_path / "run"
     root = f"data.root={tmp_path / 'nothing here'}"
-    code = command("train", "--config", config, "--run-dir", run, root, "data.mirrors=[]")
+    code = command(
+        "train", "--config", config, "--run-dir", run, root, f"data.mirrors=[{NOWHERE[0]}]"
+    )
     assert code == 69
     assert "Offline: python train.py" in capsys.readouterr().err
     assert not run.exists()

@@ -4,19 +4,20 @@
 import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
-from config.reference import ROOT
 from data_loader import synthetic
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from trainer.classifier import Classifier
@@ -60,22 +61,41 @@ def measured(run: Path) -> list[list[str]]:
         return [row for row in csv.reader(file) if "samples_per_second" not in row]
 
 
-def stop_in_step(patch: pytest.MonkeyPatch, number: int, signal_number: int) -> None:
-    """Lets a signal arrive while step `number` is being computed."""
+def in_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
+    """Lets something happen once, while step `number` is being computed."""
     original = Classifier.training_step
-    steps = set()
+    done: list[int] = []
 
     def step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if trainer.step == number and number not in steps:
-            steps.add(number)
-            signal.raise_signal(signal_number)
+        if trainer.step == number and not done:
+            done.append(number)
+            action()
         return original(trainer, model, batch)
 
     patch.setattr(Classifier, "training_step", step)
 
 
+def crash() -> None:
+    raise RuntimeError("the machine went down")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def noise() -> Iterator[None]:
+    """Adds random noise to inputs, so that runs are the same only if the generators are too."""
+    original = Classifier.training_step
+
+    def step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        scale = random.random() + float(np.random.rand())
+        noisy = batch["input"] + scale * torch.randn_like(batch["input"])
+        return original(trainer, model, {**batch, "input": noisy})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "training_step", step)
+        yield
+
+
 @pytest.fixture(scope="module")
-def whole_run(train: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_run(noise: None, train: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never stopped."""
     run = tmp_path_factory.mktemp("whole") / "run"
     assert train(run, *STATEFUL) == 0
@@ -90,7 +110,7 @@ def test_a_stopped_run_ends_as_if_it_had_never_stopped(
 ) -> None:
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:  # in an epoch, between two log entries
-        stop_in_step(patch, 5, signal.SIGTERM)
+        in_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
         assert train(run, *STATEFUL) == 128 + signal.SIGTERM
     assert checkpoint(run)["step"] == 5
     assert command("train", "--resume", run) == 0
@@ -100,13 +120,39 @@ def test_a_stopped_run_ends_as_if_it_had_never_stopped(
     assert measured(run) == measured(whole_run)
 
 
+def test_a_crashed_run_goes_on_from_its_last_checkpoint(
+    tmp_path: Path, whole_run: Path, train: Command, command: Command
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="went down"):
+        in_step(patch, 14, crash)
+        train(run, *STATEFUL)
+    assert checkpoint(run)["step"] == 8  # the end of the first epoch
+    assert measured(run)[-1][3] == "12"  # what was logged later is done and logged again
+    assert command("train", "--resume", run) == 0
+    assert differences(checkpoint(run), checkpoint(whole_run)) == []
+    assert measured(run) == measured(whole_run)
+
+
+def test_patience_goes_on_where_it_stopped(
+    tmp_path: Path, train: Command, command: Command
+) -> None:
+    # At such a rate no weight changes, so only the first of these epochs of 16 steps is a gain.
+    changes = ["model.name=networks.MLP", "optimizer.lr=1e-30", "trainer.epochs=9"]
+    with pytest.MonkeyPatch.context() as patch:
+        in_step(patch, 2 * 16 + 1, lambda: signal.raise_signal(signal.SIGTERM))
+        assert train(tmp_path / "run", *changes, "trainer.early_stop=2") == 143
+    assert command("train", "--resume", tmp_path / "run") == 0
+    assert checkpoint(tmp_path / "run")["step"] == 3 * 16
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_workers_may_change_when_a_run_goes_on(
     tmp_path: Path, whole_run: Path, train: Command, command: Command
 ) -> None:
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        stop_in_step(patch, 11, signal.SIGINT)
+        in_step(patch, 11, lambda: signal.raise_signal(signal.SIGINT))
         assert train(run, *STATEFUL) == 130
     assert command("train", "--resume", run, "data.workers=2") == 0
     changed = ["/settings/data/workers"]

@@ -12,7 +12,6 @@ from typing import get_args
 import pytest
 
 from config.loading import load_settings, to_yaml
-from config.reference import ROOT
 from config.schema import AdamW, Cosine, Section, Settings
 from utils.errors import UserError
 
@@ -84,9 +83,9 @@ def test_yaml_and_command_line_are_told_the_same(tmp_path: Path) -> None:
 
 
 def test_several_mistakes_are_told_at_once() -> None:
-    message = refusal("seed=-1", "device=5", "trainer.epochs=0", "data.batch_size=0")
+    message = refusal("seed=-1", "trainer.epochs=0")
     assert "seed = -1" in message
-    assert "(and 2 more)" in message
+    assert "trainer.epochs = 0" in message
 
 
 def test_what_is_no_setting_at_all_is_refused(tmp_path: Path) -> None:
@@ -124,7 +123,7 @@ def test_a_new_class_drops_the_settings_of_the_old_one_in_any_order() -> None:
     assert settings.optimizer == AdamW(lr=0.5)
     assert settings.data.batch_size == 7
     assert settings.data.arguments == {}
-    assert load_settings(FASHION).data.arguments["validation"] == 5000
+    assert "flip" in load_settings(FASHION).data.arguments
 
 
 def test_the_arguments_of_a_class_are_settings_with_their_defaults() -> None:
@@ -209,7 +208,7 @@ def test_help_lists_every_setting_without_importing_torch() -> None:
     listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
     sections = {"data", "model", "trainer", "optimizer", "scheduler", "checkpoint", "logger"}
     assert set(fields(Settings)) - sections <= listed
-    assert {"data.validation", "data.mirrors", "model.inputs", "model.channels"} <= listed
+    assert {"data.shift", "data.mirrors", "model.inputs", "model.channels"} <= listed
 
 
 def test_the_schema_for_editors_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:

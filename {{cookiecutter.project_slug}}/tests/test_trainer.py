@@ -131,7 +131,7 @@ def test_clipping_bounds_the_gradient(
 def test_a_loss_that_is_not_finite_ends_training(make_trainer: MakeTrainer) -> None:
     constant = "scheduler={name: constant}"
     trainer = make_trainer(*SMALL, constant, "optimizer.lr=1e30", "logger.every_steps=1")
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 2, lr 1e\+30") as error:
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 2\D.*1e\+30") as error:
         trainer.fit()
     assert error.value.exit_code == TRAINING_FAILED == 1
 
