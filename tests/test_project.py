@@ -24,6 +24,7 @@ def bash_blocks(readme: Path, heading: str) -> list[str]:
 
 def run_bash(commands: str, cwd: Path, **environment: str) -> str:
     """Runs commands as they stand in a README, in a shell that stops at the first failure."""
+    environment = {"HOME": os.environ["HOME"], **environment}  # with the caches of pip and uv
     done = run("bash", "-euo", "pipefail", "-c", commands, cwd=cwd, **environment)
     assert done.returncode == 0, f"{commands}\n{done.stdout}"
     return done.stdout
@@ -38,8 +39,9 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_projects_own_hooks_pass_and_change_nothing(project: Path) -> None:
-    done = run("pre-commit", "run", "--all-files", cwd=project)
+def test_the_projects_own_hooks_pass_and_change_nothing(project: Path, tmp_path: Path) -> None:
+    caches = {"PRE_COMMIT_HOME": str(tmp_path / "pre-commit")}
+    done = run("pre-commit", "run", "--all-files", cwd=project, **caches)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("Passed") == 9, done.stdout
     assert run("git", "status", "--porcelain", cwd=project).stdout == ""

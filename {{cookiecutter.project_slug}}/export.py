@@ -23,11 +23,11 @@ def main() -> None:
     checkpoint = find_checkpoint(arguments.run)
     state = load_checkpoint(checkpoint)
     model = build_model(load_settings(state["settings"]), state).eval()
+    title = state["data"]["title"]
     about = {name: state[name] for name in ("settings", "data", "step")}
     file = arguments.output or folder_of(checkpoint) / "export" / f"model.{arguments.format}"
     difference = export_model(model, state["example"], arguments.format, file, about)
-    origin = f"trained on {state['data']['title']}"
-    print(f"{file}: {origin}; outputs differ from the model's by {difference:.1e} at most")
+    print(f"{file}: outputs within {difference:.1e} of the model's; trained on {title}")
 
 
 if __name__ == "__main__":

@@ -48,8 +48,10 @@ def train(settings: Settings, run: Path, state: dict[str, Any] | None = None) ->
     start_logging()
     seed_everything(settings.seed, settings.deterministic)
     loaders = build_training_loaders(settings)
-    dataset, model = loaders["train"].dataset, build_model(settings)
+    dataset, model = loaders["train"].dataset, build_model(settings, state)
     trainer = build_trainer(settings, model, loaders, run)
+    with trainer.evaluating() as network:  # what does not fit together fails now, not in the run
+        trainer.training_step(network, trainer.to_device(next(loaders["train"].steps(0, 1))[0]))
     if state is not None:
         trainer.load_state_dict(state)
     data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint()}

@@ -70,7 +70,7 @@ class BaseTrainer(ABC):
         self.stop_signal = 0  # the signal that ended fit, if one did
         self.log_due = False  # whether the step at work is one that is logged
         self.sums: dict[str, Tensor] = {}  # of what is logged, on the device
-        self.weights: dict[str, float] = {}  # how many values each of them adds up
+        self.counts: dict[str, float] = {}  # how many values each of them adds up
         self._restart_clock()
 
     # What every project defines.
@@ -129,7 +129,7 @@ class BaseTrainer(ABC):
         record = RunLog(self.run, self.dataset.title, self.step, self.settings.logger.tensorboard)
         bar = progress_bar(total, self.dataset.title, self.step)
         with record, bar, StopSignals() as signals:
-            if self.step == 0:
+            if self.step == 0 and self.settings.logger.tensorboard:
                 record.pictures(self._draw_inputs(), self.step)
             for batches in loader.steps(self.step, self.step if self.stopped_early else total):
                 self.epoch = self.step // loader.steps_per_epoch + 1
@@ -147,15 +147,14 @@ class BaseTrainer(ABC):
                 self._samples += sum(map(batch_size, batches))
                 bar.update()
                 if self.log_due:
-                    text = self._log_step(record, factor * self.settings.optimizer.lr)
-                    bar.set_postfix_str(text, refresh=False)
+                    bar.set_postfix_str(self._log_step(record, factor), refresh=False)
+                self.stop_signal = signals.received  # read once: it may come at any moment
                 if epoch_ends:
                     self._end_epoch(record, final=self.step == total)
-                elif signals.received or self.step % save_every == 0:
+                elif self.stop_signal or self.step % save_every == 0:
                     self.save()
-                if signals.received or self.stopped_early:
+                if self.stop_signal or self.stopped_early:
                     break
-            self.stop_signal = signals.received
 
     def evaluate(self, split: str) -> dict[str, Tensor]:
         """The metrics over a split, on the CPU."""
@@ -209,23 +208,28 @@ class BaseTrainer(ABC):
         """Adds to what the next log entry is the mean of, without waiting for the device."""
         for name, value in scalars.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach() * weight
-            self.weights[name] = self.weights.get(name, 0.0) + weight
+            self.counts[name] = self.counts.get(name, 0.0) + weight
 
-    def _log_step(self, record: RunLog, lr: float) -> str:
+    def _log_step(self, record: RunLog, factor: float) -> str:
         """Writes the means since the last log entry; here the host waits for the device."""
-        values = {name: float(total) / self.weights[name] for name, total in self.sums.items()}
-        if not math.isfinite(values["loss"]):
-            text = f"the loss is {values['loss']} at step {self.step}; try a lower optimizer.lr"
-            raise UserError(f"{text} than {lr:.3g}, or trainer.clip_norm", TRAINING_FAILED)
-        values["lr"] = lr
+        self._check_finite()
+        values = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        values["lr"] = factor * self.settings.optimizer.lr
         text = format_values(values)
         values["samples_per_second"] = self._samples / (time.perf_counter() - self._started)
         record.scalars("train", self.epoch, self.step, values)
         log.debug("step %d  %s", self.step, format_values(values))
         self.sums.clear()
-        self.weights.clear()
+        self.counts.clear()
         self._restart_clock()
         return text
+
+    def _check_finite(self) -> None:
+        """Stops training before a loss that is no number reaches a log or a checkpoint."""
+        loss, rate = float(self.sums.get("loss", 0.0)), self.settings.optimizer.lr
+        if not math.isfinite(loss):
+            text = f"the loss is {loss} at step {self.step}; try an optimizer.lr below {rate:g}, "
+            raise UserError(f"{text}trainer.clip_norm, or trainer.precision=fp32", TRAINING_FAILED)
 
     def _end_epoch(self, record: RunLog, final: bool) -> None:
         """Evaluates, logs, notes whether it is the best so far, and saves."""
@@ -239,7 +243,7 @@ class BaseTrainer(ABC):
         head = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, validation"
         log.info("%s %s%s", head, format_values(scalars), "  (best so far)" * gained)
         final |= self.stopped_early
-        if final or self.epoch % self.settings.logger.picture_epochs == 0:
+        if final and self.settings.logger.tensorboard:
             record.pictures(self.pictures("validation", results), self.step)
         if final:
             record.hyperparameters(self.settings.model_dump(mode="json"), scalars)
@@ -267,6 +271,7 @@ class BaseTrainer(ABC):
 
     def save(self, best: bool = False) -> None:
         """Saves a checkpoint in the run folder."""
+        self._check_finite()
         keep = self.settings.checkpoint.keep
         save_step(self.run / "checkpoints", self.state_dict(), self.step, keep, best)
 
@@ -289,12 +294,19 @@ class BaseTrainer(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where `state_dict` was taken."""
+        for section in ("data", "trainer", "optimizer"):
+            was, now = state["settings"][section]["name"], getattr(self.settings, section).name
+            if was != now:
+                raise UserError(f"{section}.name = {now!r}: this run has {was!r}, and keeps it")
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            saved = state.get(name, part.state_dict())  # an average that is new begins now
+            if "param_groups" in saved:  # rates and the like come from the settings
+                saved = {**saved, "param_groups": part.state_dict()["param_groups"]}
+            part.load_state_dict(saved)
         for name in PROGRESS:
             setattr(self, name, state[name])
         self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
         restore_random_states(state["random"])
 
 
-PROGRESS = ("step", "best", "epochs_without_gain", "sums", "weights")  # plain values and tensors
+PROGRESS = ("step", "best", "epochs_without_gain", "sums", "counts")  # plain values and tensors

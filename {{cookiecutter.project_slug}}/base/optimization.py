@@ -27,7 +27,10 @@ def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
         raise UserError("model.freeze leaves no parameter to train")
     arguments: dict[str, Any] = options.model_dump(exclude={"name", "adamw_lr"})
     if not isinstance(options, Muon):
-        return [getattr(torch.optim, options.name)(parameters, **arguments)]
+        try:
+            return [getattr(torch.optim, options.name)(parameters, **arguments)]
+        except ValueError as error:
+            raise UserError(f"optimizer: {error}") from error
     matrices = [p for p in parameters if p.ndim == 2]
     others = [p for p in parameters if p.ndim != 2]
     if not matrices:

@@ -92,7 +92,7 @@ def _with_arguments(section: str, options: ClassSection) -> ClassSection:
         place = f"{section}.name = {options.name!r}: {options.package}/ has"
         raise UserError(f"{place} {', '.join(classes)}")
     accepted = constructor_arguments(options.package, options.name, options.given)
-    arguments = _validated(accepted, options.arguments, section)
+    arguments = _validated(accepted, options.model_extra or {}, section)
     return options.model_construct(**dict(options) | dict(arguments))
 
 
@@ -120,5 +120,4 @@ def _describe(problem: Any, section: str) -> str:
     if kind == "union_tag_invalid":
         key, value = f"{key}.name", problem["ctx"]["tag"]
         message = f"should be one of {problem['ctx']['expected_tags']}"
-    short = value if len(value) <= 60 else f"{value[:57]}..."
-    return f"{key} = {short}: {message.replace('Input should', 'should')}"
+    return f"{key} = {value[:60]}: {message.replace('Input should', 'should')}"

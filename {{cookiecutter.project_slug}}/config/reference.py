@@ -14,18 +14,18 @@ import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import pydantic
 from pydantic import Field
 
+from config import schema
 from config.schema import ClassSection, Section, Settings
 from utils.errors import UserError
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
-PLAIN_TYPES = {kind.__name__: kind for kind in (bool, int, float, str, list, tuple, dict, Path)}
-NAMES: dict[str, Any] = {**PLAIN_TYPES, "Annotated": Annotated, "Literal": Literal, "Field": Field}
+NAMES = {**vars(schema), **{k.__name__: k for k in (bool, int, float, str, list, tuple, dict)}}
 
 
 def load_class(package: str, name: str, base: type[T]) -> type[T]:
@@ -102,20 +102,18 @@ def command_parser(description: str) -> argparse.ArgumentParser:
     wanted = {"-h", "--help"} & set(sys.argv)
     lines = [f"  {key}  ({kind})\n{meaning}" for key, kind, meaning in rows()] if wanted else []
     layout, text = argparse.RawDescriptionHelpFormatter, "\n".join(["settings:", *lines])
-    return argparse.ArgumentParser(
-        description=description, epilog=text, formatter_class=layout, allow_abbrev=False
-    )
+    return argparse.ArgumentParser(description=description, epilog=text, formatter_class=layout)
 
 
 def rows(
-    schema: type[Section] = Settings, prefix: str = "", owner: str = ""
+    part: type[Section] = Settings, prefix: str = "", owner: str = ""
 ) -> Iterator[tuple[str, str, str]]:
     """Key, type and meaning of the settings of a section and of all sections in it.
 
     The type begins with the class or choice that has the setting, if not all have it.
     """
-    kinds = schema.model_json_schema().get("properties", {})
-    for name, field in schema.model_fields.items():
+    kinds = part.model_json_schema().get("properties", {})
+    for name, field in part.model_fields.items():
         types = (field.annotation, *get_args(field.annotation))
         sections = [t for t in types if isinstance(t, type) and issubclass(t, Section)]
         for section in sections:
@@ -127,8 +125,6 @@ def rows(
             parts = [owner, *sorted(kind)[::-1], "required" if field.is_required() else default]
             meaning = textwrap.indent(textwrap.fill(field.description or "", 90), " " * 6)
             yield prefix + name, "; ".join(filter(None, parts)), meaning
-    if issubclass(schema, ClassSection):
-        for place in find_classes(schema.package):
-            yield from rows(
-                constructor_arguments(schema.package, place, schema.given), prefix, place
-            )
+    if issubclass(part, ClassSection):
+        for place in find_classes(part.package):
+            yield from rows(constructor_arguments(part.package, place, part.given), prefix, place)

@@ -5,7 +5,7 @@ The same schema checks YAML files and ``KEY=VALUE`` arguments, fills `--help` an
 """
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
@@ -34,11 +34,6 @@ class ClassSection(Section):
     name: str
     """A class in the section's folder (data_loader/, model/ or trainer/), as file.Class."""
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, checked and with their defaults filled in."""
-        return dict(self.model_extra or {})
-
 
 class DataSettings(ClassSection):
     """Where samples come from and how they are grouped."""
@@ -58,7 +53,7 @@ class ModelSettings(ClassSection):
 
     package = "model"
     init_from: Path | None = None
-    """Run folder, checkpoint or .safetensors file to take matching weights from."""
+    """Run folder or checkpoint file to take matching weights from."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained, as name patterns such as "stem.*"."""
 
@@ -67,6 +62,7 @@ class TrainerSettings(ClassSection):
     """How the model is trained."""
 
     package = "trainer"
+    given = frozenset({"settings", "run"})
     epochs: Count = 5
     """Times that the training set is gone through."""
     max_steps: Count | None = None
@@ -210,9 +206,7 @@ class LoggerSettings(Section):
     every_steps: Count = 50
     """Optimizer steps between two log entries; what is logged is their mean."""
     tensorboard: bool = True
-    """Write TensorBoard files."""
-    picture_epochs: Count = 5
-    """Epochs between two sets of pictures; the last epoch always gets one."""
+    """Write TensorBoard files, with pictures of the first inputs and of the last results."""
 
 
 CHOICE = Field(discriminator="name")

@@ -12,7 +12,7 @@ def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
     """One split of the data set that the settings name; None gives one that only reads inputs."""
     data = settings.data
     factory: Callable[..., BaseDataset] = load_class("data_loader", data.name, BaseDataset)
-    return factory(data.root, split, settings.seed, **data.arguments)
+    return factory(data.root, split, settings.seed, **(data.model_extra or {}))
 
 
 def build_loader(settings: Settings, dataset: BaseDataset, training: bool = False) -> BatchLoader:

@@ -81,7 +81,8 @@ def read_grey_image(file: Path, height: int, width: int) -> Tensor:
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith(("I", "F")):
                 values = np.asarray(image, dtype=np.float64)
-                top = next(t for t in (1, 255, 65535, np.inf) if values.max(initial=0) <= t)
+                bounds = (65535,) if image.mode.startswith("I;16") else (1, 255, 65535)
+                top = next((b for b in bounds if values.max(initial=0) <= b), np.inf)
                 image = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
             if image.has_transparency_data:
                 image = image.convert("RGBA")

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from base.base_model import BaseModel
 from config.reference import load_class
 from config.schema import Settings
@@ -21,7 +19,7 @@ def build_model(settings: Settings, state: Mapping[str, Any] | None = None) -> B
     A new one starts from `model.init_from` and is partly frozen, if the settings say so.
     """
     options = settings.model
-    model = load_class("model", options.name, BaseModel)(**options.arguments)
+    model = load_class("model", options.name, BaseModel)(**(options.model_extra or {}))
     if state is not None:
         try:
             model.load_state_dict(trained_weights(state))
@@ -35,14 +33,11 @@ def build_model(settings: Settings, state: Mapping[str, Any] | None = None) -> B
 
 def _take_weights(model: BaseModel, source: Path) -> None:
     """Copies the weights whose name and shape fit, and says which are left as they were."""
-    if source.suffix == ".safetensors":
-        found = load_file(source) if source.is_file() else {}
-    else:
-        found = trained_weights(load_checkpoint(find_checkpoint(source)))
+    found = trained_weights(load_checkpoint(find_checkpoint(source)))
     own = model.state_dict()
     fitting = {n: w for n, w in found.items() if n in own and w.shape == own[n].shape}
     if not fitting:
         raise UserError(f"model.init_from = {source}: no weights there that fit this model")
     model.load_state_dict(fitting, strict=False)
-    left = sorted(own.keys() - fitting.keys())
-    log.info("%d weights taken from %s; left as they were: %s", len(fitting), source, left)
+    left = own.keys() - fitting.keys()
+    log.info("%d weights from %s; as they were: %s", len(fitting), source, sorted(left))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
+from config.schema import Count
 
 
 class MLP(BaseModel):
@@ -15,7 +16,7 @@ class MLP(BaseModel):
         classes: Classes told apart.
     """
 
-    def __init__(self, inputs: int = 784, width: int = 512, classes: int = 10) -> None:
+    def __init__(self, inputs: Count = 784, width: Count = 512, classes: Count = 10) -> None:
         super().__init__()
         hidden = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
         self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, classes))
@@ -37,9 +38,8 @@ class ConvNet(BaseModel):
         classes: Classes told apart.
     """
 
-    def __init__(self, channels: int = 1, width: int = 16, classes: int = 10) -> None:
+    def __init__(self, channels: Count = 1, width: Count = 16, classes: Count = 10) -> None:
         super().__init__()
-        self.classes = classes
         stem = nn.Conv2d(channels, width, 5, stride=2, padding=2, bias=False)
         self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU())
         self.stage1 = convolution(width, 2 * width, nn.MaxPool2d(2))

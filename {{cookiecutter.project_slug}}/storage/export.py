@@ -65,16 +65,14 @@ def _write_pt2(model: nn.Module, batch: Tensor, file: Path, about: str) -> Reloa
 def _write_onnx(model: nn.Module, batch: Tensor, file: Path, about: str) -> Reloaded:
     """Architecture and weights, for other runtimes."""
     try:
-        import onnx
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
     except ImportError as error:
         raise UserError(f"{error.name} is missing; pip install -e '.[onnx]' brings it") from error
     names: Any = {"input_names": ["input"], "output_names": ["output"]}
     program: Any = torch.onnx.export(model, (batch,), dynamic_shapes=SHAPES, verbose=False, **names)
-    content = program.model_proto
-    onnx.helper.set_model_props(content, {"about": about})
-    onnx.save(content, file)
+    program.model.metadata_props["about"] = about
+    program.save(file)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     return lambda inputs: torch.from_numpy(session.run(None, {"input": inputs.numpy()})[0])
 

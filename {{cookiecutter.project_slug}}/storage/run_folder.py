@@ -83,6 +83,5 @@ def describe_origin(**facts: Any) -> dict[str, Any]:
         "command": shlex.join(sys.argv),
         "versions": {name: version(name) for name in ("torch", "torchvision", "numpy")},
         "machine": f"Python {platform.python_version()}, {platform.platform()}",
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         **facts,
     }

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
@@ -15,7 +14,7 @@ from config.schema import Settings
 from model import build_model
 from model.losses import cross_entropy
 from model.networks import MLP, ConvNet
-from storage.checkpoint import load_checkpoint, trained_weights
+from storage.checkpoint import load_checkpoint, save_checkpoint, trained_weights
 from utils.errors import UserError
 
 NETWORKS = ("networks.ConvNet", "networks.MLP")  # add yours
@@ -124,12 +123,12 @@ def test_init_from_takes_the_weights_that_fit_and_leaves_the_others(
     tmp_path: Path, make_settings: MakeSettings
 ) -> None:
     torch.manual_seed(1)
-    source = {name: value.contiguous() for name, value in ConvNet().state_dict().items()}
-    save_file(source, tmp_path / "weights.safetensors")
+    source = ConvNet().state_dict()
+    save_checkpoint(tmp_path / "weights.pt", {"model": source})
     torch.manual_seed(2)
     untouched = ConvNet(classes=7).state_dict()
     torch.manual_seed(2)
-    changes = ["model.classes=7", f"model.init_from={tmp_path / 'weights.safetensors'}"]
+    changes = ["model.classes=7", f"model.init_from={tmp_path / 'weights.pt'}"]
     for name, value in build_model(make_settings(*changes)).state_dict().items():
         wanted = untouched if name.startswith("head") else source
         assert torch.equal(value, wanted[name]), name
@@ -147,7 +146,7 @@ def test_init_from_takes_the_best_weights_of_a_run(
 def test_init_from_must_have_weights_that_fit(
     tmp_path: Path, trained_run: Path, make_settings: MakeSettings
 ) -> None:
-    for source in (trained_run, tmp_path / "missing.safetensors", tmp_path / "missing"):
+    for source in (trained_run, tmp_path / "missing.pt", tmp_path / "missing"):
         with pytest.raises(UserError, match=str(source)):
             build_model(make_settings("model.name=networks.MLP", f"model.init_from={source}"))
 

@@ -122,13 +122,13 @@ def test_a_new_class_drops_the_settings_of_the_old_one_in_any_order() -> None:
     settings = load_settings(FASHION, [*changes, "data.name=synthetic.Synthetic"])
     assert settings.optimizer == AdamW(lr=0.5)
     assert settings.data.batch_size == 7
-    assert settings.data.arguments == {}
-    assert "flip" in load_settings(FASHION).data.arguments
+    assert settings.data.model_extra == {}
+    assert "flip" in dict(load_settings(FASHION).data)
 
 
 def test_the_arguments_of_a_class_are_settings_with_their_defaults() -> None:
     changes = ["model.name=networks.MLP", "model.width=64"]
-    arguments = load_settings(SYNTHETIC, changes).model.arguments
+    arguments = load_settings(SYNTHETIC, changes).model.model_extra
     assert arguments == {"inputs": 784, "width": 64, "classes": 10}
 
 

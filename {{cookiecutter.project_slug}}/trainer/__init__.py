@@ -16,7 +16,7 @@ from storage.run_folder import folder_of
 def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> BaseTrainer:
     """The trainer that the settings name."""
     trainer = load_class("trainer", settings.trainer.name, BaseTrainer)
-    return trainer(settings, model, loaders, run, **settings.trainer.arguments)
+    return trainer(settings, model, loaders, run, **(settings.trainer.model_extra or {}))
 
 
 def restore_trainer(checkpoint: Path, split: str | None, overrides: list[str]) -> BaseTrainer:

@@ -27,11 +27,10 @@ def generator(*key: int) -> torch.Generator:
 
 def random_states() -> dict[str, Any]:
     """The states of all global generators, as plain data."""
-    numpy = np.random.get_state(legacy=False)
-    numpy["state"]["key"] = numpy["state"]["key"].tolist()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    python, cpu = random.getstate(), torch.get_rng_state()
-    return {"python": python, "numpy": numpy, "torch": cpu, "cuda": cuda}
+    own = np.random.get_state(legacy=False)
+    own["state"]["key"] = own["state"]["key"].tolist()
+    gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"python": random.getstate(), "numpy": own, "torch": torch.get_rng_state(), "cuda": gpu}
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
