@@ -6,10 +6,16 @@ folder and prints a traceback of its own. The same checks are therefore also a J
 nothing was made. The hook is left for answers that come from a replay file.
 """
 
+import os
+import sys
+
+CHECKED = "TORCH_TEMPLATE_ANSWERS_CHECKED"  # set by the extension, for the hook that follows it
+if __name__ == "__main__" and CHECKED in os.environ:
+    sys.exit()  # before anything more is imported, which takes longer than the checks
+
 import json
 import keyword
 import re
-import sys
 import unicodedata
 
 MODULES = "base config data_loader logger model storage trainer utils tests runs data"
@@ -93,6 +99,7 @@ else:
         """Nothing, if all is well; used as a filter in cookiecutter.json."""
         if problem := find_problem(answers):
             raise FailedHookException(f"error: {problem}")
+        os.environ[CHECKED] = "yes"
         return ""
 
     class Answers(Extension):
