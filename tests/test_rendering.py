@@ -79,6 +79,9 @@ def test_the_oldest_python_is_what_is_asked_for_and_tested(tmp_path: Path, versi
     workflow = (project / ".github/workflows/checks.yml").read_text(encoding="utf-8")
     matrix = YAML(typ="safe", pure=True).load(workflow)["jobs"]["checks"]["strategy"]["matrix"]
     assert matrix["python"] == PYTHONS[PYTHONS.index(version) :]
+    for command in (["check"], ["format", "--check"]):  # the rules follow the oldest Python
+        done = run("ruff", *command, "--no-cache", cwd=project)
+        assert done.returncode == 0, done.stdout
     parse_all(project)
 
 

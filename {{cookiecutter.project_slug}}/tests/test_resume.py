@@ -4,6 +4,7 @@
 import csv
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -260,7 +261,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
 
 def test_a_failed_save_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.pt", {"step": 1})
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
         save_checkpoint(tmp_path / "x.pt", {"step": 2, "never plain": lambda: None})
     assert load_checkpoint(tmp_path / "x.pt")["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
