@@ -37,7 +37,7 @@ clean:
 	rm -rf .venv build
 
 # The template's tools, and the environment of the project that it generates.
-.venv/ready: pyproject.toml cookiecutter.json $(wildcard */pyproject.toml) $(wildcard hooks/*.py)
+.venv/ready: pyproject.toml cookiecutter.json $(wildcard */pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@rm -rf .venv build/environment && mkdir -p build
 	$(PYTHON) -m venv .venv

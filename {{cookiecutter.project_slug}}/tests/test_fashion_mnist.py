@@ -1,0 +1,176 @@
+"""FashionMNIST's files: found, checked, downloaded, and what is said if they cannot be had."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+import gzip
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_loader import fashion_mnist
+from data_loader.fashion_mnist import FILES, FashionMNIST
+from utils.errors import DATA_UNAVAILABLE, UserError
+
+# FashionMNIST: files of the right names and sizes, so nothing has to be downloaded. Image k is
+# black but for its first pixel, k % 251, and is of class k % 10.
+
+
+NOWHERE = ("http://127.0.0.1:9/",)  # nothing listens there
+
+
+def idx(shape: tuple[int, ...]) -> bytes:
+    """The content of an IDX file."""
+    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
+    values = np.zeros((shape[0], int(np.prod(shape[1:]))), dtype=np.uint8)
+    values[:, 0] = np.arange(shape[0]) % (10 if len(shape) == 1 else 251)
+    return header + values.tobytes()
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, bytes]:
+    """The four unpacked files by the names of the packed ones."""
+    return {name: idx(shape) for name, (_, shape) in FILES.items()}
+
+
+@pytest.fixture(scope="module")
+def packed(contents: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
+    """The four packed files, which are taken for the right ones as long as this is used."""
+    found = {name: gzip.compress(content, 1) for name, content in contents.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, content in found.items():
+            patch.setitem(FILES, name, (hashlib.md5(content).hexdigest(), FILES[name][1]))
+        yield found
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address at which the files below ``tmp_path/served`` can be had."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Says nothing."""
+
+    handler = partial(Quiet, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever).start()
+        yield f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+
+
+def put(folder: Path, files: dict[str, bytes], unpacked: bool = False) -> None:
+    """Writes files into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / (name.removesuffix(".gz") if unpacked else name)).write_bytes(content)
+
+
+def left_in(folder: Path) -> list[str]:
+    """The names of all files and folders below a folder, those of damaged downloads too."""
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_fashion_mnist_is_read_and_split(tmp_path: Path, packed: dict[str, bytes]) -> None:
+    put(tmp_path, packed)
+    train = FashionMNIST(tmp_path, "train", seed=0)
+    validation = FashionMNIST(tmp_path, "validation", seed=0)
+    assert (len(train), len(validation)) == (55_000, 5_000)
+    samples = [part.__getitems__(torch.arange(len(part))) for part in (train, validation)]
+    assert [s["target"].bincount().tolist() for s in samples] == [[5_500] * 10, [500] * 10]
+    # The first pixels and classes tell, with the fewest doubts, which image of the file it is.
+    pairs = [torch.stack([s["input"][:, 0, 0, 0].long(), s["target"]], 1) for s in samples]
+    found = Counter(map(tuple, torch.cat(pairs).tolist()))
+    assert found == Counter((k % 251, k % 10) for k in range(60_000))
+
+
+def test_fashion_mnist_is_found_in_each_usual_folder(
+    tmp_path: Path, contents: dict[str, bytes]
+) -> None:
+    test_files = {name: content for name, content in contents.items() if "t10k" in name}
+    for folder in ("", "raw", "FashionMNIST/raw"):
+        root = tmp_path / f"root of {folder.replace('/', ' ')}"
+        put(root / folder, test_files, unpacked=True)
+        test = FashionMNIST(root, "test", seed=0, mirrors=NOWHERE)
+        assert test[257]["input"].shape == (1, 28, 28)
+        assert test[257]["input"][0, 0, 0] == 257 % 251
+        assert test[257]["target"] == 7
+
+
+def test_a_whole_file_is_used_where_another_one_is_damaged(
+    tmp_path: Path, contents: dict[str, bytes], packed: dict[str, bytes]
+) -> None:
+    put(tmp_path, {name: content[:-10] for name, content in packed.items()})
+    put(tmp_path, contents, unpacked=True)
+    assert len(FashionMNIST(tmp_path, "test", seed=0, mirrors=NOWHERE)) == 10_000
+
+
+def test_damaged_files_are_named_and_not_used(
+    tmp_path: Path, contents: dict[str, bytes], packed: dict[str, bytes]
+) -> None:
+    name = "t10k-images-idx3-ubyte.gz"
+    good, zipped = contents[name], packed[name]
+    damaged = {
+        "magic": (good[:3] + b"\x01" + good[4:], name.removesuffix(".gz")),
+        "truncated": (good[:-1], name.removesuffix(".gz")),
+        "too long": (good + b"\x00", name.removesuffix(".gz")),
+        "packed": (zipped[:100] + bytes([zipped[100] ^ 1]) + zipped[101:], name),
+    }
+    for case, (content, file) in damaged.items():
+        root = tmp_path / case
+        put(root, contents, unpacked=True)
+        (root / name.removesuffix(".gz")).unlink()
+        (root / file).write_bytes(content)
+        with pytest.raises(UserError) as error:
+            FashionMNIST(root, "test", seed=0, mirrors=NOWHERE)
+        assert error.value.exit_code == DATA_UNAVAILABLE == 69
+        assert f"{root / file}: damaged" in str(error.value)
+
+
+def test_without_files_and_network_the_error_says_what_to_do(tmp_path: Path, server: str) -> None:
+    root, mirrors = tmp_path / "data", (f"{server}one/", f"{server}two/")
+    with pytest.raises(UserError) as error:
+        FashionMNIST(root, "train", seed=0, mirrors=mirrors)
+    assert error.value.exit_code == DATA_UNAVAILABLE
+    for tried in (*mirrors, *FILES, root / "raw", root / "FashionMNIST/raw"):
+        assert str(tried) in str(error.value)
+    assert "python train.py --config config/synthetic.yaml" in str(error.value)
+    assert left_in(root) == ["FashionMNIST", "raw"]
+
+
+def test_a_damaged_download_is_thrown_away_and_the_next_mirror_tried(
+    tmp_path: Path, server: str, packed: dict[str, bytes]
+) -> None:
+    put(tmp_path / "served/bad", {name: content[:-10] for name, content in packed.items()})
+    put(tmp_path / "served/good", packed)
+    only_bad = tmp_path / "only bad"
+    with pytest.raises(UserError, match="bad/train-images"):
+        FashionMNIST(only_bad, "test", seed=0, mirrors=(f"{server}bad/",))
+    assert left_in(only_bad) == ["FashionMNIST", "raw"]
+
+    both = tmp_path / "both"
+    mirrors = (f"{server}bad/", f"{server}good/")
+    assert len(FashionMNIST(both, "test", seed=0, mirrors=mirrors)) == 10_000
+    assert left_in(both) == sorted(["FashionMNIST", "raw", *packed])
+    for name, content in packed.items():
+        assert (both / "FashionMNIST/raw" / name).read_bytes() == content
+
+
+def test_data_that_cannot_be_had_ends_a_command_with_69(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Path(fashion_mnist.__file__).parent.parent / "config/fashion_mnist.yaml"
+    run = tmp_path / "run"
+    root = f"data.root={tmp_path / 'nothing here'}"
+    code = command(
+        "train", "--config", config, "--run-dir", run, root, f"data.mirrors=[{NOWHERE[0]}]"
+    )
+    assert code == 69
+    assert "Offline: python train.py" in capsys.readouterr().err
+    assert not run.exists()
