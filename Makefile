@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench
+# make demo · make test · make check · make chaos · make bench
 # Needs Python 3.11 or newer, pip and a package index; all else goes into .venv.
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 export UV_COMPILE_BYTECODE := 1
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check chaos bench clean
 
 demo: .venv/ready
 	@rm -rf build/demo
@@ -29,6 +29,9 @@ test: .venv/ready
 check: .venv/ready
 	ruff check . && ruff format --check . && mypy
 	cd '$(PAYLOAD)' && ruff check . && ruff format --check . && mypy . && pytest
+
+chaos: .venv/ready
+	$(BIN)/python tests/chaos.py
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/figures.py

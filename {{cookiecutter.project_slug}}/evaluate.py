@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from config.reference import command_parser
-from storage.run_folder import find_checkpoint, folder_of
+from storage.run_folder import find_checkpoints, folder_of
 from utils.errors import run_command
 
 
@@ -20,23 +20,24 @@ def main() -> None:
     from logger.console import format_table
     from trainer import restore_trainer
 
-    checkpoint, split = find_checkpoint(arguments.run), arguments.split
-    trainer = restore_trainer(checkpoint, split, arguments.settings)
+    split, files = arguments.split, find_checkpoints(arguments.run)
+    trainer, checkpoint = restore_trainer(files, split, arguments.settings)
     results = trainer.evaluate(split)
     about = {"data": trainer.dataset.title, "split": split, "samples": len(trainer.dataset)}
     about |= {"checkpoint": str(checkpoint), "step": trainer.step}
     metrics = {name: round(v.item(), 6) for name, v in results.items() if v.numel() == 1}
-    print("\n".join(f"{name}: {value}" for name, value in (about | metrics).items()))
-
-    folder = folder_of(checkpoint) / "evaluation" / split
+    folder, tables = folder_of(checkpoint) / "evaluation" / split, trainer.tables(results)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(about | metrics, indent=2), encoding="utf-8")
-    for name, table in trainer.tables(results).items():
-        print(f"\n{format_table(table)}")
+    for name, table in tables.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(table)
     for name, figure in trainer.pictures(split, results).items():
         figure.savefig(folder / f"{name}.png", dpi=100)
+
+    print("\n".join(f"{name}: {value}" for name, value in (about | metrics).items()))
+    for table in tables.values():
+        print(f"\n{format_table(table)}")
     print(f"\nsaved in {folder}")
 
 

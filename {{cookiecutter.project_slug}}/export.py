@@ -4,8 +4,8 @@ from pathlib import Path
 
 from config.loading import load_settings
 from config.reference import command_parser
-from storage.run_folder import find_checkpoint, folder_of
-from utils.errors import run_command
+from storage.run_folder import find_checkpoints, folder_of
+from utils.errors import UserError, run_command
 
 
 def main() -> None:
@@ -17,14 +17,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from model import build_model
-    from storage.checkpoint import load_checkpoint
+    from storage.checkpoint import load_first
     from storage.export import export_model
 
-    checkpoint = find_checkpoint(arguments.run)
-    state = load_checkpoint(checkpoint)
+    checkpoint, state = load_first(find_checkpoints(arguments.run))
     model = build_model(load_settings(state["settings"]), state).eval()
     title = state["data"]["title"]
     about = {name: state[name] for name in ("settings", "data", "step")}
+    if arguments.output and arguments.output.suffix != f".{arguments.format}":
+        raise UserError(f"--output {arguments.output}: must end with .{arguments.format}")
     file = arguments.output or folder_of(checkpoint) / "export" / f"model.{arguments.format}"
     difference = export_model(model, state["example"], arguments.format, file, about)
     print(f"{file}: outputs within {difference:.1e} of the model's; trained on {title}")

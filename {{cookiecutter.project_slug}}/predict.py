@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from config.reference import command_parser
-from storage.run_folder import find_checkpoint
+from storage.run_folder import find_checkpoints
 from utils.errors import UserError, run_command
 
 
@@ -19,13 +19,17 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from base.base_dataset import stack
-    from logger.console import format_table
+    from logger.console import format_table, progress_bar
     from trainer import restore_trainer
 
-    trainer = restore_trainer(find_checkpoint(arguments.run), None, ["device=auto"])
+    trainer, checkpoint = restore_trainer(find_checkpoints(arguments.run), None, ["device=auto"])
     dataset, shown = trainer.dataset, min(3, len(trainer.dataset.classes))
+    if not shown:
+        raise UserError(f"predict.py is for classifiers; {checkpoint} has no classes")
     entries: list[dict[str, Any]] = []
+    bar = progress_bar(len(arguments.inputs), dataset.title)
     for file in arguments.inputs:
+        bar.update()
         try:
             batch = dataset.transform(stack([dataset.read_input(file)]), None)
             best = trainer.predict(batch).softmax(1).topk(shown)
@@ -34,7 +38,8 @@ def main() -> int:
             entries.append({"file": str(file), "predictions": guesses})
         except UserError as error:
             entries.append({"file": str(file), "error": str(error)})
-            print(f"error: {error}", file=sys.stderr)
+            bar.write(f"error: {error}", file=sys.stderr)
+    bar.close()
     rows = [[f"file ({dataset.title})", *("class", "probability") * shown]]
     for entry in entries:
         cells = [(g["class"], f"{g['probability']:.1%}") for g in entry.get("predictions", [])]

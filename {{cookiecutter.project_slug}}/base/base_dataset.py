@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,7 @@ class BaseDataset(ABC, Dataset[Sample]):
         """Zeros, shaped like the model's input for one sample, shape (1, ...)."""
         return torch.zeros_like(self.transform(stack([self[0]]), None)["input"])
 
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the length and of 64 samples spread evenly over the set."""
         batch = self.__getitems__(torch.linspace(0, len(self) - 1, min(64, len(self))).long())

@@ -2,10 +2,10 @@
 
 import math
 import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from torchmetrics import MeanMetric, MetricCollection
 from base.base_dataset import Batch, batch_size
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader
+from base.guard import update_guarded
 from base.optimization import build_optimizers, rate_factor, set_learning_rates
 from config.schema import Settings
 from logger.console import format_values, log, progress_bar
 from logger.run_log import RunLog
-from storage.checkpoint import save_step
+from storage.checkpoint import check_finite, save_step
 from utils.device import find_device, find_precision
-from utils.errors import TRAINING_FAILED, UserError
-from utils.seed import random_states, restore_random_states
+from utils.errors import TRAINING_FAILED, LoadingError, UserError
+from utils.seed import seed_step
 from utils.signals import StopSignals
 
 Loaders = Mapping[str, BatchLoader]
@@ -62,22 +63,25 @@ class BaseTrainer(ABC):
         self.optimizers = self.build_optimizers()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.half)
         self.metrics = self.build_metrics().to(self.device)
-        self.higher_is_better = self._check_monitor(settings.checkpoint.monitor)
-        self.step = 0  # optimizer steps done
-        self.epoch = 1  # the one at work
-        self.best = math.nan  # value of checkpoint.monitor
-        self.epochs_without_gain = 0
-        self.stop_signal = 0  # the signal that ended fit, if one did
+        self.step, self.skipped = 0, 0  # optimizer steps done, and those that were left out
+        self.best, self.epochs_without_gain = math.nan, 0  # of checkpoint.monitor
+        self.evaluated = True  # whether no validation is due
+        self.stop_signal, self.unsaved = 0, ""  # what ended fit; why the last save failed
         self.log_due = False  # whether the step at work is one that is logged
         self.sums: dict[str, Tensor] = {}  # of what is logged, on the device
         self.counts: dict[str, float] = {}  # how many values each of them adds up
+        self._saved = time.monotonic()
+        self.guarded = False  # whether each step is checked, and taken back if it fails
         self._restart_clock()
 
     # What every project defines.
 
     @abstractmethod
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The ``loss`` of a batch, a scalar mean over its samples, and other scalars to log."""
+        """The ``loss`` of a batch, a scalar mean over its samples, and other scalars to log.
+
+        If one of them is not finite, training stops.
+        """
 
     @abstractmethod
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
@@ -122,39 +126,46 @@ class BaseTrainer(ABC):
     # The loop.
 
     def fit(self) -> None:
-        """Trains from step `self.step` to the last, an early stop, or a signal to stop."""
+        """Trains from step `self.step` to the last, an early stop, or a signal to stop.
+
+        Raises:
+            NonFiniteError: if the loss or a weight is no number any more; see `guarded`.
+            LoadingError: if a batch cannot be had; the state is saved.
+            UserError: if the run folder cannot be written when training begins or ends.
+        """
         loader, total = self.loaders["train"], self.total_steps
-        log_every = self.settings.logger.every_steps
-        save_every = self.settings.checkpoint.every_steps or total
-        record = RunLog(self.run, self.dataset.title, self.step, self.settings.logger.tensorboard)
+        options = self.settings.logger
+        self.record = RunLog(self.run, self.dataset.title, self.step, options.tensorboard)
         bar = progress_bar(total, self.dataset.title, self.step)
-        with record, bar, StopSignals() as signals:
-            if self.step == 0 and self.settings.logger.tensorboard:
-                record.pictures(self._draw_inputs(), self.step)
-            for batches in loader.steps(self.step, self.step if self.stopped_early else total):
-                self.epoch = self.step // loader.steps_per_epoch + 1
+        with self.record, bar, StopSignals() as signals, self._saving(signals):
+            self._begin()
+            update = partial(update_guarded, self) if self.guarded else self.update
+            for batches in loader.steps(self.step, self.step if self.finished else total):
                 factor = rate_factor(self.settings, self.step, total, loader.steps_per_epoch)
                 set_learning_rates(self.optimizers, factor)
                 self.step += 1
                 epoch_ends = self.step in (self.epoch * loader.steps_per_epoch, total)
-                self.log_due = epoch_ends or self.step % log_every == 0
+                self.log_due = epoch_ends or self.step % options.every_steps == 0
 
                 batches = [self.to_device(batch) for batch in batches]
-                self.update(batches)
+                seed_step(self.settings.seed, UPDATE, self.step, device=self.device)
+                update(batches)
                 if self.average is not None:
                     self.average.update_parameters(self.model)
 
                 self._samples += sum(map(batch_size, batches))
                 bar.update()
                 if self.log_due:
-                    bar.set_postfix_str(self._log_step(record, factor), refresh=False)
+                    bar.set_postfix_str(self._log_step(factor), refresh=False)
                 self.stop_signal = signals.received  # read once: it may come at any moment
                 if epoch_ends:
-                    self._end_epoch(record, final=self.step == total)
-                elif self.stop_signal or self.step % save_every == 0:
+                    self._end_epoch()
+                elif self.stop_signal or self._save_due():
                     self.save()
-                if self.stop_signal or self.stopped_early:
+                if self.stop_signal or self.finished:
                     break
+        if self.unsaved:
+            raise UserError(self.unsaved, TRAINING_FAILED)
 
     def evaluate(self, split: str) -> dict[str, Tensor]:
         """The metrics over a split, on the CPU."""
@@ -181,9 +192,15 @@ class BaseTrainer(ABC):
         return min(steps, self.options.max_steps or steps)
 
     @property
-    def stopped_early(self) -> bool:
-        """Whether `trainer.early_stop` epochs have brought no gain."""
-        return self.epochs_without_gain >= (self.options.early_stop or math.inf)
+    def finished(self) -> bool:
+        """Whether all steps are done, or `trainer.early_stop` epochs have brought no gain."""
+        stopped_early = self.epochs_without_gain >= (self.options.early_stop or math.inf)
+        return self.evaluated and (self.step >= self.total_steps or stopped_early)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch at work, from 1."""
+        return max(self.step - 1, 0) // self.loaders["train"].steps_per_epoch + 1
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the trainer's device."""
@@ -210,53 +227,64 @@ class BaseTrainer(ABC):
             self.sums[name] = self.sums.get(name, 0.0) + value.detach() * weight
             self.counts[name] = self.counts.get(name, 0.0) + weight
 
-    def _log_step(self, record: RunLog, factor: float) -> str:
+    @contextmanager
+    def _saving(self, signals: StopSignals) -> Iterator[None]:
+        """Saves if a batch cannot be had, which is no error after a signal to all processes."""
+        try:
+            yield
+        except LoadingError:
+            self.save()
+            self.stop_signal = signals.received
+            if not self.stop_signal:
+                raise
+
+    def _begin(self) -> None:
+        """Saves the first state, so that a folder that cannot be written is found now.
+
+        Of a run that goes on, a validation may be due.
+        """
+        if not self.evaluated:
+            self._end_epoch()
+        if self.step == 0:
+            if self.settings.logger.tensorboard:
+                self.record.pictures(self._draw_inputs(), self.step)
+            self.save()
+            if self.unsaved:
+                raise UserError(self.unsaved)
+
+    def _log_step(self, factor: float) -> str:
         """Writes the means since the last log entry; here the host waits for the device."""
-        self._check_finite()
+        check_finite(self.sums, f"step {self.step}:")
         values = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         values["lr"] = factor * self.settings.optimizer.lr
         text = format_values(values)
         values["samples_per_second"] = self._samples / (time.perf_counter() - self._started)
-        record.scalars("train", self.epoch, self.step, values)
+        self.record.scalars("train", self.epoch, self.step, values)
         log.debug("step %d  %s", self.step, format_values(values))
-        self.sums.clear()
-        self.counts.clear()
+        self.sums, self.counts = {}, {}
         self._restart_clock()
         return text
 
-    def _check_finite(self) -> None:
-        """Stops training before a loss that is no number reaches a log or a checkpoint."""
-        loss, rate = float(self.sums.get("loss", 0.0)), self.settings.optimizer.lr
-        if not math.isfinite(loss):
-            text = f"the loss is {loss} at step {self.step}; try an optimizer.lr below {rate:g}, "
-            raise UserError(f"{text}trainer.clip_norm, or trainer.precision=fp32", TRAINING_FAILED)
-
-    def _end_epoch(self, record: RunLog, final: bool) -> None:
+    def _end_epoch(self) -> None:
         """Evaluates, logs, notes whether it is the best so far, and saves."""
+        self.evaluated = False
         results = self.evaluate("validation")
-        scalars = {name: value.item() for name, value in results.items() if value.numel() == 1}
-        record.scalars("validation", self.epoch, self.step, scalars)
-        value, sign = scalars[self.settings.checkpoint.monitor], 1 if self.higher_is_better else -1
+        self.evaluated = True
+        scalars = scalars_in(results)
+        self.record.scalars("validation", self.epoch, self.step, scalars)
+        name = self.settings.checkpoint.monitor  # of a mean, as the loss is, less is better
+        sign = 1 if getattr(self.metrics[name], "higher_is_better", False) else -1
+        value = scalars[name]
         gained = math.isnan(self.best) or sign * value > sign * self.best
         self.best = value if gained else self.best
         self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
         head = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, validation"
         log.info("%s %s%s", head, format_values(scalars), "  (best so far)" * gained)
-        final |= self.stopped_early
-        if final and self.settings.logger.tensorboard:
-            record.pictures(self.pictures("validation", results), self.step)
-        if final:
-            record.hyperparameters(self.settings.model_dump(mode="json"), scalars)
+        if self.finished and self.settings.logger.tensorboard:
+            self.record.pictures(self.pictures("validation", results), self.step)
+            self.record.hyperparameters(self.settings.model_dump(mode="json"), scalars)
         self.save(best=gained)
         self._restart_clock()
-
-    def _check_monitor(self, name: str) -> bool:
-        """Whether more of the monitored metric is better; of a mean, as the loss is, it is not."""
-        with warnings.catch_warnings(action="ignore"):  # that nothing was counted yet
-            scalars = [key for key, value in self.metrics.compute().items() if value.numel() == 1]
-        if name not in scalars:
-            raise UserError(f"checkpoint.monitor = {name!r}: allowed are {', '.join(scalars)}")
-        return bool(getattr(self.metrics[name], "higher_is_better", False))
 
     def _draw_inputs(self) -> dict[str, Figure]:
         """What the model will see first."""
@@ -270,34 +298,45 @@ class BaseTrainer(ABC):
     # Saving and resuming.
 
     def save(self, best: bool = False) -> None:
-        """Saves a checkpoint in the run folder."""
-        self._check_finite()
-        keep = self.settings.checkpoint.keep
-        save_step(self.run / "checkpoints", self.state_dict(), self.step, keep, best)
+        """Saves a checkpoint in the run folder; where that fails, `unsaved` says why.
+
+        Raises:
+            NonFiniteError: if there is a weight in it that is no number; nothing is saved then.
+        """
+        try:
+            self.record.sync()
+            keep = self.settings.checkpoint.keep
+            save_step(self.run / "checkpoints", self.state_dict(), keep, best)
+            self.unsaved, self._saved = "", time.monotonic()
+        except OSError as error:
+            self.unsaved = f"step {self.step} could not be saved: {error}"
+            log.warning("%s; training goes on, and the next save tries again", self.unsaved)
+
+    def _save_due(self) -> bool:
+        """Whether it is time for a checkpoint within an epoch."""
+        settings, minutes = self.settings.checkpoint, (time.monotonic() - self._saved) / 60
+        steps_due = settings.every_steps and self.step % settings.every_steps == 0
+        return bool(steps_due or minutes >= (settings.every_minutes or math.inf))
 
     def _parts(self) -> dict[str, Any]:
         """All that has a state of its own."""
-        parts = {"model": self.model, "average": self.average, "scaler": self.scaler}
-        optimizers = {f"optimizer{k}": part for k, part in enumerate(self.optimizers)}
-        return {name: part for name, part in (parts | optimizers).items() if part is not None}
+        parts: dict[str, Any] = {"model": self.model, "scaler": self.scaler}
+        parts |= {f"optimizer{k}": part for k, part in enumerate(self.optimizers)}
+        return parts if self.average is None else parts | {"average": self.average}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and plain values."""
         return {
             "settings": self.settings.model_dump(mode="json"),
             "data": self.dataset.state_dict(),
+            "fingerprint": self.dataset.fingerprint,
             "example": self.dataset.example(),
-            "random": random_states(),
-            **{name: part.state_dict() for name, part in self._parts().items()},
             **{name: getattr(self, name) for name in PROGRESS},
+            **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where `state_dict` was taken."""
-        for section in ("data", "trainer", "optimizer"):
-            was, now = state["settings"][section]["name"], getattr(self.settings, section).name
-            if was != now:
-                raise UserError(f"{section}.name = {now!r}: this run has {was!r}, and keeps it")
         for name, part in self._parts().items():
             saved = state.get(name, part.state_dict())  # an average that is new begins now
             if "param_groups" in saved:  # rates and the like come from the settings
@@ -305,8 +344,12 @@ class BaseTrainer(ABC):
             part.load_state_dict(saved)
         for name in PROGRESS:
             setattr(self, name, state[name])
-        self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
-        restore_random_states(state["random"])
 
 
-PROGRESS = ("step", "best", "epochs_without_gain", "sums", "counts")  # plain values and tensors
+PROGRESS = ("step", "evaluated", "best", "epochs_without_gain", "skipped", "sums", "counts")
+UPDATE = 4  # purpose of random numbers, as in batch_loader
+
+
+def scalars_in(results: Mapping[str, Tensor]) -> dict[str, float]:
+    """The metrics that are single numbers."""
+    return {name: value.item() for name, value in results.items() if value.numel() == 1}

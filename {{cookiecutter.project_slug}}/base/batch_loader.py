@@ -1,6 +1,8 @@
 """From a data set to the batches of each step."""
 
-from collections.abc import Iterator
+import signal
+import traceback
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -9,13 +11,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseDataset, Batch
-from utils.seed import generator
+from utils.errors import TRAINING_FAILED, LoadingError
+from utils.seed import generator, seed_step
 
-ORDER, AUGMENTATION = 1, 2  # purposes of random numbers: different draws from one seed
+ORDER, AUGMENTATION, LOADING = 1, 2, 3  # purposes of random numbers: different draws from one seed
 
 
 @dataclass(frozen=True)
-class BatchLoader(Dataset[list[Batch]]):
+class BatchLoader(Dataset[list[Batch] | LoadingError]):
     """The batches of step k, a pure function of the seed and k.
 
     So any step can be made by any process at any time: a run resumes anywhere, with any number of
@@ -41,23 +44,59 @@ class BatchLoader(Dataset[list[Batch]]):
         """The steps in which every sample comes once."""
         return -(-len(self.dataset) // (self.batch_size * self.accumulate))
 
-    def __getitem__(self, step: int) -> list[Batch]:
-        """The batches of step `step` of the run."""
+    def __getitem__(self, step: int) -> list[Batch] | LoadingError:
+        """The batches of step `step` of the run, or why they cannot be had.
+
+        An error is not raised but given back, as it would lose its type on the way from a worker.
+        """
         epoch, position = divmod(step, self.steps_per_epoch)
         size = self.batch_size * self.accumulate
         indices = epoch_order(len(self.dataset), self.seed, epoch)[position * size :][:size]
-        return [self._batch(part, step, k) for k, part in enumerate(indices.split(self.batch_size))]
+        seed_step(self.seed or 0, LOADING, step)  # for a data set that draws as it likes
+        try:
+            parts = enumerate(indices.split(self.batch_size))
+            return [self._batch(part, step, k) for k, part in parts]
+        except Exception as error:  # of the data set
+            return self._explain(error, indices, step)
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
-        """The batches of each step from `first` up to, not including, `last`."""
-        if self.workers == 0:
-            return map(self.__getitem__, range(first, last))
+        """The batches of each step from `first` up to, not including, `last`.
+
+        Raises:
+            LoadingError: naming data set, sample and cause, if a batch cannot be had.
+        """
         own, steps = torch.Generator(), range(first, last)  # else it would draw from dropout's
-        return iter(DataLoader(self, None, sampler=steps, num_workers=self.workers, generator=own))
+        source: Iterable[list[Batch] | LoadingError] = map(self.__getitem__, steps)
+        if self.workers:
+            loader = DataLoader(self, None, sampler=steps, num_workers=self.workers, generator=own)
+            source = iter(loader)
+            if hasattr(signal, "SIGCHLD"):  # torch's handler would raise in the midst of a step
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        try:
+            for batches in source:
+                if isinstance(batches, LoadingError):
+                    raise batches
+                yield batches
+        except RuntimeError as error:
+            text = f"{self.dataset.title}: a worker process died: {error}"
+            raise LoadingError(text, TRAINING_FAILED) from error
 
     def _batch(self, indices: Tensor, step: int, number: int) -> Batch:
         draws = None if self.seed is None else generator(self.seed, AUGMENTATION, step, number)
         return self.dataset.transform(self.dataset.__getitems__(indices), draws)
+
+    def _explain(self, error: Exception, indices: Tensor, step: int) -> LoadingError:
+        """The error with data set, sample (where one alone brings it about) and place."""
+        sample = f"samples of step {step}"
+        for index in indices.tolist():
+            try:
+                self.dataset[index]
+            except Exception as alone:
+                sample, error = f"sample {index}", alone
+                break
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{self.dataset.title}: {sample}: {type(error).__name__}: {error}"
+        return LoadingError(f"{text} ({place.filename}, line {place.lineno})", TRAINING_FAILED)
 
 
 @lru_cache(maxsize=2)  # of training and of validation

@@ -3,14 +3,15 @@
 import difflib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from config.reference import constructor_arguments, find_classes, rows
 from config.schema import ClassSection, Section, Settings
@@ -18,6 +19,14 @@ from utils.errors import UserError
 
 S = TypeVar("S", bound=Section)
 FIELDS = Settings.model_fields.items()  # with one kind of section each, or of value:
+# What may change when a run goes on (the beginnings of names); all else makes it another run.
+MAY_CHANGE = (
+    *("name", "device", "data.root", "data.workers", "data.mirrors", "model.init_from"),
+    *("trainer.epochs", "trainer.max_steps", "trainer.early_stop", "trainer.compile"),
+    *("trainer.precision", "trainer.non_finite", "trainer.clip_norm", "optimizer.lr"),
+    *("optimizer.adamw_lr", "optimizer.weight_decay", "scheduler.", "checkpoint.", "logger."),
+)
+LIMIT = 50_000  # characters of a settings file, or parts of what it means
 SECTIONS = {name: f.annotation for name, f in FIELDS if isinstance(f.annotation, type)}
 
 
@@ -32,17 +41,33 @@ def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = (
     Raises:
         UserError: naming the setting, its value and what is allowed.
     """
-    values = _read_yaml(source) if isinstance(source, Path) else json.loads(json.dumps(source))
+    values = _read_yaml(source) if isinstance(source, Path) else _plain(source)
     if "DATA_ROOT" in os.environ:
         _set(values, "data.root", os.environ["DATA_ROOT"])
     for override in sorted(overrides, key=lambda text: ".name=" not in text):  # names first
         key, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"{override!r} is no setting; write KEY=VALUE, as in trainer.epochs=3")
+        if not equals or not re.fullmatch(r"[\w.]{1,60}", key):
+            raise UserError(
+                f"{override[:60]!r} is no setting; write KEY=VALUE, as in trainer.epochs=3"
+            )
         _set(values, key, _parse_yaml(text, f"the value of {key}"))
     settings = _validated(Settings, values)
     named = {name: part for name, part in settings if isinstance(part, ClassSection)}
     return settings.model_copy(update={name: _with_arguments(name, named[name]) for name in named})
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain settings by their dotted names."""
+    groups = [(f"{k}.", v) if isinstance(v, dict) else ("", {k: v}) for k, v in values.items()]
+    return {prefix + name: value for prefix, part in groups for name, value in part.items()}
+
+
+def meaning_changes(state: Mapping[str, Any], settings: Settings, fingerprint: str) -> list[str]:
+    """What would make a run another one if it went on: what differs from its checkpoint `state`."""
+    was, now = flatten(state["settings"]), flatten(settings.model_dump(mode="json"))
+    was, now = was | {"data": state["fingerprint"]}, now | {"data": fingerprint}
+    changed = [key for key in now if was.get(key, now[key]) != now[key]]  # not what is new
+    return [f"{k}: {was[k]} -> {now[k]}" for k in changed if not k.startswith(MAY_CHANGE)]
 
 
 def to_yaml(settings: Settings) -> str:
@@ -56,9 +81,11 @@ def to_yaml(settings: Settings) -> str:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = _parse_yaml(file.read_text(encoding="utf-8"), str(file))
+        with file.open("rb") as stream:
+            text = stream.read(LIMIT + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the settings file {file}: {error}") from error
+    values = _parse_yaml(text, str(file))
     if not isinstance(values, dict):
         raise UserError(f"{file} holds no settings: it must be a mapping of names to values")
     return {"name": file.stem, **values}
@@ -66,19 +93,30 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _parse_yaml(text: str, where: str) -> Any:
     """Reads YAML 1.2, in which 1e-3 is a number and `no` is a word."""
+    if len(text) > LIMIT:
+        raise UserError(f"{where} is too long for settings (the limit is {LIMIT} characters)")
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+        return _plain(YAML(typ="safe", pure=True).load(text))
+    except Exception as error:  # text made with ill intent can bring about any
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"{where} is not YAML;{line} {problem}") from error
+        text = " ".join(str(problem).split())[:200]
+        raise UserError(f"{where} is not YAML for settings;{line} {text}") from error
+
+
+def _plain(values: Any) -> Any:
+    """A copy of plain types, refused where references to references would make it endless."""
+    parts = list(islice(json.JSONEncoder(default=str).iterencode(values), LIMIT))
+    if len(parts) == LIMIT:
+        raise ValueError("it holds too much")
+    return json.loads("".join(parts))
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
     section, dot, name = key.rpartition(".")
     inner = values.setdefault(section, {}) if dot else values
     if not isinstance(inner, dict):
-        raise UserError(f"{key}: {section} = {inner!r} holds no further settings")
+        raise UserError(f"{key}: {section} = {str(inner)[:60]!r} holds no further settings")
     if dot and name == "name" and inner.get("name") != value:
         keep = getattr(SECTIONS.get(section), "model_fields", {})
         values[section] = inner = {k: v for k, v in inner.items() if k in keep}
@@ -89,8 +127,8 @@ def _with_arguments(section: str, options: ClassSection) -> ClassSection:
     """The section with the arguments of the class that it names checked and filled in."""
     classes = find_classes(options.package)
     if options.name not in classes:
-        place = f"{section}.name = {options.name!r}: {options.package}/ has"
-        raise UserError(f"{place} {', '.join(classes)}")
+        place = f"{section}.name = {options.name[:60]!r}: {options.package}/ has"
+        raise UserError(f"{place} {', '.join(classes)} (classes whose base is imported by name)")
     accepted = constructor_arguments(options.package, options.name, options.given)
     arguments = _validated(accepted, options.model_extra or {}, section)
     return options.model_construct(**dict(options) | dict(arguments))
@@ -99,7 +137,7 @@ def _with_arguments(section: str, options: ClassSection) -> ClassSection:
 def _validated(schema: type[S], values: Mapping[str, Any], section: str = "") -> S:
     try:
         # As JSON: strict about numbers, texts and booleans, and a list may fill a tuple.
-        return schema.model_validate_json(json.dumps(values, default=str))
+        return schema.model_validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
         found = error.errors(include_url=False)
         raise UserError("\n       ".join(_describe(p, section) for p in found[:2])) from error
@@ -107,17 +145,22 @@ def _validated(schema: type[S], values: Mapping[str, Any], section: str = "") ->
 
 def _describe(problem: Any, section: str) -> str:
     """One of pydantic's errors in a line: the setting, its value, what is allowed."""
-    path = [*section.split(), *map(str, problem["loc"])]
+    path = [*section.split(), *map(str, problem["loc"])] or ["settings"]
     if path[0] in Settings.model_fields and path[0] not in SECTIONS:
         del path[1:2]  # of several kinds of section, pydantic names the kind after the key
-    key, kind, message = ".".join(path), problem["type"], problem["msg"]
-    value = json.dumps(problem["input"], ensure_ascii=False)
-    if kind == "missing":
-        return f"{key} is missing"
+    key, value = ".".join(path)[:60], json.dumps(problem["input"], ensure_ascii=False)
+    key, kind, message = json.dumps(key)[1:-1], problem["type"], problem["msg"]
+    if kind in ("missing", "union_tag_not_found"):
+        return f"{key}{'.name' * (kind != 'missing')} is missing"
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(key, {row[0] for row in rows()} - {key}, n=1)
-        return f"unknown setting {key}; " + (f"did you mean {near[0]}?" if near else "see --help")
+        prefix, dot, name = key.rpartition(".")
+        known = {*Settings.model_fields, *(row[0] for row in rows())} - {key}
+        names = [k.removeprefix(prefix + dot) for k in known if k.startswith(prefix + dot)]
+        near = [
+            f"did you mean {prefix}{dot}{n}?" for n in difflib.get_close_matches(name, names, 1)
+        ]
+        return f"unknown setting {key}; {(near or ['see --help'])[0]}"
     if kind == "union_tag_invalid":
-        key, value = f"{key}.name", problem["ctx"]["tag"]
+        key, value = f"{key}.name", repr(problem["ctx"]["tag"])
         message = f"should be one of {problem['ctx']['expected_tags']}"
     return f"{key} = {value[:60]}: {message.replace('Input should', 'should')}"

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import textwrap
+import typing
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,11 @@ from utils.errors import UserError
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = {**vars(schema), **{k.__name__: k for k in (bool, int, float, str, list, tuple, dict)}}
+NAMES = {
+    **vars(typing),
+    **vars(schema),
+    **{k.__name__: k for k in (bool, int, float, str, list, tuple, dict)},
+}
 
 
 def load_class(package: str, name: str, base: type[T]) -> type[T]:
@@ -47,10 +52,17 @@ def find_classes(package: str) -> dict[str, ast.ClassDef]:
 
     Those are the ones whose base is imported by name, so not an ``nn.Module`` that others use.
     """
-    trees = {f.stem: ast.parse(f.read_text("utf-8")) for f in (ROOT / package).glob("[!_]*.py")}
+    trees = {file.stem: _parse(file) for file in (ROOT / package).glob("[!_]*.py")}
     nodes = [(stem, node) for stem, tree in sorted(trees.items()) for node in tree.body]
     classes = {f"{stem}.{n.name}": n for stem, n in nodes if isinstance(n, ast.ClassDef)}
     return {k: n for k, n in classes.items() if n.bases and isinstance(n.bases[0], ast.Name)}
+
+
+def _parse(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_text("utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{file} is not Python: {error}") from error
 
 
 def constructor_arguments(package: str, name: str, given: frozenset[str]) -> type[Section]:
@@ -74,9 +86,17 @@ def _parameters(definition: ast.ClassDef) -> list[tuple[ast.arg, Any]]:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             names = [*node.args.args, *node.args.kwonlyargs]
             given = [*node.args.defaults, *node.args.kw_defaults]
-            values = [... if value is None else ast.literal_eval(value) for value in given]
+            values = [... if value is None else _plain_value(value, definition) for value in given]
             return list(zip(names, [...] * (len(names) - len(values)) + values, strict=True))
     return []
+
+
+def _plain_value(node: ast.expr, definition: ast.ClassDef) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        text = f"line {node.lineno}: {definition.name} has the default {ast.unparse(node)}; "
+        raise UserError(f"{text}write a plain value, as it is a setting's") from error
 
 
 def _plain_type(annotation: ast.expr | None) -> Any:

@@ -41,7 +41,7 @@ class DataSettings(ClassSection):
     package = "data_loader"
     given = frozenset({"root", "split", "seed"})
     root: Path = Path("data")
-    """Folder of the data; the environment variable DATA_ROOT overrides it."""
+    """Folder of the data; the environment variable DATA_ROOT overrides what a file says."""
     batch_size: Count = 256
     """Samples in one batch."""
     workers: int = Field(0, ge=0)
@@ -81,6 +81,8 @@ class TrainerSettings(ClassSection):
     """Share of the target that is spread over all classes, for a classifier."""
     early_stop: Count | None = None
     """Stop after so many epochs without a better checkpoint.monitor."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What to do about a step whose loss or gradient is no number: end, or leave the step out."""
 
 
 class SGD(Section):
@@ -174,7 +176,7 @@ class Cosine(Section):
     start: Fraction = 0.0
     """Rate that it rises from, as a share of the highest."""
     final: Fraction = 0.0
-    """Last learning rate, as a share of the highest."""
+    """Rate that it falls to, as a share of the highest."""
 
 
 class OneCycle(Section):
@@ -184,9 +186,9 @@ class OneCycle(Section):
     warmup: Fraction = 0.25
     """Share of all steps in which the rate rises."""
     start: Fraction = 0.1
-    """First learning rate, as a share of the highest."""
+    """Rate that it rises from, as a share of the highest."""
     final: Fraction = 0.0
-    """Last learning rate, as a share of the highest."""
+    """Rate that it falls to, as a share of the highest."""
 
 
 class CheckpointSettings(Section):
@@ -194,7 +196,9 @@ class CheckpointSettings(Section):
 
     every_steps: Count | None = None
     """Save after so many optimizer steps too, not only at the end of each epoch."""
-    keep: Count = 1
+    every_minutes: Positive | None = None
+    """Save after so many minutes too."""
+    keep: Count = 2
     """Newest step_*.pt files that are kept; the best is kept as well."""
     monitor: str = "loss"
     """Validation metric that chooses best.pt and that early stopping watches."""

@@ -76,6 +76,8 @@ def read_grey_image(file: Path, height: int, width: int) -> Tensor:
     Raises:
         UserError: naming the file, if it is no image.
     """
+    if not file.is_file() and file.exists():
+        raise UserError(f"{file}: cannot be read; it is no file")
     try:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)

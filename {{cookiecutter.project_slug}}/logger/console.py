@@ -14,7 +14,10 @@ log = logging.getLogger("run")
 
 def start_logging(file: Path | None = None) -> None:
     """Sends log lines to the console and, from the debug level on, to `file`."""
+    logging.raiseExceptions = False  # a full disk is told of once, by the trainer
     log.setLevel(logging.DEBUG)
+    for handler in log.handlers:
+        handler.close()
     log.handlers = [logging.StreamHandler(DummyTqdmFile(sys.stdout))]  # above progress bars
     log.handlers[0].setLevel(logging.INFO)
     if file is not None:

@@ -1,11 +1,20 @@
 """The record of a run: metrics.csv for programs, TensorBoard for people."""
 
 import csv
-from collections.abc import Mapping
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from config.loading import flatten
+from logger.console import log
+from utils.files import replace_file
+
+HEADER = ("data", "split", "epoch", "step", "metric", "value")
 
 
 class RunLog:
@@ -17,16 +26,19 @@ class RunLog:
         step: the step that the run is at; what was logged of later ones is dropped, as they will
             be done again.
         tensorboard: whether to write TensorBoard files at all.
+
+    Raises:
+        OSError: if the folder cannot be written.
     """
 
     def __init__(self, folder: Path, data: str, step: int, tensorboard: bool) -> None:
-        self.data = data
+        self.data, self.waiting = data, b""
         file = folder / "metrics.csv"
         rows = list(csv.reader(file.read_text("utf-8").splitlines())) if file.exists() else []
-        self.file = file.open("w", newline="", encoding="utf-8")
-        self.rows = csv.writer(self.file)
-        self.rows.writerow(["data", "split", "epoch", "step", "metric", "value"])
-        self.rows.writerows(row for row in rows[1:] if int(row[3]) <= step)
+        whole = [row for row in rows[1:] if len(row) == len(HEADER)]  # a killed run may leave half
+        kept = [row for row in whole if int(row[3]) <= step]
+        replace_file(file, _as_csv([HEADER, *kept]))
+        self.file = file.open("ab", buffering=0)
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -39,29 +51,54 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
-        if self.board:
-            self.board.close()
+        self._show("close")
 
     def scalars(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Writes one row for each value."""
+        rows = [(self.data, split, epoch, step, name, f"{v:.9g}") for name, v in values.items()]
+        self.waiting += _as_csv(rows)
+        with suppress(OSError):  # the next row or `sync` tries again
+            self._write_rows()
         for name, value in values.items():
-            self.rows.writerow([self.data, split, epoch, step, name, f"{value:.9g}"])
-            if self.board:
-                self.board.add_scalar(f"{split}/{name}", value, step)
-        self.file.flush()
+            self._show("add_scalar", f"{split}/{name}", value, step)
 
     def pictures(self, pictures: Mapping[str, Figure], step: int) -> None:
         """Shows figures in TensorBoard, by their names."""
         for name, figure in pictures.items():
-            if self.board:
-                self.board.add_figure(name, figure, step)
+            self._show("add_figure", name, figure, step)
 
     def hyperparameters(self, settings: Mapping[str, Any], results: Mapping[str, float]) -> None:
         """Enters settings and final metrics into TensorBoard's table of runs."""
-        if self.board:
-            flat = {}
-            for name, group in settings.items():
-                for key, v in group.items() if isinstance(group, dict) else [("", group)]:
-                    flat[f"{name}.{key}"] = v if isinstance(v, bool | int | float) else str(v)
-            finals = {f"final/{name}": value for name, value in results.items()}
-            self.board.add_hparams(flat, finals, run_name=".")
+        flat = flatten(settings).items()
+        plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in flat}
+        finals = {f"final/{name}": value for name, value in results.items()}
+        self._show("add_hparams", plain, finals, None, ".")
+
+    def sync(self) -> None:
+        """Makes durable what was logged so far.
+
+        Raises:
+            OSError: if that is impossible.
+        """
+        self._write_rows()
+        os.fsync(self.file.fileno())
+        self._show("flush")
+
+    def _write_rows(self) -> None:
+        while self.waiting:
+            self.waiting = self.waiting[self.file.write(self.waiting) :]
+
+    def _show(self, method: str, *arguments: Any) -> None:
+        """Calls a method of TensorBoard's writer, which cannot go on after an error."""
+        try:
+            if self.board:
+                getattr(self.board, method)(*arguments)
+        except OSError as error:
+            self.board = None
+            log.warning("TensorBoard's files end here: %s", error)
+
+
+def _as_csv(rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()

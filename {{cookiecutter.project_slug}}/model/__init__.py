@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from base.base_model import BaseModel
 from config.reference import load_class
 from config.schema import Settings
 from logger.console import log
-from storage.checkpoint import load_checkpoint, trained_weights
-from storage.run_folder import find_checkpoint
+from storage.checkpoint import load_first, trained_weights
+from storage.run_folder import find_checkpoints
 from utils.errors import UserError
 
 
@@ -23,8 +24,10 @@ def build_model(settings: Settings, state: Mapping[str, Any] | None = None) -> B
     if state is not None:
         try:
             model.load_state_dict(trained_weights(state))
-        except RuntimeError as error:
-            raise UserError(f"the checkpoint does not fit {options.name}: {error}") from error
+        except RuntimeError as error:  # which lists what is missing, unexpected, of other shapes
+            lines = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()[1:]]
+            text = "\n  ".join([*lines[:5], f"and {len(lines) - 5} more"][: len(lines)])
+            raise UserError(f"the checkpoint is not of this model:\n  {text}") from error
     elif options.init_from is not None:
         _take_weights(model, options.init_from)
     model.freeze(options.freeze)
@@ -33,7 +36,7 @@ def build_model(settings: Settings, state: Mapping[str, Any] | None = None) -> B
 
 def _take_weights(model: BaseModel, source: Path) -> None:
     """Copies the weights whose name and shape fit, and says which are left as they were."""
-    found = trained_weights(load_checkpoint(find_checkpoint(source)))
+    found = trained_weights(load_first(find_checkpoints(source))[1])
     own = model.state_dict()
     fitting = {n: w for n, w in found.items() if n in own and w.shape == own[n].shape}
     if not fitting:

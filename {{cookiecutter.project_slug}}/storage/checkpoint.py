@@ -1,44 +1,77 @@
-"""Checkpoint files: complete, plain data, checked when read."""
+"""Checkpoint files: complete, plain data, checked when read.
 
+A file is what torch.save writes, and the SHA-256 of that at its end: the check sums that are in the
+archive leave out names, sizes and padding, and torch.load does not look at them.
+"""
+
+import hashlib
+import io
 import os
-import pickle
 import shutil
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from utils.errors import UserError
+from logger.console import log
+from utils.errors import NonFiniteError, UserError
+from utils.files import newest_first, replacing
 
 FORMAT = 1
+DIGEST = hashlib.sha256().digest_size  # in bytes
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes `state` (tensors and plain values) beside `path`, then renames it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes `state` (tensors and plain values); `path` has the old content or the new, never half.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    archive = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, archive)
+    content = archive.getbuffer()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines([content, hashlib.sha256(content).digest()])
 
 
-def save_step(folder: Path, state: dict[str, Any], step: int, keep: int, best: bool) -> None:
+def save_step(folder: Path, state: Mapping[str, Any], keep: int, best: bool) -> None:
     """Saves ``step_*.pt`` in `folder`, also named ``last.pt`` (and ``best.pt``, if it is).
 
-    Of the ``step_*.pt`` the newest `keep` stay.
+    Of the ``step_*.pt`` the newest `keep` stay; an old one goes when the new one is safe.
+
+    Raises:
+        NonFiniteError: if a tensor holds what is no number; nothing is written then.
+        OSError: if it cannot be written.
     """
-    file = folder / f"step_{step:08d}.pt"
+    check_finite(state, f"step {state['step']}:")
+    # In this order, a run that is killed in between and resumed lacks none of the names that count.
+    names = ["best.pt"] * best + ["last.pt", f"step_{state['step']:08d}.pt"]
+    file, *others = (folder / name for name in names)
     save_checkpoint(file, state)
-    for name in ("last.pt", "best.pt") if best else ("last.pt",):
-        _link(file, folder / name)
-    for old in sorted(folder.glob("step_*.pt"))[:-keep]:
+    for other in others:
+        with replacing(other) as temporary:
+            try:
+                os.link(file, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copy2(file, temporary)
+    for old in newest_first(folder.glob("step_*.pt"))[keep:]:
         old.unlink()
+
+
+def load_first(files: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
+    """The first of `files` that is usable, and what is in it; those before it are warned of.
+
+    Raises:
+        UserError: if none is usable.
+    """
+    for file in files[:-1]:
+        try:
+            return file, load_checkpoint(file)
+        except UserError as error:
+            log.warning("%s; taking the one before it", error)
+    return files[-1], load_checkpoint(files[-1])
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -49,29 +82,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             format.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch.load does not compare the check sums
-                raise zipfile.BadZipFile("a check sum is wrong")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        content = np.memmap(path, np.uint8, "r")
+        if hashlib.sha256(content[:-DIGEST].data).digest() != content[-DIGEST:].tobytes():
+            raise ValueError("it is damaged, cut short, or not of this project")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != FORMAT:
+            raise ValueError(f"it has format {state['format']}, and this project reads {FORMAT}")
+    except Exception as error:  # a file made with ill intent can bring about any
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is no usable checkpoint: {reason}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path} is no checkpoint of this project (format {FORMAT})")
     return state
+
+
+def check_finite(state: Any, place: str) -> None:
+    """Raises a NonFiniteError with the place of a tensor in `state` that has NaN or infinity."""
+    if isinstance(state, torch.Tensor):
+        if state.is_floating_point() and not state.isfinite().all():
+            raise NonFiniteError(f"{place} is not finite")
+    elif isinstance(state, Mapping):
+        for name, value in state.items():
+            check_finite(value, f"{place} {name}")
 
 
 def trained_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The weights in a checkpoint that are evaluated: their average, where one was kept."""
     weights: dict[str, torch.Tensor] = state.get("average", state["model"])
     return {n.removeprefix("module."): value for n, value in weights.items() if n != "n_averaged"}
-
-
-def _link(file: Path, name: Path) -> None:
-    """Gives `file` a second name, replacing what had it, at no moment without a whole file."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}")
-    try:
-        os.link(file, temporary)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(file, temporary)
-    temporary.replace(name)

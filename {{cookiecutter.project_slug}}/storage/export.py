@@ -56,6 +56,7 @@ def export_model(
 def _write_pt2(model: nn.Module, batch: Tensor, file: Path, about: str) -> Reloaded:
     """Architecture and weights; loads without the project's code."""
     program = torch.export.export(model, (batch,), dynamic_shapes=SHAPES)
+    program.example_inputs = None  # they would be pickled
     with file.open("wb") as stream:  # by name, it would insist on the suffix
         torch.export.save(program, stream, extra_files={"about.json": about})
     with file.open("rb") as stream:

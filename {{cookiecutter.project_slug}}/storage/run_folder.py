@@ -1,87 +1,122 @@
 """The folder of one run: where everything that it leaves behind has its place."""
 
 import json
+import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from utils.errors import UserError
+from utils.files import newest_first, replace_file
 
 PROJECT = Path(__file__).resolve().parent.parent
+NAMES = {
+    ".lock",
+    ".pid",
+    ".unfinished",
+    "checkpoints",
+    "settings.yaml",
+    "manifest.json",
+    "train.log",
+}
+NAMES |= {"metrics.csv", "tensorboard"}
 
 
-def plan_run(name: str, path: Path | None = None) -> Path:
-    """The folder of a new run: `path`, or ``runs/<name>/<date-time>``, numbered if that is taken.
+@contextmanager
+def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[Path]:
+    """The folder of a run, kept from all other processes: `folder`, or ``runs/<name>/<date-time>``.
+
+    A new one in which nothing was saved is removed in the end.
 
     Raises:
-        UserError: if `path` holds something already.
+        OSError: if `folder` cannot be written.
+        UserError: if it holds other things already, or another process writes in it.
     """
-    if path is not None and path.exists() and (path.is_file() or any(path.iterdir())):
-        raise UserError(f"{path} is not empty; name another --run-dir, or --resume it")
-    wanted = Path("runs", name, f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    others = (wanted.with_name(f"{wanted.name}-{number}") for number in range(2, 1000))
-    return path or next(folder for folder in (wanted, *others) if not folder.exists())
-
-
-def create_run(folder: Path, settings: str, manifest: Mapping[str, Any]) -> None:
-    """Makes the folder with ``settings.yaml`` and ``manifest.json``, or notes a resumption."""
-    file = folder / "manifest.json"
-    if file.exists():
-        known = json.loads(file.read_text(encoding="utf-8"))
-        manifest = {**known, "resumed": [*known.get("resumed", []), manifest]}
+    folder = folder or Path("runs", name, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
+    saved = any(folder.glob("checkpoints/*.pt"))
+    if not resumed and (saved or {file.name for file in folder.glob("*")} - NAMES):
+        raise UserError(f"{folder} is not empty; name another --run-dir, or --resume it")
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")  # the system frees it when the process dies
     try:
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (folder / "settings.yaml").write_text(settings, encoding="utf-8")
-        file.write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write in the run folder {folder}: {error.strerror}") from error
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        owner = (folder / ".pid").read_text()
+        raise UserError(f"{folder} is in use by process {owner}") from error
+    (folder / ".pid").write_text(str(os.getpid()))
+    for rest in folder.rglob(".unfinished"):  # of a process that was killed
+        rest.unlink()
+    try:
+        yield folder
+    finally:
+        if not resumed and not any(folder.glob("checkpoints/*.pt")):
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
 
 
-def find_last_run(root: Path) -> Path:
-    """The run below `root` that saved a checkpoint most recently."""
-    files = sorted(root.rglob("checkpoints/last.pt"), key=lambda file: file.stat().st_mtime)
-    if not files:
-        raise UserError(f"there is no run with a checkpoint in {root}/ to resume")
-    return files[-1].parent.parent
+def find_checkpoints(run: Path, best: bool = True) -> list[Path]:
+    """The checkpoint that `run` is or, of a run folder or many, all: the newest first.
 
-
-def find_checkpoint(run: Path, name: str = "best") -> Path:
-    """The checkpoint of a run folder (`name`, or else the last), or the file that `run` is.
+    But for ``best.pt``, which comes before all others if `best`, and after them if not.
 
     Raises:
         UserError: if there is none.
     """
-    for file in (run, run / "checkpoints" / f"{name}.pt", run / "checkpoints" / "last.pt"):
-        if file.is_file():
-            return file
-    raise UserError(f"{run} is neither a checkpoint nor a run folder that holds one")
+    if run.is_file():
+        return [run]
+    contents: dict[int, Path] = {}
+    files = newest_first(run.rglob("checkpoints/*.pt"))
+    for file in sorted(files, key=lambda file: (file.name == "best.pt") != best):
+        contents.setdefault(file.stat().st_ino, file)  # last.pt and best.pt are second names
+    if not contents:
+        raise UserError(f"{run} is neither a checkpoint nor a run folder that holds one")
+    return list(contents.values())
 
 
 def folder_of(checkpoint: Path) -> Path:
     """The run folder that a checkpoint lies in, or else the checkpoint's own folder."""
-    inside = (checkpoint.parent.parent / "manifest.json").is_file()
-    return checkpoint.parent.parent if inside else checkpoint.parent
+    runs = [folder for folder in checkpoint.parents if (folder / "manifest.json").is_file()]
+    return runs[0] if runs else checkpoint.parent
 
 
-def describe_origin(**facts: Any) -> dict[str, Any]:
-    """What is needed to trace a run: code, command, versions, machine, and the `facts` given."""
+def _git(*arguments: str) -> str | None:
+    """What git prints about the project; None for nothing, or where there is no git."""
+    if not shutil.which("git"):
+        return None
+    command = ["git", "-C", str(PROJECT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+
+
+def describe_run(folder: Path, settings: str, **facts: Any) -> str:
+    """Writes ``settings.yaml`` and, when a run begins, ``manifest.json``; returns what that says.
+
+    That is what it takes to trace a run: code, command, versions, machine, and the `facts` given.
+    """
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-    git = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--dirty"]
-    found = subprocess.run(git, capture_output=True, text=True) if shutil.which("git") else None
-    commit, _, dirty = found.stdout.strip().partition("-") if found else ("", "", "")
-    return {
+    origin = {
         "template": project["tool"]["torch-template"],
-        "git": {"commit": commit or None, "dirty": bool(dirty)},
+        "git": {
+            "commit": _git("rev-parse", "-q", "--verify", "HEAD"),
+            "dirty": bool(_git("status", "--porcelain")),
+        },
         "command": shlex.join(sys.argv),
         "versions": {name: version(name) for name in ("torch", "torchvision", "numpy")},
         "machine": f"Python {platform.python_version()}, {platform.platform()}",
         **facts,
     }
+    text = json.dumps(origin, indent=2, ensure_ascii=False)
+    replace_file(folder / "settings.yaml", settings.encode())
+    if not (folder / "manifest.json").exists():
+        replace_file(folder / "manifest.json", text.encode())
+    return text

@@ -75,7 +75,7 @@ def test_the_results_are_those_of_the_best_model_on_the_test_images(
 ) -> None:
     metrics = read_json(evaluation / "metrics.json")
     assert metrics["step"] == 16  # and not 32, that of the last one
-    trainer = restore_trainer(trained_run / "checkpoints/best.pt", "test", [])
+    trainer, _ = restore_trainer([trained_run / "checkpoints/best.pt"], "test", [])
     dataset = trainer.dataset
     batch = dataset.transform(dataset.__getitems__(torch.arange(303)), None)
     found = trained_model(trained_run)(batch["input"]).argmax(1)
@@ -142,7 +142,7 @@ def test_images_of_any_kind_are_classified(
 def test_a_prediction_is_what_the_model_gives_for_the_image(
     trained_run: Path, pictures: list[Path], command: Command, capsys: Captured
 ) -> None:
-    dataset = restore_trainer(trained_run / "checkpoints/best.pt", None, []).dataset
+    dataset = restore_trainer([trained_run / "checkpoints/best.pt"], None, [])[0].dataset
     batch = stack([dataset.read_input(file) for file in pictures])
     shares = trained_model(trained_run)(dataset.transform(batch, None)["input"]).softmax(1)
     assert command("predict", trained_run, *pictures, "--json") == 0
@@ -290,7 +290,7 @@ def test_all_that_is_made_of_a_trained_model_says_that_the_data_is_synthetic(
         assert command(*arguments) == 0
         assert "synthetic data" in capsys.readouterr().out
 
-    trainer = restore_trainer(trained_run / "checkpoints/best.pt", "validation", [])
+    trainer, _ = restore_trainer([trained_run / "checkpoints/best.pt"], "validation", [])
     figures = trainer.pictures("validation", trainer.evaluate("validation"))
     assert figures.keys() == {"confusion_matrix", "misclassified"}
     for figure in figures.values():

@@ -14,9 +14,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from base.batch_loader import BatchLoader
 from config.schema import Settings
 from data_loader import build_dataset, build_training_loaders
-from data_loader.fashion_mnist import FashionMNIST
 from data_loader.synthetic import Synthetic
-from utils.seed import generator
 
 
 class Numbers(BaseDataset):
@@ -99,44 +97,11 @@ def test_inputs_are_normalised_by_what_the_training_images_say(
 
 
 def test_a_changed_sample_changes_the_fingerprint() -> None:
-    assert Numbers(10).fingerprint() == Numbers(10).fingerprint()
-    assert Numbers(10).fingerprint() != Numbers(11).fingerprint()
+    assert Numbers(10).fingerprint == Numbers(10).fingerprint
+    assert Numbers(10).fingerprint != Numbers(11).fingerprint
 
 
 # Augmentation
-
-
-def crops(image: Tensor, shift: int) -> list[Tensor]:
-    """Every crop of a padded image, shape (1, H, W), made in the plainest way."""
-    _, height, width = image.shape
-    padded = torch.zeros(1, height + 2 * shift, width + 2 * shift, dtype=image.dtype)
-    padded[:, shift : shift + height, shift : shift + width] = image
-    places = range(2 * shift + 1)
-    return [padded[:, y : y + height, x : x + width] for y in places for x in places]
-
-
-@pytest.fixture
-def clothes(tmp_path: Path, splits: dict[str, BaseDataset]) -> Callable[..., FashionMNIST]:
-    """``clothes(shift=1, flip=True)``: FashionMNIST without images, to transform others."""
-
-    def make(shift: int, flip: bool) -> FashionMNIST:
-        dataset = FashionMNIST(tmp_path, None, seed=0, shift=shift, flip=flip)
-        dataset.load_state_dict(splits["train"].state_dict())
-        return dataset
-
-    return make
-
-
-def test_augmented_images_are_all_the_shifted_and_mirrored_ones(
-    clothes: Callable[..., FashionMNIST],
-) -> None:
-    image = torch.randint(256, (1, 6, 5), dtype=torch.uint8)
-    straight, mirrored = crops(image, 1), [crop.flip(2) for crop in crops(image, 1)]
-    for flip, wanted in ((True, straight + mirrored), (False, straight)):
-        dataset = clothes(shift=1, flip=flip)
-        found = dataset.transform({"input": image.expand(500, 1, 6, 5)}, generator(0))["input"]
-        plain = dataset.transform({"input": torch.stack(wanted)}, None)["input"]
-        assert {f.numpy().tobytes() for f in found} == {p.numpy().tobytes() for p in plain}
 
 
 def test_augmentation_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
@@ -147,7 +112,7 @@ def test_augmentation_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
     dataset = OneImage(tmp_path, "train", seed=0)
 
     def inputs(seed: int, step: int) -> Tensor:
-        (batch,) = BatchLoader(dataset, 50, seed)[step]
+        ((batch,),) = BatchLoader(dataset, 50, seed).steps(step, step + 1)
         return batch["input"]
 
     assert torch.equal(inputs(1, 3), inputs(1, 3))
@@ -157,7 +122,7 @@ def test_augmentation_depends_on_seed_and_step_alone(tmp_path: Path) -> None:
 
 def test_validation_images_come_as_they_are(splits: dict[str, BaseDataset]) -> None:
     dataset = splits["validation"]
-    (batch,) = BatchLoader(dataset, 50)[1]
+    ((batch,),) = BatchLoader(dataset, 50).steps(1, 2)
     plain = dataset.transform(dataset.__getitems__(torch.arange(50, 100)), None)
     assert torch.equal(batch["input"], plain["input"])
     assert torch.equal(batch["target"], plain["target"])

@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from base.base_dataset import BaseDataset
 from data_loader import fashion_mnist
 from data_loader.fashion_mnist import FILES, FashionMNIST
 from utils.errors import DATA_UNAVAILABLE, UserError
+from utils.seed import generator
 
 # FashionMNIST: files of the right names and sizes, so nothing has to be downloaded. Image k is
 # black but for its first pixel, k % 251, and is of class k % 10.
@@ -174,3 +177,39 @@ def test_data_that_cannot_be_had_ends_a_command_with_69(
     assert code == 69
     assert "Offline: python train.py" in capsys.readouterr().err
     assert not run.exists()
+
+
+# Augmentation
+
+
+def crops(image: Tensor, shift: int) -> list[Tensor]:
+    """Every crop of a padded image, shape (1, H, W), made in the plainest way."""
+    _, height, width = image.shape
+    padded = torch.zeros(1, height + 2 * shift, width + 2 * shift, dtype=image.dtype)
+    padded[:, shift : shift + height, shift : shift + width] = image
+    places = range(2 * shift + 1)
+    return [padded[:, y : y + height, x : x + width] for y in places for x in places]
+
+
+@pytest.fixture
+def clothes(tmp_path: Path, splits: dict[str, BaseDataset]) -> Callable[..., FashionMNIST]:
+    """``clothes(shift=1, flip=True)``: FashionMNIST without images, to transform others."""
+
+    def make(shift: int, flip: bool) -> FashionMNIST:
+        dataset = FashionMNIST(tmp_path, None, seed=0, shift=shift, flip=flip)
+        dataset.load_state_dict(splits["train"].state_dict())
+        return dataset
+
+    return make
+
+
+def test_augmented_images_are_all_the_shifted_and_mirrored_ones(
+    clothes: Callable[..., FashionMNIST],
+) -> None:
+    image = torch.randint(256, (1, 6, 5), dtype=torch.uint8)
+    straight, mirrored = crops(image, 1), [crop.flip(2) for crop in crops(image, 1)]
+    for flip, wanted in ((True, straight + mirrored), (False, straight)):
+        dataset = clothes(shift=1, flip=flip)
+        found = dataset.transform({"input": image.expand(500, 1, 6, 5)}, generator(0))["input"]
+        plain = dataset.transform({"input": torch.stack(wanted)}, None)["input"]
+        assert {f.numpy().tobytes() for f in found} == {p.numpy().tobytes() for p in plain}

@@ -155,7 +155,10 @@ def test_a_checkpoint_of_another_network_is_refused(
     trained_run: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("evaluate", trained_run, "model.name=networks.MLP") == 2
-    assert "does not fit networks.MLP" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "the checkpoint is not of this model:\n" in message
+    assert all(part in message for part in ("layers.1.weight", "stem.0.weight", "..."))
+    assert max(map(len, message.splitlines())) < 160
 
 
 # The loss

@@ -1,14 +1,10 @@
-"""Stopping, going on, and checkpoints that cannot be trusted."""
+"""Stopping, going on, and ending with the same bits as a run that was never stopped."""
 # ruff: noqa: D103  the names of the tests say what they test
 
 import csv
-import json
 import os
-import pickle
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +16,9 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from data_loader import synthetic
-from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.checkpoint import load_checkpoint
 from trainer.classifier import Classifier
-from utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., int]
 # All that has a state: an average, momentum, a schedule, patience, sums of what is logged next.
 STATEFUL = (
@@ -106,14 +100,15 @@ def whole_run(noise: None, train: Command, tmp_path_factory: pytest.TempPathFact
 # Going on
 
 
+@pytest.mark.parametrize("stop", [1, 5, 8, 9, 15])  # epochs have 8 steps, log entries 3
 def test_a_stopped_run_ends_as_if_it_had_never_stopped(
-    tmp_path: Path, whole_run: Path, train: Command, command: Command
+    tmp_path: Path, whole_run: Path, train: Command, command: Command, stop: int
 ) -> None:
     run = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:  # in an epoch, between two log entries
-        in_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.MonkeyPatch.context() as patch:  # in the first of the step's two batches
+        in_step(patch, stop, lambda: signal.raise_signal(signal.SIGTERM))
         assert train(run, *STATEFUL) == 128 + signal.SIGTERM
-    assert checkpoint(run)["step"] == 5
+    assert checkpoint(run)["step"] == stop
     assert command("train", "--resume", run) == 0
     assert checkpoint(run)["step"] == checkpoint(whole_run)["step"] == 16
     assert differences(checkpoint(run), checkpoint(whole_run)) == []
@@ -153,12 +148,65 @@ def test_workers_may_change_when_a_run_goes_on(
 ) -> None:
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        in_step(patch, 11, lambda: signal.raise_signal(signal.SIGINT))
-        assert train(run, *STATEFUL) == 130
+        in_step(patch, 5, lambda: signal.raise_signal(signal.SIGINT))
+        assert train(run, *STATEFUL, "data.workers=1") == 130
+        in_step(patch, 11, lambda: signal.raise_signal(signal.SIGUSR1))
+        assert command("train", "--resume", run, "data.workers=0") == 138
     assert command("train", "--resume", run, "data.workers=2") == 0
     changed = ["/settings/data/workers"]
     assert differences(checkpoint(run), checkpoint(whole_run)) == changed
     assert measured(run) == measured(whole_run)
+
+
+def test_what_would_make_it_another_run_is_refused_unless_forced(
+    tmp_path: Path, train: Command, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, "trainer.max_steps=1") == 0
+    changes = ["data.batch_size=64", "seed=1", "trainer.accumulate=2", "model.width=8"]
+    assert command("train", "--resume", run, *changes, "trainer.max_steps=2") == 2
+    message = capsys.readouterr().err
+    for change in ("data.batch_size: 50 -> 64", "seed: 0 -> 1", "model.width: 16 -> 8", "--force"):
+        assert change in message
+    assert "max_steps" not in message
+    assert checkpoint(run)["step"] == 1
+    assert command("train", "--resume", run, *changes[:3], "trainer.max_steps=2", "--force") == 0
+    assert "data.batch_size: 50 -> 64" in (run / "train.log").read_text(encoding="utf-8")
+    assert checkpoint(run)["settings"]["data"]["batch_size"] == 64
+
+
+def test_other_data_is_refused_unless_forced(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, "trainer.max_steps=1") == 0
+    monkeypatch.setattr(synthetic, "TILT", 0.3)
+    assert command("train", "--resume", run, "trainer.max_steps=2") == 2
+    assert "data: " in capsys.readouterr().err
+    assert command("train", "--resume", run, "trainer.max_steps=2", "--force") == 0
+    assert checkpoint(run)["step"] == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard itself
+def test_tensorboard_shows_each_step_once(
+    tmp_path: Path, train: Command, command: Command, logged: Callable[..., list[float]]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, options = tmp_path / "run", ["logger.tensorboard=true", "logger.every_steps=3"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="went down"):
+        in_step(patch, 29, crash)  # after the log entries of steps 18 to 27
+        train(run, *options)
+    assert command("train", "--resume", run) == 0
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    losses = board.Scalars("train/loss")
+    assert [event.step for event in losses] == [3, 6, 9, 12, 15, 16, 18, 21, 24, 27, 30, 32]
+    values = [event.value for event in losses]
+    assert values == pytest.approx(logged(run, "train", "loss"), rel=1e-6)
 
 
 def test_a_finished_run_can_be_made_longer(
@@ -189,14 +237,13 @@ def test_resume_last_takes_the_run_that_saved_most_recently(
 ) -> None:
     for name, time in (("a", 1_000_000), ("b", 3_000_000), ("c", 2_000_000)):
         assert train(tmp_path / "runs/x" / name, "trainer.max_steps=1") == 0
-        os.utime(tmp_path / "runs/x" / name / "checkpoints/last.pt", (time, time))
+        for file in (tmp_path / "runs/x" / name / "checkpoints").iterdir():
+            os.utime(file, (time, time))
     assert command("train", "--resume", "last", "trainer.max_steps=2") == 0
     steps = {name: checkpoint(tmp_path / "runs/x" / name)["step"] for name in "abc"}
     assert steps == {"a": 1, "b": 2, "c": 1}
-    manifest = json.loads((tmp_path / "runs/x/b/manifest.json").read_text(encoding="utf-8"))
-    assert [m["command"] for m in manifest["resumed"]] == [
-        "train.py --resume last trainer.max_steps=2"
-    ]
+    starts = (tmp_path / "runs/x/b/train.log").read_text(encoding="utf-8")
+    assert '"command": "train.py --resume last trainer.max_steps=2"' in starts
 
 
 def test_there_must_be_a_run_to_resume(
@@ -217,98 +264,3 @@ def test_a_new_run_never_goes_into_a_folder_in_use(
     assert train(tmp_path) == 2
     assert f"{tmp_path} is not empty" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_ctrl_c_saves_and_leaves_with_130(
-    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path / "run"
-    options = ["--config", "config/synthetic.yaml", "--run-dir", str(run)]
-    settings = ["device=cpu", "trainer.epochs=1000", "logger.tensorboard=false"]
-    process = subprocess.Popen(
-        [sys.executable, "-u", "train.py", *options, *settings],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "epoch 1/1000" in line:
-            process.send_signal(signal.SIGINT)
-            break
-    output, errors = process.communicate()
-    assert process.returncode == 130
-    assert errors == ""
-    assert f"stopped and saved; go on with: python train.py --resume {run}" in output
-    stopped = checkpoint(run)["step"]
-
-    monkeypatch.setattr(synthetic, "TRAINING", 10_000)  # as in the other process
-    monkeypatch.setattr(synthetic, "VALIDATION", 1_000)
-    assert command("train", "--resume", run, f"trainer.max_steps={stopped + 1}") == 0
-    assert checkpoint(run)["step"] == stopped + 1
-
-
-# Checkpoints
-
-
-def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
-    state = {"weights": torch.randn(3), "step": 7, "names": ["a", "b"], "best": 0.1}
-    save_checkpoint(tmp_path / "x.pt", state)
-    loaded = load_checkpoint(tmp_path / "x.pt")
-    assert differences({key: loaded[key] for key in state}, state) == []
-
-
-def test_a_failed_save_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "x.pt", {"step": 1})
-    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
-        save_checkpoint(tmp_path / "x.pt", {"step": 2, "never plain": lambda: None})
-    assert load_checkpoint(tmp_path / "x.pt")["step"] == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
-
-
-def test_a_damaged_checkpoint_is_refused(
-    tmp_path: Path, trained_run: Path, command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    content = (trained_run / "checkpoints/last.pt").read_bytes()
-    weight = checkpoint(trained_run)["model"]["head.weight"]
-    place = content.index(weight.contiguous().numpy().tobytes())
-    flipped = bytes([content[place] ^ 1])  # the lowest bit of the first weight
-    damaged = {
-        "flipped.pt": content[:place] + flipped + content[place + 1 :],
-        "truncated.pt": content[: len(content) // 2],
-        "empty.pt": b"",
-        "text.pt": b"no checkpoint at all",
-    }
-    for name, bad in damaged.items():
-        (tmp_path / name).write_bytes(bad)
-        for arguments in (["train", "--resume", name], ["evaluate", name]):
-            assert command(*arguments) == 2
-            assert f"{name} is no usable checkpoint" in capsys.readouterr().err
-    assert {file.name for file in tmp_path.iterdir()} == damaged.keys()
-
-
-class Trap:
-    """Makes a file when it is unpickled, as an attacker's would do worse."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.file),)
-
-
-def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
-    file, sprung = tmp_path / "trap.pt", tmp_path / "sprung"
-    save_checkpoint(file, {"step": 1, "model": Trap(sprung)})
-    with pytest.raises(UserError, match="no usable checkpoint"):
-        load_checkpoint(file)
-    assert not sprung.exists()
-    torch.load(file, weights_only=False)  # shows that the trap works
-    assert sprung.exists()
-
-
-def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="no checkpoint of this project"):
-        load_checkpoint(tmp_path / "other.pt")

@@ -11,13 +11,15 @@ from typing import get_args
 
 import pytest
 
+from config import reference
 from config.loading import load_settings, to_yaml
+from config.reference import constructor_arguments, find_classes
 from config.schema import AdamW, Cosine, Section, Settings
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., int]
-SYNTHETIC, FASHION = ROOT / "config/synthetic.yaml", ROOT / "config/fashion_mnist.yaml"
+SYNTHETIC = ROOT / "config/synthetic.yaml"
 
 
 def refusal(*changes: str, source: Path = SYNTHETIC) -> str:
@@ -37,6 +39,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:
         "trainer.epoch": "trainer.epochs",
         "optimizer.momentun": "optimizer.momentum",
         "model.widht": "model.width",
+        "trainr.epochs": "trainer",
     }.items():
         assert f"did you mean {right}?" in refusal(f"{wrong}=3")
 
@@ -90,13 +93,38 @@ def test_several_mistakes_are_told_at_once() -> None:
 
 def test_what_is_no_setting_at_all_is_refused(tmp_path: Path) -> None:
     assert "KEY=VALUE" in refusal("epochs")
-    assert "seed = 0 holds no further settings" in refusal("seed=0", "seed.x=1")
+    assert "seed = '0' holds no further settings" in refusal("seed=0", "seed.x=1")
     for name, content in {"list.yaml": "- a\n- b\n", "broken.yaml": "data: [1,\n"}.items():
         (tmp_path / name).write_text(content)
         assert name in refusal(source=tmp_path / name)
     assert "missing.yaml" in refusal(source=tmp_path / "missing.yaml")
     (tmp_path / "half.yaml").write_text("data: {name: synthetic.Synthetic}\n")
     assert "model is missing" in refusal(source=tmp_path / "half.yaml")
+    assert "optimizer.name is missing" in refusal("optimizer={lr: 3}")
+    assert "optimizer.nesterov; see --help" in refusal("optimizer={name: AdamW, nesterov: true}")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "def __init__(self, width: int = SIZE) -> None:",
+            "Net has the default SIZE; write a plain",
+        ),
+        ("def __init__(self, width: int = 4 8) -> None:", "mine.py is not Python: "),
+    ],
+)
+def test_a_class_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, message: str
+) -> None:
+    (tmp_path / "model").mkdir()
+    text = f"class Net(BaseModel):\n    {line}\n        self.width = width\n"
+    (tmp_path / "model/mine.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(reference, "ROOT", tmp_path)
+    find_classes.cache_clear()
+    with pytest.raises(UserError, match=message):
+        constructor_arguments("model", "mine.Net", frozenset())
+    find_classes.cache_clear()
 
 
 # What is understood
@@ -117,13 +145,14 @@ def test_a_run_is_named_after_its_settings_file() -> None:
     assert load_settings(SYNTHETIC, ["name=other"]).name == "other"
 
 
-def test_a_new_class_drops_the_settings_of_the_old_one_in_any_order() -> None:
-    changes = ["optimizer.lr=0.5", "optimizer.name=AdamW", "data.batch_size=7"]
-    settings = load_settings(FASHION, [*changes, "data.name=synthetic.Synthetic"])
+def test_a_new_class_drops_the_settings_of_the_old_one_in_any_order(tmp_path: Path) -> None:
+    file = tmp_path / "colours.yaml"
+    file.write_text(SYNTHETIC.read_text().replace("ConvNet", "ConvNet\n  channels: 3"))
+    changes = ["optimizer.lr=0.5", "optimizer.name=AdamW", "model.freeze=[stem.*]"]
+    settings = load_settings(file, [*changes, "model.name=networks.MLP"])
     assert settings.optimizer == AdamW(lr=0.5)
-    assert settings.data.batch_size == 7
-    assert settings.data.model_extra == {}
-    assert "flip" in dict(load_settings(FASHION).data)
+    assert settings.model.freeze == ("stem.*",)
+    assert settings.model.model_extra == {"inputs": 784, "width": 512, "classes": 10}
 
 
 def test_the_arguments_of_a_class_are_settings_with_their_defaults() -> None:
@@ -142,7 +171,7 @@ def test_settings_written_as_yaml_are_the_same_when_read(tmp_path: Path) -> None
         "seed=5",
         "name=the same",
     ]
-    for source in (SYNTHETIC, FASHION):
+    for source in (ROOT / "config").glob("*.yaml"):
         settings = load_settings(source, changes)
         assert settings.scheduler == Cosine(warmup=0.1)
         (tmp_path / "settings.yaml").write_text(to_yaml(settings), encoding="utf-8")
@@ -152,9 +181,8 @@ def test_settings_written_as_yaml_are_the_same_when_read(tmp_path: Path) -> None
 def test_the_environment_says_where_the_data_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings(SYNTHETIC).data.root == Path("data")
     monkeypatch.setenv("DATA_ROOT", "/mnt/1e3")
-    settings = load_settings(FASHION)
-    assert settings.data.root == Path("/mnt/1e3")
-    assert settings.data.name == "fashion_mnist.FashionMNIST"
+    assert load_settings(SYNTHETIC).data.root == Path("/mnt/1e3")
+    assert load_settings(SYNTHETIC, ["data.root=here"]).data.root == Path("here")
 
 
 # The command
@@ -183,6 +211,7 @@ def test_settings_that_only_fail_when_they_are_used_leave_no_run_folder_either(
         "checkpoint.monitor=acuracy",
         "model.freeze=[steam.*]",
         "model.init_from=nothing",
+        "model.classes=5",
     ):
         assert train(tmp_path / "run", change) == 2
         assert "error: " in capsys.readouterr().err
@@ -208,7 +237,7 @@ def test_help_lists_every_setting_without_importing_torch() -> None:
     listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
     sections = {"data", "model", "trainer", "optimizer", "scheduler", "checkpoint", "logger"}
     assert set(fields(Settings)) - sections <= listed
-    assert {"data.shift", "data.mirrors", "model.inputs", "model.channels"} <= listed
+    assert {"model.inputs", "model.channels"} <= listed
 
 
 def test_the_schema_for_editors_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,9 @@ from base.base_dataset import BaseDataset, Batch
 from data_loader.synthetic import Synthetic
 from model import build_model
 from storage.checkpoint import load_checkpoint, trained_weights
-from trainer import restore_trainer
+from trainer import rehearse, restore_trainer
 from trainer.classifier import Classifier
-from utils.errors import TRAINING_FAILED, UserError
+from utils.errors import UserError
 
 MakeTrainer = Callable[..., Any]
 Logged = Callable[..., list[float]]
@@ -126,14 +126,6 @@ def test_clipping_bounds_the_gradient(
         moved[norm] = (after - before).norm().item()  # at a rate of 1, the gradient
     assert moved["0.01"] == pytest.approx(0.01, rel=1e-3)
     assert moved["null"] > 0.1
-
-
-def test_a_loss_that_is_not_finite_ends_training(make_trainer: MakeTrainer) -> None:
-    constant = "scheduler={name: constant}"
-    trainer = make_trainer(*SMALL, constant, "optimizer.lr=1e30", "logger.every_steps=1")
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step 2\D.*1e\+30") as error:
-        trainer.fit()
-    assert error.value.exit_code == TRAINING_FAILED == 1
 
 
 def test_training_is_label_smoothed_and_evaluation_is_not(
@@ -312,8 +304,9 @@ def test_best_is_the_checkpoint_of_the_best_epoch_and_last_that_of_the_last(
         folder = trainer.run / "checkpoints"
         assert load_checkpoint(folder / "best.pt")["step"] == 16 * best
         assert load_checkpoint(folder / "last.pt")["step"] == 16 * 4
-        again = restore_trainer(folder / "best.pt", "validation", []).evaluate("validation")
-        assert again[metric].item() == pytest.approx(choose(values), rel=1e-5)
+        again, _ = restore_trainer([folder / "best.pt"], "validation", [])
+        found = again.evaluate("validation")
+        assert found[metric].item() == pytest.approx(choose(values), rel=1e-5)
         trainer.run.rename(tmp_path / metric)
 
 
@@ -329,12 +322,12 @@ def test_the_newest_checkpoints_are_kept(make_trainer: MakeTrainer) -> None:
 
 def test_a_metric_that_is_not_there_cannot_be_monitored(make_trainer: MakeTrainer) -> None:
     with pytest.raises(UserError, match=r"monitor = 'acuracy': allowed are .*accuracy"):
-        make_trainer("checkpoint.monitor=acuracy")
+        rehearse(make_trainer("checkpoint.monitor=acuracy"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard itself
 def test_tensorboard_shows_what_metrics_csv_says(make_trainer: MakeTrainer, logged: Logged) -> None:
-    from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing import event_accumulator
 
     trainer = make_trainer(*SMALL, "logger.tensorboard=true", "logger.every_steps=4")
     trainer.fit()

@@ -12,6 +12,7 @@ from base.base_trainer import BaseTrainer
 from logger.metrics import classification_metrics
 from logger.pictures import confusion_picture
 from model.losses import cross_entropy
+from utils.errors import UserError
 from utils.seed import generator
 
 
@@ -19,16 +20,23 @@ class Classifier(BaseTrainer):
     """Trains a network that gives logits, shape (N, C), for ``input``, against ``target``."""
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits, target = model(batch["input"]), batch["target"]
+        logits, target = self._logits(model, batch), batch["target"]
         losses = cross_entropy(logits, target, self.options.label_smoothing)
         if not self.log_due:  # accuracy would cost as much as a step of a small network
             return {"loss": losses.mean()}
         return {"loss": losses.mean(), "accuracy": (logits.argmax(1) == target).float().mean()}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
-        logits, target = model(batch["input"]), batch["target"]
+        logits, target = self._logits(model, batch), batch["target"]
         losses = cross_entropy(logits, target)
         self.metrics.update(value=losses, preds=logits, target=target)
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits: Tensor = model(batch["input"])
+        if logits.shape[1:] != (count := len(self.dataset.classes),):
+            shape = tuple(logits.shape[1:])
+            raise UserError(f"the model gives {shape} for an input, but there are {count} classes")
+        return logits
 
     def build_metrics(self) -> MetricCollection:
         return classification_metrics(len(self.dataset.classes))
@@ -58,7 +66,7 @@ class Classifier(BaseTrainer):
         guesses = self.predict(batch).argmax(1)
         wrong = (guesses != batch["target"]).nonzero().squeeze(1)[:25]
         pairs = zip(batch["target"][wrong], guesses[wrong], strict=True)
-        titles = [f"{dataset.classes[t]}\nnot {dataset.classes[g]}" for t, g in pairs]
+        titles = [f"{dataset.classes[t]}\nas {dataset.classes[g]}" for t, g in pairs]
         samples = {name: value[wrong] for name, value in batch.items()}
         figure = dataset.draw(samples, f"{dataset.title}: {split}, misclassified", titles)
         return {"misclassified": figure} if titles and figure else {}

@@ -1,5 +1,7 @@
 """Errors that a user can put right: a line or two and an exit code instead of a traceback."""
 
+import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -14,12 +16,26 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+class LoadingError(UserError):
+    """A batch that cannot be had."""
+
+
+class NonFiniteError(Exception):
+    """A loss or a weight that is NaN or infinite."""
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs a command and leaves with its exit code, or with that of the error it met."""
     try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    except BrokenPipeError:  # who read the output, as in `| head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except (UserError, OSError) as error:  # the latter of a file that cannot be read or written
+        logging.getLogger("run").debug("where this happened", exc_info=True)  # to train.log
+        print(f"error: {error}", file=sys.stderr)
+        code = getattr(error, "exit_code", BAD_INPUT)
+    sys.exit(code)

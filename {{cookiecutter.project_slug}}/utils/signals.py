@@ -3,13 +3,16 @@
 import signal
 from types import FrameType
 
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
+NUMBERS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
 
 class StopSignals:
-    """Within it, the first SIGINT or SIGTERM is noted; a second one acts as it always does."""
+    """Within it, the first such signal is noted; a second one acts as it always does."""
 
     def __enter__(self) -> "StopSignals":
         self.received = 0
-        self._usual = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        self._usual = {number: signal.signal(number, self._note) for number in NUMBERS}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,57 @@
+"""What is done about a step that leaves a loss or a weight that is no number."""
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from base.base_dataset import Batch
+from logger.console import log
+from storage.checkpoint import check_finite, load_first, save_checkpoint
+from storage.run_folder import find_checkpoints
+from utils.errors import TRAINING_FAILED, NonFiniteError, UserError
+
+if TYPE_CHECKING:
+    from base.base_trainer import BaseTrainer
+
+
+def fit_guarded(trainer: "BaseTrainer") -> None:
+    """Trains; after NaN or infinity, again from the last checkpoint, looking at each step.
+
+    That finds the step without waiting for the device in all the others, as runs are repeatable.
+    """
+    try:
+        trainer.fit()
+    except NonFiniteError as error:
+        log.warning("%s; the steps since the last checkpoint are repeated one by one", error)
+        _, state = load_first(find_checkpoints(trainer.run, best=False))
+        trainer.load_state_dict(state)
+        trainer.guarded = True
+        trainer.fit()
+
+
+def update_guarded(trainer: "BaseTrainer", batches: Sequence[Batch]) -> None:
+    """An update that is looked at before training goes on; the host waits for it.
+
+    If it left NaN or infinity, it is taken back, and what it takes to see it again is saved.
+    Training then ends or, with `trainer.non_finite=skip`, goes on with the next step.
+
+    Raises:
+        UserError: naming step, value, learning rate and file, if training ends.
+    """
+    before = copy.deepcopy({**trainer.state_dict(), "step": trainer.step - 1})
+    trainer.update(batches)
+    try:
+        for part in (trainer.sums, trainer.state_dict()):
+            check_finite(part, f"step {trainer.step}:")
+    except NonFiniteError as error:
+        file = trainer.run / f"non_finite_{trainer.step:08d}.pt"
+        save_checkpoint(file, {**before, "batches": batches})
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        text = f"{error} (learning rate {rate:.4g}); batch and state before it are in {file}"
+        if trainer.options.non_finite == "stop":
+            advice = f"python train.py --resume {file} repeats the step; try a lower optimizer.lr, "
+            advice += "trainer.clip_norm, trainer.precision=fp32 or trainer.non_finite=skip"
+            raise UserError(f"{text}\n{advice}", TRAINING_FAILED) from error
+        trainer.load_state_dict(before)
+        trainer.step, trainer.skipped = trainer.step + 1, trainer.skipped + 1
+        log.warning("%s; skipped (%d so far)", text, trainer.skipped)

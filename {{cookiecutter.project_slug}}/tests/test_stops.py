@@ -1,0 +1,263 @@
+"""What ends a run: signals, data that cannot be loaded, numbers that are none."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from base.base_dataset import Batch, Sample
+from data_loader import synthetic
+from data_loader.synthetic import Synthetic
+from storage.checkpoint import load_checkpoint
+from trainer.classifier import Classifier
+
+ROOT = Path(__file__).resolve().parent.parent
+Command = Callable[..., int]
+Captured = pytest.CaptureFixture[str]
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+def last(run: Path) -> dict[str, Any]:
+    return load_checkpoint(run / "checkpoints/last.pt")
+
+
+# Signals
+
+
+@contextmanager
+def training(run: Path, *settings: str) -> "Iterator[subprocess.Popen[str]]":
+    """A process that trains for a long time, in a group of its own."""
+    options = ["--config", "config/synthetic.yaml", "--run-dir", str(run), "device=cpu"]
+    options += ["trainer.epochs=1000", "logger.tensorboard=false", *settings]
+    with subprocess.Popen(
+        [sys.executable, "-u", "train.py", *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    ) as process:
+        yield process
+        process.kill()
+
+
+def wait_for(process: "subprocess.Popen[str]", text: str) -> None:
+    assert process.stdout is not None
+    assert any(text in line for line in process.stdout), process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("number", "whole_group", "workers", "moment"),
+    [
+        (signal.SIGINT, False, 0, "epoch 1/1000"),
+        (signal.SIGTERM, True, 2, "epoch 1/1000"),
+        (signal.SIGUSR1, True, 2, "run folder"),
+    ],
+)
+def test_a_signal_saves_and_ends_the_run(
+    tmp_path: Path, number: signal.Signals, whole_group: bool, workers: int, moment: str
+) -> None:
+    run = tmp_path / "run"
+    with training(run, f"data.workers={workers}") as process:
+        wait_for(process, moment)
+        while not (run / "checkpoints/last.pt").exists():  # so that the loop has begun
+            time.sleep(0.001)
+        (os.killpg if whole_group else os.kill)(process.pid, number)
+        output, errors = process.communicate(timeout=30)
+        with pytest.raises(ProcessLookupError):  # no worker is left
+            os.killpg(process.pid, 0)
+    assert (process.returncode, errors) == (128 + number, "")
+    assert output.endswith(f"stopped and saved; go on with: python train.py --resume {run}\n")
+    assert last(run)["step"] >= (36 if "epoch" in moment else 0)
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_damages_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with training(run, "data.workers=1", "checkpoint.every_steps=1") as process:
+        wait_for(process, "epoch 1/1000")
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "")
+    assert last(run)["step"] >= 35
+    assert not list(run.rglob(".unfinished"))
+
+
+# Data that cannot be loaded
+
+
+class Failing(Synthetic):
+    """Has a sample that cannot be loaded."""
+
+    fatal = False
+
+    def __getitems__(self, indices: Tensor) -> Batch:
+        if 77 in indices and self.split == "train":
+            if self.fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyError("the file of this sample")
+        return super().__getitems__(indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.__getitems__(torch.tensor([index]))
+
+    def __init__(self, root: Path, split: str | None, seed: int) -> None:
+        super().__init__(root, split, seed)
+        self.split = split
+
+    fingerprint = ""
+
+
+@FORKS
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_that_cannot_be_loaded_is_named(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured, workers: int
+) -> None:
+    monkeypatch.setattr(synthetic, "Synthetic", Failing)
+    assert train(tmp_path / "run", "seed=3", f"data.workers={workers}") == 1
+    message = capsys.readouterr().err
+    text = r"error: synthetic data: sample 77: KeyError: 'the file of this sample' \(.*test_stops"
+    assert re.match(text, message)
+    assert len(message.splitlines()) == 1
+    assert 0 < last(tmp_path / "run")["step"] < 16
+
+
+@FORKS
+def test_a_worker_that_dies_is_told(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(synthetic, "Synthetic", Failing)
+    monkeypatch.setattr(Failing, "fatal", True)
+    assert train(tmp_path / "run", "seed=3", "data.workers=1", "trainer.max_steps=15") == 1
+    message = capsys.readouterr().err
+    assert re.match(r"error: synthetic data: a worker process died: .* exited unexp", message)
+    assert len(message.splitlines()) == 1
+    assert last(tmp_path / "run")["step"] < 16
+
+
+@FORKS
+@pytest.mark.parametrize("signalled", [False, True])
+def test_a_validation_that_fails_is_made_up_for(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    signalled: bool,
+) -> None:
+    """Whether the data was to blame or a signal that ended the workers too."""
+    assert train(tmp_path / "whole") == 0
+    run, whole, sent = tmp_path / "run", Synthetic.__getitems__, list[int]()
+
+    def fail(dataset: Synthetic, indices: Tensor) -> Batch:
+        if len(dataset) == 210 and 200 in indices:
+            if signalled and not sent:
+                sent.append(signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
+            raise OSError("the disk is gone")
+        return whole(dataset, indices)
+
+    monkeypatch.setattr(Synthetic, "__getitems__", fail)
+    assert train(run) == (143 if signalled else 1)
+    assert ("sample 200: OSError: the disk is gone" in capsys.readouterr().err) == (not signalled)
+    assert last(run)["step"] == 16
+    monkeypatch.undo()
+    assert command("train", "--resume", run) == 0
+    rows = [(folder / "metrics.csv").read_text().split() for folder in (tmp_path / "whole", run)]
+    wanted, found = ([row for row in part if "per_second" not in row] for part in rows)
+    assert found == wanted
+
+
+# Numbers that are none
+
+
+def spoil(patch: pytest.MonkeyPatch, steps: set[int], part: str) -> None:
+    """Lets the loss of some steps, or the gradient alone, or the input be no number."""
+    original = Classifier.training_step
+
+    def step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        bad = torch.tensor(float("nan") if trainer.step in steps else 1.0)
+        if part == "input":
+            return original(trainer, model, {**batch, "input": batch["input"] * bad})
+        scalars = original(trainer, model, batch)
+        if part == "gradient" and trainer.step in steps:
+            scalars["loss"].register_hook(lambda gradient: gradient * bad)
+        elif part == "loss":
+            scalars["loss"] = scalars["loss"] * bad
+        return scalars
+
+    patch.setattr(Classifier, "training_step", step)
+
+
+@pytest.mark.parametrize("part", ["loss", "gradient", "input"])
+def test_a_step_that_is_not_finite_is_named_and_can_be_repeated(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    part: str,
+) -> None:
+    run = tmp_path / "run"
+    spoil(monkeypatch, {11}, part)
+    options = ("checkpoint.every_steps=4", "logger.every_steps=7", "checkpoint.keep=9")
+    assert train(run, *options) == 1
+    file = run / "non_finite_00000011.pt"
+    message = capsys.readouterr().err
+    found = re.match(r"error: step 11: (.*) is not finite \(learning rate ([\d.]+)\)", message)
+    assert found
+    assert found[1].startswith("model" if part == "gradient" else "loss")
+    assert float(found[2]) == pytest.approx(last(run)["settings"]["optimizer"]["lr"], rel=0.3)
+    assert f"python train.py --resume {file} repeats the step" in message
+    for saved in run.rglob("*.pt"):
+        state = load_checkpoint(saved)
+        assert all(weight.isfinite().all() for weight in state["model"].values()), saved
+        assert state["step"] <= 10
+    assert load_checkpoint(file)["step"] == 10
+    assert load_checkpoint(file)["batches"][0]["input"].shape == (50, 1, 28, 28)
+
+    assert command("train", "--resume", file) == 1
+    assert "step 11: " in capsys.readouterr().err
+    monkeypatch.undo()
+    assert command("train", "--resume", file) == 0
+
+
+@pytest.mark.parametrize("part", ["loss", "gradient", "input"])
+def test_steps_that_are_not_finite_can_be_skipped(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    run = tmp_path / "run"
+    spoil(monkeypatch, {3, 20, 32}, part)
+    assert train(run, "trainer.non_finite=skip", "trainer.ema=0.9", "optimizer.name=AdamW") == 0
+    state = last(run)
+    assert (state["step"], state["skipped"]) == (32, 3)
+    assert state["optimizer0"]["state"][0]["step"] == 32 - 3
+    assert all(weight.isfinite().all() for weight in state["average"].values())
+    assert (run / "train.log").read_text(encoding="utf-8").count("skipped (3 so far)") == 1
+
+
+def test_what_is_skipped_changes_nothing_else(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A skipped step leaves the weights as if its gradient had not been there."""
+    constant = ["scheduler={name: constant}", "optimizer.nesterov=false", "trainer.max_steps=3"]
+    weights = []
+    for part in ("input", "loss"):
+        with pytest.MonkeyPatch.context() as patch:
+            spoil(patch, {2}, part)
+            assert train(tmp_path / part, *constant, "trainer.non_finite=skip") == 0
+        weights.append(last(tmp_path / part)["model"])
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
