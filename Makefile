@@ -34,6 +34,7 @@ chaos: .venv/ready
 	$(BIN)/python tests/chaos.py
 
 bench: .venv/ready
+	$(BIN)/python benchmarks/saving.py
 	$(BIN)/python benchmarks/figures.py
 
 clean:

@@ -21,10 +21,11 @@ S = TypeVar("S", bound=Section)
 FIELDS = Settings.model_fields.items()  # with one kind of section each, or of value:
 # What may change when a run goes on (the beginnings of names); all else makes it another run.
 MAY_CHANGE = (
-    *("name", "device", "data.root", "data.workers", "data.mirrors", "model.init_from"),
-    *("trainer.epochs", "trainer.max_steps", "trainer.early_stop", "trainer.compile"),
-    *("trainer.precision", "trainer.non_finite", "trainer.clip_norm", "optimizer.lr"),
-    *("optimizer.adamw_lr", "optimizer.weight_decay", "scheduler.", "checkpoint.", "logger."),
+    *("name", "device", "deterministic", "data.root", "data.workers", "data.mirrors"),
+    *("model.init_from", "trainer.epochs", "trainer.max_steps", "trainer.early_stop"),
+    *("trainer.compile", "trainer.precision", "trainer.non_finite", "trainer.clip_norm"),
+    *("optimizer.lr", "optimizer.adamw_lr", "optimizer.weight_decay"),
+    *("scheduler.", "checkpoint.", "logger."),
 )
 LIMIT = 50_000  # characters of a settings file, or parts of what it means
 SECTIONS = {name: f.annotation for name, f in FIELDS if isinstance(f.annotation, type)}

@@ -114,7 +114,16 @@ def _meanings(docstring: str) -> dict[str, str]:
     return {name: re.sub(r"\s+", " ", meaning) for name, meaning in found}
 
 
-HIDDEN = {"title", "description", "default", "format"}  # of a JSON schema, as the help says it
+SIGNS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """A JSON schema in words: ``number > 0 or null``."""
+    if "anyOf" in schema:
+        return " or ".join(map(_kind, schema["anyOf"]))
+    choices = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    words = [", ".join(choices) or schema.get("type", "any")]
+    return " ".join([*words, *(f"{sign} {schema[k]}" for k, sign in SIGNS.items() if k in schema)])
 
 
 def command_parser(description: str) -> argparse.ArgumentParser:
@@ -141,8 +150,7 @@ def rows(
             yield from rows(section, f"{prefix}{name}.", choice)
         if not sections:
             default = f"default {json.dumps(field.default, default=str)}"
-            kind = [f"{k} {kinds[name][k]}" for k in kinds[name].keys() - HIDDEN]
-            parts = [owner, *sorted(kind)[::-1], "required" if field.is_required() else default]
+            parts = [owner, _kind(kinds[name]), "required" if field.is_required() else default]
             meaning = textwrap.indent(textwrap.fill(field.description or "", 90), " " * 6)
             yield prefix + name, "; ".join(filter(None, parts)), meaning
     if issubclass(part, ClassSection):

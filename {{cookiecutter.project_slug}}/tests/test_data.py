@@ -1,6 +1,7 @@
 """Data sets, splits, augmentation, loaders and image files."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +169,25 @@ def test_batches_are_the_same_with_any_number_of_workers(splits: dict[str, BaseD
     alone, together = batches(0), batches(2)
     assert len(alone) == len(together) == 15  # with a short step at the end of an epoch
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+class Drawing(Numbers):
+    """Adds to each sample what the three global generators give."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return {"input": index + torch.rand(()) + random.random() + float(np.random.rand())}
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("seed", [None, 1])
+def test_what_a_data_set_draws_is_the_same_with_any_number_of_workers(seed: int | None) -> None:
+    def batches(workers: int) -> list[float]:
+        loader = BatchLoader(Drawing(20), 4, seed, workers=workers)
+        return [x for (batch,) in loader.steps(1, 5) for x in batch["input"].tolist()]
+
+    alone = batches(0)
+    assert batches(1) == batches(2) == alone
+    assert len({x % 1 for x in alone}) == len(alone)
 
 
 # Image files

@@ -1,0 +1,52 @@
+"""What a checkpoint costs: as a share of the fifty training steps of the default model between two.
+
+Both are timed in one process, in turn: fifty steps of the default settings on synthetic images of
+FashionMNIST's shape, then a save with all that belongs to it (state, check for NaN, SHA-256, fsync,
+names). What is printed is the median over the rounds, after one that is not counted.
+"""
+
+import importlib
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}"
+STEPS, ROUNDS = 50, 9
+
+
+def main() -> None:
+    """Prints two lines."""
+    sys.path.insert(0, str(PAYLOAD))
+    load_settings = importlib.import_module("config.loading").load_settings
+    changes = ["data.name=synthetic.Synthetic", "logger.tensorboard=false", "trainer.epochs=99"]
+    settings = load_settings(PAYLOAD / "config/fashion_mnist.yaml", changes)
+    loaders = importlib.import_module("data_loader").build_training_loaders(settings)
+    model = importlib.import_module("model").build_model(settings)
+    record = importlib.import_module("logger.run_log").RunLog
+    steps, saves = [], []
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name:
+        run = Path(name)
+        (run / "checkpoints").mkdir()
+        build = importlib.import_module("trainer").build_trainer
+        trainer = build(settings, model, loaders, run)
+        trainer.record = record(run, "benchmark", 0, False)
+        for k in range(ROUNDS + 1):
+            start = time.perf_counter()
+            for batches in loaders["train"].steps(k * STEPS, (k + 1) * STEPS):
+                trainer.update(batches)
+                trainer.step += 1
+            middle = time.perf_counter()
+            trainer.save(best=True)
+            steps.append(middle - start)
+            saves.append(time.perf_counter() - middle)
+        trainer.record.file.close()
+    save, fifty = statistics.median(saves[1:]), statistics.median(steps[1:])
+    print(f"one save: {1000 * save:.1f} ms; {STEPS} steps: {1000 * fifty:.0f} ms")
+    print(f"saving every {STEPS} steps costs {100 * save / fifty:.1f} % (at most 3)")
+
+
+if __name__ == "__main__":
+    main()
