@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,29 @@ def test_old_checkpoints_go_when_the_new_one_is_safe(
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
 
 
+def test_a_reader_finds_whole_files_at_any_time(tmp_path: Path) -> None:
+    save_step(tmp_path, {"step": 0}, keep=1, best=True)
+    failures: list[UserError] = []
+    seen, done = set[int](), threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            for name in ("last.pt", "best.pt"):
+                try:
+                    seen.add(load_checkpoint(tmp_path / name)["step"])
+                except UserError as error:
+                    failures.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for step in range(1, 60):
+        save_step(tmp_path, {"step": step, "ballast": torch.rand(5000)}, keep=1, best=step % 2 == 0)
+    done.set()
+    reader.join()
+    assert failures == []
+    assert len(seen) > 3
+
+
 def test_a_file_system_without_hard_links_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +243,14 @@ def test_training_goes_on_while_the_disk_is_full(
     rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
     logged = [row.split(",")[3] for row in rows if ",train," in row and ",loss," in row]
     assert logged == [str(step) for step in range(1, 17)]
+
+
+def test_checkpoints_can_be_saved_by_the_clock(tmp_path: Path, train: Command) -> None:
+    often = ["checkpoint.every_minutes=1e-9", "checkpoint.keep=100", "trainer.max_steps=5"]
+    assert train(tmp_path / "often", *often) == 0
+    assert steps_in(tmp_path / "often/checkpoints") == [0, 1, 2, 3, 4, 5]
+    assert train(tmp_path / "seldom", "checkpoint.every_minutes=99", *often[1:]) == 0
+    assert steps_in(tmp_path / "seldom/checkpoints") == [0, 5]
 
 
 def test_a_last_state_that_cannot_be_saved_is_a_failure(
