@@ -154,6 +154,7 @@ def test_the_forward_pass_has_the_precision_asked_for_and_the_weights_float32(
     assert {p.dtype for p in trainers[1].model.parameters()} == {torch.float32}
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's compiler itself
 def test_a_compiled_model_keeps_the_names_of_its_weights(make_trainer: MakeTrainer) -> None:
     plain, compiled = make_trainer(), make_trainer("trainer.compile=true")
     assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
