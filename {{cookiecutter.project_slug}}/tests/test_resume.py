@@ -4,6 +4,7 @@
 import csv
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,6 +131,16 @@ def test_a_crashed_run_goes_on_from_its_last_checkpoint(
     assert command("train", "--resume", run) == 0
     assert differences(checkpoint(run), checkpoint(whole_run)) == []
     assert measured(run) == measured(whole_run)
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_and_not_from_its_best(
+    tmp_path: Path, trained_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    assert checkpoint(run, "best")["step"] == 16
+    in_step(monkeypatch, 20, crash)  # done already, and not to be done again
+    assert command("train", "--resume", run, "trainer.epochs=3", "trainer.max_steps=33") == 0
+    assert checkpoint(run)["step"] == 33
 
 
 def test_patience_goes_on_where_it_stopped(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
+from logger.run_log import RunLog
 from storage import run_folder
 from storage.checkpoint import load_checkpoint, save_checkpoint, save_step
 from trainer.classifier import Classifier
@@ -97,22 +98,22 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 def test_the_one_before_a_damaged_checkpoint_is_taken(
     tmp_path: Path,
-    trained_run: Path,
+    train: Command,
     command: Command,
     capsys: Captured,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = tmp_path / "run"
-    subprocess.run(["cp", "-a", trained_run, run], check=True)  # with its hard links
-    newest = run / "checkpoints/step_00000032.pt"
+    assert train(run, "trainer.max_steps=20") == 0
+    newest = run / "checkpoints/step_00000020.pt"
+    whole = torch.load(newest, weights_only=True)
     os.truncate(newest, 1000)
-    whole = torch.load(trained_run / "checkpoints/last.pt", weights_only=True)
     assert command("train", "--resume", run) == 0
     warnings = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
     (warning,) = warnings
     assert warning.startswith(f"{newest} is no usable checkpoint: it is damaged")
     again = load_checkpoint(run / "checkpoints/last.pt")
-    assert again["step"] == 32
+    assert again["step"] == 20
     assert all(torch.equal(w, whole["model"][name]) for name, w in again["model"].items())
 
     for file in (run / "checkpoints").iterdir():
@@ -243,6 +244,22 @@ def test_training_goes_on_while_the_disk_is_full(
     rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
     logged = [row.split(",")[3] for row in rows if ",train," in row and ",loss," in row]
     assert logged == [str(step) for step in range(1, 17)]
+
+
+def test_no_checkpoint_is_ahead_of_the_log(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or rows would be missing if the process were killed and the run went on."""
+    original = RunLog._write_rows
+    at_step(
+        monkeypatch,
+        {
+            6: lambda: monkeypatch.setattr(RunLog, "_write_rows", fail),
+            14: lambda: monkeypatch.setattr(RunLog, "_write_rows", original),
+        },
+    )
+    assert train(tmp_path / "run", *EVERY_4) == 0
+    assert steps_in(tmp_path / "run/checkpoints") == [0, 4, 16]
 
 
 def test_checkpoints_can_be_saved_by_the_clock(tmp_path: Path, train: Command) -> None:
