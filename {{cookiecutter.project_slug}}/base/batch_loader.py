@@ -77,7 +77,7 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
                 if isinstance(batches, LoadingError):
                     raise batches
                 yield batches
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:  # also in the midst of a batch
             text = f"{self.dataset.title}: a worker process died: {error}"
             raise LoadingError(text, TRAINING_FAILED) from error
 
