@@ -23,14 +23,14 @@ def main() -> None:
     load_settings = importlib.import_module("config.loading").load_settings
     changes = ["data.name=synthetic.Synthetic", "logger.tensorboard=false", "trainer.epochs=99"]
     settings = load_settings(PAYLOAD / "config/fashion_mnist.yaml", changes)
-    loaders = importlib.import_module("data_loader").build_training_loaders(settings)
-    model = importlib.import_module("model").build_model(settings)
+    loaders = importlib.import_module("builders").build_training_loaders(settings)
+    model = importlib.import_module("builders").build_model(settings)
     record = importlib.import_module("logger.run_log").RunLog
     steps, saves = [], []
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name:
         run = Path(name)
         (run / "checkpoints").mkdir()
-        build = importlib.import_module("trainer").build_trainer
+        build = importlib.import_module("builders").build_trainer
         trainer = build(settings, model, loaders, run)
         trainer.record = record(run, "benchmark", 0, False)
         for k in range(ROUNDS + 1):

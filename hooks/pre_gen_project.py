@@ -18,7 +18,7 @@ import keyword
 import re
 import unicodedata
 
-MODULES = "base config data_loader logger model storage trainer utils tests runs data"
+MODULES = "base builders config data_loader logger model storage trainer utils tests runs data"
 COMMANDS = "train evaluate predict export"
 DEPENDENCIES = (
     "matplotlib numpy pillow pydantic ruamel safetensors tensorboard torch torchmetrics "

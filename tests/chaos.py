@@ -185,7 +185,7 @@ def shown(run: str) -> dict[str, list[int]]:
 def prepare(steps: mmap.mmap) -> None:
     """Imports all that a run needs, makes the data small, and lets steps be counted."""
     sys.path.insert(0, str(PAYLOAD))
-    for name in ("train", "trainer.classifier", "model.networks", "data_loader"):
+    for name in ("train", "builders", "trainer.classifier", "model.networks"):
         importlib.import_module(name)
     importlib.import_module("torch.utils.tensorboard")
     importlib.import_module("torch").set_num_threads(1)

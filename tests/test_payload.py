@@ -14,6 +14,7 @@ FLOORS = [
     {"logger", "storage"},
     {"base"},
     {"data_loader", "model", "trainer"},
+    {"builders"},
     {"train", "evaluate", "predict", "export"},
 ]
 LIMIT = 1800  # lines of code in all; 1,500 were meant, and 270 more make runs survive anything

@@ -17,8 +17,8 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in device=cpu")
     arguments = parser.parse_intermixed_args()
 
+    from builders import restore_trainer
     from logger.console import format_table
-    from trainer import restore_trainer
 
     split, files = arguments.split, find_checkpoints(arguments.run)
     trainer, checkpoint = restore_trainer(files, split, arguments.settings)

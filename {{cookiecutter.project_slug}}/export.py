@@ -15,8 +15,10 @@ def main() -> None:
     parser.add_argument("--format", choices=("pt2", "onnx", "safetensors"), default="pt2")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: in the run folder")
     arguments = parser.parse_args()
+    if arguments.output and arguments.output.suffix != f".{arguments.format}":
+        raise UserError(f"--output {arguments.output}: must end with .{arguments.format}")
 
-    from model import build_model
+    from builders import build_model
     from storage.checkpoint import load_first
     from storage.export import export_model
 
@@ -24,8 +26,6 @@ def main() -> None:
     model = build_model(load_settings(state["settings"]), state).eval()
     title = state["data"]["title"]
     about = {name: state[name] for name in ("settings", "data", "step")}
-    if arguments.output and arguments.output.suffix != f".{arguments.format}":
-        raise UserError(f"--output {arguments.output}: must end with .{arguments.format}")
     file = arguments.output or folder_of(checkpoint) / "export" / f"model.{arguments.format}"
     difference = export_model(model, state["example"], arguments.format, file, about)
     print(f"{file}: outputs within {difference:.1e} of the model's; trained on {title}")

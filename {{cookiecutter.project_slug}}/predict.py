@@ -19,8 +19,8 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from base.base_dataset import stack
+    from builders import restore_trainer
     from logger.console import format_table, progress_bar
-    from trainer import restore_trainer
 
     trainer, checkpoint = restore_trainer(find_checkpoints(arguments.run), None, ["device=auto"])
     dataset, shown = trainer.dataset, min(3, len(trainer.dataset.classes))

@@ -52,10 +52,8 @@ def train(settings: Settings, run: Path, state: Any = None, force: bool = False)
     """
     # torch takes seconds to import, so it waits until the settings are known to be right.
     from base.guard import fit_guarded
-    from data_loader import build_training_loaders
+    from builders import build_model, build_trainer, build_training_loaders, rehearse
     from logger.console import format_table, log, start_logging
-    from model import build_model
-    from trainer import build_trainer, rehearse
     from utils.seed import seed_everything
 
     start_logging()

@@ -84,6 +84,7 @@ class BaseDataset(ABC, Dataset[Sample]):
         for name in ("classes", *self.learned):
             setattr(self, name, state[name])
 
+    @cached_property
     def example(self) -> Tensor:
         """Zeros, shaped like the model's input for one sample, shape (1, ...)."""
         return torch.zeros_like(self.transform(stack([self[0]]), None)["input"])

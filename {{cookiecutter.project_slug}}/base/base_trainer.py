@@ -330,7 +330,7 @@ class BaseTrainer(ABC):
             "settings": self.settings.model_dump(mode="json"),
             "data": self.dataset.state_dict(),
             "fingerprint": self.dataset.fingerprint,
-            "example": self.dataset.example(),
+            "example": self.dataset.example,
             **{name: getattr(self, name) for name in PROGRESS},
             **{name: part.state_dict() for name, part in self._parts().items()},
         }

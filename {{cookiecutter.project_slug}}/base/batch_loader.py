@@ -65,11 +65,10 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         Raises:
             LoadingError: naming data set, sample and cause, if a batch cannot be had.
         """
-        own, steps = torch.Generator(), range(first, last)  # else it would draw from dropout's
+        steps = range(first, last)
         source: Iterable[list[Batch] | LoadingError] = map(self.__getitem__, steps)
         if self.workers:
-            loader = DataLoader(self, None, sampler=steps, num_workers=self.workers, generator=own)
-            source = iter(loader)
+            source = iter(DataLoader(self, None, sampler=steps, num_workers=self.workers))
             if hasattr(signal, "SIGCHLD"):  # torch's handler would raise in the midst of a step
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:

@@ -8,17 +8,15 @@ from collections.abc import Iterable, Mapping
 from io import StringIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pydantic
 from ruamel.yaml import YAML
 
-from config.reference import constructor_arguments, find_classes, rows
-from config.schema import ClassSection, Section, Settings
+from config.reference import CLASSES, rows, schema_with
+from config.schema import Settings
 from utils.errors import UserError
 
-S = TypeVar("S", bound=Section)
-FIELDS = Settings.model_fields.items()  # with one kind of section each, or of value:
 # What may change when a run goes on (the beginnings of names); all else makes it another run.
 MAY_CHANGE = (
     *("name", "device", "deterministic", "data.root", "data.workers", "data.mirrors"),
@@ -28,7 +26,7 @@ MAY_CHANGE = (
     *("scheduler.", "checkpoint.", "logger."),
 )
 LIMIT = 50_000  # characters of a settings file, or parts of what it means
-SECTIONS = {name: f.annotation for name, f in FIELDS if isinstance(f.annotation, type)}
+SECTIONS: dict[str, Any] = {name: f.annotation for name, f in Settings.model_fields.items()}
 
 
 def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Settings:
@@ -42,19 +40,15 @@ def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = (
     Raises:
         UserError: naming the setting, its value and what is allowed.
     """
-    values = _read_yaml(source) if isinstance(source, Path) else _plain(source)
+    values = _read(source) if isinstance(source, Path) else _plain(source, "the checkpoint")
     if "DATA_ROOT" in os.environ:
         _set(values, "data.root", os.environ["DATA_ROOT"])
     for override in sorted(overrides, key=lambda text: ".name=" not in text):  # names first
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"[\w.]{1,60}", key):
-            raise UserError(
-                f"{override[:60]!r} is no setting; write KEY=VALUE, as in trainer.epochs=3"
-            )
-        _set(values, key, _parse_yaml(text, f"the value of {key}"))
-    settings = _validated(Settings, values)
-    named = {name: part for name, part in settings if isinstance(part, ClassSection)}
-    return settings.model_copy(update={name: _with_arguments(name, named[name]) for name in named})
+            raise UserError(f"{override[:60]!r} is no setting; write KEY=VALUE, as in seed=3")
+        _set(values, key, _plain(text, f"the value of {key}"))
+    return _validated(values)
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,37 +74,36 @@ def to_yaml(settings: Settings) -> str:
     return stream.getvalue()
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             text = stream.read(LIMIT + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the settings file {file}: {error}") from error
-    values = _parse_yaml(text, str(file))
+    values = _plain(text, str(file))
     if not isinstance(values, dict):
         raise UserError(f"{file} holds no settings: it must be a mapping of names to values")
     return {"name": file.stem, **values}
 
 
-def _parse_yaml(text: str, where: str) -> Any:
-    """Reads YAML 1.2, in which 1e-3 is a number and `no` is a word."""
-    if len(text) > LIMIT:
-        raise UserError(f"{where} is too long for settings (the limit is {LIMIT} characters)")
+def _plain(source: str | Mapping[str, Any], where: str) -> Any:
+    """What YAML 1.2 says (1e-3 is a number in it, `no` a word), or a mapping holds, as plain types.
+
+    It is refused where references to references would make it endless.
+    """
     try:
-        return _plain(YAML(typ="safe", pure=True).load(text))
-    except Exception as error:  # text made with ill intent can bring about any
+        if len(source) > LIMIT:
+            raise ValueError(f"it is too long (the limit is {LIMIT} characters)")
+        values = YAML(typ="safe", pure=True).load(source) if isinstance(source, str) else source
+        parts = list(islice(json.JSONEncoder(default=str).iterencode(values), LIMIT))
+        if len(parts) == LIMIT:
+            raise ValueError("it holds too much")
+        return json.loads("".join(parts))
+    except Exception as error:  # of what was made with ill intent, any
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
         line = f" line {mark.line + 1}:" if mark else ""
         text = " ".join(str(problem).split())[:200]
-        raise UserError(f"{where} is not YAML for settings;{line} {text}") from error
-
-
-def _plain(values: Any) -> Any:
-    """A copy of plain types, refused where references to references would make it endless."""
-    parts = list(islice(json.JSONEncoder(default=str).iterencode(values), LIMIT))
-    if len(parts) == LIMIT:
-        raise ValueError("it holds too much")
-    return json.loads("".join(parts))
+        raise UserError(f"{where} holds no YAML for settings;{line} {text}") from error
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
@@ -124,30 +117,21 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     inner[name] = value
 
 
-def _with_arguments(section: str, options: ClassSection) -> ClassSection:
-    """The section with the arguments of the class that it names checked and filled in."""
-    classes = find_classes(options.package)
-    if options.name not in classes:
-        place = f"{section}.name = {options.name[:60]!r}: {options.package}/ has"
-        raise UserError(f"{place} {', '.join(classes)} (classes whose base is imported by name)")
-    accepted = constructor_arguments(options.package, options.name, options.given)
-    arguments = _validated(accepted, options.model_extra or {}, section)
-    return options.model_construct(**dict(options) | dict(arguments))
-
-
-def _validated(schema: type[S], values: Mapping[str, Any], section: str = "") -> S:
+def _validated(values: dict[str, Any]) -> Settings:
+    parts = [values.get(key) for key in CLASSES]
+    names = [str(part.get("name")) if isinstance(part, dict) else "" for part in parts]
     try:
         # As JSON: strict about numbers, texts and booleans, and a list may fill a tuple.
-        return schema.model_validate_json(json.dumps(values))
+        return schema_with(*names).model_validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
         found = error.errors(include_url=False)
-        raise UserError("\n       ".join(_describe(p, section) for p in found[:2])) from error
+        raise UserError("\n       ".join(map(_describe, found[:2]))) from error
 
 
-def _describe(problem: Any, section: str) -> str:
+def _describe(problem: Any) -> str:
     """One of pydantic's errors in a line: the setting, its value, what is allowed."""
-    path = [*section.split(), *map(str, problem["loc"])] or ["settings"]
-    if path[0] in Settings.model_fields and path[0] not in SECTIONS:
+    path = [str(part) for part in problem["loc"]] or ["settings"]
+    if not isinstance(SECTIONS.get(path[0], object), type):
         del path[1:2]  # of several kinds of section, pydantic names the kind after the key
     key, value = ".".join(path)[:60], json.dumps(problem["input"], ensure_ascii=False)
     key, kind, message = json.dumps(key)[1:-1], problem["type"], problem["msg"]
@@ -157,9 +141,7 @@ def _describe(problem: Any, section: str) -> str:
         prefix, dot, name = key.rpartition(".")
         known = {*Settings.model_fields, *(row[0] for row in rows())} - {key}
         names = [k.removeprefix(prefix + dot) for k in known if k.startswith(prefix + dot)]
-        near = [
-            f"did you mean {prefix}{dot}{n}?" for n in difflib.get_close_matches(name, names, 1)
-        ]
+        near = [f"did you mean {prefix}{dot}{n}?" for n in difflib.get_close_matches(name, names)]
         return f"unknown setting {key}; {(near or ['see --help'])[0]}"
     if kind == "union_tag_invalid":
         key, value = f"{key}.name", repr(problem["ctx"]["tag"])

@@ -6,7 +6,6 @@ typo in a setting could only be told seconds later.
 
 import argparse
 import ast
-import importlib
 import json
 import re
 import sys
@@ -15,7 +14,7 @@ import typing
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import pydantic
 from pydantic import Field
@@ -24,26 +23,42 @@ from config import schema
 from config.schema import ClassSection, Section, Settings
 from utils.errors import UserError
 
-T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = {
-    **vars(typing),
-    **vars(schema),
-    **{k.__name__: k for k in (bool, int, float, str, list, tuple, dict)},
+NAMES = vars(typing) | vars(schema) | {k.__name__: k for k in (bool, int, float, str, list, tuple)}
+SIGNS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+CLASSES = {
+    "data": schema.DataSettings,
+    "model": schema.ModelSettings,
+    "trainer": schema.TrainerSettings,
 }
 
 
-def load_class(package: str, name: str, base: type[T]) -> type[T]:
-    """The class called `name`, as ``file.Class``, in the folder `package` and nowhere else.
+@cache
+def schema_with(*names: str) -> type[Settings]:
+    """The schema with the arguments of the classes that `data`, `model` and `trainer` name."""
+    sections = zip(CLASSES, CLASSES.values(), names, strict=True)
+    fields: dict[str, Any] = {key: (complete(part, name), ...) for key, part, name in sections}
+    return pydantic.create_model("Settings", __base__=Settings, **fields)
 
-    Raises:
-        UserError: if it does not derive from `base`.
+
+@cache
+def complete(part: type[ClassSection], name: str) -> type[ClassSection]:
+    """The section `part` with the arguments of the class called `name` as further settings.
+
+    Arguments that code passes, and those whose annotation needs other than plain types, are none.
+    If there is no such class, validation says which there are.
     """
-    file, _, class_name = name.partition(".")
-    found: type[object] = getattr(importlib.import_module(f"{package}.{file}"), class_name)
-    if not issubclass(found, base):
-        raise UserError(f"{package}/{file}.py: {class_name} does not derive from {base.__name__}")
-    return found
+    classes = find_classes(part.package)
+    extra = {"extra": "forbid" if name in classes else "allow"}
+    fields: dict[str, Any] = {"name": (Literal[*classes], ...)}
+    if name in classes:
+        meanings = _meanings(ast.get_docstring(classes[name]) or "")
+        for argument, kind, default in _arguments(classes[name]):
+            if argument not in part.given:
+                fields[argument] = (kind, Field(default, description=meanings.get(argument)))
+    section = pydantic.create_model(part.__name__, __base__=part, __cls_kwargs__=extra, **fields)
+    section.arguments = {*fields} - {"name"}
+    return section
 
 
 @cache
@@ -65,38 +80,16 @@ def _parse(file: Path) -> ast.Module:
         raise UserError(f"{file} is not Python: {error}") from error
 
 
-def constructor_arguments(package: str, name: str, given: frozenset[str]) -> type[Section]:
-    """The arguments of class `name` of `package`, as a section that checks them.
-
-    Arguments in `given`, and those whose annotation needs other than plain types, are passed by
-    code and are no settings.
-    """
-    definition, fields = find_classes(package)[name], {}
-    meanings = _meanings(ast.get_docstring(definition) or "")
-    for argument, default in _parameters(definition):
-        kind = _plain_type(argument.annotation)
-        if kind is not None and argument.arg not in given:
-            fields[argument.arg] = (kind, Field(default, description=meanings.get(argument.arg)))
-    return pydantic.create_model(definition.name, __base__=Section, **fields)  # type: ignore[call-overload,no-any-return]
-
-
-def _parameters(definition: ast.ClassDef) -> list[tuple[ast.arg, Any]]:
-    """The parameters of the class's own constructor with their defaults; ``...`` is none."""
+def _arguments(definition: ast.ClassDef) -> Iterator[tuple[str, Any, Any]]:
+    """Name, type and default (``...`` is none) of those of the constructor that are plain."""
     for node in definition.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             names = [*node.args.args, *node.args.kwonlyargs]
             given = [*node.args.defaults, *node.args.kw_defaults]
-            values = [... if value is None else _plain_value(value, definition) for value in given]
-            return list(zip(names, [...] * (len(names) - len(values)) + values, strict=True))
-    return []
-
-
-def _plain_value(node: ast.expr, definition: ast.ClassDef) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except ValueError as error:
-        text = f"line {node.lineno}: {definition.name} has the default {ast.unparse(node)}; "
-        raise UserError(f"{text}write a plain value, as it is a setting's") from error
+            defaults = [None] * (len(names) - len(given)) + [*given]
+            for argument, default in zip(names, defaults, strict=True):
+                if (kind := _plain_type(argument.annotation)) is not None:
+                    yield argument.arg, kind, _plain_value(default, definition) if default else ...
 
 
 def _plain_type(annotation: ast.expr | None) -> Any:
@@ -108,13 +101,18 @@ def _plain_type(annotation: ast.expr | None) -> Any:
         return None
 
 
+def _plain_value(node: ast.expr, definition: ast.ClassDef) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        text = f"line {node.lineno}: {definition.name} has the default {ast.unparse(node)}; "
+        raise UserError(f"{text}write a plain value, as it is a setting's") from error
+
+
 def _meanings(docstring: str) -> dict[str, str]:
     """The ``Args:`` of a Google-style docstring, by argument."""
     found = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", docstring, re.MULTILINE)
     return {name: re.sub(r"\s+", " ", meaning) for name, meaning in found}
-
-
-SIGNS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 def _kind(schema: dict[str, Any]) -> str:
@@ -141,6 +139,7 @@ def rows(
 
     The type begins with the class or choice that has the setting, if not all have it.
     """
+    named = getattr(part, "arguments", None)  # of a class; the section's own were told before
     kinds = part.model_json_schema().get("properties", {})
     for name, field in part.model_fields.items():
         types = (field.annotation, *get_args(field.annotation))
@@ -148,11 +147,11 @@ def rows(
         for section in sections:
             choice = section.model_fields["name"].default if len(sections) > 1 else ""
             yield from rows(section, f"{prefix}{name}.", choice)
-        if not sections:
+        if not sections and (not named or name in named):
             default = f"default {json.dumps(field.default, default=str)}"
             parts = [owner, _kind(kinds[name]), "required" if field.is_required() else default]
             meaning = textwrap.indent(textwrap.fill(field.description or "", 90), " " * 6)
             yield prefix + name, "; ".join(filter(None, parts)), meaning
-    if issubclass(part, ClassSection):
+    if issubclass(part, ClassSection) and not owner:
         for place in find_classes(part.package):
-            yield from rows(constructor_arguments(part.package, place, part.given), prefix, place)
+            yield from rows(complete(part, place), prefix, place)

@@ -31,6 +31,7 @@ class ClassSection(Section):
 
     package: ClassVar[str]  # the folder that the class is looked for in
     given: ClassVar[frozenset[str]] = frozenset()  # arguments that are not settings
+    arguments: ClassVar[set[str]] = set()  # names of those that are
     name: str
     """A class in the section's folder (data_loader/, model/ or trainer/), as file.Class."""
 

@@ -21,16 +21,6 @@ from utils.errors import UserError
 from utils.files import newest_first, replace_file
 
 PROJECT = Path(__file__).resolve().parent.parent
-NAMES = {
-    ".lock",
-    ".pid",
-    ".unfinished",
-    "checkpoints",
-    "settings.yaml",
-    "manifest.json",
-    "train.log",
-}
-NAMES |= {"metrics.csv", "tensorboard"}
 
 
 @contextmanager
@@ -41,11 +31,12 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
 
     Raises:
         OSError: if `folder` cannot be written.
-        UserError: if it holds other things already, or another process writes in it.
+        UserError: if it holds other things than a run that saved nothing, or another process
+            writes in it.
     """
     folder = folder or Path("runs", name, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
-    saved = any(folder.glob("checkpoints/*.pt"))
-    if not resumed and (saved or {file.name for file in folder.glob("*")} - NAMES):
+    new, begun = not any(folder.glob("*")), (folder / ".pid").exists()
+    if not (resumed or new or (begun and not any(folder.glob("checkpoints/*")))):
         raise UserError(f"{folder} is not empty; name another --run-dir, or --resume it")
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")  # the system frees it when the process dies
@@ -60,7 +51,7 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
     try:
         yield folder
     finally:
-        if not resumed and not any(folder.glob("checkpoints/*.pt")):
+        if new and not any(folder.glob("checkpoints/*.pt")):
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
@@ -75,10 +66,10 @@ def find_checkpoints(run: Path, best: bool = True) -> list[Path]:
     """
     if run.is_file():
         return [run]
-    contents: dict[int, Path] = {}
+    contents: dict[object, Path] = {}
     files = newest_first(run.rglob("checkpoints/*.pt"))
     for file in sorted(files, key=lambda file: (file.name == "best.pt") != best):
-        contents.setdefault(file.stat().st_ino, file)  # last.pt and best.pt are second names
+        contents.setdefault(file.stat().st_ino or file, file)  # the others are second names
     if not contents:
         raise UserError(f"{run} is neither a checkpoint nor a run folder that holds one")
     return list(contents.values())

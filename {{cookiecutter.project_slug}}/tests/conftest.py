@@ -13,11 +13,11 @@ import torch
 
 from base.base_dataset import BaseDataset
 from base.base_trainer import BaseTrainer
+from builders import build_dataset, build_loader, build_model
 from config.loading import load_settings
 from config.schema import Settings
-from data_loader import build_dataset, build_loader, synthetic
+from data_loader import synthetic
 from logger.console import log
-from model import build_model
 from trainer.classifier import Classifier
 from utils.errors import run_command
 from utils.seed import seed_everything

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from base.base_dataset import stack
 from base.base_model import BaseModel
+from builders import build_model, restore_trainer
 from config.loading import load_settings
-from model import build_model
 from storage.checkpoint import load_checkpoint, trained_weights
-from trainer import restore_trainer
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]

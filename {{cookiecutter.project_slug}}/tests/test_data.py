@@ -13,8 +13,8 @@ from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from base.batch_loader import BatchLoader
+from builders import build_dataset, build_training_loaders
 from config.schema import Settings
-from data_loader import build_dataset, build_training_loaders
 from data_loader.synthetic import Synthetic
 
 

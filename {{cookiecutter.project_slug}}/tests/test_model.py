@@ -10,8 +10,8 @@ import torch
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
 from base.optimization import build_optimizers
+from builders import build_model
 from config.schema import Settings
-from model import build_model
 from model.losses import cross_entropy
 from model.networks import MLP, ConvNet
 from storage.checkpoint import load_checkpoint, save_checkpoint, trained_weights

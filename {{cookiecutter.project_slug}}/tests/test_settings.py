@@ -7,14 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from config import reference
 from config.loading import load_settings, to_yaml
-from config.reference import constructor_arguments, find_classes
-from config.schema import AdamW, Cosine, Section, Settings
+from config.reference import complete, find_classes
+from config.schema import AdamW, Cosine, ModelSettings, Section, Settings
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +28,11 @@ def refusal(*changes: str, source: Path = SYNTHETIC) -> str:
         load_settings(source, changes)
     assert error.value.exit_code == 2
     return str(error.value)
+
+
+def arguments_of(settings: Settings) -> dict[str, Any]:
+    """What the model's constructor is given."""
+    return settings.model.model_dump(include=settings.model.arguments)
 
 
 # What is refused
@@ -123,7 +128,7 @@ def test_a_class_that_cannot_be_read_is_named(
     monkeypatch.setattr(reference, "ROOT", tmp_path)
     find_classes.cache_clear()
     with pytest.raises(UserError, match=message):
-        constructor_arguments("model", "mine.Net", frozenset())
+        complete(ModelSettings, "mine.Net")
     find_classes.cache_clear()
 
 
@@ -152,12 +157,12 @@ def test_a_new_class_drops_the_settings_of_the_old_one_in_any_order(tmp_path: Pa
     settings = load_settings(file, [*changes, "model.name=networks.MLP"])
     assert settings.optimizer == AdamW(lr=0.5)
     assert settings.model.freeze == ("stem.*",)
-    assert settings.model.model_extra == {"inputs": 784, "width": 512, "classes": 10}
+    assert arguments_of(settings) == {"inputs": 784, "width": 512, "classes": 10}
 
 
 def test_the_arguments_of_a_class_are_settings_with_their_defaults() -> None:
     changes = ["model.name=networks.MLP", "model.width=64"]
-    arguments = load_settings(SYNTHETIC, changes).model.model_extra
+    arguments = arguments_of(load_settings(SYNTHETIC, changes))
     assert arguments == {"inputs": 784, "width": 64, "classes": 10}
 
 

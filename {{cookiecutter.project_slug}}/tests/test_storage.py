@@ -333,6 +333,25 @@ def test_a_run_has_one_writer(
     assert command("train", "--resume", run, "trainer.max_steps=2") == 0
 
 
+def test_what_was_in_a_folder_before_stays_there(
+    tmp_path: Path, train: Command, capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    for name in ("tensorboard/mine", "checkpoints/model.ckpt"):
+        (run / name).parent.mkdir(parents=True)
+        (run / name).write_text("mine")
+        assert train(run, "checkpoint.monitor=nothing") == 2
+        assert f"{run} is not empty" in capsys.readouterr().err
+        assert (run / name).read_text() == "mine"
+        shutil.rmtree(run)
+    run.mkdir()
+    for name in (".pid", "notes"):  # as after a run that was killed before it saved anything
+        (run / name).write_text("mine")
+    assert train(run, "checkpoint.monitor=nothing") == 2
+    assert train(run, "trainer.max_steps=1") == 0
+    assert (run / "notes").read_text() == "mine"
+
+
 def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
     with run_folder.open_run("x", None) as one, run_folder.open_run("x", None) as other:
         assert one.parent == other.parent == Path("runs/x")

@@ -11,10 +11,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch
+from builders import build_model, rehearse, restore_trainer
 from data_loader.synthetic import Synthetic
-from model import build_model
 from storage.checkpoint import load_checkpoint, trained_weights
-from trainer import rehearse, restore_trainer
 from trainer.classifier import Classifier
 from utils.errors import UserError
 

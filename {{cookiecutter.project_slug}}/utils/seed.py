@@ -10,9 +10,7 @@ import torch
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
     """Seeds Python, NumPy and torch; `deterministic` allows only repeatable algorithms."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    seed_step(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)

@@ -1,0 +1,125 @@
+"""The parts of a run, built as the settings say."""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from base.base_dataset import BaseDataset
+from base.base_model import BaseModel
+from base.base_trainer import BaseTrainer, Loaders, scalars_in
+from base.batch_loader import BatchLoader
+from config.loading import load_settings
+from config.schema import ClassSection, Settings
+from logger.console import log
+from storage.checkpoint import load_first, trained_weights
+from storage.run_folder import find_checkpoints, folder_of
+from utils.errors import UserError
+
+
+def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
+    """One split of the data set that the settings name; None gives one that only reads inputs."""
+    data = settings.data
+    dataset: BaseDataset = _build(data, BaseDataset)(data.root, split, settings.seed)
+    return dataset
+
+
+def build_loader(settings: Settings, dataset: BaseDataset, training: bool = False) -> BatchLoader:
+    """A loader that goes through a data set in order or, for training, shuffles and augments."""
+    seed, accumulate = (settings.seed, settings.trainer.accumulate) if training else (None, 1)
+    data = settings.data
+    return BatchLoader(dataset, data.batch_size, seed, accumulate, data.workers)
+
+
+def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
+    """Loaders of the training set, from which everything is learned, and of the validation set."""
+    train, validation = build_dataset(settings, "train"), build_dataset(settings, "validation")
+    validation.load_state_dict(train.state_dict())
+    loader = build_loader(settings, train, training=True)
+    return {"train": loader, "validation": build_loader(settings, validation)}
+
+
+def build_model(settings: Settings, state: Mapping[str, Any] | None = None) -> BaseModel:
+    """The network that the settings name: a new one, or the trained one of a checkpoint.
+
+    A new one starts from `model.init_from` and is partly frozen, if the settings say so.
+    """
+    options = settings.model
+    model: BaseModel = _build(options, BaseModel)()
+    if state is not None:
+        try:
+            model.load_state_dict(trained_weights(state))
+        except RuntimeError as error:  # which lists what is missing, unexpected, of other shapes
+            lines = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()[1:]]
+            text = "\n  ".join([*lines[:5], f"and {len(lines) - 5} more"][: len(lines)])
+            raise UserError(f"the checkpoint is not of this model:\n  {text}") from error
+    elif options.init_from is not None:
+        _take_weights(model, options.init_from)
+    model.freeze(options.freeze)
+    return model
+
+
+def _take_weights(model: BaseModel, source: Path) -> None:
+    """Copies the weights whose name and shape fit, and says which are left as they were."""
+    found = trained_weights(load_first(find_checkpoints(source))[1])
+    own = model.state_dict()
+    fitting = {n: w for n, w in found.items() if n in own and w.shape == own[n].shape}
+    if not fitting:
+        raise UserError(f"model.init_from = {source}: no weights there that fit this model")
+    model.load_state_dict(fitting, strict=False)
+    left = own.keys() - fitting.keys()
+    log.info("%d weights from %s; as they were: %s", len(fitting), source, sorted(left))
+
+
+def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> BaseTrainer:
+    """The trainer that the settings name."""
+    trainer: BaseTrainer = _build(settings.trainer, BaseTrainer)(settings, model, loaders, run)
+    return trainer
+
+
+def rehearse(trainer: BaseTrainer) -> None:
+    """Goes through a step on one batch, without an update, to find what does not fit together.
+
+    Raises:
+        UserError: if `checkpoint.monitor` is none of the scalar metrics.
+    """
+    batch = trainer.to_device(next(trainer.loaders["train"].steps(0, 1))[0])
+    with trainer.evaluating() as model:
+        trainer.training_step(model, batch)
+        trainer.evaluation_step(model, batch)
+    scalars = scalars_in(trainer.metrics.compute())
+    if (name := trainer.settings.checkpoint.monitor) not in scalars:
+        raise UserError(f"checkpoint.monitor = {name!r}: allowed are {', '.join(scalars)}")
+
+
+def restore_trainer(
+    files: Sequence[Path], split: str | None, overrides: Iterable[str]
+) -> tuple[BaseTrainer, Path]:
+    """A trainer to evaluate a split or to predict, with the model of the first usable checkpoint.
+
+    The checkpoint's file is returned as well.
+    """
+    checkpoint, state = load_first(files)
+    settings = load_settings(state["settings"], overrides)
+    dataset = build_dataset(settings, split)
+    dataset.load_state_dict(state["data"])
+    loaders = {split or "predict": build_loader(settings, dataset)}
+    trainer = build_trainer(settings, build_model(settings, state), loaders, folder_of(checkpoint))
+    trainer.step = state["step"]
+    return trainer, checkpoint
+
+
+def _build(options: ClassSection, base: type) -> Callable[..., Any]:
+    """The class that a section names, in its folder and nowhere else, with its arguments.
+
+    Raises:
+        UserError: if it does not derive from `base`.
+    """
+    file, _, name = options.name.partition(".")
+    found = getattr(importlib.import_module(f"{options.package}.{file}"), name)
+    if not issubclass(found, base):
+        place = f"{options.package}/{file}.py"
+        raise UserError(f"{place}: {name} does not derive from {base.__name__}")
+    return partial(found, **options.model_dump(include=options.arguments))
