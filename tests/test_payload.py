@@ -17,7 +17,7 @@ FLOORS = [
     {"builders"},
     {"train", "evaluate", "predict", "export"},
 ]
-LIMIT = 1800  # lines of code in all; 1,500 were meant, and 270 more make runs survive anything
+LIMIT = 1750  # lines of code in all; 1,500 were meant, and surviving anything takes the rest
 SKIPPED = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 

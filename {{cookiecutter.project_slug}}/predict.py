@@ -27,23 +27,22 @@ def main() -> int:
     if not shown:
         raise UserError(f"predict.py is for classifiers; {checkpoint} has no classes")
     entries: list[dict[str, Any]] = []
-    bar = progress_bar(len(arguments.inputs), dataset.title)
-    for file in arguments.inputs:
-        bar.update()
-        try:
-            batch = dataset.transform(stack([dataset.read_input(file)]), None)
-            best = trainer.predict(batch).softmax(1).topk(shown)
-            ranked = zip(best.indices[0].tolist(), best.values[0].tolist(), strict=True)
-            guesses = [{"class": dataset.classes[k], "probability": p} for k, p in ranked]
-            entries.append({"file": str(file), "predictions": guesses})
-        except UserError as error:
-            entries.append({"file": str(file), "error": str(error)})
-            bar.write(f"error: {error}", file=sys.stderr)
-    bar.close()
     rows = [[f"file ({dataset.title})", *("class", "probability") * shown]]
-    for entry in entries:
-        cells = [(g["class"], f"{g['probability']:.1%}") for g in entry.get("predictions", [])]
-        rows += [[entry["file"], *sum(cells, ())]] if cells else []
+    with progress_bar(len(arguments.inputs), dataset.title) as bar:
+        for file in arguments.inputs:
+            bar.update()
+            try:
+                batch = dataset.transform(stack([dataset.read_input(file)]), None)
+            except UserError as error:
+                bar.write(f"error: {error}", file=sys.stderr)
+                entries.append({"file": str(file), "error": str(error)})
+                continue
+            best = trainer.predict(batch).softmax(1).topk(shown)
+            names = [dataset.classes[k] for k in best.indices[0]]
+            ranked = list(zip(names, best.values[0].tolist(), strict=True))
+            guesses = [{"class": name, "probability": p} for name, p in ranked]
+            entries.append({"file": str(file), "predictions": guesses})
+            rows.append([str(file), *(cell for name, p in ranked for cell in (name, f"{p:.1%}"))])
     if arguments.json:
         print(json.dumps({"data": dataset.title, "files": entries}, indent=2, ensure_ascii=False))
     elif len(rows) > 1:

@@ -4,30 +4,23 @@ import gzip
 import hashlib
 import math
 import socket
-from collections.abc import Sequence
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
+from torchvision import datasets
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
 from utils.errors import DATA_UNAVAILABLE, UserError
 
-NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
-# MD5 of each archive, as torchvision checks it, and the shape of what is in it.
-FILES = {
-    "train-images-idx3-ubyte.gz": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", (60_000, 28, 28)),
-    "train-labels-idx1-ubyte.gz": ("25c81989df183df01b3e8a0aad5dffbe", (60_000,)),
-    "t10k-images-idx3-ubyte.gz": ("bef4ecab320f06d8554ea6380940ec79", (10_000, 28, 28)),
-    "t10k-labels-idx1-ubyte.gz": ("bb300cfdad3c16e7a12a480ee83cd310", (10_000,)),
-}
+SOURCE = datasets.FashionMNIST
+FILES = dict(SOURCE.resources)  # MD5 of each archive, by its name
 
 
 class FashionMNIST(BaseDataset):
@@ -46,7 +39,7 @@ class FashionMNIST(BaseDataset):
     """
 
     title = "FashionMNIST"
-    classes = NAMES.split(", ")
+    classes = SOURCE.classes
     learned = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
 
@@ -95,7 +88,7 @@ def load_tensors(root: Path, part: str, mirrors: tuple[str, ...]) -> tuple[Tenso
     names = [name for name in FILES if name.startswith(part)]
     images, targets = (_read(root, name, problems) for name in names)
     if images is None or targets is None:
-        _download(root / "FashionMNIST/raw", mirrors, problems)
+        _download(root, mirrors, problems)
         images, targets = (_read(root, name, problems) for name in names)
     if images is None or targets is None:
         tried = "\n  ".join(["FashionMNIST cannot be had:", *dict.fromkeys(problems)])
@@ -107,39 +100,29 @@ def load_tensors(root: Path, part: str, mirrors: tuple[str, ...]) -> tuple[Tenso
 
 def _read(root: Path, name: str, problems: list[str]) -> Tensor | None:
     """The tensor in an IDX file in or below `root`; a damaged one is noted and not used."""
-    md5, shape = FILES[name]
+    shape = (60_000 if "train" in name else 10_000, *((28, 28) if "images" in name else ()))
     header = np.array([0x0800 + len(shape), *shape], dtype=">i4").tobytes()
     folders = (root / "FashionMNIST/raw", root / "raw", root)
     files = [folder / file for folder in folders for file in (name, name.removesuffix(".gz"))]
     for file in filter(Path.is_file, files):
         content = file.read_bytes()
         if file.suffix == ".gz":
-            whole = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
+            whole = hashlib.md5(content, usedforsecurity=False).hexdigest() == FILES[name]
             content = gzip.decompress(content) if whole else b""
         if content.startswith(header) and len(content) == len(header) + math.prod(shape):
             values = np.frombuffer(bytearray(content), dtype=np.uint8, offset=len(header))
             return torch.from_numpy(values).reshape(shape)
-        problems.append(f"{file}: damaged (wrong MD5, magic number or length)")
+        problems.append(f"{file}: damaged (wrong MD5, magic number or length); delete it")
     problems.append(f"{name}: not in {', '.join(map(str, folders))}")
     return None
 
 
-def _download(folder: Path, mirrors: Sequence[str], problems: list[str]) -> None:
-    """Downloads what `folder` lacks; a file gets its name when its MD5 is right, not before."""
-    from torchvision import datasets  # takes seconds to import
-    from torchvision.datasets.utils import check_integrity, download_url
-
+def _download(root: Path, mirrors: tuple[str, ...], problems: list[str]) -> None:
+    """Has torchvision download and unpack the files; it takes no archive whose MD5 is wrong."""
     socket.setdefaulttimeout(30)  # seconds; torchvision would wait forever
-    for name, (md5, _) in FILES.items():
-        for mirror in mirrors or datasets.FashionMNIST.mirrors:
-            if check_integrity(folder / name, md5):
-                break
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                with TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
-                    download_url(mirror + name, temporary, md5=md5)
-                    Path(temporary, name).replace(folder / name)
-            except (OSError, HTTPException, RuntimeError, ValueError) as error:
-                problems.append(f"{mirror}{name}: {error}")
-        if not check_integrity(folder / name, md5):
-            return  # nor will the others be there
+    for mirror in mirrors or SOURCE.mirrors:
+        try:
+            # The folder is named after the class.
+            type(SOURCE.__name__, (SOURCE,), {"mirrors": [mirror]})(root, download=True)
+        except (AssertionError, HTTPException, OSError, RuntimeError, ValueError) as error:
+            problems.append(" ".join(str(error).split()))

@@ -32,13 +32,13 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, data: str, step: int, tensorboard: bool) -> None:
-        self.data, self.waiting = data, b""
+        self.data = data
         file = folder / "metrics.csv"
         rows = list(csv.reader(file.read_text("utf-8").splitlines())) if file.exists() else []
         whole = [row for row in rows[1:] if len(row) == len(HEADER)]  # a killed run may leave half
         kept = [row for row in whole if int(row[3]) <= step]
         replace_file(file, _as_csv([HEADER, *kept]))
-        self.file = file.open("ab", buffering=0)
+        self.file = file.open("ab", buffering=2**20)  # rows wait there while a disk is full
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -50,15 +50,16 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
         self._show("close")
+        with suppress(OSError):  # which `sync` has told of
+            self.file.close()
 
     def scalars(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Writes one row for each value."""
         rows = [(self.data, split, epoch, step, name, f"{v:.9g}") for name, v in values.items()]
-        self.waiting += _as_csv(rows)
         with suppress(OSError):  # the next row or `sync` tries again
-            self._write_rows()
+            self.file.write(_as_csv(rows))
+            self.file.flush()
         for name, value in values.items():
             self._show("add_scalar", f"{split}/{name}", value, step)
 
@@ -80,13 +81,9 @@ class RunLog:
         Raises:
             OSError: if that is impossible.
         """
-        self._write_rows()
+        self.file.flush()
         os.fsync(self.file.fileno())
         self._show("flush")
-
-    def _write_rows(self) -> None:
-        while self.waiting:
-            self.waiting = self.waiting[self.file.write(self.waiting) :]
 
     def _show(self, method: str, *arguments: Any) -> None:
         """Calls a method of TensorBoard's writer, which cannot go on after an error."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from utils.errors import UserError
+from utils.files import replacing
 
 SHAPES = {"input": {0: torch.export.Dim.DYNAMIC}}
 Reloaded = Callable[[Tensor], Tensor]
@@ -38,8 +39,7 @@ def export_model(
     batch = torch.cat([example] * 5)
     batch = torch.randn_like(batch) if batch.is_floating_point() else batch
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    try:
+    with replacing(file) as temporary:
         with warnings.catch_warnings(action="ignore"):  # of the exporters, about themselves
             reloaded = WRITERS[kind](model, batch, temporary, json.dumps(about))
         with torch.inference_mode():
@@ -47,9 +47,6 @@ def export_model(
         worst = max(float((wanted - found).abs().max()) for wanted, found in pairs)
         if not all(torch.allclose(*pair, rtol=1e-3, atol=1e-4) for pair in pairs):
             raise UserError(f"as {kind} the model computes something else (off by {worst:.1e})")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
     return worst
 
 

@@ -95,12 +95,10 @@ def describe_run(folder: Path, settings: str, **facts: Any) -> str:
     That is what it takes to trace a run: code, command, versions, machine, and the `facts` given.
     """
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
+    commit, changes = _git("rev-parse", "-q", "--verify", "HEAD"), _git("status", "--porcelain")
     origin = {
         "template": project["tool"]["torch-template"],
-        "git": {
-            "commit": _git("rev-parse", "-q", "--verify", "HEAD"),
-            "dirty": bool(_git("status", "--porcelain")),
-        },
+        "git": {"commit": commit, "dirty": bool(changes)},
         "command": shlex.join(sys.argv),
         "versions": {name: version(name) for name in ("torch", "torchvision", "numpy")},
         "machine": f"Python {platform.python_version()}, {platform.platform()}",

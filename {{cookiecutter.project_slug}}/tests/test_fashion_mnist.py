@@ -1,6 +1,8 @@
 """FashionMNIST's files: found, checked, downloaded, and what is said if they cannot be had."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import contextlib
+import gc
 import gzip
 import hashlib
 import threading
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from base.base_dataset import BaseDataset
 from data_loader import fashion_mnist
-from data_loader.fashion_mnist import FILES, FashionMNIST
+from data_loader.fashion_mnist import FILES, SOURCE, FashionMNIST
 from utils.errors import DATA_UNAVAILABLE, UserError
 from utils.seed import generator
 
@@ -25,6 +27,7 @@ from utils.seed import generator
 # black but for its first pixel, k % 251, and is of class k % 10.
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket")
 NOWHERE = ("http://127.0.0.1:9/",)  # nothing listens there
 
 
@@ -39,7 +42,8 @@ def idx(shape: tuple[int, ...]) -> bytes:
 @pytest.fixture(scope="module")
 def contents() -> dict[str, bytes]:
     """The four unpacked files by the names of the packed ones."""
-    return {name: idx(shape) for name, (_, shape) in FILES.items()}
+    counts = {name: 60_000 if "train" in name else 10_000 for name in FILES}
+    return {name: idx((n, 28, 28) if "images" in name else (n,)) for name, n in counts.items()}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,8 @@ def packed(contents: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
     found = {name: gzip.compress(content, 1) for name, content in contents.items()}
     with pytest.MonkeyPatch.context() as patch:
         for name, content in found.items():
-            patch.setitem(FILES, name, (hashlib.md5(content).hexdigest(), FILES[name][1]))
+            patch.setitem(FILES, name, hashlib.md5(content).hexdigest())
+        patch.setattr(SOURCE, "resources", list(FILES.items()))
         yield found
 
 
@@ -61,11 +66,16 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         def log_message(self, format: str, *arguments: object) -> None:
             """Says nothing."""
 
+        def do_GET(self) -> None:
+            with contextlib.suppress(ConnectionError):  # of a client that looked where it leads
+                super().do_GET()
+
     handler = partial(Quiet, directory=str(tmp_path / "served"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever).start()
         yield f"http://127.0.0.1:{running.server_port}/"
         running.shutdown()
+    gc.collect()  # torchvision's errors hold connections, which Python warns of when they go
 
 
 def put(folder: Path, files: dict[str, bytes], unpacked: bool = False) -> None:
@@ -141,26 +151,25 @@ def test_without_files_and_network_the_error_says_what_to_do(tmp_path: Path, ser
     with pytest.raises(UserError) as error:
         FashionMNIST(root, "train", seed=0, mirrors=mirrors)
     assert error.value.exit_code == DATA_UNAVAILABLE
-    for tried in (*mirrors, *FILES, root / "raw", root / "FashionMNIST/raw"):
+    for tried in (*mirrors, *FILES, "HTTP Error 404", root / "raw", root / "FashionMNIST/raw"):
         assert str(tried) in str(error.value)
     assert "python train.py --config config/synthetic.yaml" in str(error.value)
     assert left_in(root) == ["FashionMNIST", "raw"]
 
 
-def test_a_damaged_download_is_thrown_away_and_the_next_mirror_tried(
+def test_a_damaged_download_is_not_used_and_the_next_mirror_tried(
     tmp_path: Path, server: str, packed: dict[str, bytes]
 ) -> None:
     put(tmp_path / "served/bad", {name: content[:-10] for name, content in packed.items()})
     put(tmp_path / "served/good", packed)
     only_bad = tmp_path / "only bad"
-    with pytest.raises(UserError, match="bad/train-images"):
+    with pytest.raises(UserError, match="Error downloading train-images"):
         FashionMNIST(only_bad, "test", seed=0, mirrors=(f"{server}bad/",))
-    assert left_in(only_bad) == ["FashionMNIST", "raw"]
-
+    assert not any(only_bad.rglob("*ubyte"))
     both = tmp_path / "both"
     mirrors = (f"{server}bad/", f"{server}good/")
     assert len(FashionMNIST(both, "test", seed=0, mirrors=mirrors)) == 10_000
-    assert left_in(both) == sorted(["FashionMNIST", "raw", *packed])
+    assert len(FashionMNIST(only_bad, "test", seed=0, mirrors=mirrors[1:])) == 10_000
     for name, content in packed.items():
         assert (both / "FashionMNIST/raw" / name).read_bytes() == content
 

@@ -250,12 +250,12 @@ def test_no_checkpoint_is_ahead_of_the_log(
     tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or rows would be missing if the process were killed and the run went on."""
-    original = RunLog._write_rows
+    original = RunLog.sync
     at_step(
         monkeypatch,
         {
-            6: lambda: monkeypatch.setattr(RunLog, "_write_rows", fail),
-            14: lambda: monkeypatch.setattr(RunLog, "_write_rows", original),
+            6: lambda: monkeypatch.setattr(RunLog, "sync", fail),
+            14: lambda: monkeypatch.setattr(RunLog, "sync", original),
         },
     )
     assert train(tmp_path / "run", *EVERY_4) == 0
