@@ -25,11 +25,12 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command with this environment's tools first; output and errors come as one text."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    home = os.environ["HOME"] if cwd == PAYLOAD else str(cwd)  # no caches in the payload
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         input=typed,
-        env={**os.environ, "PATH": path, "HOME": str(cwd), **environment},
+        env={**os.environ, "PATH": path, "HOME": home, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from conftest import PAYLOAD, run
 
-HOME = os.environ["HOME"]
 TRAIN = ("train.py", "--config", "config/synthetic.yaml", "device=cpu", "logger.every_steps=1")
 
 
@@ -28,7 +27,7 @@ def test_training_survives_a_full_disk_and_says_so(disk: Path) -> None:
     """The first state fits, the second does not fit beside it."""
     steps = ("trainer.max_steps=6", "checkpoint.every_steps=2", "logger.tensorboard=true")
     (disk / "ballast").write_bytes(b"x" * 100_000)
-    done = run("python", *TRAIN, "--run-dir", disk / "run", *steps, cwd=PAYLOAD, HOME=HOME)
+    done = run("python", *TRAIN, "--run-dir", disk / "run", *steps, cwd=PAYLOAD)
     assert done.returncode == 1, done.stdout
     assert "could not be saved: [Errno 28] No space left on device" in done.stdout
     assert "training goes on" in done.stdout
@@ -44,12 +43,12 @@ def test_training_survives_a_full_disk_and_says_so(disk: Path) -> None:
 
 def test_a_disk_without_room_or_right_to_write_is_found_before_training(disk: Path) -> None:
     (disk / "ballast").write_bytes(b"x" * 900_000)
-    done = run("python", *TRAIN, "--run-dir", disk / "run", cwd=PAYLOAD, HOME=HOME)
+    done = run("python", *TRAIN, "--run-dir", disk / "run", cwd=PAYLOAD)
     assert done.returncode == 2, done.stdout
     assert "No space left on device" in done.stdout.splitlines()[-1]
     assert [file.name for file in disk.iterdir()] == ["ballast"]
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-    done = run("python", *TRAIN, "--run-dir", disk / "run", cwd=PAYLOAD, HOME=HOME)
+    done = run("python", *TRAIN, "--run-dir", disk / "run", cwd=PAYLOAD)
     assert done.returncode == 2, done.stdout
     assert "Read-only file system" in done.stdout.splitlines()[-1]
     assert "Traceback" not in done.stdout

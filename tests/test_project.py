@@ -93,7 +93,7 @@ def test_data_that_cannot_be_had_is_exit_code_69(project: Path) -> None:
     done = run("python", "train.py", *arguments, cwd=project, DATA_ROOT=str(project / "nowhere"))
     assert done.returncode == 69, done.stdout
     assert "Traceback" not in done.stdout
-    for text in ("http://127.0.0.1:9/train-images", "By hand: put", "config/synthetic.yaml"):
+    for text in ("Tried http://127.0.0.1:9/", "By hand: put", "config/synthetic.yaml"):
         assert text in done.stdout
     assert not list(project.glob("runs/*/*"))
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from logger.pictures import image_grid
+from logger.pictures import Figure, image_grid
 from utils.errors import UserError
 
 Sample = dict[str, Tensor]

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchmetrics import MeanMetric, MetricCollection
 
 from base.base_dataset import Batch, batch_size
 from base.base_model import BaseModel
@@ -22,6 +20,8 @@ from base.guard import update_guarded
 from base.optimization import build_optimizers, rate_factor, set_learning_rates
 from config.schema import Settings
 from logger.console import format_values, log, progress_bar
+from logger.metrics import Metrics
+from logger.pictures import Figure
 from logger.run_log import RunLog
 from storage.checkpoint import check_finite, save_step
 from utils.device import find_device, find_precision
@@ -89,9 +89,16 @@ class BaseTrainer(ABC):
 
     # What a project may change.
 
-    def build_metrics(self) -> MetricCollection:
-        """The metrics that `evaluation_step` updates."""
+    def build_metrics(self) -> Metrics:
+        """The metrics that `evaluation_step` updates: the mean ``loss``, from ``value``."""
+        from torchmetrics import MeanMetric, MetricCollection  # takes seconds to import
+
         return MetricCollection({"loss": MeanMetric()})
+
+    def higher_is_better(self, name: str) -> bool:
+        """Whether more of a metric is better, which torchmetrics' know of themselves."""
+        metrics: Any = self.metrics
+        return bool(getattr(metrics[name], "higher_is_better", False))
 
     def build_optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimizers, their groups with the highest learning rates."""
@@ -272,8 +279,8 @@ class BaseTrainer(ABC):
         self.evaluated = True
         scalars = scalars_in(results)
         self.record.scalars("validation", self.epoch, self.step, scalars)
-        name = self.settings.checkpoint.monitor  # of a mean, as the loss is, less is better
-        sign = 1 if getattr(self.metrics[name], "higher_is_better", False) else -1
+        name = self.settings.checkpoint.monitor
+        sign = 1 if self.higher_is_better(name) else -1
         value = scalars[name]
         gained = math.isnan(self.best) or sign * value > sign * self.best
         self.best = value if gained else self.best

@@ -13,14 +13,19 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
-from torchvision import datasets
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
 from utils.errors import DATA_UNAVAILABLE, UserError
 
-SOURCE = datasets.FashionMNIST
-FILES = dict(SOURCE.resources)  # MD5 of each archive, by its name
+NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+# MD5 of each archive, as torchvision checks it, and the shape of what is in it.
+FILES = {
+    "train-images-idx3-ubyte.gz": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", (60_000, 28, 28)),
+    "train-labels-idx1-ubyte.gz": ("25c81989df183df01b3e8a0aad5dffbe", (60_000,)),
+    "t10k-images-idx3-ubyte.gz": ("bef4ecab320f06d8554ea6380940ec79", (10_000, 28, 28)),
+    "t10k-labels-idx1-ubyte.gz": ("bb300cfdad3c16e7a12a480ee83cd310", (10_000,)),
+}
 
 
 class FashionMNIST(BaseDataset):
@@ -39,7 +44,7 @@ class FashionMNIST(BaseDataset):
     """
 
     title = "FashionMNIST"
-    classes = SOURCE.classes
+    classes = NAMES.split(", ")
     learned = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
 
@@ -100,14 +105,14 @@ def load_tensors(root: Path, part: str, mirrors: tuple[str, ...]) -> tuple[Tenso
 
 def _read(root: Path, name: str, problems: list[str]) -> Tensor | None:
     """The tensor in an IDX file in or below `root`; a damaged one is noted and not used."""
-    shape = (60_000 if "train" in name else 10_000, *((28, 28) if "images" in name else ()))
+    md5, shape = FILES[name]
     header = np.array([0x0800 + len(shape), *shape], dtype=">i4").tobytes()
     folders = (root / "FashionMNIST/raw", root / "raw", root)
     files = [folder / file for folder in folders for file in (name, name.removesuffix(".gz"))]
     for file in filter(Path.is_file, files):
         content = file.read_bytes()
         if file.suffix == ".gz":
-            whole = hashlib.md5(content, usedforsecurity=False).hexdigest() == FILES[name]
+            whole = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
             content = gzip.decompress(content) if whole else b""
         if content.startswith(header) and len(content) == len(header) + math.prod(shape):
             values = np.frombuffer(bytearray(content), dtype=np.uint8, offset=len(header))
@@ -118,11 +123,14 @@ def _read(root: Path, name: str, problems: list[str]) -> Tensor | None:
 
 
 def _download(root: Path, mirrors: tuple[str, ...], problems: list[str]) -> None:
-    """Has torchvision download and unpack the files; it takes no archive whose MD5 is wrong."""
+    """Has torchvision download the files, check their MD5 and unpack them."""
+    from torchvision import datasets  # takes seconds to import
+
+    source = datasets.FashionMNIST
     socket.setdefaulttimeout(30)  # seconds; torchvision would wait forever
-    for mirror in mirrors or SOURCE.mirrors:
+    for mirror in mirrors or source.mirrors:
         try:
             # The folder is named after the class.
-            type(SOURCE.__name__, (SOURCE,), {"mirrors": [mirror]})(root, download=True)
+            type(source.__name__, (source,), {"mirrors": [mirror]})(root, download=True)
         except (AssertionError, HTTPException, OSError, RuntimeError, ValueError) as error:
             problems.append(" ".join(str(error).split()))

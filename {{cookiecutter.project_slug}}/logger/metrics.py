@@ -1,21 +1,64 @@
 """Metrics that stay on the device until they are read."""
 
-from torchmetrics import MeanMetric, MetricCollection, classification
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
 
 
-def classification_metrics(classes: int) -> MetricCollection:
-    """Metrics of a classifier, updated with ``value`` (losses), ``preds`` and ``target``.
+class Metrics(Protocol):
+    """What a trainer needs of its metrics; torchmetrics' collections have it too."""
 
-    `loss`, `accuracy` and `f1` (mean over the classes) are scalars; ``*_by_class`` have one value
-    a class, shape (C,); `confusion` counts samples by true (row) and predicted (column) class,
-    shape (C, C).
+    def reset(self) -> None:
+        """Forgets all samples."""
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Takes account of a batch."""
+
+    def compute(self) -> dict[str, Tensor]:
+        """The metrics of all samples, by name; those that are single numbers are logged."""
+
+    def to(self, device: torch.device) -> Self:
+        """Moves what is counted to a device."""
+
+
+class ClassificationMetrics(nn.Module):
+    """Counts samples by true and predicted class; all metrics follow from that and the losses.
+
+    `loss`, `accuracy` and `f1` (mean over the classes that occur) are scalars; ``*_by_class`` have
+    one value a class, shape (C,); `confusion` is the counts, int64, shape (C, C), by true (row) and
+    predicted (column) class. What would be divided by zero is zero.
     """
-    metrics = {
-        "accuracy": classification.MulticlassAccuracy(classes, average="micro"),
-        "f1": classification.MulticlassF1Score(classes, average="macro"),
-        "precision_by_class": classification.MulticlassPrecision(classes, average=None),
-        "recall_by_class": classification.MulticlassRecall(classes, average=None),
-        "f1_by_class": classification.MulticlassF1Score(classes, average=None),
-        "confusion": classification.MulticlassConfusionMatrix(classes),
-    }
-    return MetricCollection({"loss": MeanMetric(), **metrics})
+
+    counts: Tensor
+    losses: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(classes, classes, dtype=torch.int64))
+        self.register_buffer("losses", torch.zeros(()))
+
+    def reset(self) -> None:
+        """Forgets all samples."""
+        self.counts.zero_()
+        self.losses.zero_()
+
+    def update(self, losses: Tensor, logits: Tensor, target: Tensor) -> None:
+        """Takes account of a batch: shapes (N,), (N, C) and (N,)."""
+        self.losses += losses.sum()
+        places = target * len(self.counts) + logits.argmax(1)
+        self.counts.view(-1).index_add_(0, places, torch.ones_like(places))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The metrics of all samples."""
+        right, true, guessed = self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)
+        f1 = 2 * right / (true + guessed).clamp(min=1)
+        return {
+            "loss": self.losses / self.counts.sum(),
+            "accuracy": right.sum() / self.counts.sum(),
+            "f1": f1[true + guessed > 0].mean(),
+            "precision_by_class": right / guessed.clamp(min=1),
+            "recall_by_class": right / true.clamp(min=1),
+            "f1_by_class": f1,
+            "confusion": self.counts.clone(),
+        }

@@ -2,10 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+import numpy as np
 from torch import Tensor
-from torchmetrics.utilities.plot import plot_confusion_matrix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Figure
+else:
+    Figure = object
 
 
 def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
@@ -17,7 +22,7 @@ def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
         heading: text above all.
     """
     side = math.ceil(math.sqrt(len(images)))
-    figure = Figure(figsize=(1.7 * side, 1.8 * side + 0.4), layout="constrained")
+    figure = _new_figure(1.7 * side, 1.8 * side + 0.4)
     figure.suptitle(heading)
     for position, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
         axes = figure.add_subplot(side, side, position)
@@ -35,8 +40,19 @@ def confusion_picture(matrix: Tensor, classes: Sequence[str], heading: str) -> F
         classes: one name a class.
         heading: text above the matrix.
     """
-    side = 3 + 0.8 * len(classes)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot(title=heading)
-    plot_confusion_matrix(matrix, ax=axes, labels=list(classes), cmap="Blues")
+    figure = _new_figure(3 + 0.8 * len(classes), 3 + 0.8 * len(classes))
+    axes = figure.add_subplot(title=heading, xlabel="predicted", ylabel="true")
+    axes.imshow(matrix.numpy(), cmap="Blues")
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    for (row, column), count in np.ndenumerate(matrix.numpy()):
+        color = "white" if count > matrix.max() / 2 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=color)
     return figure
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    """An empty one, in inches. Matplotlib takes a while to import, so only those wait who draw."""
+    from matplotlib import figure
+
+    return figure.Figure(figsize=(width, height), layout="constrained")

@@ -8,10 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from config.loading import flatten
 from logger.console import log
+from logger.pictures import Figure
 from utils.files import replace_file
 
 HEADER = ("data", "split", "epoch", "step", "metric", "value")

@@ -36,12 +36,6 @@ QUICK = (
 )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Lets warnings pass that are about what torchmetrics does to draw a confusion matrix."""
-    known = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-    config.addinivalue_line("filterwarnings", known)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def small_data() -> Iterator[None]:
     """Makes the synthetic data small, and the tests independent of the user's own data folder."""
@@ -80,11 +74,11 @@ def make_trainer(
 ) -> Callable[..., Any]:
     """``make_trainer("trainer.ema=0.9")``: a trainer of synthetic data, to be called `fit` on.
 
-    A class derived from `Classifier` can be given as ``kind``, other data as ``train``.
+    Another class can be given as ``kind``, other data as ``train``.
     """
 
     def make(
-        *changes: str, kind: type[Classifier] = Classifier, train: BaseDataset = splits["train"]
+        *changes: str, kind: type[BaseTrainer] = Classifier, train: BaseDataset = splits["train"]
     ) -> BaseTrainer:
         settings = make_settings(*changes)
         seed_everything(settings.seed)

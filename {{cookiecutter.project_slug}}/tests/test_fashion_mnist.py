@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision import datasets
 
 from base.base_dataset import BaseDataset
 from data_loader import fashion_mnist
-from data_loader.fashion_mnist import FILES, SOURCE, FashionMNIST
+from data_loader.fashion_mnist import FILES, FashionMNIST
 from utils.errors import DATA_UNAVAILABLE, UserError
 from utils.seed import generator
 
@@ -42,8 +43,7 @@ def idx(shape: tuple[int, ...]) -> bytes:
 @pytest.fixture(scope="module")
 def contents() -> dict[str, bytes]:
     """The four unpacked files by the names of the packed ones."""
-    counts = {name: 60_000 if "train" in name else 10_000 for name in FILES}
-    return {name: idx((n, 28, 28) if "images" in name else (n,)) for name, n in counts.items()}
+    return {name: idx(shape) for name, (_, shape) in FILES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,9 @@ def packed(contents: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
     found = {name: gzip.compress(content, 1) for name, content in contents.items()}
     with pytest.MonkeyPatch.context() as patch:
         for name, content in found.items():
-            patch.setitem(FILES, name, hashlib.md5(content).hexdigest())
-        patch.setattr(SOURCE, "resources", list(FILES.items()))
+            patch.setitem(FILES, name, (hashlib.md5(content).hexdigest(), FILES[name][1]))
+        resources = [(name, md5) for name, (md5, _) in FILES.items()]
+        patch.setattr(datasets.FashionMNIST, "resources", resources)
         yield found
 
 

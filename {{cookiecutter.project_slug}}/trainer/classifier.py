@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from logger.metrics import classification_metrics
-from logger.pictures import confusion_picture
+from logger.metrics import ClassificationMetrics
+from logger.pictures import Figure, confusion_picture
 from model.losses import cross_entropy
 from utils.errors import UserError
 from utils.seed import generator
@@ -29,7 +27,7 @@ class Classifier(BaseTrainer):
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         logits, target = self._logits(model, batch), batch["target"]
         losses = cross_entropy(logits, target)
-        self.metrics.update(value=losses, preds=logits, target=target)
+        self.metrics.update(losses, logits, target)
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         logits: Tensor = model(batch["input"])
@@ -38,8 +36,11 @@ class Classifier(BaseTrainer):
             raise UserError(f"the model gives {shape} for an input, but there are {count} classes")
         return logits
 
-    def build_metrics(self) -> MetricCollection:
-        return classification_metrics(len(self.dataset.classes))
+    def build_metrics(self) -> ClassificationMetrics:
+        return ClassificationMetrics(len(self.dataset.classes))
+
+    def higher_is_better(self, name: str) -> bool:
+        return name != "loss"
 
     def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         heading = f"{self.dataset.title}: {split}, accuracy {results['accuracy'].item():.2%}"

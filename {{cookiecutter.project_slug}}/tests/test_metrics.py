@@ -1,0 +1,72 @@
+"""Metrics: the same numbers as torchmetrics gives."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection, classification
+
+from base.base_dataset import Batch
+from base.base_trainer import BaseTrainer
+from logger.metrics import ClassificationMetrics
+from model.losses import cross_entropy
+
+
+def test_metrics_of_classes_are_those_of_torchmetrics() -> None:
+    draws = torch.Generator().manual_seed(0)
+    own = ClassificationMetrics(7)
+    theirs = {
+        "accuracy": classification.MulticlassAccuracy(7, average="micro"),
+        "f1": classification.MulticlassF1Score(7, average="macro"),
+        "precision_by_class": classification.MulticlassPrecision(7, average=None),
+        "recall_by_class": classification.MulticlassRecall(7, average=None),
+        "f1_by_class": classification.MulticlassF1Score(7, average=None),
+        "confusion": classification.MulticlassConfusionMatrix(7),
+    }
+    losses = []
+    for size in (64, 64, 5):
+        logits = torch.randn(size, 7, generator=draws)
+        logits[:, 5] -= 9  # never guessed
+        logits[:, 6] -= 9  # neither guessed nor there
+        target = torch.randint(6, (size,), generator=draws)
+        losses.append(torch.rand(size, generator=draws))
+        own.update(losses[-1], logits, target)
+        for metric in theirs.values():
+            metric.update(logits, target)
+    found = own.compute()
+    assert found.keys() == {"loss", *theirs}
+    torch.testing.assert_close(found["loss"], torch.cat(losses).mean())
+    for name, metric in theirs.items():
+        torch.testing.assert_close(found[name], metric.compute(), msg=name)
+    own.reset()
+    own.update(losses[-1], logits, target)
+    assert own.compute()["confusion"].sum() == 5
+
+
+class WithTorchmetrics(BaseTrainer):
+    """As a project would use metrics that are there already."""
+
+    def build_metrics(self) -> MetricCollection:
+        top2 = classification.MulticlassAccuracy(10, top_k=2)
+        return MetricCollection({"loss": MeanMetric(), "top2": top2})
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": cross_entropy(model(batch["input"]), batch["target"]).mean()}
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+        logits, target = model(batch["input"]), batch["target"]
+        self.metrics.update(value=cross_entropy(logits, target), preds=logits, target=target)
+
+
+def test_metrics_of_torchmetrics_can_be_used_and_watched(
+    make_trainer: Callable[..., Any], logged: Callable[..., list[float]]
+) -> None:
+    trainer = make_trainer("checkpoint.monitor=top2", kind=WithTorchmetrics)
+    assert trainer.higher_is_better("top2")
+    assert not trainer.higher_is_better("loss")
+    trainer.fit()
+    best = max(logged(trainer.run, "validation", "top2"))
+    assert trainer.best == pytest.approx(best)
