@@ -4,7 +4,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from logger.run_log import RunLog
 from storage.checkpoint import check_finite, save_step
 from utils.device import find_device, find_precision
 from utils.errors import TRAINING_FAILED, LoadingError, UserError
-from utils.seed import seed_step
+from utils.seed import seed_torch
 from utils.signals import StopSignals
 
 Loaders = Mapping[str, BatchLoader]
@@ -54,6 +54,7 @@ class BaseTrainer(ABC):
         self.precision = find_precision(self.options.precision, self.device)
         self.compute = f"{self.device} ({str(self.precision).removeprefix('torch.')})"  # for logs
         self.model = model.to(self.device)
+        self.parameters = list(model.parameters())
         self.average: AveragedModel | None = None  # of the weights; evaluated in their place
         if self.options.ema is not None:
             ema = get_ema_multi_avg_fn(self.options.ema)
@@ -111,16 +112,18 @@ class BaseTrainer(ABC):
             share = batch_size(batch) / total
             with self.autocast():
                 scalars = self.training_step(self.model, batch)
-            self.scaler.scale(scalars["loss"] * share).backward()
+            loss = scalars["loss"] if share == 1 else scalars["loss"] * share
+            self.scaler.scale(loss).backward()
             self.note(scalars, share)
         if self.options.clip_norm is not None:
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+            nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
-            optimizer.zero_grad()
         self.scaler.update()
+        for parameter in self.parameters:
+            parameter.grad = None  # optimizer.zero_grad() would take ten times as long
 
     def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         """Pictures of what `evaluate` found, by name."""
@@ -147,7 +150,8 @@ class BaseTrainer(ABC):
         with self.record, bar, StopSignals() as signals, self._saving(signals):
             self._begin()
             update = partial(update_guarded, self) if self.guarded else self.update
-            for batches in loader.steps(self.step, self.step if self.finished else total):
+            steps = loader.steps(self.step, self.step if self.finished else total)
+            for batches in self._watched(steps):
                 factor = rate_factor(self.settings, self.step, total, loader.steps_per_epoch)
                 set_learning_rates(self.optimizers, factor)
                 self.step += 1
@@ -155,12 +159,11 @@ class BaseTrainer(ABC):
                 self.log_due = epoch_ends or self.step % options.every_steps == 0
 
                 batches = [self.to_device(batch) for batch in batches]
-                seed_step(self.settings.seed, UPDATE, self.step, device=self.device)
+                seed_torch(self.settings.seed, UPDATE, self.step, device=self.device)
                 update(batches)
                 if self.average is not None:
                     self.average.update_parameters(self.model)
 
-                self._samples += sum(map(batch_size, batches))
                 bar.update()
                 if self.log_due:
                     bar.set_postfix_str(self._log_step(factor), refresh=False)
@@ -169,7 +172,7 @@ class BaseTrainer(ABC):
                     self._end_epoch()
                 elif self.stop_signal or self._save_due():
                     self.save()
-                if self.stop_signal or self.finished:
+                if self.stop_signal or (epoch_ends and self.finished):
                     break
         if self.unsaved:
             raise UserError(self.unsaved, TRAINING_FAILED)
@@ -211,12 +214,14 @@ class BaseTrainer(ABC):
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the trainer's device."""
+        if self.device.type == "cpu":
+            return batch
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         """The context in which the model computes."""
         mixed = self.precision != torch.float32
-        return torch.autocast(self.device.type, self.precision, enabled=mixed)
+        return torch.autocast(self.device.type, self.precision) if mixed else nullcontext()
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
@@ -231,8 +236,19 @@ class BaseTrainer(ABC):
     def note(self, scalars: Mapping[str, Tensor], weight: float = 1.0) -> None:
         """Adds to what the next log entry is the mean of, without waiting for the device."""
         for name, value in scalars.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach() * weight
+            part = value.detach() if weight == 1 else value.detach() * weight
+            self.sums[name] = self.sums[name] + part if name in self.sums else part.clone()
             self.counts[name] = self.counts.get(name, 0.0) + weight
+
+    def _watched(self, steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+        """The same, and the time that they are waited for is added up."""
+        while True:
+            begun = time.perf_counter()
+            batches = next(steps, None)
+            self._waited += time.perf_counter() - begun
+            if batches is None:
+                return
+            yield batches
 
     @contextmanager
     def _saving(self, signals: StopSignals) -> Iterator[None]:
@@ -253,8 +269,6 @@ class BaseTrainer(ABC):
         if not self.evaluated:
             self._end_epoch()
         if self.step == 0:
-            if self.settings.logger.tensorboard:
-                self.record.pictures(self._draw_inputs(), self.step)
             self.save()
             if self.unsaved:
                 raise UserError(self.unsaved)
@@ -265,7 +279,11 @@ class BaseTrainer(ABC):
         values = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
         values["lr"] = factor * self.settings.optimizer.lr
         text = format_values(values)
-        values["samples_per_second"] = self._samples / (time.perf_counter() - self._started)
+        before = self.loaders["train"].samples_before
+        samples = before(self.step) - before(self._since)
+        elapsed = time.perf_counter() - self._started
+        values["samples_per_second"] = samples / elapsed
+        values["waiting_for_data"] = self._waited / elapsed  # share of the time
         self.record.scalars("train", self.epoch, self.step, values)
         log.debug("step %d  %s", self.step, format_values(values))
         self.sums, self.counts = {}, {}
@@ -287,6 +305,8 @@ class BaseTrainer(ABC):
         self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
         head = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, validation"
         log.info("%s %s%s", head, format_values(scalars), "  (best so far)" * gained)
+        if self.epoch == 1 and self.settings.logger.tensorboard:  # not earlier: it takes a while
+            self.record.pictures(self._draw_inputs(), self.step)
         if self.finished and self.settings.logger.tensorboard:
             self.record.pictures(self.pictures("validation", results), self.step)
             self.record.hyperparameters(self.settings.model_dump(mode="json"), scalars)
@@ -300,7 +320,7 @@ class BaseTrainer(ABC):
         return {} if figure is None else {"inputs": figure}
 
     def _restart_clock(self) -> None:
-        self._samples, self._started = 0, time.perf_counter()
+        self._since, self._started, self._waited = self.step, time.perf_counter(), 0.0
 
     # Saving and resuming.
 
@@ -354,7 +374,7 @@ class BaseTrainer(ABC):
 
 
 PROGRESS = ("step", "evaluated", "best", "epochs_without_gain", "skipped", "sums", "counts")
-UPDATE = 4  # purpose of random numbers, as in batch_loader
+UPDATE = 3  # purpose of random numbers, as in batch_loader
 
 
 def scalars_in(results: Mapping[str, Tensor]) -> dict[str, float]:

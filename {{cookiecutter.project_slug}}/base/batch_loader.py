@@ -14,7 +14,7 @@ from base.base_dataset import BaseDataset, Batch
 from utils.errors import TRAINING_FAILED, LoadingError
 from utils.seed import generator, seed_step
 
-ORDER, AUGMENTATION, LOADING = 1, 2, 3  # purposes of random numbers: different draws from one seed
+ORDER, LOADING = 1, 2  # purposes of random numbers: different draws from one seed
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,26 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         """The steps in which every sample comes once."""
         return -(-len(self.dataset) // (self.batch_size * self.accumulate))
 
+    def samples_before(self, step: int) -> int:
+        """The samples in all steps before `step`."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        size = len(self.dataset)
+        return epoch * size + min(position * self.batch_size * self.accumulate, size)
+
     def __getitem__(self, step: int) -> list[Batch] | LoadingError:
         """The batches of step `step` of the run, or why they cannot be had.
 
         An error is not raised but given back, as it would lose its type on the way from a worker.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
-        size = self.batch_size * self.accumulate
-        indices = epoch_order(len(self.dataset), self.seed, epoch)[position * size :][:size]
-        seed_step(self.seed or 0, LOADING, step)  # for a data set that draws as it likes
+        order, size = epoch_order(len(self.dataset), self.seed, epoch), self.batch_size
+        first = position * size * self.accumulate
+        indices = order[first : first + size * self.accumulate]
+        parts = indices.split(size) if self.accumulate > 1 else [indices]  # to split takes a while
+        seed_step(self.seed or 0, LOADING, step)  # the data set may draw as it likes
+        draws = None if self.seed is None else torch.default_generator
         try:
-            parts = enumerate(indices.split(self.batch_size))
-            return [self._batch(part, step, k) for k, part in parts]
+            return [self.dataset.transform(self.dataset.__getitems__(k), draws) for k in parts]
         except Exception as error:  # of the data set
             return self._explain(error, indices, step)
 
@@ -72,17 +80,15 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
             if hasattr(signal, "SIGCHLD"):  # torch's handler would raise in the midst of a step
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
-            for batches in source:
+            for step, batches in zip(steps, source, strict=True):
                 if isinstance(batches, LoadingError):
                     raise batches
+                if self.workers:  # as where batches are made in this process
+                    seed_step(self.seed or 0, LOADING, step)
                 yield batches
         except (RuntimeError, OSError, EOFError) as error:  # also in the midst of a batch
             text = f"{self.dataset.title}: a worker process died: {error}"
             raise LoadingError(text, TRAINING_FAILED) from error
-
-    def _batch(self, indices: Tensor, step: int, number: int) -> Batch:
-        draws = None if self.seed is None else generator(self.seed, AUGMENTATION, step, number)
-        return self.dataset.transform(self.dataset.__getitems__(indices), draws)
 
     def _explain(self, error: Exception, indices: Tensor, step: int) -> LoadingError:
         """The error with data set, sample (where one alone brings it about) and place."""

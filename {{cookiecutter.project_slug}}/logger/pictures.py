@@ -17,18 +17,21 @@ def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
     """Images side by side, each with its title.
 
     Args:
-        images: floats from 0 to 1, shape (N, C, H, W), C being 1 (grey) or 3 (RGB).
+        images: floats from 0 to 1, on the CPU, shape (N, C, H, W), C being 1 (grey) or 3 (RGB).
         titles: one text an image.
         heading: text above all.
     """
     side = math.ceil(math.sqrt(len(images)))
+    height, width = images.shape[2:]
     figure = _new_figure(1.7 * side, 1.8 * side + 0.4)
-    figure.suptitle(heading)
-    for position, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
-        axes = figure.add_subplot(side, side, position)
-        axes.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(title, fontsize=8)
-        axes.set_axis_off()
+    axes = figure.add_subplot(title=heading)  # one for all images, as each would take a while
+    axes.set(xlim=(0, 1.2 * side * width), ylim=(1.4 * side * height, 0))
+    axes.set_axis_off()
+    for place, (image, title) in enumerate(zip(images, titles, strict=True)):
+        left, top = place % side * 1.2 * width, (place // side * 1.4 + 0.35) * height
+        box = (left, left + width, top + height, top)
+        axes.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, extent=box)
+        axes.text(left + width / 2, top, title, fontsize=8, ha="center", va="bottom")
     return figure
 
 

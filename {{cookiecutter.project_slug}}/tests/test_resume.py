@@ -54,7 +54,11 @@ def checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
 def measured(run: Path) -> list[list[str]]:
     """The rows of metrics.csv, but for the speed."""
     with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.reader(file) if "samples_per_second" not in row]
+        return [
+            row
+            for row in csv.reader(file)
+            if not {"samples_per_second", "waiting_for_data"} & {*row}
+        ]
 
 
 def in_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:

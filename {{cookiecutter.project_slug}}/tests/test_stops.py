@@ -143,7 +143,7 @@ def test_a_worker_that_dies_is_told(
     monkeypatch.setattr(Failing, "fatal", True)
     assert train(tmp_path / "run", "seed=3", "data.workers=1", "trainer.max_steps=15") == 1
     message = capsys.readouterr().err
-    assert re.match(r"error: synthetic data: a worker process died: .* exited unexp", message)
+    assert re.match(r"error: synthetic data: a worker process died: ", message)
     assert len(message.splitlines()) == 1
     assert last(tmp_path / "run")["step"] < 16
 
@@ -177,7 +177,9 @@ def test_a_validation_that_fails_is_made_up_for(
     monkeypatch.undo()
     assert command("train", "--resume", run) == 0
     rows = [(folder / "metrics.csv").read_text().split() for folder in (tmp_path / "whole", run)]
-    wanted, found = ([row for row in part if "per_second" not in row] for part in rows)
+    wanted, found = (
+        [row for row in part if not re.search("per_second|waiting", row)] for part in rows
+    )
     assert found == wanted
 
 

@@ -19,10 +19,10 @@ class Classifier(BaseTrainer):
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits, target = self._logits(model, batch), batch["target"]
-        losses = cross_entropy(logits, target, self.options.label_smoothing)
+        loss = cross_entropy(logits, target, self.options.label_smoothing, "mean")
         if not self.log_due:  # accuracy would cost as much as a step of a small network
-            return {"loss": losses.mean()}
-        return {"loss": losses.mean(), "accuracy": (logits.argmax(1) == target).float().mean()}
+            return {"loss": loss}
+        return {"loss": loss, "accuracy": (logits.argmax(1) == target).float().mean()}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         logits, target = self._logits(model, batch), batch["target"]
