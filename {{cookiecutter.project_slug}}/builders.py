@@ -1,28 +1,28 @@
 """The parts of a run, built as the settings say."""
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
-from base.base_trainer import BaseTrainer, Loaders, scalars_in
+from base.base_trainer import BaseTrainer, Loaders
 from base.batch_loader import BatchLoader
 from config.loading import load_settings
 from config.schema import ClassSection, Settings
 from logger.console import log
+from logger.metrics import scalars_in
 from storage.checkpoint import load_first, trained_weights
 from storage.run_folder import find_checkpoints, folder_of
-from utils.errors import UserError
+from utils.errors import MISTAKES, UserError, explain
 
 
 def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
     """One split of the data set that the settings name; None gives one that only reads inputs."""
     data = settings.data
-    dataset: BaseDataset = _build(data, BaseDataset)(data.root, split, settings.seed)
+    dataset: BaseDataset = _build(data, BaseDataset, data.root, split, settings.seed)
     return dataset
 
 
@@ -38,7 +38,10 @@ def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
     train, validation = build_dataset(settings, "train"), build_dataset(settings, "validation")
     validation.load_state_dict(train.state_dict())
     loader = build_loader(settings, train, training=True)
-    return {"train": loader, "validation": build_loader(settings, validation)}
+    loaders = {"train": loader, "validation": build_loader(settings, validation)}
+    for loader in loaders.values():
+        loader.check()
+    return loaders
 
 
 def build_model(settings: Settings, state: Mapping[str, Any] | None = None) -> BaseModel:
@@ -47,7 +50,7 @@ def build_model(settings: Settings, state: Mapping[str, Any] | None = None) -> B
     A new one starts from `model.init_from` and is partly frozen, if the settings say so.
     """
     options = settings.model
-    model: BaseModel = _build(options, BaseModel)()
+    model: BaseModel = _build(options, BaseModel)
     if state is not None:
         try:
             model.load_state_dict(trained_weights(state))
@@ -75,7 +78,7 @@ def _take_weights(model: BaseModel, source: Path) -> None:
 
 def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> BaseTrainer:
     """The trainer that the settings name."""
-    trainer: BaseTrainer = _build(settings.trainer, BaseTrainer)(settings, model, loaders, run)
+    trainer: BaseTrainer = _build(settings.trainer, BaseTrainer, settings, model, loaders, run)
     return trainer
 
 
@@ -83,12 +86,15 @@ def rehearse(trainer: BaseTrainer) -> None:
     """Goes through a step on one batch, without an update, to find what does not fit together.
 
     Raises:
-        UserError: if `checkpoint.monitor` is none of the scalar metrics.
+        UserError: if that fails, or `checkpoint.monitor` is none of the scalar metrics.
     """
     batch = trainer.to_device(next(trainer.loaders["train"].steps(0, 1))[0])
-    with trainer.evaluating() as model:
-        trainer.training_step(model, batch)
-        trainer.evaluation_step(model, batch)
+    try:
+        with trainer.evaluating() as model:
+            trainer.training_step(model, batch)
+            trainer.evaluation_step(model, batch)
+    except MISTAKES as error:
+        raise UserError(f"model and data do not go together: {explain(error)}") from error
     scalars = scalars_in(trainer.metrics.compute())
     if (name := trainer.settings.checkpoint.monitor) not in scalars:
         raise UserError(f"checkpoint.monitor = {name!r}: allowed are {', '.join(scalars)}")
@@ -111,15 +117,18 @@ def restore_trainer(
     return trainer, checkpoint
 
 
-def _build(options: ClassSection, base: type) -> Callable[..., Any]:
-    """The class that a section names, in its folder and nowhere else, with its arguments.
+def _build(options: ClassSection, base: type, *arguments: Any) -> Any:
+    """An object of the class that a section names, which is in its folder and nowhere else.
 
     Raises:
-        UserError: if it does not derive from `base`.
+        UserError: if the class does not derive from `base`, or its constructor fails.
     """
     file, _, name = options.name.partition(".")
     found = getattr(importlib.import_module(f"{options.package}.{file}"), name)
     if not issubclass(found, base):
         place = f"{options.package}/{file}.py"
         raise UserError(f"{place}: {name} does not derive from {base.__name__}")
-    return partial(found, **options.model_dump(include=options.arguments))
+    try:
+        return found(*arguments, **options.model_dump(include=options.arguments))
+    except MISTAKES as error:
+        raise UserError(f"{options.name} cannot be made: {explain(error)}") from error

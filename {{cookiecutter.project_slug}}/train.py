@@ -8,6 +8,7 @@ from config.reference import command_parser
 from config.schema import Settings
 from storage import run_folder
 from utils.errors import UserError, run_command
+from utils.signals import leaving_at_once
 
 DEFAULT = Path(__file__).parent / "config/fashion_mnist.yaml"
 
@@ -25,23 +26,26 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     if not arguments.resume:
         settings = load_settings(arguments.config or DEFAULT, arguments.settings)
-        with run_folder.open_run(settings.name, arguments.run_dir) as run:
-            return train(settings, run)
+        return train(settings, arguments.run_dir)
     if arguments.config:
         raise UserError("--resume takes the run's own settings; change single ones by KEY=VALUE")
     last = arguments.resume == "last"
     root = arguments.run_dir or Path("runs")
     files = run_folder.find_checkpoints(root if last else Path(arguments.resume), best=False)
+    if run_folder.is_run(folder := run_folder.folder_of(files[0])):
+        with run_folder.open_run("", folder, resumed=True):
+            pass  # nobody writes there, or files would come and go while they are read
 
-    from storage.checkpoint import load_first
-
+    with leaving_at_once():
+        from storage.checkpoint import load_first
     file, state = load_first(files)
+    if not run_folder.is_run(folder := run_folder.folder_of(file)):
+        raise UserError(f"{file} is in no run folder; model.init_from={file} takes its weights")
     settings = load_settings(state["settings"], arguments.settings)
-    with run_folder.open_run(settings.name, run_folder.folder_of(file), resumed=True) as run:
-        return train(settings, run, state, arguments.force)
+    return train(settings, folder, state, arguments.force)
 
 
-def train(settings: Settings, run: Path, state: Any = None, force: bool = False) -> int:
+def train(settings: Settings, folder: Path | None, state: Any = None, force: bool = False) -> int:
     """Builds the parts and trains, from a checkpoint's `state` on if there is one.
 
     Returns:
@@ -50,11 +54,11 @@ def train(settings: Settings, run: Path, state: Any = None, force: bool = False)
     Raises:
         UserError: if settings or data would make it another run, and `force` does not allow that.
     """
-    # torch takes seconds to import, so it waits until the settings are known to be right.
-    from base.guard import fit_guarded
-    from builders import build_model, build_trainer, build_training_loaders, rehearse
-    from logger.console import format_table, log, start_logging
-    from utils.seed import seed_everything
+    with leaving_at_once():  # torch takes seconds, so it waits until the settings are known
+        from base.guard import fit_guarded
+        from builders import build_model, build_trainer, build_training_loaders, rehearse
+        from logger.console import format_table, log, start_logging
+        from utils.seed import seed_everything
 
     start_logging()
     seed_everything(settings.seed, settings.deterministic)
@@ -65,27 +69,29 @@ def train(settings: Settings, run: Path, state: Any = None, force: bool = False)
         lines = ["going on would change what this run is:", *changes]
         raise UserError("\n  ".join(lines) + "\nStart a new run, or insist with --force")
     model = build_model(settings, state)
-    trainer = build_trainer(settings, model, loaders, run)
-    rehearse(trainer)
-    if state:
-        trainer.load_state_dict(state)
-    data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
-    origin = run_folder.describe_run(run, to_yaml(settings), device=trainer.compute, data=data)
+    with run_folder.open_run(settings.name, folder, resumed=bool(state)) as run:
+        trainer = build_trainer(settings, model, loaders, run)
+        rehearse(trainer)
+        if state:
+            trainer.load_state_dict(state)
+            trainer.guarded_until = trainer.step + ("batches" in state)  # a step that failed
+        data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
+        origin = run_folder.describe_run(run, to_yaml(settings), device=trainer.compute, data=data)
 
-    start_logging(run / "train.log")
-    log.debug(origin)
-    for change in changes:
-        log.warning("--force: goes on with %s", change)
-    log.info("%s\n\n%s on %s", format_table(model.summary()), dataset.title, trainer.compute)
-    log.info("run folder: %s", run)
-    if trainer.finished:
-        log.info("all is done already; trainer.epochs=N makes it longer")
-    fit_guarded(trainer)
-    if trainer.stop_signal and not trainer.finished:
-        log.info("stopped and saved; go on with: python train.py --resume %s", run)
-        return 128 + trainer.stop_signal
-    log.info("evaluate: python evaluate.py %s\ncurves: tensorboard --logdir %s", run, run)
-    return 0
+        start_logging(run / "train.log")
+        log.debug(origin)
+        for change in changes:
+            log.warning("--force: goes on with %s", change)
+        log.info("%s\n\n%s on %s", format_table(model.summary()), dataset.title, trainer.compute)
+        log.info("run folder: %s", run)
+        if trainer.finished:
+            log.info("all is done already; trainer.epochs=N makes it longer")
+        fit_guarded(trainer)
+        if trainer.stop_signal and not trainer.finished:
+            log.info("stopped and saved; go on with: python train.py --resume %s", run)
+            return 128 + trainer.stop_signal
+        log.info("evaluate: python evaluate.py %s\ncurves: tensorboard --logdir %s", run, run)
+        return 0
 
 
 if __name__ == "__main__":

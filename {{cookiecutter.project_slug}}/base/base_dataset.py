@@ -60,19 +60,20 @@ class BaseDataset(ABC, Dataset[Sample]):
         raise UserError(f"{type(self).__name__} does not read files (it has no read_input)")
 
     def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
-        """A picture of a transformed batch; None where ``input`` is no images, (N, C, H, W).
+        """A picture of 25 samples of a transformed batch; None where ``input`` is no images.
 
         Args:
-            batch: what `transform` gave.
+            batch: what `transform` gave; images have the shape (N, C, H, W).
             heading: text above all.
             titles: one text a sample; by default the classes.
         """
-        images = batch["input"].float()
+        images = batch["input"][:25].float()
         if images.ndim != 4 or not len(images):
             return None
-        titles = titles or [self.classes[target] for target in batch["target"]]
+        if not titles and self.classes:
+            titles = [self.classes[target] for target in batch["target"][:25]]
         low, high = images.amin(), images.amax()
-        return image_grid((images - low) / (high - low), titles, heading)
+        return image_grid((images - low) / (high - low), titles or [""] * len(images), heading)
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned from the training samples, as plain data; checkpoints hold it."""
@@ -88,10 +89,15 @@ class BaseDataset(ABC, Dataset[Sample]):
         """Zeros, shaped like the model's input for one sample, shape (1, ...)."""
         return torch.zeros_like(self.transform(stack([self[0]]), None)["input"])
 
+    @property
+    def probes(self) -> Tensor:
+        """Indices of 64 samples, or all if there are fewer, spread evenly over the set."""
+        return torch.linspace(0, len(self) - 1, min(64, len(self))).long()
+
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the length and of 64 samples spread evenly over the set."""
-        batch = self.__getitems__(torch.linspace(0, len(self) - 1, min(64, len(self))).long())
+        """A hash of the length and of the samples at `probes`."""
+        batch = self.__getitems__(self.probes)
         content = b"".join(values.numpy().tobytes() for _, values in sorted(batch.items()))
         return hashlib.sha256(str(len(self)).encode() + content).hexdigest()[:16]
 

@@ -5,7 +5,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from base.guard import update_guarded
 from base.optimization import build_optimizers, rate_factor, set_learning_rates
 from config.schema import Settings
 from logger.console import format_values, log, progress_bar
-from logger.metrics import Metrics
+from logger.meter import Meter
+from logger.metrics import Metrics, scalars_in
 from logger.pictures import Figure
 from logger.run_log import RunLog
 from storage.checkpoint import check_finite, save_step
@@ -69,11 +69,9 @@ class BaseTrainer(ABC):
         self.evaluated = True  # whether no validation is due
         self.stop_signal, self.unsaved = 0, ""  # what ended fit; why the last save failed
         self.log_due = False  # whether the step at work is one that is logged
-        self.sums: dict[str, Tensor] = {}  # of what is logged, on the device
-        self.counts: dict[str, float] = {}  # how many values each of them adds up
+        self.meter = Meter()  # of what is logged
         self._saved = time.monotonic()
-        self.guarded = False  # whether each step is checked, and taken back if it fails
-        self._restart_clock()
+        self.guarded_until = 0  # the last step that is checked, and taken back if it fails
 
     # What every project defines.
 
@@ -114,7 +112,7 @@ class BaseTrainer(ABC):
                 scalars = self.training_step(self.model, batch)
             loss = scalars["loss"] if share == 1 else scalars["loss"] * share
             self.scaler.scale(loss).backward()
-            self.note(scalars, share)
+            self.meter.add(scalars, share)
         if self.options.clip_norm is not None:
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
@@ -139,7 +137,7 @@ class BaseTrainer(ABC):
         """Trains from step `self.step` to the last, an early stop, or a signal to stop.
 
         Raises:
-            NonFiniteError: if the loss or a weight is no number any more; see `guarded`.
+            NonFiniteError: if the loss or a weight is no number any more; see `base/guard.py`.
             LoadingError: if a batch cannot be had; the state is saved.
             UserError: if the run folder cannot be written when training begins or ends.
         """
@@ -149,9 +147,8 @@ class BaseTrainer(ABC):
         bar = progress_bar(total, self.dataset.title, self.step)
         with self.record, bar, StopSignals() as signals, self._saving(signals):
             self._begin()
-            update = partial(update_guarded, self) if self.guarded else self.update
             steps = loader.steps(self.step, self.step if self.finished else total)
-            for batches in self._watched(steps):
+            for batches in self.meter.watch(steps):
                 factor = rate_factor(self.settings, self.step, total, loader.steps_per_epoch)
                 set_learning_rates(self.optimizers, factor)
                 self.step += 1
@@ -160,7 +157,10 @@ class BaseTrainer(ABC):
 
                 batches = [self.to_device(batch) for batch in batches]
                 seed_torch(self.settings.seed, UPDATE, self.step, device=self.device)
-                update(batches)
+                if self.step > self.guarded_until:
+                    self.update(batches)
+                else:
+                    update_guarded(self, batches)
                 if self.average is not None:
                     self.average.update_parameters(self.model)
 
@@ -233,23 +233,6 @@ class BaseTrainer(ABC):
             yield model
         model.train(training)
 
-    def note(self, scalars: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Adds to what the next log entry is the mean of, without waiting for the device."""
-        for name, value in scalars.items():
-            part = value.detach() if weight == 1 else value.detach() * weight
-            self.sums[name] = self.sums[name] + part if name in self.sums else part.clone()
-            self.counts[name] = self.counts.get(name, 0.0) + weight
-
-    def _watched(self, steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
-        """The same, and the time that they are waited for is added up."""
-        while True:
-            begun = time.perf_counter()
-            batches = next(steps, None)
-            self._waited += time.perf_counter() - begun
-            if batches is None:
-                return
-            yield batches
-
     @contextmanager
     def _saving(self, signals: StopSignals) -> Iterator[None]:
         """Saves if a batch cannot be had, which is no error after a signal to all processes."""
@@ -272,22 +255,17 @@ class BaseTrainer(ABC):
             self.save()
             if self.unsaved:
                 raise UserError(self.unsaved)
+        self.meter.restart(self.step)
 
     def _log_step(self, factor: float) -> str:
         """Writes the means since the last log entry; here the host waits for the device."""
-        check_finite(self.sums, f"step {self.step}:")
-        values = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
-        values["lr"] = factor * self.settings.optimizer.lr
-        text = format_values(values)
-        before = self.loaders["train"].samples_before
-        samples = before(self.step) - before(self._since)
-        elapsed = time.perf_counter() - self._started
-        values["samples_per_second"] = samples / elapsed
-        values["waiting_for_data"] = self._waited / elapsed  # share of the time
+        check_finite(self.meter.sums, f"step {self.step}:")
+        values = {**self.meter.read(), "lr": factor * self.settings.optimizer.lr}
+        text, before = format_values(values), self.loaders["train"].samples_before
+        values |= self.meter.speed(before(self.step) - before(self.meter.since))
         self.record.scalars("train", self.epoch, self.step, values)
         log.debug("step %d  %s", self.step, format_values(values))
-        self.sums, self.counts = {}, {}
-        self._restart_clock()
+        self.meter.restart(self.step)
         return text
 
     def _end_epoch(self) -> None:
@@ -300,27 +278,21 @@ class BaseTrainer(ABC):
         name = self.settings.checkpoint.monitor
         sign = 1 if self.higher_is_better(name) else -1
         value = scalars[name]
-        gained = math.isnan(self.best) or sign * value > sign * self.best
+        better = math.isnan(self.best) or sign * value > sign * self.best
+        gained = better and math.isfinite(value)
         self.best = value if gained else self.best
         self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
         head = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, validation"
         log.info("%s %s%s", head, format_values(scalars), "  (best so far)" * gained)
         if self.epoch == 1 and self.settings.logger.tensorboard:  # not earlier: it takes a while
-            self.record.pictures(self._draw_inputs(), self.step)
+            batch = next(self.loaders["train"].steps(0, 1))[0]
+            figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")
+            self.record.pictures({"inputs": figure} if figure else {}, self.step)
         if self.finished and self.settings.logger.tensorboard:
             self.record.pictures(self.pictures("validation", results), self.step)
             self.record.hyperparameters(self.settings.model_dump(mode="json"), scalars)
         self.save(best=gained)
-        self._restart_clock()
-
-    def _draw_inputs(self) -> dict[str, Figure]:
-        """What the model will see first."""
-        first = {k: v[:25] for k, v in next(self.loaders["train"].steps(0, 1))[0].items()}
-        figure = self.dataset.draw(first, f"{self.dataset.title}: training inputs")
-        return {} if figure is None else {"inputs": figure}
-
-    def _restart_clock(self) -> None:
-        self._since, self._started, self._waited = self.step, time.perf_counter(), 0.0
+        self.meter.restart(self.step)
 
     # Saving and resuming.
 
@@ -359,24 +331,23 @@ class BaseTrainer(ABC):
             "fingerprint": self.dataset.fingerprint,
             "example": self.dataset.example,
             **{name: getattr(self, name) for name in PROGRESS},
+            "meter": {"sums": self.meter.sums, "counts": self.meter.counts},
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where `state_dict` was taken."""
+        same = state["settings"]["optimizer"]["name"] == self.settings.optimizer.name
         for name, part in self._parts().items():
-            saved = state.get(name, part.state_dict())  # an average that is new begins now
+            known = name in state and (same or not name.startswith("optimizer"))
+            saved = state[name] if known else part.state_dict()  # what is new begins now
             if "param_groups" in saved:  # rates and the like come from the settings
                 saved = {**saved, "param_groups": part.state_dict()["param_groups"]}
             part.load_state_dict(saved)
         for name in PROGRESS:
             setattr(self, name, state[name])
+        self.meter.sums, self.meter.counts = state["meter"]["sums"], state["meter"]["counts"]
 
 
-PROGRESS = ("step", "evaluated", "best", "epochs_without_gain", "skipped", "sums", "counts")
+PROGRESS = ("step", "evaluated", "best", "epochs_without_gain", "skipped")
 UPDATE = 3  # purpose of random numbers, as in batch_loader
-
-
-def scalars_in(results: Mapping[str, Tensor]) -> dict[str, float]:
-    """The metrics that are single numbers."""
-    return {name: value.item() for name, value in results.items() if value.numel() == 1}

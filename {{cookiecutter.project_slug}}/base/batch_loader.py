@@ -1,7 +1,6 @@
 """From a data set to the batches of each step."""
 
 import signal
-import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseDataset, Batch
-from utils.errors import TRAINING_FAILED, LoadingError
+from utils.errors import TRAINING_FAILED, LoadingError, UserError, explain
 from utils.seed import generator, seed_step
 
 ORDER, LOADING = 1, 2  # purposes of random numbers: different draws from one seed
@@ -65,7 +64,7 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         try:
             return [self.dataset.transform(self.dataset.__getitems__(k), draws) for k in parts]
         except Exception as error:  # of the data set
-            return self._explain(error, indices, step)
+            return self._explain(error, indices)
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The batches of each step from `first` up to, not including, `last`.
@@ -87,21 +86,33 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
                     seed_step(self.seed or 0, LOADING, step)
                 yield batches
         except (RuntimeError, OSError, EOFError) as error:  # also in the midst of a batch
-            text = f"{self.dataset.title}: a worker process died: {error}"
+            text = f"{self.dataset.title}: a worker died ({error}); data.workers=0 tells more"
             raise LoadingError(text, TRAINING_FAILED) from error
 
-    def _explain(self, error: Exception, indices: Tensor, step: int) -> LoadingError:
+    def check(self) -> None:
+        """Reads the samples that stand for all, so that what cannot be read is told beforehand.
+
+        Raises:
+            LoadingError: naming data set, sample and cause.
+            UserError: if there are no samples.
+        """
+        if not len(self.dataset):
+            raise UserError(f"{self.dataset.title}: there are no samples")
+        try:
+            _ = self.dataset.fingerprint, self.dataset.example
+        except Exception as error:  # of the data set
+            raise self._explain(error, self.dataset.probes) from error
+
+    def _explain(self, error: Exception, indices: Tensor) -> LoadingError:
         """The error with data set, sample (where one alone brings it about) and place."""
-        sample = f"samples of step {step}"
+        sample = f"samples {', '.join(map(str, indices[:3].tolist()))}, ... together"
         for index in indices.tolist():
             try:
                 self.dataset[index]
             except Exception as alone:
                 sample, error = f"sample {index}", alone
                 break
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{self.dataset.title}: {sample}: {type(error).__name__}: {error}"
-        return LoadingError(f"{text} ({place.filename}, line {place.lineno})", TRAINING_FAILED)
+        return LoadingError(f"{self.dataset.title}: {sample}: {explain(error)}", TRAINING_FAILED)
 
 
 @lru_cache(maxsize=2)  # of training and of validation

@@ -13,20 +13,21 @@ from utils.errors import TRAINING_FAILED, NonFiniteError, UserError
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
 
+KEPT = 10  # batches that are saved, of those that are skipped
+
 
 def fit_guarded(trainer: "BaseTrainer") -> None:
     """Trains; after NaN or infinity, again from the last checkpoint, looking at each step.
 
     That finds the step without waiting for the device in all the others, as runs are repeatable.
     """
-    try:
-        trainer.fit()
-    except NonFiniteError as error:
-        log.warning("%s; the steps since the last checkpoint are repeated one by one", error)
-        _, state = load_first(find_checkpoints(trainer.run, best=False))
-        trainer.load_state_dict(state)
-        trainer.guarded = True
-        trainer.fit()
+    while True:
+        try:
+            return trainer.fit()
+        except NonFiniteError as error:
+            log.warning("%s; the steps since the last checkpoint are repeated one by one", error)
+            trainer.guarded_until = trainer.step
+            trainer.load_state_dict(load_first(find_checkpoints(trainer.run, best=False))[1])
 
 
 def update_guarded(trainer: "BaseTrainer", batches: Sequence[Batch]) -> None:
@@ -41,13 +42,15 @@ def update_guarded(trainer: "BaseTrainer", batches: Sequence[Batch]) -> None:
     before = copy.deepcopy({**trainer.state_dict(), "step": trainer.step - 1})
     trainer.update(batches)
     try:
-        for part in (trainer.sums, trainer.state_dict()):
+        for part in (trainer.meter.sums, trainer.state_dict()):
             check_finite(part, f"step {trainer.step}:")
     except NonFiniteError as error:
         file = trainer.run / f"non_finite_{trainer.step:08d}.pt"
-        save_checkpoint(file, {**before, "batches": batches})
+        if trainer.skipped < KEPT:
+            save_checkpoint(file, {**before, "batches": batches})
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        text = f"{error} (learning rate {rate:.4g}); batch and state before it are in {file}"
+        text = f"{error} (learning rate {rate:.4g})"
+        text += f"; batch and state before it are in {file}" * (trainer.skipped < KEPT)
         if trainer.options.non_finite == "stop":
             advice = f"python train.py --resume {file} repeats the step; try a lower optimizer.lr, "
             advice += "trainer.clip_norm, trainer.precision=fp32 or trainer.non_finite=skip"

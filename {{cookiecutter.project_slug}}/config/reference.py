@@ -75,7 +75,7 @@ def find_classes(package: str) -> dict[str, ast.ClassDef]:
 
 def _parse(file: Path) -> ast.Module:
     try:
-        return ast.parse(file.read_text("utf-8"))
+        return ast.parse(file.read_text("utf-8"), str(file))
     except (SyntaxError, ValueError) as error:
         raise UserError(f"{file} is not Python: {error}") from error
 
@@ -139,15 +139,19 @@ def rows(
 
     The type begins with the class or choice that has the setting, if not all have it.
     """
-    named = getattr(part, "arguments", None)  # of a class; the section's own were told before
+    # Of a section completed with a class's arguments, its own were told before.
+    told = part.arguments if owner and issubclass(part, ClassSection) else part.model_fields
     kinds = part.model_json_schema().get("properties", {})
     for name, field in part.model_fields.items():
         types = (field.annotation, *get_args(field.annotation))
         sections = [t for t in types if isinstance(t, type) and issubclass(t, Section)]
-        for section in sections:
-            choice = section.model_fields["name"].default if len(sections) > 1 else ""
-            yield from rows(section, f"{prefix}{name}.", choice)
-        if not sections and (not named or name in named):
+        choices = [s.model_fields["name"].default for s in sections] if len(sections) > 1 else []
+        if choices:
+            kind = f'{", ".join(choices)}; default "{field.default.name}"'
+            yield f"{prefix}{name}.name", kind, "      Which of them."
+        for number, section in enumerate(sections):
+            yield from rows(section, f"{prefix}{name}.", choices[number] if choices else "")
+        if not sections and name in told and not (owner and name == "name"):
             default = f"default {json.dumps(field.default, default=str)}"
             parts = [owner, _kind(kinds[name]), "required" if field.is_required() else default]
             meaning = textwrap.indent(textwrap.fill(field.description or "", 90), " " * 6)

@@ -43,9 +43,9 @@ class DataSettings(ClassSection):
     given = frozenset({"root", "split", "seed"})
     root: Path = Path("data")
     """Folder of the data; the environment variable DATA_ROOT overrides what a file says."""
-    batch_size: Count = 256
+    batch_size: int = Field(256, ge=1, le=2**31)
     """Samples in one batch."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=1024)
     """Processes that prepare batches; 0 is fastest for data held in memory."""
 
 
@@ -222,7 +222,7 @@ Scheduler = Annotated[Constant | Step | Exponential | Cosine | OneCycle, CHOICE]
 class Settings(Section):
     """Everything that a run depends on."""
 
-    name: str = Field("", pattern=r"^[^/\\]*$")
+    name: str = Field("", pattern=r"^([^./\\][^/\\]*)?$")
     """Folder of the runs in runs/; by default the name of the YAML file."""
     seed: int = Field(0, ge=0, lt=2**32)
     """What order, augmentation, weights and dropout are drawn from."""

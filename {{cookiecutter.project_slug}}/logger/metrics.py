@@ -1,5 +1,6 @@
 """Metrics that stay on the device until they are read."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
 import torch
@@ -62,3 +63,8 @@ class ClassificationMetrics(nn.Module):
             "f1_by_class": f1,
             "confusion": self.counts.clone(),
         }
+
+
+def scalars_in(results: Mapping[str, Tensor]) -> dict[str, float]:
+    """The metrics that are single numbers."""
+    return {name: value.item() for name, value in results.items() if value.numel() == 1}

@@ -7,6 +7,7 @@ archive leave out names, sizes and padding, and torch.load does not look at them
 import hashlib
 import io
 import os
+import pickle
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,6 +91,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError(f"it has format {state['format']}, and this project reads {FORMAT}")
     except Exception as error:  # a file made with ill intent can bring about any
         reason = str(error).partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run it
+            reason = "it holds more than plain data"
         raise UserError(f"{path} is no usable checkpoint: {reason}") from error
     return state
 

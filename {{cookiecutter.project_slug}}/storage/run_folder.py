@@ -77,8 +77,12 @@ def find_checkpoints(run: Path, best: bool = True) -> list[Path]:
 
 def folder_of(checkpoint: Path) -> Path:
     """The run folder that a checkpoint lies in, or else the checkpoint's own folder."""
-    runs = [folder for folder in checkpoint.parents if (folder / "manifest.json").is_file()]
-    return runs[0] if runs else checkpoint.parent
+    return next(filter(is_run, checkpoint.parents), checkpoint.parent)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether that is a run folder."""
+    return (folder / "manifest.json").is_file()
 
 
 def _git(*arguments: str) -> str | None:

@@ -50,6 +50,8 @@ def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:
 
 
 WRONG = (  # setting, value, what is said to be allowed
+    ("name", "..", "pattern"),
+    ("data.workers", "1000000", "1024"),
     ("trainer.epochs", "many", "integer"),
     ("trainer.epochs", "2.5", "integer"),
     ("trainer.epochs", "0", "greater than or equal to 1"),
@@ -77,15 +79,15 @@ def test_a_wrong_value_is_told_with_its_setting_and_what_is_allowed() -> None:
 def test_yaml_and_command_line_are_told_the_same(tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
     for key, value, _ in WRONG:
-        content: dict[str, dict[str, str]] = {
+        content: dict[str, Any] = {
             "data": {"name": "synthetic.Synthetic"},
             "model": {"name": "networks.ConvNet"},
             "trainer": {"name": "classifier.Classifier"},
             "optimizer": {"name": "SGD"},
             "logger": {},
         }
-        section, _, name = key.partition(".")
-        content[section][name] = value
+        section, _, name = key.rpartition(".")
+        (content[section] if section else content)[name] = value
         file.write_text(json.dumps(content).replace(f'"{value}"', value))
         assert refusal(source=file) == refusal(f"{key}={value}")
 
@@ -243,6 +245,8 @@ def test_help_lists_every_setting_without_importing_torch() -> None:
     sections = {"data", "model", "trainer", "optimizer", "scheduler", "checkpoint", "logger"}
     assert set(fields(Settings)) - sections <= listed
     assert {"model.inputs", "model.channels"} <= listed
+    for once in ("data.root ", "trainer.epochs ", "optimizer.name ", "scheduler.name "):
+        assert done.stdout.count(f"  {once}") == 1
 
 
 def test_the_schema_for_editors_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """What ends a run: signals, data that cannot be loaded, numbers that are none."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import math
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from base.base_dataset import Batch, Sample
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
+from logger.metrics import ClassificationMetrics
 from storage.checkpoint import load_checkpoint
 from trainer.classifier import Classifier
 
@@ -135,6 +137,22 @@ def test_a_sample_that_cannot_be_loaded_is_named(
     assert 0 < last(tmp_path / "run")["step"] < 16
 
 
+def test_a_sample_that_is_broken_from_the_start_is_named_before_training(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    whole = Synthetic.__getitems__
+
+    def fail(dataset: Synthetic, indices: Tensor) -> Batch:
+        if 789 in indices:  # the last one, which is part of the fingerprint
+            raise ValueError("broken")
+        return whole(dataset, indices)
+
+    monkeypatch.setattr(Synthetic, "__getitems__", fail)
+    assert train(tmp_path / "run") == 1
+    assert "error: synthetic data: sample 789: ValueError: broken (" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @FORKS
 def test_a_worker_that_dies_is_told(
     tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
@@ -143,7 +161,7 @@ def test_a_worker_that_dies_is_told(
     monkeypatch.setattr(Failing, "fatal", True)
     assert train(tmp_path / "run", "seed=3", "data.workers=1", "trainer.max_steps=15") == 1
     message = capsys.readouterr().err
-    assert re.match(r"error: synthetic data: a worker process died: ", message)
+    assert re.match(r"error: synthetic data: a worker died ", message)
     assert len(message.splitlines()) == 1
     assert last(tmp_path / "run")["step"] < 16
 
@@ -231,8 +249,11 @@ def test_a_step_that_is_not_finite_is_named_and_can_be_repeated(
     assert load_checkpoint(file)["step"] == 10
     assert load_checkpoint(file)["batches"][0]["input"].shape == (50, 1, 28, 28)
 
+    capsys.readouterr()
     assert command("train", "--resume", file) == 1
-    assert "step 11: " in capsys.readouterr().err
+    output = capsys.readouterr()
+    assert "step 11: " in output.err
+    assert "repeated one by one" not in output.out  # as it is looked at from the start
     monkeypatch.undo()
     assert command("train", "--resume", file) == 0
 
@@ -249,6 +270,19 @@ def test_steps_that_are_not_finite_can_be_skipped(
     assert state["optimizer0"]["state"][0]["step"] == 32 - 3
     assert all(weight.isfinite().all() for weight in state["average"].values())
     assert (run / "train.log").read_text(encoding="utf-8").count("skipped (3 so far)") == 1
+
+
+def test_a_run_that_skips_all_steps_keeps_few_batches_and_has_no_best_epoch(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, set(range(99)), "loss")
+    nothing = {"loss": torch.tensor(math.nan)}
+    monkeypatch.setattr(ClassificationMetrics, "compute", lambda _: nothing)
+    options = ("trainer.non_finite=skip", "trainer.epochs=1", "checkpoint.monitor=loss")
+    assert train(tmp_path / "run", *options) == 0
+    assert last(tmp_path / "run")["skipped"] == 16
+    assert len(list((tmp_path / "run").glob("non_finite_*.pt"))) == 10
+    assert not (tmp_path / "run/checkpoints/best.pt").exists()
 
 
 def test_what_is_skipped_changes_nothing_else(

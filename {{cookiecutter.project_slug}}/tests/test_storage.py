@@ -200,10 +200,19 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(
         ["train", "--config", ROOT / "config/synthetic.yaml", f"model.init_from={file}"],
     ):
         assert command(*arguments) == 2
-        assert "is no usable checkpoint" in capsys.readouterr().err
+        assert "is no usable checkpoint: it holds more than plain data" in capsys.readouterr().err
     assert not sprung.exists()
     torch.load(file, weights_only=False)  # shows that the trap works
     assert sprung.exists()
+
+
+def test_only_what_lies_in_a_run_folder_is_gone_on_with(
+    tmp_path: Path, trained_run: Path, command: Command, capsys: Captured
+) -> None:
+    shutil.copy(trained_run / "checkpoints/last.pt", tmp_path / "copy.pt")
+    assert command("train", "--resume", "copy.pt") == 2
+    assert "copy.pt is in no run folder; model.init_from=copy.pt" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["copy.pt"]
 
 
 # Disks

@@ -320,6 +320,23 @@ def test_the_newest_checkpoints_are_kept(make_trainer: MakeTrainer) -> None:
     assert load_checkpoint(folder / "step_00000006.pt")["step"] == 6
 
 
+def test_a_model_that_does_not_fit_the_data_is_an_error_in_one_line(
+    make_trainer: MakeTrainer,
+) -> None:
+    with pytest.raises(UserError, match=r"^model and data do not .*Error: .*, line \d+\)$"):
+        rehearse(make_trainer("model.channels=3"))
+    with pytest.raises(UserError, match=r"^networks\.ConvNet cannot be made: .*Error: .*, line"):
+        make_trainer(f"model.width={2**40}")
+
+
+def test_another_optimizer_begins_anew(make_trainer: MakeTrainer) -> None:
+    first, second = make_trainer(), make_trainer("optimizer.name=AdamW")
+    first.fit()
+    second.load_state_dict(load_checkpoint(first.run / "checkpoints/step_00000016.pt"))
+    second.fit()
+    assert {state["step"].item() for state in second.optimizers[0].state.values()} == {16}
+
+
 def test_a_metric_that_is_not_there_cannot_be_monitored(make_trainer: MakeTrainer) -> None:
     with pytest.raises(UserError, match=r"monitor = 'acuracy': allowed are .*accuracy"):
         rehearse(make_trainer("checkpoint.monitor=acuracy"))

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 TRAINING_FAILED, BAD_INPUT, DATA_UNAVAILABLE = 1, 2, 69  # the last is EX_UNAVAILABLE
@@ -22,6 +23,18 @@ class LoadingError(UserError):
 
 class NonFiniteError(Exception):
     """A loss or a weight that is NaN or infinite."""
+
+
+# What the code of a project raises where it is wrong, or given what it does not expect.
+MISTAKES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def explain(error: Exception) -> str:
+    """An error of the project's code in a line: its kind, what it says, where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text} ({own[-1].filename}, line {own[-1].lineno})"
 
 
 def run_command(main: Callable[[], int | None]) -> None:

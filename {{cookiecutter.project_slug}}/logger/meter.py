@@ -1,0 +1,50 @@
+"""What is measured between two log entries of training."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Meter:
+    """Means of scalars, which stay on the device until they are read, and the speed."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, float] = {}  # how many values each of them adds up
+        self.restart(0)
+
+    def restart(self, step: int) -> None:
+        """Lets time count from now on, which is `step` of the run."""
+        self.since, self.started, self.waited = step, time.perf_counter(), 0.0
+
+    def add(self, scalars: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Takes account of values, without waiting for the device."""
+        for name, value in scalars.items():
+            part = value.detach() if weight == 1 else value.detach() * weight
+            self.sums[name] = self.sums[name] + part if name in self.sums else part.clone()
+            self.counts[name] = self.counts.get(name, 0.0) + weight
+
+    def watch(self, items: Iterator[T]) -> Iterator[T]:
+        """The same items; how long they are waited for is added up."""
+        while True:
+            begun = time.perf_counter()
+            item = next(items, None)
+            self.waited += time.perf_counter() - begun
+            if item is None:
+                return
+            yield item
+
+    def read(self) -> dict[str, float]:
+        """The means since the last time; here the host waits for the device."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+    def speed(self, samples: int) -> dict[str, float]:
+        """Samples per second, and the share of the time that training waited for them."""
+        elapsed = time.perf_counter() - self.started
+        return {"samples_per_second": samples / elapsed, "waiting_for_data": self.waited / elapsed}
