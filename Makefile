@@ -34,6 +34,8 @@ chaos: .venv/ready
 	$(BIN)/python tests/chaos.py
 
 bench: .venv/ready
+	$(BIN)/uv pip install --quiet --python .venv -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/saving.py
 	$(BIN)/python benchmarks/figures.py
 

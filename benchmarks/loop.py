@@ -7,6 +7,9 @@ What is printed is the median over the rounds of the steps between the first and
 The peers are those of benchmarks/requirements.txt that are installed.
 """
 
+# mypy: disable-error-code="import-not-found, misc, no-untyped-call"
+# (it takes the payload's modules as they are run, and torch's untyped methods)
+
 import importlib.util
 import json
 import logging

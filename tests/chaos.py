@@ -171,7 +171,8 @@ def checkpoint_step(run: str) -> int:
 def rows(run: str) -> list[list[str]]:
     """metrics.csv without the speed."""
     with Path(run, "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.reader(file) if not {"samples_per_second", "waiting_for_data"} & {*row}]
+        speed = {"samples_per_second", "waiting_for_data"}
+        return [row for row in csv.reader(file) if not speed & {*row}]
 
 
 def shown(run: str) -> dict[str, list[int]]:
