@@ -216,7 +216,7 @@ def lightning(setting: Setting, defaults: bool = False, log: bool = False) -> fl
     library = importlib.import_module("lightning")
     clock, model, optimizer = setting.start()
 
-    class Module(library.LightningModule):  # type: ignore[name-defined, misc]
+    class Module(library.LightningModule):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.model = model

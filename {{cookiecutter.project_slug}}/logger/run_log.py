@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,7 @@ class RunLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
+            threading.excepthook = _told_by_next_call
             self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
             self.board.add_text("data", data, step)
 
@@ -92,6 +94,12 @@ class RunLog:
         except OSError as error:
             self.board = None
             log.warning("TensorBoard's files end here: %s", error)
+
+
+def _told_by_next_call(problem: threading.ExceptHookArgs) -> None:
+    """Says nothing of a disk that fails TensorBoard's thread: the next call is told it."""
+    if not isinstance(problem.exc_value, OSError):
+        threading.__excepthook__(problem)
 
 
 def _as_csv(rows: Iterable[Sequence[object]]) -> bytes:
