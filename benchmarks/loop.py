@@ -285,7 +285,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    found = measure(rounds=3 if quick else 9, steps=600 if quick else 2000)
+    found = measure(rounds=3 if quick else 7, steps=600 if quick else 1000)
     for name, loops in found.items():
         print(f"\n{name}, batch {BATCH}: µs a step, over the bare loop, share of its throughput")
         for loop, times in loops.items():

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,11 @@ class RunLog:
         with suppress(OSError):  # the next row or `sync` tries again
             self.file.write(_as_csv(rows))
             self.file.flush()
-        for name, value in values.items():
-            self._show("add_scalar", f"{split}/{name}", value, step)
+        if self.board:  # all in one event, as to add each takes a while
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            parts = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
+            self._show("file_writer.add_summary", Summary(value=parts), step)
 
     def pictures(self, pictures: Mapping[str, Figure], step: int) -> None:
         """Shows figures in TensorBoard, by their names."""
@@ -90,7 +94,7 @@ class RunLog:
         """Calls a method of TensorBoard's writer, which cannot go on after an error."""
         try:
             if self.board:
-                getattr(self.board, method)(*arguments)
+                attrgetter(method)(self.board)(*arguments)
         except OSError as error:
             self.board = None
             log.warning("TensorBoard's files end here: %s", error)
