@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric, MetricCollection, classification
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
+from logger.meter import Meter
 from logger.metrics import ClassificationMetrics
 from model.losses import cross_entropy
 
@@ -70,3 +71,12 @@ def test_metrics_of_torchmetrics_can_be_used_and_watched(
     trainer.fit()
     best = max(logged(trainer.run, "validation", "top2"))
     assert trainer.best == pytest.approx(best)
+
+
+def test_what_is_logged_is_what_a_value_was_when_it_was_added() -> None:
+    meter, temperature = Meter(), torch.tensor(1.0)
+    for _ in range(3):
+        meter.add({"temperature": temperature})
+        temperature += 1  # as an optimizer would, in place
+    assert meter.read() == {"temperature": 2.0}
+    assert meter.read() == {}
