@@ -11,7 +11,6 @@ The peers are those of benchmarks/requirements.txt that are installed.
 # (it takes the payload's modules as they are run, and torch's untyped methods)
 
 import importlib.util
-import json
 import logging
 import os
 import statistics
@@ -293,8 +292,6 @@ def main() -> None:
             over = statistics.median(time - base for time, base in pairs)
             share = statistics.median(base / time for time, base in pairs)
             print(f"{loop:36s} {statistics.median(times):8.1f} {over:+8.1f} {share:8.3f}")
-    if target := os.environ.get("RESULTS"):
-        Path(target).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

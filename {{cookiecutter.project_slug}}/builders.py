@@ -37,8 +37,8 @@ def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
     """Loaders of the training set, from which everything is learned, and of the validation set."""
     train, validation = build_dataset(settings, "train"), build_dataset(settings, "validation")
     validation.load_state_dict(train.state_dict())
-    loader = build_loader(settings, train, training=True)
-    loaders = {"train": loader, "validation": build_loader(settings, validation)}
+    loaders = {"train": build_loader(settings, train, training=True)}
+    loaders["validation"] = build_loader(settings, validation)
     for loader in loaders.values():
         loader.check()
     return loaders

@@ -60,7 +60,7 @@ class BaseDataset(ABC, Dataset[Sample]):
         raise UserError(f"{type(self).__name__} does not read files (it has no read_input)")
 
     def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
-        """A picture of 25 samples of a transformed batch; None where ``input`` is no images.
+        """A picture of a transformed batch's first 25 samples; None where ``input`` is no images.
 
         Args:
             batch: what `transform` gave; images have the shape (N, C, H, W).
@@ -72,8 +72,9 @@ class BaseDataset(ABC, Dataset[Sample]):
             return None
         if not titles and self.classes:
             titles = [self.classes[target] for target in batch["target"][:25]]
+        titles = titles[:25] or [""] * len(images)
         low, high = images.amin(), images.amax()
-        return image_grid((images - low) / (high - low), titles or [""] * len(images), heading)
+        return image_grid((images - low) / (high - low), titles, heading)
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned from the training samples, as plain data; checkpoints hold it."""

@@ -54,7 +54,6 @@ class BaseTrainer(ABC):
         self.precision = find_precision(self.options.precision, self.device)
         self.compute = f"{self.device} ({str(self.precision).removeprefix('torch.')})"  # for logs
         self.model = model.to(self.device)
-        self.parameters = list(model.parameters())
         self.average: AveragedModel | None = None  # of the weights; evaluated in their place
         if self.options.ema is not None:
             ema = get_ema_multi_avg_fn(self.options.ema)
@@ -116,12 +115,11 @@ class BaseTrainer(ABC):
         if self.options.clip_norm is not None:
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
+            optimizer.zero_grad()
         self.scaler.update()
-        for parameter in self.parameters:
-            parameter.grad = None  # optimizer.zero_grad() would take ten times as long
 
     def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         """Pictures of what `evaluate` found, by name."""

@@ -132,5 +132,6 @@ def _download(root: Path, mirrors: tuple[str, ...], problems: list[str]) -> None
         try:
             # The folder is named after the class.
             type(source.__name__, (source,), {"mirrors": [mirror]})(root, download=True)
+            return
         except (AssertionError, HTTPException, OSError, RuntimeError, ValueError) as error:
             problems.append(" ".join(str(error).split()))

@@ -44,17 +44,18 @@ class RunLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            threading.excepthook = _told_by_next_call
             self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
             self.board.add_text("data", data, step)
 
     def __enter__(self) -> "RunLog":
+        self._usual, threading.excepthook = threading.excepthook, _told_by_next_call
         return self
 
     def __exit__(self, *_: object) -> None:
         self._show("close")
         with suppress(OSError):  # which `sync` has told of
             self.file.close()
+        threading.excepthook = self._usual
 
     def scalars(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Writes one row for each value."""
