@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import TEMPLATE, render, run
+from conftest import PAYLOAD, TEMPLATE, render, run
 
 DATA_ROOT = os.environ.get("DATA_ROOT")
 needs_data = pytest.mark.skipif(
@@ -68,6 +68,16 @@ def test_the_readmes_commands_and_its_chapter_on_your_own_project_work(project: 
     metrics = project / "runs/rings/classifier/evaluation/test/metrics.json"
     assert json.loads(metrics.read_text())["accuracy"] > 0.9
     run_bash("ruff check . && ruff format --check . && mypy .", project)
+
+
+def test_training_imports_nothing_heavy_that_it_does_not_need(tmp_path: Path) -> None:
+    """Each of these takes longer to import than the first step may take to come."""
+    heavy = {"matplotlib.figure", "torch._dynamo", "torchmetrics", "torchvision"}
+    code = f"import sys, train\ntrain.main()\nprint({heavy} & {{*sys.modules}} or 'none')"
+    options = ["--config", "config/synthetic.yaml", "--run-dir", str(tmp_path / "run")]
+    options += ["trainer.max_steps=2", "trainer.ema=0.9", "trainer.clip_norm=1"]
+    done = run("python", "-c", code, *options, "logger.tensorboard=false", cwd=PAYLOAD)
+    assert done.stdout.splitlines()[-1] == "none", done.stdout
 
 
 @needs_data

@@ -1,7 +1,8 @@
 """Optimizers by name, and learning rates as functions of the step alone (so nothing to save)."""
 
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -31,17 +32,28 @@ def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
     if not isinstance(options, Muon):
         arguments |= fused if isinstance(options, SGD | AdamW) else {}
         try:
-            return [getattr(torch.optim, options.name)(parameters, **arguments)]
+            return [light(getattr(torch.optim, options.name))(parameters, **arguments)]
         except ValueError as error:
             raise UserError(f"optimizer: {error}") from error
     matrices = [p for p in parameters if p.ndim == 2]
     others = [p for p in parameters if p.ndim != 2]
     if not matrices:
         raise UserError("optimizer.name = 'Muon': the model has no matrices to train; use AdamW")
-    optimizers: list[Optimizer] = [torch.optim.Muon(matrices, **arguments)]
-    return optimizers + (
-        [torch.optim.AdamW(others, lr=options.adamw_lr, **fused)] if others else []
-    )
+    optimizers = [light(torch.optim.Muon)(matrices, **arguments)]
+    if others:
+        optimizers.append(light(torch.optim.AdamW)(others, lr=options.adamw_lr, **fused))
+    return optimizers
+
+
+def light(kind: type[Optimizer]) -> Callable[..., Optimizer]:
+    """The same optimizer, but for the wrappers that let torch.compile meet its methods.
+
+    Nothing here compiles them, and each imports the whole compiler when first called: 1.3 s.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    plain["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), plain)
 
 
 def set_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:

@@ -85,6 +85,23 @@ def test_each_optimizer_lowers_the_loss(
         assert mean_loss(trainer, batch) < 0.9 * before, name
 
 
+def test_optimizers_compute_what_torchs_own_do(
+    make_trainer: MakeTrainer, splits: dict[str, BaseDataset]
+) -> None:
+    batch = whole(splits["train"])
+    for name in ("SGD", "AdamW", "RMSprop", "Muon"):
+        ours, theirs = (
+            make_trainer(f"optimizer.name={name}"),
+            make_trainer(f"optimizer.name={name}"),
+        )
+        parents = [(type(o).__mro__[1], o.param_groups) for o in theirs.optimizers]
+        theirs.optimizers = [parent(groups) for parent, groups in parents]
+        for trainer in (ours, theirs, ours, theirs, ours, theirs):
+            trainer.update([batch])
+        weights = zip(ours.model.parameters(), theirs.model.parameters(), strict=True)
+        assert all(torch.equal(*pair) for pair in weights), name
+
+
 def test_muon_trains_matrices_and_adamw_all_else(make_trainer: MakeTrainer) -> None:
     changes = ("optimizer.name=Muon", "optimizer.lr=0.03", "optimizer.adamw_lr=0.002")
     trainer = make_trainer(*changes)
