@@ -7,6 +7,7 @@ from pathlib import Path
 from config.reference import command_parser
 from storage.run_folder import find_checkpoints, folder_of
 from utils.errors import run_command
+from utils.imports import importing
 
 
 def main() -> None:
@@ -17,15 +18,17 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in device=cpu")
     arguments = parser.parse_intermixed_args()
 
-    from builders import restore_trainer
-    from logger.console import format_table
+    with importing():
+        from builders import restore_trainer
+        from logger.console import format_table
+        from logger.metrics import scalars_in
 
     split, files = arguments.split, find_checkpoints(arguments.run)
     trainer, checkpoint = restore_trainer(files, split, arguments.settings)
     results = trainer.evaluate(split)
     about = {"data": trainer.dataset.title, "split": split, "samples": len(trainer.dataset)}
     about |= {"checkpoint": str(checkpoint), "step": trainer.step}
-    metrics = {name: round(v.item(), 6) for name, v in results.items() if v.numel() == 1}
+    metrics = {name: round(value, 6) for name, value in scalars_in(results).items()}
     folder, tables = folder_of(checkpoint) / "evaluation" / split, trainer.tables(results)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(about | metrics, indent=2), encoding="utf-8")

@@ -6,6 +6,7 @@ from config.loading import load_settings
 from config.reference import command_parser
 from storage.run_folder import find_checkpoints, folder_of
 from utils.errors import UserError, run_command
+from utils.imports import importing
 
 
 def main() -> None:
@@ -18,9 +19,10 @@ def main() -> None:
     if arguments.output and arguments.output.suffix != f".{arguments.format}":
         raise UserError(f"--output {arguments.output}: must end with .{arguments.format}")
 
-    from builders import build_model
-    from storage.checkpoint import load_first
-    from storage.export import export_model
+    with importing():
+        from builders import build_model
+        from storage.checkpoint import load_first
+        from storage.export import export_model
 
     checkpoint, state = load_first(find_checkpoints(arguments.run))
     model = build_model(load_settings(state["settings"]), state).eval()

@@ -8,6 +8,7 @@ from typing import Any
 from config.reference import command_parser
 from storage.run_folder import find_checkpoints
 from utils.errors import UserError, run_command
+from utils.imports import importing
 
 
 def main() -> int:
@@ -18,9 +19,10 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
 
-    from base.base_dataset import stack
-    from builders import restore_trainer
-    from logger.console import format_table, progress_bar
+    with importing():
+        from base.base_dataset import stack
+        from builders import restore_trainer
+        from logger.console import format_table, progress_bar
 
     trainer, checkpoint = restore_trainer(find_checkpoints(arguments.run), None, ["device=auto"])
     dataset, shown = trainer.dataset, min(3, len(trainer.dataset.classes))

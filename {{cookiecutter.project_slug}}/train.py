@@ -8,7 +8,7 @@ from config.reference import command_parser
 from config.schema import Settings
 from storage import run_folder
 from utils.errors import UserError, run_command
-from utils.signals import leaving_at_once
+from utils.imports import importing
 
 DEFAULT = Path(__file__).parent / "config/fashion_mnist.yaml"
 
@@ -36,7 +36,7 @@ def main() -> int:
         with run_folder.open_run("", folder, resumed=True):
             pass  # nobody writes there, or files would come and go while they are read
 
-    with leaving_at_once():
+    with importing():
         from storage.checkpoint import load_first
     file, state = load_first(files)
     if not run_folder.is_run(folder := run_folder.folder_of(file)):
@@ -54,7 +54,7 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
     Raises:
         UserError: if settings or data would make it another run, and `force` does not allow that.
     """
-    with leaving_at_once():  # torch takes seconds, so it waits until the settings are known
+    with importing():  # torch takes seconds, so it waits until the settings are known
         from base.guard import fit_guarded
         from builders import build_model, build_trainer, build_training_loaders, rehearse
         from logger.console import format_table, log, start_logging

@@ -1,22 +1,10 @@
 """Signals that ask a run to stop."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows has no SIGUSR1
 NUMBERS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-
-
-@contextmanager
-def leaving_at_once() -> Iterator[None]:
-    """Within it, Ctrl-C ends the process: raised in the midst of an import, it may get lost."""
-    usual = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 class StopSignals:
