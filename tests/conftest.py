@@ -23,14 +23,17 @@ QUESTIONS = (
 def run(
     *command: str | Path, cwd: Path, typed: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command with this environment's tools first; output and errors come as one text."""
+    """Runs a command with this environment's tools first; output and errors come as one text.
+
+    With one thread of torch, as other tests are run at the same time.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     home = os.environ["HOME"] if cwd == PAYLOAD else str(cwd)  # no caches in the payload
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         input=typed,
-        env={**os.environ, "PATH": path, "HOME": home, **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PATH": path, "HOME": home, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",

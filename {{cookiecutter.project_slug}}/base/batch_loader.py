@@ -88,6 +88,8 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         except (RuntimeError, OSError, EOFError) as error:  # also in the midst of a batch
             text = f"{self.dataset.title}: a worker died ({error}); data.workers=0 tells more"
             raise LoadingError(text, TRAINING_FAILED) from error
+        finally:
+            del source  # ends workers; left to the garbage collector, they take 5 s each
 
     def check(self) -> None:
         """Reads the samples that stand for all, so that what cannot be read is told beforehand.

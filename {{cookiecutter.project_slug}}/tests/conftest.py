@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from trainer.classifier import Classifier
 from utils.errors import run_command
 from utils.seed import seed_everything
 
+gc.freeze()  # as commands do, once torch is imported
 CONFIG = Path(__file__).resolve().parent.parent / "config/synthetic.yaml"
 # Images in the small synthetic data: 790 to train with, in 16 steps an epoch. No batch size that
 # the tests use divides these numbers, so that short last batches are always part of a test.

@@ -41,9 +41,9 @@ def last(run: Path) -> dict[str, Any]:
 def training(run: Path, *settings: str) -> "Iterator[subprocess.Popen[str]]":
     """A process that trains for a long time, in a group of its own."""
     options = ["--config", "config/synthetic.yaml", "--run-dir", str(run), "device=cpu"]
-    options += ["trainer.epochs=1000", "logger.tensorboard=false", *settings]
+    options += ["model.name=networks.MLP", "trainer.epochs=1000", "logger.tensorboard=false"]
     with subprocess.Popen(
-        [sys.executable, "-u", "train.py", *options],
+        [sys.executable, "-u", "train.py", *options, *settings],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
