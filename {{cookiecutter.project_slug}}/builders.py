@@ -6,6 +6,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import torch
+
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Loaders
@@ -18,6 +20,8 @@ from storage.checkpoint import load_first, trained_weights
 from storage.run_folder import find_checkpoints, folder_of
 from utils.errors import MISTAKES, UserError, explain
 
+EVALUATION = 4  # times the training batch: as no activations are kept, it takes no more memory
+
 
 def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
     """One split of the data set that the settings name; None gives one that only reads inputs."""
@@ -28,9 +32,12 @@ def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
 
 def build_loader(settings: Settings, dataset: BaseDataset, training: bool = False) -> BatchLoader:
     """A loader that goes through a data set in order or, for training, shuffles and augments."""
-    seed, accumulate = (settings.seed, settings.trainer.accumulate) if training else (None, 1)
-    data = settings.data
-    return BatchLoader(dataset, data.batch_size, seed, accumulate, data.workers)
+    data, cores = settings.data, torch.get_num_threads()
+    workers = (0 if dataset.in_memory else cores) if data.workers is None else data.workers
+    if training:
+        accumulate = settings.trainer.accumulate
+        return BatchLoader(dataset, data.batch_size, settings.seed, accumulate, workers)
+    return BatchLoader(dataset, EVALUATION * data.batch_size, workers=workers)
 
 
 def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
@@ -91,8 +98,8 @@ def rehearse(trainer: BaseTrainer) -> None:
     batch = trainer.to_device(next(trainer.loaders["train"].steps(0, 1))[0])
     try:
         with trainer.evaluating() as model:
-            trainer.training_step(model, batch)
             trainer.evaluation_step(model, batch)
+            trainer.training_step(model, batch)
     except MISTAKES as error:
         raise UserError(f"model and data do not go together: {explain(error)}") from error
     scalars = scalars_in(trainer.metrics.compute())

@@ -29,11 +29,15 @@ class BaseDataset(ABC, Dataset[Sample]):
         title: the data's name, as logs, tables and pictures give it.
         classes: names of the classes, by target; empty where there are none.
         learned: names of the attributes that were learned from the training samples, plain data.
+        in_memory: whether batches are indexed from tensors; then workers are none by default.
+            A class that says so in its own body (a subclass may do otherwise) promises that it does
+            not draw from Python's or NumPy's generators: they are not seeded for each batch then.
     """
 
     title: str
     classes: Sequence[str] = ()
     learned: Sequence[str] = ()
+    in_memory = False
 
     @abstractmethod
     def __len__(self) -> int:

@@ -23,10 +23,10 @@ from logger.meter import Meter
 from logger.metrics import Metrics, scalars_in
 from logger.pictures import Figure
 from logger.run_log import RunLog
-from storage.checkpoint import check_finite, save_step
+from storage.checkpoint import save_step
 from utils.device import find_device, find_precision
 from utils.errors import TRAINING_FAILED, LoadingError, UserError
-from utils.seed import seed_torch
+from utils.seed import draws_state, load_draws_state, seed_torch
 from utils.signals import StopSignals
 
 Loaders = Mapping[str, BatchLoader]
@@ -257,7 +257,6 @@ class BaseTrainer(ABC):
 
     def _log_step(self, factor: float) -> str:
         """Writes the means since the last log entry; here the host waits for the device."""
-        check_finite(self.meter.sums, f"step {self.step}:")
         values = {**self.meter.read(), "lr": factor * self.settings.optimizer.lr}
         text, before = format_values(values), self.loaders["train"].samples_before
         values |= self.meter.speed(before(self.step) - before(self.meter.since))
@@ -329,6 +328,7 @@ class BaseTrainer(ABC):
             "fingerprint": self.dataset.fingerprint,
             "example": self.dataset.example,
             **{name: getattr(self, name) for name in PROGRESS},
+            "draws": draws_state(),
             "meter": {"sums": self.meter.sums, "counts": self.meter.counts},
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
@@ -345,6 +345,7 @@ class BaseTrainer(ABC):
         for name in PROGRESS:
             setattr(self, name, state[name])
         self.meter.sums, self.meter.counts = state["meter"]["sums"], state["meter"]["counts"]
+        load_draws_state(state["draws"])
 
 
 PROGRESS = ("step", "evaluated", "best", "epochs_without_gain", "skipped")

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseDataset, Batch
 from utils.errors import TRAINING_FAILED, LoadingError, UserError, explain
-from utils.seed import generator, seed_step
+from utils.seed import generator, permuted, seed_step, seed_torch
 
 ORDER, LOADING = 1, 2  # purposes of random numbers: different draws from one seed
+BLOCK = 2**18  # places in an order that are made at once
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,25 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
     workers: int = 0
 
     @cached_property
+    def size(self) -> int:
+        """The samples in a step."""
+        return self.batch_size * self.accumulate
+
+    @cached_property
     def steps_per_epoch(self) -> int:
         """The steps in which every sample comes once."""
-        return -(-len(self.dataset) // (self.batch_size * self.accumulate))
+        return -(-len(self.dataset) // self.size)
+
+    @cached_property
+    def steps_per_block(self) -> int:
+        """The steps whose samples are found at once."""
+        return max(1, BLOCK // self.size)
 
     def samples_before(self, step: int) -> int:
         """The samples in all steps before `step`."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        size = len(self.dataset)
-        return epoch * size + min(position * self.batch_size * self.accumulate, size)
+        samples = len(self.dataset)
+        return epoch * samples + min(position * self.size, samples)
 
     def __getitem__(self, step: int) -> list[Batch] | LoadingError:
         """The batches of step `step` of the run, or why they cannot be had.
@@ -55,11 +66,13 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         An error is not raised but given back, as it would lose its type on the way from a worker.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
-        order, size = epoch_order(len(self.dataset), self.seed, epoch), self.batch_size
-        first = position * size * self.accumulate
-        indices = order[first : first + size * self.accumulate]
-        parts = indices.split(size) if self.accumulate > 1 else [indices]  # to split takes a while
-        seed_step(self.seed or 0, LOADING, step)  # the data set may draw as it likes
+        block, place = divmod(position, self.steps_per_block)
+        length = self.steps_per_block * self.size
+        order = order_of(len(self.dataset), self.seed, epoch, block * length, length)
+        indices = order[place * self.size : (place + 1) * self.size]
+        # To split takes a while.
+        parts = indices.split(self.batch_size) if self.accumulate > 1 else [indices]
+        self._seed(step)
         draws = None if self.seed is None else torch.default_generator
         try:
             return [self.dataset.transform(self.dataset.__getitems__(k), draws) for k in parts]
@@ -83,7 +96,7 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
                 if isinstance(batches, LoadingError):
                     raise batches
                 if self.workers:  # as where batches are made in this process
-                    seed_step(self.seed or 0, LOADING, step)
+                    self._seed(step)
                 yield batches
         except (RuntimeError, OSError, EOFError) as error:  # also in the midst of a batch
             text = f"{self.dataset.title}: a worker died ({error}); data.workers=0 tells more"
@@ -105,6 +118,11 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         except Exception as error:  # of the data set
             raise self._explain(error, self.dataset.probes) from error
 
+    def _seed(self, step: int) -> None:
+        """Lets the data set draw as it likes."""
+        seed = seed_torch if vars(type(self.dataset)).get("in_memory") else seed_step
+        seed(self.seed or 0, LOADING, step)
+
     def _explain(self, error: Exception, indices: Tensor) -> LoadingError:
         """The error with data set, sample (where one alone brings it about) and place."""
         sample = f"samples {', '.join(map(str, indices[:3].tolist()))}, ... together"
@@ -118,8 +136,14 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
 
 
 @lru_cache(maxsize=2)  # of training and of validation
-def epoch_order(samples: int, seed: int | None, epoch: int) -> Tensor:
-    """The order of the samples in an epoch, int64, shape (N,); as it is without a seed."""
+def order_of(samples: int, seed: int | None, epoch: int, first: int, length: int) -> Tensor:
+    """The samples at `length` places, from `first` on, of an epoch's order, int64, shape (N,).
+
+    They come as they are without a seed. An order that is longer is nowhere held as a whole.
+    """
     if seed is None:
-        return torch.arange(samples)
-    return torch.randperm(samples, generator=generator(seed, ORDER, epoch))
+        return torch.arange(first, min(first + length, samples))
+    draws = generator(seed, ORDER, epoch)
+    if samples <= length:
+        return torch.randperm(samples, generator=draws)
+    return permuted(torch.arange(first, min(first + length, samples)), samples, draws)

@@ -50,10 +50,18 @@ def light(kind: type[Optimizer]) -> Callable[..., Optimizer]:
 
     Nothing here compiles them, and each imports the whole compiler when first called: 1.3 s.
     """
-    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    plain = {name: inspect.unwrap(getattr(kind, name)) for name in names}
-    plain["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    return type(kind.__name__, (kind,), plain)
+
+    def zero_grad(self: Optimizer, set_to_none: bool = True) -> None:
+        if not set_to_none:
+            raise ValueError("gradients are set to None here, not to zero")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    names = ("add_param_group", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    methods |= {"step": torch.no_grad()(inspect.unwrap(kind.step)), "zero_grad": zero_grad}
+    return type(kind.__name__, (kind,), methods)
 
 
 def set_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:

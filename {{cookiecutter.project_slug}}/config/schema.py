@@ -45,8 +45,8 @@ class DataSettings(ClassSection):
     """Folder of the data; the environment variable DATA_ROOT overrides what a file says."""
     batch_size: int = Field(256, ge=1, le=2**31)
     """Samples in one batch."""
-    workers: int = Field(0, ge=0, le=1024)
-    """Processes that prepare batches; 0 is fastest for data held in memory."""
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
+    """Processes that prepare batches; by default none for data in memory, else one a core."""
 
 
 class ModelSettings(ClassSection):

@@ -47,6 +47,7 @@ class FashionMNIST(BaseDataset):
     classes = NAMES.split(", ")
     learned = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
+    in_memory = True
 
     def __init__(
         self,

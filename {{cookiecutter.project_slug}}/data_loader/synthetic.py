@@ -31,6 +31,7 @@ class Synthetic(BaseDataset):
     classes = [f"synthetic {18 * k} degrees" for k in range(10)]  # noqa: RUF012
     learned = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
+    in_memory = True
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
         count = {None: 0, "test": TEST}.get(split, TRAINING)

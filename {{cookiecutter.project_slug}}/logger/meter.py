@@ -1,10 +1,13 @@
 """What is measured between two log entries of training."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from torch import Tensor
+
+from utils.errors import NonFiniteError
 
 T = TypeVar("T")
 
@@ -39,8 +42,15 @@ class Meter:
             yield item
 
     def read(self) -> dict[str, float]:
-        """The means since the last time; here the host waits for the device."""
+        """The means since the last time; here the host waits for the device.
+
+        Raises:
+            NonFiniteError: if one of them is NaN or infinite.
+        """
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        for name in means:
+            if not math.isfinite(means[name]):
+                raise NonFiniteError(f"{name} after step {self.since} is not finite")
         self.sums, self.counts = {}, {}
         return means
 

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter
@@ -15,6 +16,7 @@ from logger.console import log
 from logger.pictures import Figure
 from utils.files import replace_file
 
+PAUSE = 10.0  # seconds between two visits to the files
 HEADER = ("data", "split", "epoch", "step", "metric", "value")
 
 
@@ -40,6 +42,7 @@ class RunLog:
         kept = [row for row in whole if int(row[3]) <= step]
         replace_file(file, _as_csv([HEADER, *kept]))
         self.file = file.open("ab", buffering=2**20)  # rows wait there while a disk is full
+        self.unwritten, self.written = list[Any](), time.monotonic()
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -52,22 +55,17 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._write()
         self._show("close")
         with suppress(OSError):  # which `sync` has told of
             self.file.close()
         threading.excepthook = self._usual
 
     def scalars(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Writes one row for each value."""
-        rows = [(self.data, split, epoch, step, name, f"{v:.9g}") for name, v in values.items()]
-        with suppress(OSError):  # the next row or `sync` tries again
-            self.file.write(_as_csv(rows))
-            self.file.flush()
-        if self.board:  # all in one event, as to add each takes a while
-            from tensorboard.compat.proto.summary_pb2 import Summary
-
-            parts = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
-            self._show("file_writer.add_summary", Summary(value=parts), step)
+        """Notes values; they are written after a while, as every visit to the files takes time."""
+        self.unwritten.append((time.time(), split, epoch, step, values))
+        if time.monotonic() > self.written + PAUSE:
+            self._write()
 
     def pictures(self, pictures: Mapping[str, Figure], step: int) -> None:
         """Shows figures in TensorBoard, by their names."""
@@ -87,9 +85,24 @@ class RunLog:
         Raises:
             OSError: if that is impossible.
         """
+        self._write()
         self.file.flush()
         os.fsync(self.file.fileno())
         self._show("flush")
+
+    def _write(self) -> None:
+        """One row of metrics.csv for each value, and one event of TensorBoard for all of a step."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for when, split, epoch, step, values in self.unwritten:
+            start = (self.data, split, epoch, step)
+            with suppress(OSError):  # the next row or `sync` tries again
+                self.file.write(_as_csv([(*start, k, f"{v:.9g}") for k, v in values.items()]))
+            parts = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
+            self._show("file_writer.add_summary", Summary(value=parts), step, when)
+        self.unwritten, self.written = [], time.monotonic()
+        with suppress(OSError):
+            self.file.flush()
 
     def _show(self, method: str, *arguments: Any) -> None:
         """Calls a method of TensorBoard's writer, which cannot go on after an error."""

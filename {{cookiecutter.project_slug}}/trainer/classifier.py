@@ -18,23 +18,18 @@ class Classifier(BaseTrainer):
     """Trains a network that gives logits, shape (N, C), for ``input``, against ``target``."""
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits, target = self._logits(model, batch), batch["target"]
+        logits, target = model(batch["input"]), batch["target"]
         loss = cross_entropy(logits, target, self.options.label_smoothing, "mean")
         if not self.log_due:  # accuracy would cost as much as a step of a small network
             return {"loss": loss}
         return {"loss": loss, "accuracy": (logits.argmax(1) == target).float().mean()}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
-        logits, target = self._logits(model, batch), batch["target"]
-        losses = cross_entropy(logits, target)
-        self.metrics.update(losses, logits, target)
-
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits: Tensor = model(batch["input"])
+        logits, target = model(batch["input"]), batch["target"]
         if logits.shape[1:] != (count := len(self.dataset.classes),):
             shape = tuple(logits.shape[1:])
             raise UserError(f"the model gives {shape} for an input, but there are {count} classes")
-        return logits
+        self.metrics.update(cross_entropy(logits, target), logits, target)
 
     def build_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))

@@ -1,11 +1,14 @@
 """Everything random starts from the one seed in the settings."""
 
 import hashlib
+import math
 import os
 import random
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
@@ -16,9 +19,32 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def generator(*key: int) -> torch.Generator:
+def generator(*key: int) -> Generator:
     """A generator that depends on nothing but `key`, such as (seed, purpose, step)."""
-    return torch.Generator().manual_seed(_hash(key))
+    return Generator().manual_seed(_hash(key))
+
+
+def permuted(numbers: Tensor, count: int, draws: Generator) -> Tensor:
+    """Where a random permutation of 0, 1, ..., `count` - 1 takes `numbers`, of the same shape.
+
+    A Feistel network over pairs of digits (Luby and Rackoff, 1988), whose eight rounds `draws`
+    choose, so that it needs no memory but for `numbers`, int64. Its pairs are a few more than
+    `count`; what they are taken for beyond that is permuted again (Black and Rogaway, 2002).
+    """
+    base = math.isqrt(count - 1) + 1
+    keys = torch.randint(2**62, (8,), generator=draws).tolist()
+
+    def permute(numbers: Tensor) -> Tensor:
+        high, low = numbers // base, numbers % base
+        for key in keys:
+            mixed = (low ^ key) * 0x5851F42D4C957F2D >> 33  # the upper bits depend on all
+            high, low = low, (high + mixed) % base
+        return high * base + low
+
+    numbers = permute(numbers)
+    while (beyond := numbers >= count).any():
+        numbers = torch.where(beyond, permute(numbers), numbers)
+    return numbers
 
 
 def seed_step(*key: int) -> None:
@@ -32,11 +58,23 @@ def seed_step(*key: int) -> None:
     torch.default_generator.manual_seed(number)  # torch.manual_seed takes 80 times as long
 
 
-def seed_torch(*key: int, device: torch.device) -> None:
+def draws_state() -> tuple[Any, Any]:
+    """The states of Python's and NumPy's global generators, as plain values."""
+    name, keys, *rest = np.random.get_state()
+    return random.getstate(), (name, np.asarray(keys).tolist(), *rest)
+
+
+def load_draws_state(state: tuple[Any, Any]) -> None:
+    """Takes over what `draws_state` gave."""
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+
+
+def seed_torch(*key: int, device: torch.device | None = None) -> None:
     """The same for torch alone, on the CPU and on `device`; it takes a quarter of the time."""
     number = _hash(key)
     torch.default_generator.manual_seed(number)
-    if device.type != "cpu":
+    if device is not None and device.type != "cpu":
         torch.get_device_module(device).manual_seed(number)
 
 
