@@ -84,6 +84,10 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
             log.warning("--force: goes on with %s", change)
         log.info("%s\n\n%s on %s", format_table(model.summary()), dataset.title, trainer.compute)
         log.info("run folder: %s", run)
+        if settings.trainer.profile:
+            from base.profiling import profile_steps
+
+            log.info("%s\n", profile_steps(trainer, settings.trainer.profile))
         if trainer.finished:
             log.info("all is done already; trainer.epochs=N makes it longer")
         fit_guarded(trainer)

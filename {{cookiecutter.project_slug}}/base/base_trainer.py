@@ -58,12 +58,14 @@ class BaseTrainer(ABC):
         if self.options.ema is not None:
             ema = get_ema_multi_avg_fn(self.options.ema)
             self.average = AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True)
+        if self.options.tf32:
+            torch.set_float32_matmul_precision("high")
         if self.options.compile:
             self.model.compile()  # in place: torch.compile(model) would rename the weights
         self.optimizers = self.build_optimizers()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.half)
         self.metrics = self.build_metrics().to(self.device)
-        self.step, self.skipped = 0, 0  # optimizer steps done, and those that were left out
+        self.step, self.skipped = 0, 0  # steps done, and those that were left out
         self.best, self.epochs_without_gain = math.nan, 0  # of checkpoint.monitor
         self.evaluated = True  # whether no validation is due
         self.stop_signal, self.unsaved = 0, ""  # what ended fit; why the last save failed

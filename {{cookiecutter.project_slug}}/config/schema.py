@@ -70,6 +70,8 @@ class TrainerSettings(ClassSection):
     """Stop after so many optimizer steps, if that comes before the last epoch's end."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the forward pass; auto is bf16 where the hardware has it, else fp32."""
+    tf32: bool = False
+    """Let matrix products of float32 be less precise, as TensorFloat-32, where that is faster."""
     compile: bool = False
     """Compile the model with torch.compile."""
     accumulate: Count = 1
@@ -84,6 +86,8 @@ class TrainerSettings(ClassSection):
     """Stop after so many epochs without a better checkpoint.monitor."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What to do about a step whose loss or gradient is no number: end, or leave the step out."""
+    profile: Count | None = None
+    """Look at so many steps first: a table of where their time goes, and a trace of torch's."""
 
 
 class SGD(Section):

@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from base import batch_loader
 from base.base_dataset import BaseDataset, Batch, Sample
 from base.batch_loader import BatchLoader
-from builders import build_dataset, build_training_loaders
+from builders import build_dataset, build_loader, build_training_loaders
 from config.schema import Settings
 from data_loader.synthetic import Synthetic
+from utils.seed import generator, permuted
 
 
 class Numbers(BaseDataset):
@@ -158,6 +160,49 @@ def test_the_order_changes_with_epoch_and_seed() -> None:
     assert order(first, 0) != order(first, 1)
     assert order(first, 0) != order(second, 0)
     assert order(BatchLoader(Numbers(100), 10), 0) == list(range(100))
+
+
+@pytest.mark.parametrize("count", [2, 3, 10, 1000, 4097])
+def test_a_permutation_takes_each_number_to_one_of_its_own(count: int) -> None:
+    first, second = (permuted(torch.arange(count), count, generator(k)) for k in (1, 2))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(count))
+    assert permuted(torch.tensor([1]), count, generator(1)) == first[1]
+    if count >= 1000:  # without a trace of the order before, or of the other one
+        for other in (torch.arange(count), first.roll(1), second):
+            correlation = torch.corrcoef(torch.stack([first, other]).double())[0, 1]
+            assert abs(correlation) < 4 / count**0.5
+
+
+def test_every_order_of_few_samples_is_as_likely() -> None:
+    orders = [tuple(permuted(torch.arange(4), 4, generator(k)).tolist()) for k in range(2400)]
+    counts = [orders.count(order) for order in set(orders)]
+    assert len(counts) == 24
+    assert sum((count - 100) ** 2 / 100 for count in counts) < 49.7  # one in a thousand by chance
+
+
+def test_a_long_order_is_shuffled_in_blocks_of_bounded_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def steps(batch_size: int) -> list[int]:
+        return order(BatchLoader(Numbers(1000), batch_size, seed=3), 1)
+
+    monkeypatch.setattr(batch_loader, "BLOCK", 128)
+    found = steps(7)
+    assert sorted(found) == list(range(1000))
+    assert found == steps(25)  # however the samples are grouped
+    assert max(found[:128]) > 900  # from the whole, not from a part
+    huge = BatchLoader(Numbers(10**12), 4, seed=3)
+    assert all(0 <= k < 10**12 for k in next(huge.steps(10**9, 10**9 + 1))[0]["input"].tolist())
+
+
+def test_workers_are_for_data_that_are_not_in_memory(
+    make_settings: Callable[..., Settings], splits: dict[str, BaseDataset]
+) -> None:
+    cores = torch.get_num_threads()
+    assert build_loader(make_settings(), splits["train"]).workers == 0
+    assert build_loader(make_settings(), Numbers(10)).workers == cores
+    assert build_loader(make_settings("data.workers=3"), splits["train"]).workers == 3
+    assert build_loader(make_settings("data.workers=0"), Numbers(10)).workers == 0
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

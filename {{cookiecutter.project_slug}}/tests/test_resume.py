@@ -121,6 +121,22 @@ def test_a_stopped_run_ends_as_if_it_had_never_stopped(
     assert measured(run) == measured(whole_run)
 
 
+def test_steps_that_are_profiled_are_taken_back(
+    tmp_path: Path, whole_run: Path, train: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, *STATEFUL, "trainer.profile=3") == 0
+    changed = ["/settings/trainer/profile"]
+    assert differences(checkpoint(run), checkpoint(whole_run)) == changed
+    assert measured(run) == measured(whole_run)
+    lines = capsys.readouterr().out.partition("part of a step")[2].splitlines()[2:7]
+    parts = ["waiting for data", "forward", "backward", "optimizer", "rest"]
+    assert [line[:16].strip() for line in lines] == parts
+    assert sum(float(line.split()[-1].rstrip("%")) for line in lines) == pytest.approx(100, abs=0.3)
+    trace = (run / "profile/trace.json").read_text(encoding="utf-8")
+    assert trace.count('"name": "forward"') == 6  # two batches a step
+
+
 def test_a_crashed_run_goes_on_from_its_last_checkpoint(
     tmp_path: Path, whole_run: Path, train: Command, command: Command
 ) -> None:

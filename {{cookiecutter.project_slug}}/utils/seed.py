@@ -27,18 +27,19 @@ def generator(*key: int) -> Generator:
 def permuted(numbers: Tensor, count: int, draws: Generator) -> Tensor:
     """Where a random permutation of 0, 1, ..., `count` - 1 takes `numbers`, of the same shape.
 
-    A Feistel network over pairs of digits (Luby and Rackoff, 1988), whose eight rounds `draws`
+    A Feistel network over pairs of digits (Luby and Rackoff, 1988), whose six rounds `draws`
     choose, so that it needs no memory but for `numbers`, int64. Its pairs are a few more than
     `count`; what they are taken for beyond that is permuted again (Black and Rogaway, 2002).
     """
     base = math.isqrt(count - 1) + 1
-    keys = torch.randint(2**62, (8,), generator=draws).tolist()
+    keys = torch.randint(2**62, (6,), generator=draws).tolist()
 
     def permute(numbers: Tensor) -> Tensor:
         high, low = numbers // base, numbers % base
         for key in keys:
-            mixed = (low ^ key) * 0x5851F42D4C957F2D >> 33  # the upper bits depend on all
-            high, low = low, (high + mixed) % base
+            mixed = (low + key) * 0x5851F42D4C957F2D  # one such multiplication is not enough
+            mixed = (mixed ^ mixed >> 29) * 0x2545F4914F6CDD1D
+            high, low = low, (high + (mixed >> 33)) % base
         return high * base + low
 
     numbers = permute(numbers)
