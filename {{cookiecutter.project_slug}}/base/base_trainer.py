@@ -275,8 +275,7 @@ class BaseTrainer(ABC):
         scalars = scalars_in(results)
         self.record.scalars("validation", self.epoch, self.step, scalars)
         name = self.settings.checkpoint.monitor
-        sign = 1 if self.higher_is_better(name) else -1
-        value = scalars[name]
+        sign, value = 1 if self.higher_is_better(name) else -1, scalars[name]
         better = math.isnan(self.best) or sign * value > sign * self.best
         gained = better and math.isfinite(value)
         self.best = value if gained else self.best

@@ -57,12 +57,15 @@ def augment(images: Tensor, shift: int, flip: bool, generator: Generator) -> Ten
         generator: what places and mirrorings are drawn from.
     """
     n, _, height, width = images.shape
-    padded = functional.pad(images, (shift,) * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, places, places, H, W)
-    top, left = torch.randint(2 * shift + 1, (2, n), generator=generator)
-    cropped = windows[torch.arange(n), :, top, left]
-    mirrored = flip & (torch.rand(n, 1, 1, 1, generator=generator) < 0.5)
-    return torch.where(mirrored, cropped.flip(3), cropped)
+    if shift:
+        padded = functional.pad(images, (shift,) * 4)
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, places, places, H, W)
+        top, left = torch.randint(2 * shift + 1, (2, n), generator=generator)
+        images = windows[torch.arange(n), :, top, left]
+    if flip:
+        mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+        images = torch.where(mirrored, images.flip(3), images)
+    return images
 
 
 def read_grey_image(file: Path, height: int, width: int) -> Tensor:

@@ -36,10 +36,14 @@ class ConvNet(BaseModel):
         channels: Channels of an image, 1 for grey and 3 for colour.
         width: Channels after the stem; each stage doubles them.
         classes: Classes told apart.
+        mirror: Whether an evaluated image is also looked at in a mirror, and the mean taken.
     """
 
-    def __init__(self, channels: Count = 1, width: Count = 16, classes: Count = 10) -> None:
+    def __init__(
+        self, channels: Count = 1, width: Count = 16, classes: Count = 10, mirror: bool = False
+    ) -> None:
         super().__init__()
+        self.mirror = mirror
         stem = nn.Conv2d(channels, width, 5, stride=2, padding=2, bias=False)
         self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU())
         self.stage1 = convolution(width, 2 * width, nn.MaxPool2d(2))
@@ -51,6 +55,12 @@ class ConvNet(BaseModel):
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits, shape (N, classes), of images, shape (N, C, H, W), of 8 pixels a side or more."""
+        logits = self._look(input)
+        if self.mirror and not self.training:
+            logits = (logits + self._look(input.flip(3))) / 2
+        return logits
+
+    def _look(self, input: Tensor) -> Tensor:
         features = self.stage1(self.stem(input))
         features = self.stage2(features + self.residual1(features))
         logits: Tensor = self.head((features + self.residual2(features)).amax((2, 3)))

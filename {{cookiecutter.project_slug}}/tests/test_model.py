@@ -65,6 +65,17 @@ def test_an_image_is_classified_the_same_alone_and_among_others(
         assert torch.allclose(model(batch["input"][3:4])[0], together[3], atol=1e-5)
 
 
+def test_a_mirrored_look_is_for_evaluation_alone(batch: Batch) -> None:
+    plain, mirroring = ConvNet(), ConvNet(mirror=True)
+    mirroring.load_state_dict(plain.state_dict())
+    images = batch["input"]
+    assert torch.equal(mirroring(images), plain(images))
+    plain.eval(), mirroring.eval()
+    both = (plain(images) + plain(images.flip(3))) / 2
+    assert torch.equal(mirroring(images), both)
+    assert torch.allclose(mirroring(images.flip(3)), both)
+
+
 # Counting, freezing, summarising
 
 

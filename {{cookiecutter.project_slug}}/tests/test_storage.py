@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
+from logger import run_log
 from logger.run_log import RunLog
 from storage import run_folder
 from storage.checkpoint import load_checkpoint, save_checkpoint, save_step
@@ -269,6 +270,26 @@ def test_no_checkpoint_is_ahead_of_the_log(
     )
     assert train(tmp_path / "run", *EVERY_4) == 0
     assert steps_in(tmp_path / "run/checkpoints") == [0, 4, 16]
+
+
+def test_log_entries_are_written_after_a_while_or_when_it_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written() -> list[str]:
+        return [line.split(",")[3] for line in (tmp_path / "metrics.csv").read_text().split()[1:]]
+
+    with RunLog(tmp_path, "data", 0, tensorboard=False) as record:
+        record.scalars("train", 1, 1, {"loss": 1.0})
+        assert written() == []
+        record.sync()
+        assert written() == ["1"]
+        record.scalars("train", 1, 2, {"loss": 1.0})
+        monkeypatch.setattr(run_log, "PAUSE", 0.0)
+        record.scalars("train", 1, 3, {"loss": 1.0})
+        assert written() == ["1", "2", "3"]
+        monkeypatch.setattr(run_log, "PAUSE", 10.0)
+        record.scalars("train", 1, 4, {"loss": 1.0})
+    assert written() == ["1", "2", "3", "4"]
 
 
 def test_checkpoints_can_be_saved_by_the_clock(tmp_path: Path, train: Command) -> None:

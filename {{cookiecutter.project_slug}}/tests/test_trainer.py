@@ -171,6 +171,16 @@ def test_the_forward_pass_has_the_precision_asked_for_and_the_weights_float32(
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's compiler itself
+def test_products_of_float32_are_exact_unless_tf32_is_set(make_trainer: MakeTrainer) -> None:
+    try:
+        make_trainer()
+        assert torch.get_float32_matmul_precision() == "highest"
+        make_trainer("trainer.tf32=true")
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_a_compiled_model_keeps_the_names_of_its_weights(make_trainer: MakeTrainer) -> None:
     plain, compiled = make_trainer(), make_trainer("trainer.compile=true")
     assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()

@@ -1,0 +1,161 @@
+"""What it takes to have batches ready, by number of workers: from tensors, and from image files.
+
+From tensors: an epoch of FashionMNIST-shaped images (55,000, batch 64), normalised and not
+augmented, beside the same arithmetic on batches that are indexed by hand, as shares of the time
+that the tutorial's network (784-512-512-10) needs for its steps. From files: PNG images that are
+decoded and scaled one by one, in images per second, beside torch's DataLoader as people use it,
+with a collated list of samples. All are measured in turn; what is printed is the median.
+"""
+
+# mypy: disable-error-code="import-not-found, misc, no-any-return, no-untyped-call"
+# (it takes the payload's modules as they are run)
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}"
+sys.path.insert(0, str(PAYLOAD))
+
+from base.base_dataset import BaseDataset  # noqa: E402
+from base.batch_loader import BatchLoader  # noqa: E402
+from data_loader import transforms  # noqa: E402
+from data_loader.fashion_mnist import FashionMNIST  # noqa: E402
+from model.networks import MLP  # noqa: E402
+
+QUICK = bool(os.environ.get("QUICK"))
+ROUNDS, BATCH = (3, 64) if QUICK else (7, 64)
+FILES, SIDE = (300, 512) if QUICK else (1200, 512)
+
+
+class Random(FashionMNIST):
+    """Random pixels in FashionMNIST's place, not augmented."""
+
+    in_memory = True
+
+    def __init__(self, length: int) -> None:
+        draws = torch.Generator().manual_seed(0)
+        self.shift, self.flip, self.mean_and_std = 0, False, (0.3, 0.35)
+        self.images = torch.randint(256, (length, 1, 28, 28), generator=draws).byte()
+        self.targets = torch.randint(10, (length,), generator=draws)
+        self.indices = torch.arange(length)
+
+
+class Single(Dataset[dict[str, Tensor]]):
+    """The same samples without whole batches, as most data sets are written."""
+
+    def __init__(self, data: BaseDataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.data[index]
+
+
+class Files(BaseDataset):
+    """PNG files, each decoded and scaled to 28×28."""
+
+    title = "files"
+
+    def __init__(self, folder: Path, count: int) -> None:
+        draws = torch.Generator().manual_seed(0)
+        self.files = [folder / f"{k}.png" for k in range(count)]
+        for file in self.files:
+            pixels = torch.randint(256, (SIDE, SIDE), generator=draws).byte()
+            Image.fromarray(pixels.numpy()).save(file)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input": transforms.read_grey_image(self.files[index], 28, 28)}
+
+
+def seconds(batches: Callable[[], Iterable[Any]]) -> float:
+    """How long it takes to go through some batches."""
+    start = time.perf_counter()
+    for _ in batches():
+        pass
+    return time.perf_counter() - start
+
+
+def by_hand(data: Random) -> Iterable[dict[str, Tensor]]:
+    """An epoch as a person would write it."""
+    mean, std = data.mean_and_std
+    for indices in torch.randperm(len(data)).split(BATCH):
+        images = (data.images[indices].float() - 255 * mean) / (255 * std)
+        yield {"input": images, "target": data.targets[indices]}
+
+
+def in_turn(cases: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """The measurements of each case, after one that is not counted."""
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(ROUNDS + 1):
+        for name, measure in cases.items():
+            taken = measure()
+            if number:
+                found[name].append(taken)
+    return found
+
+
+def main() -> None:
+    """Prints two tables."""
+    data = Random(11_000 if QUICK else 55_000)
+
+    def ours(workers: int) -> Iterable[Any]:
+        loader = BatchLoader(data, BATCH, 0, workers=workers)
+        return loader.steps(0, loader.steps_per_epoch)
+
+    def training() -> Iterable[None]:
+        model = MLP()
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        for batch in by_hand(data):
+            nn.functional.cross_entropy(model(batch["input"]), batch["target"]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            yield
+
+    cases = {"indexed by hand": partial(seconds, partial(by_hand, data))}
+    cases |= {f"ours, {n} workers": partial(seconds, partial(ours, n)) for n in (0, 1, 2)}
+    found = in_turn(cases | {"training": partial(seconds, training)})
+    print(f"{'batches from tensors':24s} µs a batch  of a training step  more than by hand")
+    count = -(-len(data) // BATCH)
+    steps = statistics.median(found.pop("training"))
+    hand = statistics.median(found["indexed by hand"])
+    for name, times in found.items():
+        taken = statistics.median(times)
+        line = f"{1e6 * taken / count:10.0f} {taken / steps:17.1%} {(taken - hand) / steps:17.1%}"
+        print(f"{name:24s} {line}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = Files(Path(folder), FILES)
+
+        def decoded(workers: int) -> Iterable[Any]:
+            return BatchLoader(files, BATCH, 0, workers=workers).steps(0, -(-FILES // BATCH))
+
+        def usual(workers: int) -> Iterable[Any]:
+            return DataLoader(Single(files), BATCH, shuffle=True, num_workers=workers)
+
+        cases = {f"ours, {n} workers": partial(seconds, partial(decoded, n)) for n in (0, 1, 2)}
+        cases |= {f"DataLoader, {n}": partial(seconds, partial(usual, n)) for n in (0, 1, 2)}
+        found = in_turn(cases)
+    print(f"\n{'batches from files':24s} images a second")
+    for name, times in found.items():
+        print(f"{name:24s} {FILES / statistics.median(times):10.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""What a step costs as data sets, runs and logs grow, and what memory they take.
+
+Times: a tiny network, trained by the generated project's trainer with its defaults; medians of a
+step, as multiples of the first row's, which is measured in turn with them. Memory: the peak of a
+process that trains the default network on synthetic images of FashionMNIST's shape, beside one with
+a loop written by hand on the same tensors; and of processes that make few and many steps.
+"""
+
+# mypy: disable-error-code="import-not-found, misc, no-any-return, no-untyped-call"
+# (it takes the payload's modules as they are run)
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}"
+sys.path.insert(0, str(PAYLOAD))
+
+from base.base_dataset import BaseDataset  # noqa: E402
+from base.base_model import BaseModel  # noqa: E402
+from base.batch_loader import BatchLoader  # noqa: E402
+from builders import build_training_loaders  # noqa: E402
+from config.loading import load_settings  # noqa: E402
+from trainer.classifier import Classifier  # noqa: E402
+
+QUICK = bool(os.environ.get("QUICK"))
+ROUNDS, STEPS = (3, 300) if QUICK else (9, 500)
+BATCH, ROWS = 64, 4096  # rows that are really there; a long data set has each of them many times
+OPTIONS = ["device=cpu", "trainer.precision=fp32", f"data.batch_size={BATCH}"]
+OPTIONS += ["logger.tensorboard=false", "trainer.epochs=1000000"]
+
+
+class Points(BaseDataset):
+    """As many random points as one likes, which repeat themselves."""
+
+    title = "points"
+    classes = tuple("0123456789")
+    in_memory = True
+
+    def __init__(self, length: int) -> None:
+        draws = torch.Generator().manual_seed(0)
+        self.length = length
+        self.inputs = torch.randn(ROWS, 20, generator=draws)
+        self.targets = torch.randint(10, (ROWS,), generator=draws)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.__getitems__(torch.tensor(index))
+
+    def __getitems__(self, indices: Tensor) -> dict[str, Tensor]:
+        rows = indices % ROWS
+        return {"input": self.inputs[rows], "target": self.targets[rows]}
+
+
+class Net(BaseModel):
+    """Two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 10))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.layers(input)
+        return logits
+
+
+class Timed(Classifier):
+    """Notes when each step begins, and may log more than a classifier does."""
+
+    scalars = 0
+
+    def update(self, batches: Any) -> None:
+        """A step."""
+        self.times.append(time.perf_counter())
+        super().update(batches)
+
+    def training_step(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Loss, accuracy and more."""
+        found = super().training_step(model, batch)
+        return found | {f"more{k}": found["loss"] for k in range(self.scalars)}
+
+
+def step_time(samples: int = 10_000, begin: int = 0, scalars: int = 0) -> float:
+    """Microseconds of a step: the median of those made from step `begin` on."""
+    torch.manual_seed(0)
+    settings = load_settings(
+        PAYLOAD / "config/synthetic.yaml", [*OPTIONS, f"trainer.max_steps={begin + STEPS}"]
+    )
+    loaders = {"train": BatchLoader(Points(samples), BATCH, 0)}
+    loaders["validation"] = BatchLoader(Points(BATCH), BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "checkpoints").mkdir()
+        trainer = Timed(settings, Net(), loaders, Path(folder))
+        trainer.step, trainer.times, trainer.scalars = begin, list[float](), scalars
+        trainer.fit()
+    pairs = zip(trainer.times, trainer.times[1:], strict=False)
+    return statistics.median(after - before for before, after in pairs) * 1e6
+
+
+def peak(kind: str, steps: int = 0) -> float:
+    """Peak memory, in MB, of a process that trains: see `work`."""
+    command = [sys.executable, __file__, kind, str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def work(kind: str, steps: int) -> None:
+    """Trains: a loop by hand or ours on images, or ours for many steps; prints the peak, in MB."""
+    if kind == "points":
+        settings = load_settings(
+            PAYLOAD / "config/synthetic.yaml", [*OPTIONS, f"trainer.max_steps={steps}"]
+        )
+        loaders = {"train": BatchLoader(Points(steps * BATCH // 100), BATCH, 0)}  # 100 epochs
+        loaders["validation"] = BatchLoader(Points(BATCH), BATCH)
+        model: BaseModel = Net()
+    else:
+        changes = ["device=cpu", "trainer.epochs=1", "logger.tensorboard=false"]
+        settings = load_settings(PAYLOAD / "config/synthetic.yaml", changes)
+        loaders = build_training_loaders(settings)
+        model = __import__("builders").build_model(settings)
+    if kind == "by hand":
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        for (batch,) in loaders["train"].steps(0, loaders["train"].steps_per_epoch):
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(batch["input"])
+            nn.functional.cross_entropy(logits.float(), batch["target"]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "checkpoints").mkdir()
+            Classifier(settings, model, loaders, Path(folder)).fit()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+CASES: dict[str, dict[str, int]] = {
+    "10,000 samples": {},
+    "1,000,000 samples": {"samples": 10**6},
+    "100,000,000 samples": {"samples": 10**8},
+    "after 1,000,000 steps": {"begin": 10**6},
+    "20 more scalars to log": {"scalars": 20},
+}
+
+
+def main() -> None:
+    """Prints two tables."""
+    torch.set_num_threads(1)
+    times: dict[str, list[float]] = {name: [] for name in CASES}
+    for _ in range(ROUNDS):
+        for name, case in CASES.items():
+            times[name].append(step_time(**case))
+    print(f"{'a step of a tiny network':32s}    µs  multiple")
+    for name, found in times.items():
+        pairs = zip(found, times["10,000 samples"], strict=True)
+        ratio = statistics.median(one / base for one, base in pairs)
+        print(f"{name:32s} {statistics.median(found):5.0f}  {ratio:8.2f}")
+    few, many = (2_000, 10_000) if QUICK else (10_000, 100_000)
+    hand, ours = peak("by hand"), peak("ours")
+    print(
+        f"\npeak memory: by hand {hand:.0f} MB, ours {ours:.0f} ({ours - hand:+.0f}; at most +60)"
+    )
+    first, last = peak("points", few), peak("points", many)
+    print(f"100 epochs of {few} steps in all: {first:.0f} MB; of {many}: {last:.0f} MB")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        work(sys.argv[1], int(sys.argv[2]))
+    else:
+        main()

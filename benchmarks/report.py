@@ -1,0 +1,51 @@
+"""Runs the benchmarks, prints what they print, and writes it to RESULTS.md."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+SCRIPTS = ("loop", "data", "recipes", "growth", "start", "saving", "figures")
+
+
+def machine() -> str:
+    """The processor, how many of it, and what runs on it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    parts = [f"{os.cpu_count()} × {names[0] if names else platform.processor()}"]
+    parts += [platform.system(), f"Python {platform.python_version()}"]
+    return ", ".join([*parts, *(f"{name} {version(name)}" for name in ("torch", "torchvision"))])
+
+
+def main() -> None:
+    """Prints all tables as they come; with QUICK they are shorter and nothing is written."""
+    quick, begun = bool(os.environ.get("QUICK")), time.monotonic()
+    text = f"# Results\n\n`make bench` on {date.today()}: {machine()}.\n"
+    text += "The machine is shared and its speed changes: compare within a table, not between.\n"
+    for name in SCRIPTS:
+        print(f"\n== {name}", flush=True)
+        with subprocess.Popen(
+            [sys.executable, "-u", FOLDER / f"{name}.py"], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            lines = []
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line)
+        if process.returncode:
+            sys.exit(f"{name}.py failed")
+        about = (FOLDER / f"{name}.py").read_text(encoding="utf-8").split('"""')[1].strip()
+        text += f"\n## {name}.py\n\n{about}\n\n```\n{''.join(lines).strip()}\n```\n"
+    print(f"\nin {time.monotonic() - begun:.0f} s")
+    if not quick:
+        (FOLDER / "RESULTS.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
