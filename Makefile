@@ -35,9 +35,7 @@ chaos: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/uv pip install --quiet --python .venv -r benchmarks/requirements.txt
-	$(BIN)/python benchmarks/loop.py
-	$(BIN)/python benchmarks/saving.py
-	$(BIN)/python benchmarks/figures.py
+	$(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf .venv build

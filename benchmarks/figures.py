@@ -1,4 +1,4 @@
-"""How long rendering, help, a settings error and the default training run take.
+"""How long rendering, help and a settings error take.
 
 Each is a whole process, timed several times; what is printed is the median. Rendering is given as
 a multiple of what cookiecutter itself needs for an empty template, measured in turn with it.
@@ -27,7 +27,7 @@ def seconds(*command: str | Path, cwd: Path, code: int = 0) -> float:
     return elapsed
 
 
-def median(measure: Callable[[], float], runs: int = 7) -> float:
+def median(measure: Callable[[], float], runs: int = 3 if os.environ.get("QUICK") else 7) -> float:
     """The median of several measurements, after one that is not counted."""
     measure()
     return statistics.median(measure() for _ in range(runs))
@@ -58,15 +58,6 @@ def main() -> None:
         for wrong in ("trainer.epoch=3", "model.widht=3", "optimizer.lr=fast"):
             taken = median(lambda wrong=wrong: seconds(*train, wrong, cwd=project, code=2))  # type: ignore[misc]
             print(f"train.py {wrong}: {taken:.2f} s (at most 0.5)")
-        if "DATA_ROOT" not in os.environ:
-            print("default run: not measured, as DATA_ROOT does not name FashionMNIST's folder")
-            return
-        taken = median(lambda: seconds(*train, cwd=project), runs=3)
-        print(f"default run, from the start of train.py to its end: {taken:.1f} s (at most 30)")
-        for run in sorted((project / "runs" / "fashion_mnist").iterdir()):
-            seconds(sys.executable, "evaluate.py", run, cwd=project)
-            metrics = json.loads((run / "evaluation/test/metrics.json").read_text())
-            print(f"  {run.name}: test accuracy {metrics['accuracy']:.4f} (at least 0.9)")
 
 
 if __name__ == "__main__":

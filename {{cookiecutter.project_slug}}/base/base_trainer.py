@@ -24,7 +24,7 @@ from logger.metrics import Metrics, scalars_in
 from logger.pictures import Figure
 from logger.run_log import RunLog
 from storage.checkpoint import save_step
-from utils.device import find_device, find_precision
+from utils.device import find_device, find_precision, move
 from utils.errors import TRAINING_FAILED, LoadingError, UserError
 from utils.seed import draws_state, load_draws_state, seed_torch
 from utils.signals import StopSignals
@@ -70,8 +70,7 @@ class BaseTrainer(ABC):
         self.evaluated = True  # whether no validation is due
         self.stop_signal, self.unsaved = 0, ""  # what ended fit; why the last save failed
         self.log_due = False  # whether the step at work is one that is logged
-        self.meter = Meter()  # of what is logged
-        self._saved = time.monotonic()
+        self.meter, self._saved = Meter(), time.monotonic()
         self.guarded_until = 0  # the last step that is checked, and taken back if it fails
 
     # What every project defines.
@@ -214,9 +213,7 @@ class BaseTrainer(ABC):
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch on the trainer's device."""
-        if self.device.type == "cpu":
-            return batch
-        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        return move(batch, self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which the model computes."""
@@ -278,10 +275,10 @@ class BaseTrainer(ABC):
         sign, value = 1 if self.higher_is_better(name) else -1, scalars[name]
         better = math.isnan(self.best) or sign * value > sign * self.best
         gained = better and math.isfinite(value)
-        self.best = value if gained else self.best
-        self.epochs_without_gain = 0 if gained else self.epochs_without_gain + 1
-        head = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, validation"
-        log.info("%s %s%s", head, format_values(scalars), "  (best so far)" * gained)
+        self.best, missed = (value, 0) if gained else (self.best, self.epochs_without_gain + 1)
+        self.epochs_without_gain = missed
+        text = f"epoch {self.epoch}/{self.options.epochs}, validation {format_values(scalars)}"
+        log.info("%s: %s%s", self.dataset.title, text, "  (best so far)" * gained)
         if self.epoch == 1 and self.settings.logger.tensorboard:  # not earlier: it takes a while
             batch = next(self.loaders["train"].steps(0, 1))[0]
             figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")

@@ -88,7 +88,8 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         steps = range(first, last)
         source: Iterable[list[Batch] | LoadingError] = map(self.__getitem__, steps)
         if self.workers:
-            source = iter(DataLoader(self, None, sampler=steps, num_workers=self.workers))
+            again = self.seed is None and steps == range(self.steps_per_epoch)
+            source = iter(self._evaluation if again else self._start(steps))
             if hasattr(signal, "SIGCHLD"):  # torch's handler would raise in the midst of a step
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
@@ -103,6 +104,15 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
             raise LoadingError(text, TRAINING_FAILED) from error
         finally:
             del source  # ends workers; left to the garbage collector, they take 5 s each
+
+    def _start(self, steps: range, stay: bool = False) -> DataLoader[list[Batch] | LoadingError]:
+        workers = self.workers
+        return DataLoader(self, None, sampler=steps, num_workers=workers, persistent_workers=stay)
+
+    @cached_property
+    def _evaluation(self) -> DataLoader[list[Batch] | LoadingError]:
+        """The whole set, by workers that stay for the next time."""
+        return self._start(range(self.steps_per_epoch), stay=True)
 
     def check(self) -> None:
         """Reads the samples that stand for all, so that what cannot be read is told beforehand.

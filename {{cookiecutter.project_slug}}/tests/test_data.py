@@ -1,6 +1,7 @@
 """Data sets, splits, augmentation, loaders and image files."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +222,22 @@ class Drawing(Numbers):
 
     def __getitem__(self, index: int) -> Sample:
         return {"input": index + torch.rand(()) + random.random() + float(np.random.rand())}
+
+
+class Signed(Numbers):
+    """Says which process has made a sample."""
+
+    def __getitem__(self, index: int) -> Sample:
+        return {"input": torch.tensor(os.getpid())}
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_workers_that_evaluate_stay_for_the_next_time() -> None:
+    loader = BatchLoader(Signed(40), 10, workers=2)
+    processes = [{*order(loader, epoch=0)} for _ in range(3)]
+    assert processes[0] == processes[1] == processes[2]
+    assert len(processes[0]) == 2
+    assert os.getpid() not in processes[0]
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -1,6 +1,7 @@
 """Which device computes, and in which precision."""
 
 import torch
+from torch import Tensor
 
 from utils.errors import UserError
 
@@ -30,3 +31,12 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
     else:
         native = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
     return torch.bfloat16 if native else torch.float32
+
+
+def move(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on a device; where copies can be made beside the computing, they are."""
+    if device.type == "cpu":
+        return batch
+    if device.type == "cuda":  # from pinned memory, the host does not wait for a copy
+        batch = {k: v.pin_memory() if v.device.type == "cpu" else v for k, v in batch.items()}
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
