@@ -4,6 +4,7 @@ All train the same network on the same batches (indexed from a tensor) with the 
 learning rates and seed, in one process on one thread, in turn. Ours runs with its defaults: loss
 and accuracy logged, progress bar, metrics.csv and TensorBoard, checkpoints, signals, NaN watched.
 What is printed is the median over the rounds of the steps between the first and the last hundred.
+Our optimizer is torch's fused one; the plain bare loop takes what torch takes by default.
 The peers are those of benchmarks/requirements.txt that are installed.
 """
 
@@ -103,11 +104,12 @@ class Setting:
         self.data, self.steps = Points(BATCH * steps, inputs), steps
         self.make = partial(Net, inputs, width)
 
-    def start(self) -> tuple[Clock, BaseModel, SGD]:
+    def start(self, fused: bool | None = None) -> tuple[Clock, BaseModel, SGD]:
         """A clock, a network and its optimizer."""
         torch.manual_seed(0)
         model = self.make()
-        return Clock(self.steps), model, SGD(model.parameters(), 0.01, momentum=0.9)
+        optimizer = SGD(model.parameters(), 0.01, momentum=0.9, fused=fused)
+        return Clock(self.steps), model, optimizer
 
     def rate(self, step: int) -> float:
         """Down from 0.01 in a line."""
@@ -120,9 +122,9 @@ class Setting:
             yield self.data.inputs[indices], self.data.targets[indices]
 
 
-def bare(setting: Setting, summed: bool = False) -> float:
+def bare(setting: Setting, summed: bool = False, fused: bool | None = None) -> float:
     """The loop that a person would write."""
-    clock, model, optimizer = setting.start()
+    clock, model, optimizer = setting.start(fused)
     total = torch.zeros(())
     for step, (inputs, target) in enumerate(setting.batches()):
         clock.tick()
@@ -252,6 +254,7 @@ def lightning(setting: Setting, defaults: bool = False, log: bool = False) -> fl
 
 LOOPS: dict[str, tuple[str, Callable[[Setting], float]]] = {
     "bare loop": ("torch", bare),
+    "bare loop, fused optimizer": ("torch", partial(bare, fused=True)),
     "bare loop, loss summed": ("torch", partial(bare, summed=True)),
     "torch-template, defaults": ("torch", ours),
     "Ignite Engine": ("ignite", ignite),
@@ -285,7 +288,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    found = measure(rounds=3 if quick else 7, steps=600 if quick else 1000)
+    found = measure(rounds=3 if quick else 5, steps=600 if quick else 1000)
     for name, loops in found.items():
         print(f"\n{name}, batch {BATCH}: µs a step, over the bare loop, share of its throughput")
         for loop, times in loops.items():
