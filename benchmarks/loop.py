@@ -20,7 +20,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +290,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    found = measure(rounds=3 if quick else 5, steps=600 if quick else 1000)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # of the peers
+        found = measure(rounds=3 if quick else 5, steps=600 if quick else 1000)
     for name, loops in found.items():
         print(f"\n{name}, batch {BATCH}: µs a step, over the bare loop, share of its throughput")
         for loop, times in loops.items():
