@@ -2,7 +2,8 @@
 
 All train the same network on the same batches (indexed from a tensor) with the same optimizer,
 learning rates and seed, in one process on one thread, in turn. Ours runs with its defaults: loss
-and accuracy logged, progress bar, metrics.csv and TensorBoard, checkpoints, signals, NaN watched.
+and accuracy logged, metrics.csv and TensorBoard, checkpoints, signals, NaN watched; its progress
+bar is not drawn, as there is no terminal.
 What is printed is the median over the rounds of the steps between the first and the last hundred.
 Our optimizer is torch's fused one; the plain bare loop takes what torch takes by default.
 The peers are those of benchmarks/requirements.txt that are installed.
@@ -291,7 +292,7 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # of the peers
-        found = measure(rounds=3 if quick else 5, steps=600 if quick else 1000)
+        found = measure(rounds=2 if quick else 5, steps=300 if quick else 1000)
     for name, loops in found.items():
         print(f"\n{name}, batch {BATCH}: µs a step, over the bare loop, share of its throughput")
         for loop, times in loops.items():

@@ -28,6 +28,7 @@ def main() -> None:
     quick, begun = bool(os.environ.get("QUICK")), time.monotonic()
     text = f"# Results\n\n`make bench` on {date.today()}: {machine()}.\n"
     text += "The machine is shared and its speed changes: compare within a table, not between.\n"
+    failed = []
     for name in SCRIPTS:
         print(f"\n== {name}", flush=True)
         with subprocess.Popen(
@@ -39,10 +40,13 @@ def main() -> None:
                 print(line, end="", flush=True)
                 lines.append(line)
         if process.returncode:
-            sys.exit(f"{name}.py failed")
+            failed.append(name)
+            continue
         about = (FOLDER / f"{name}.py").read_text(encoding="utf-8").split('"""')[1].strip()
         text += f"\n## {name}.py\n\n{about}\n\n```\n{''.join(lines).strip()}\n```\n"
     print(f"\nin {time.monotonic() - begun:.0f} s")
+    if failed:
+        sys.exit(f"failed, so that nothing is written: {', '.join(failed)}")
     if not quick:
         (FOLDER / "RESULTS.md").write_text(text, encoding="utf-8")
 

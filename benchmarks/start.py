@@ -19,7 +19,7 @@ import builtins, os, train
 usual = builtins.__import__
 def watch(name, *arguments, **options):
     module = usual(name, *arguments, **options)
-    if name == "base.guard":
+    if name == "builders":
         from base.base_trainer import BaseTrainer
         whole = BaseTrainer.update
         BaseTrainer.update = lambda *arguments: (whole(*arguments), os._exit(0))
