@@ -35,10 +35,11 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
             writes in it.
     """
     folder = folder or Path("runs", name, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
-    new, begun = not any(folder.glob("*")), (folder / ".pid").exists()
+    new = not any(folder.glob("*"))
+    begun = (folder / ".lock").exists() or (folder / ".pid").exists()  # if killed at any moment
     if not (resumed or new or (begun and not any(folder.glob("checkpoints/*")))):
         raise UserError(f"{folder} is not empty; name another --run-dir, or --resume it")
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")  # the system frees it when the process dies
     try:
         lock.acquire(blocking=False)
@@ -46,6 +47,7 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
         owner = (folder / ".pid").read_text()
         raise UserError(f"{folder} is in use by process {owner}") from error
     (folder / ".pid").write_text(str(os.getpid()))
+    (folder / "checkpoints").mkdir(exist_ok=True)
     for rest in folder.rglob(".unfinished"):  # of a process that was killed
         rest.unlink()
     try:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 import torch
 from torch import Tensor, nn
@@ -270,6 +271,32 @@ def test_no_checkpoint_is_ahead_of_the_log(
     )
     assert train(tmp_path / "run", *EVERY_4) == 0
     assert steps_in(tmp_path / "run/checkpoints") == [0, 4, 16]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("moment", ["acquire", "write_text", "mkdir"])
+def test_a_run_that_was_killed_as_it_began_can_begin_again(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Killed after the folder was made, after the lock, after the process's number."""
+    run = tmp_path / "run"
+    if (process := os.fork()) == 0:
+        owner: Any = filelock.FileLock if moment == "acquire" else Path
+        original = getattr(owner, moment)
+
+        def die(place: Any, *arguments: Any, **options: Any) -> Any:
+            if moment == "mkdir" and Path(place) != run / "checkpoints":
+                return original(place, *arguments, **options)
+            if moment == "write_text" and Path(place).name != ".pid":
+                return original(place, *arguments, **options)
+            return os.kill(os.getpid(), signal.SIGKILL)
+
+        monkeypatch.setattr(owner, moment, die)
+        train(run, "trainer.max_steps=1")
+        os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert train(run, "trainer.max_steps=1") == 0
+    assert load_checkpoint(run / "checkpoints/last.pt")["step"] == 1
 
 
 def test_log_entries_are_written_after_a_while_or_when_it_matters(
