@@ -37,7 +37,7 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
     folder = folder or Path("runs", name, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
     new = not any(folder.glob("*"))
     begun = (folder / ".lock").exists() or (folder / ".pid").exists()  # if killed at any moment
-    if not (resumed or new or (begun and not any(folder.glob("checkpoints/*")))):
+    if not (resumed or new or (begun and not any(folder.glob("checkpoints/*.pt")))):
         raise UserError(f"{folder} is not empty; name another --run-dir, or --resume it")
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")  # the system frees it when the process dies

@@ -274,11 +274,11 @@ def test_no_checkpoint_is_ahead_of_the_log(
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("moment", ["acquire", "write_text", "mkdir"])
+@pytest.mark.parametrize("moment", ["acquire", "write_text", "mkdir", "replace"])
 def test_a_run_that_was_killed_as_it_began_can_begin_again(
     tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Killed after the folder was made, after the lock, after the process's number."""
+    """Killed after making the folder, the lock, the process's number, half a checkpoint."""
     run = tmp_path / "run"
     if (process := os.fork()) == 0:
         owner: Any = filelock.FileLock if moment == "acquire" else Path
@@ -288,6 +288,8 @@ def test_a_run_that_was_killed_as_it_began_can_begin_again(
             if moment == "mkdir" and Path(place) != run / "checkpoints":
                 return original(place, *arguments, **options)
             if moment == "write_text" and Path(place).name != ".pid":
+                return original(place, *arguments, **options)
+            if moment == "replace" and Path(place).parent != run / "checkpoints":
                 return original(place, *arguments, **options)
             return os.kill(os.getpid(), signal.SIGKILL)
 
