@@ -19,9 +19,10 @@ PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}
 QUICK = bool(os.environ.get("QUICK"))
 SEEDS = range(1 if QUICK else int(os.environ.get("SEEDS", "5")))
 RECIPES: dict[str, list[str]] = {
-    "two epochs, narrow": ["trainer.epochs=2", "model.width=16"],
-    "the default": [],
-    "seven epochs": ["trainer.epochs=7", "data.shift=1"],
+    "two epochs": ["trainer.epochs=2"],
+    "the default, three": [],
+    "three, width 24": ["model.width=24"],
+    "seven, width 24": ["trainer.epochs=7", "model.width=24", "data.shift=1"],
 }
 TUTORIAL = """
 import sys, time, torch
