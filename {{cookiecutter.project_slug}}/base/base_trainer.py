@@ -65,7 +65,7 @@ class BaseTrainer(ABC):
         self.optimizers = self.build_optimizers()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.half)
         self.metrics = self.build_metrics().to(self.device)
-        self.step, self.skipped = 0, 0  # steps done, and those that were left out
+        self.step, self.skipped = 0, 0  # steps done, and how many of them left the weights alone
         self.best, self.epochs_without_gain = math.nan, 0  # of checkpoint.monitor
         self.evaluated = True  # whether no validation is due
         self.stop_signal, self.unsaved = 0, ""  # what ended fit; why the last save failed

@@ -92,14 +92,13 @@ class RunLog:
 
     def _write(self) -> None:
         """One row of metrics.csv for each value, and one event of TensorBoard for all of a step."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         for when, split, epoch, step, values in self.unwritten:
             start = (self.data, split, epoch, step)
             with suppress(OSError):  # the next row or `sync` tries again
                 self.file.write(_as_csv([(*start, k, f"{v:.9g}") for k, v in values.items()]))
-            parts = [Summary.Value(tag=f"{split}/{k}", simple_value=v) for k, v in values.items()]
-            self._show("file_writer.add_summary", Summary(value=parts), step, when)
+            if self.board:
+                tagged = {f"{split}/{name}": value for name, value in values.items()}
+                self._show("file_writer.add_summary", _as_summary(tagged), step, when)
         self.unwritten, self.written = [], time.monotonic()
         with suppress(OSError):
             self.file.flush()
@@ -118,6 +117,13 @@ def _told_by_next_call(problem: threading.ExceptHookArgs) -> None:
     """Says nothing of a disk that fails TensorBoard's thread: the next call is told it."""
     if not isinstance(problem.exc_value, OSError):
         threading.__excepthook__(problem)
+
+
+def _as_summary(values: Mapping[str, float]) -> Any:
+    """TensorBoard's form of scalars by tag."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()])
 
 
 def _as_csv(rows: Iterable[Sequence[object]]) -> bytes:

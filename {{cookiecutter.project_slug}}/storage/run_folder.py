@@ -44,8 +44,9 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        owner = (folder / ".pid").read_text()
-        raise UserError(f"{folder} is in use by process {owner}") from error
+        pid = folder / ".pid"  # written right after the lock was taken
+        owner = f"process {pid.read_text()}" if pid.exists() else "another process"
+        raise UserError(f"{folder} is in use by {owner}") from error
     (folder / ".pid").write_text(str(os.getpid()))
     (folder / "checkpoints").mkdir(exist_ok=True)
     for rest in folder.rglob(".unfinished"):  # of a process that was killed

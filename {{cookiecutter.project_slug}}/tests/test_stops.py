@@ -92,8 +92,9 @@ def test_a_second_ctrl_c_leaves_at_once_and_damages_nothing(tmp_path: Path) -> N
         process.send_signal(signal.SIGINT)
         time.sleep(0.001)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (130, "")
+        _, errors = process.communicate(timeout=30)  # until workers, too, have closed the pipes
+    assert errors == ""
+    assert process.returncode in (-signal.SIGINT, 130)  # to a shell both are 130
     assert last(run)["step"] >= 35
     assert not list(run.rglob(".unfinished"))
 

@@ -49,10 +49,7 @@ def permuted(numbers: Tensor, count: int, draws: Generator) -> Tensor:
 
 
 def seed_step(*key: int) -> None:
-    """Puts the global generators of Python, NumPy and torch into a state that `key` alone decides.
-
-    Done before each step, that leaves no state of theirs for a checkpoint to hold.
-    """
+    """Puts the generators of Python, NumPy and torch into a state that `key` alone decides."""
     number = _hash(key)
     random.seed(number)
     np.random.seed(number % 2**32)

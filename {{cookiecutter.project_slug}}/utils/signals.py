@@ -1,5 +1,6 @@
 """Signals that ask a run to stop."""
 
+import multiprocessing
 import signal
 from types import FrameType
 
@@ -8,7 +9,7 @@ NUMBERS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 class StopSignals:
-    """Within it, the first such signal is noted; a second one acts as it always does."""
+    """Within it, the first such signal is noted; a second one ends the process at once."""
 
     def __enter__(self) -> "StopSignals":
         self.received = 0
@@ -20,5 +21,9 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        if self.received:  # a KeyboardInterrupt might become another error on its way, or get lost
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         self.received = number
-        self.__exit__()
