@@ -111,7 +111,7 @@ def describe_run(folder: Path, settings: str, **facts: Any) -> str:
         "machine": f"Python {platform.python_version()}, {platform.platform()}",
         **facts,
     }
-    text = json.dumps(origin, indent=2, ensure_ascii=False)
+    text = json.dumps(origin, indent=2, ensure_ascii=False) + "\n"
     replace_file(folder / "settings.yaml", settings.encode())
     if not (folder / "manifest.json").exists():
         replace_file(folder / "manifest.json", text.encode())

@@ -17,8 +17,8 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._usual.items():
-            signal.signal(number, handler)
+        for number, usual in self._usual.items():  # which may print tracebacks while Python leaves
+            signal.signal(number, signal.SIG_DFL if self.received else usual)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.received:  # a KeyboardInterrupt might become another error on its way, or get lost
