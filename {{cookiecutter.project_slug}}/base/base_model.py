@@ -29,8 +29,9 @@ class BaseModel(ABC, nn.Module):
         for pattern in patterns:
             found = [p for name, p in self.named_parameters() if fnmatchcase(name, pattern)]
             if not found:
-                layers = ", ".join(f"{name}.*" for name, _ in self.named_children())
-                raise UserError(f"model.freeze: {pattern!r} matches no parameter; try {layers}")
+                layers = (name for name, part in self.named_children() if list(part.parameters()))
+                choice = ", ".join(f"{name}.*" for name in layers)
+                raise UserError(f"model.freeze: {pattern!r} matches no parameter; try {choice}")
             for parameter in found:
                 parameter.requires_grad_(False)
 

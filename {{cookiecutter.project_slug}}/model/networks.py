@@ -1,5 +1,7 @@
 """Networks for grey or colour images."""
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
 
@@ -28,29 +30,34 @@ class MLP(BaseModel):
 
 
 class ConvNet(BaseModel):
-    """A stem and two stages, each of which halves the image; a stage ends with a residual.
+    """Fixed filters and two stages; each halves the image, and a stage ends with a residual.
 
-    Residual: the input is added to the output (He et al., arXiv:1512.03385).
+    The filters see what a first layer of this size learns to see, without being learned: that saves
+    their share of the time, and the other layers have something to go by from the first step on.
+    Each feature comes as it is and negated (CReLU: Shang et al., arXiv:1603.05201). Residual: the
+    input is added to the output (He et al., arXiv:1512.03385).
 
     Args:
         channels: Channels of an image, 1 for grey and 3 for colour.
-        width: Channels after the stem; each stage doubles them.
+        width: Channels in the first stage; the second has twice as many.
         classes: Classes told apart.
         mirror: Whether an evaluated image is also looked at in a mirror, and the mean taken.
     """
 
+    filters: Tensor
+
     def __init__(
-        self, channels: Count = 1, width: Count = 16, classes: Count = 10, mirror: bool = False
+        self, channels: Count = 1, width: Count = 32, classes: Count = 10, mirror: bool = False
     ) -> None:
         super().__init__()
-        self.mirror = mirror
-        stem = nn.Conv2d(channels, width, 5, stride=2, padding=2, bias=False)
-        self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU())
-        self.stage1 = convolution(width, 2 * width, nn.MaxPool2d(2))
-        self.residual1 = convolution(2 * width, 2 * width)
-        self.stage2 = convolution(2 * width, 4 * width, nn.MaxPool2d(2))
-        self.residual2 = convolution(4 * width, 4 * width)
-        self.head = nn.Linear(4 * width, classes)
+        self.channels, self.mirror = channels, mirror
+        self.register_buffer("filters", cosines(5, 16).repeat(channels, 1, 1, 1), persistent=False)
+        self.contrast = nn.BatchNorm2d(16 * channels, affine=False)
+        self.stage1 = convolution(32 * channels, width, nn.MaxPool2d(2))
+        self.residual1 = convolution(width, width)
+        self.stage2 = convolution(width, 2 * width, nn.MaxPool2d(2))
+        self.residual2 = convolution(2 * width, 2 * width)
+        self.head = nn.Linear(2 * width, classes)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -61,7 +68,10 @@ class ConvNet(BaseModel):
         return logits
 
     def _look(self, input: Tensor) -> Tensor:
-        features = self.stage1(self.stem(input))
+        groups = self.channels
+        found = nn.functional.conv2d(input, self.filters, stride=2, padding=2, groups=groups)
+        found = self.contrast(found)
+        features = self.stage1(torch.cat([found, -found], dim=1).relu())
         features = self.stage2(features + self.residual1(features))
         logits: Tensor = self.head((features + self.residual2(features)).amax((2, 3)))
         return logits
@@ -71,3 +81,15 @@ def convolution(inputs: int, outputs: int, *pool: nn.Module) -> nn.Sequential:
     """A convolution, pooled, normalised and rectified (pooled first, as that is less work)."""
     layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     return nn.Sequential(layer, *pool, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def cosines(size: int, count: int) -> Tensor:
+    """The lowest frequencies of a patch: filters, float32, shape (count, 1, size, size).
+
+    They are orthonormal, and the principal components of patches of natural images are close to
+    them (discrete cosine transform: Ahmed, Natarajan and Rao, 1974).
+    """
+    numbers = torch.arange(size)
+    waves = nn.functional.normalize(torch.cos(torch.pi / size * numbers[:, None] * (numbers + 0.5)))
+    pairs = sorted(product(range(size), repeat=2), key=lambda pair: (sum(pair), pair))
+    return torch.stack([torch.outer(waves[i], waves[j]) for i, j in pairs[:count]])[:, None]

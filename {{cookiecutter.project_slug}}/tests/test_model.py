@@ -13,7 +13,7 @@ from base.optimization import build_optimizers
 from builders import build_model
 from config.schema import Settings
 from model.losses import cross_entropy
-from model.networks import MLP, ConvNet
+from model.networks import MLP, ConvNet, cosines
 from storage.checkpoint import load_checkpoint, save_checkpoint, trained_weights
 from utils.errors import UserError
 
@@ -76,6 +76,17 @@ def test_a_mirrored_look_is_for_evaluation_alone(batch: Batch) -> None:
     assert torch.allclose(mirroring(images.flip(3)), both)
 
 
+def test_the_filters_are_the_lowest_frequencies_of_a_patch() -> None:
+    flat = cosines(5, 25).flatten(1)
+    assert torch.allclose(flat @ flat.T, torch.eye(25), atol=1e-6)
+    flat, wave = cosines(5, 3).flatten(1), torch.cos(torch.pi * (torch.arange(5) + 0.5) / 5)
+    assert torch.allclose(flat[0], torch.full((25,), 0.2))
+    across = wave.repeat(5)
+    assert torch.allclose(flat[1], across / across.norm(), atol=1e-6)
+    down = wave.repeat_interleave(5)
+    assert torch.allclose(flat[2], down / down.norm(), atol=1e-6)
+
+
 # Counting, freezing, summarising
 
 
@@ -89,9 +100,9 @@ def test_parameters_are_counted() -> None:
 
 
 def test_frozen_parameters_stay_as_they_are(make_settings: MakeSettings, batch: Batch) -> None:
-    settings = make_settings("model.freeze=[stem.*, '*.1.weight']", "optimizer.weight_decay=0.1")
+    settings = make_settings("model.freeze=[stage1.*, '*.1.weight']", "optimizer.weight_decay=0.1")
     model = build_model(settings)
-    frozen = {"stem.0.weight", "stem.1.weight", "stem.1.bias"}
+    frozen = {"stage1.0.weight", "stage1.2.weight", "stage1.2.bias"}
     frozen |= {"residual1.1.weight", "residual2.1.weight"}
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     cross_entropy(model(batch["input"]), batch["target"]).mean().backward()
@@ -102,8 +113,8 @@ def test_frozen_parameters_stay_as_they_are(make_settings: MakeSettings, batch: 
 
 
 def test_a_pattern_that_matches_nothing_is_an_error(make_settings: MakeSettings) -> None:
-    with pytest.raises(UserError, match=r"'steam\.\*' matches no parameter; try stem\.\*"):
-        build_model(make_settings("model.freeze=[stem.*, steam.*]"))
+    with pytest.raises(UserError, match=r"'stagee1\.\*' matches no parameter; try stage1\.\*, res"):
+        build_model(make_settings("model.freeze=[head.*, stagee1.*]"))
 
 
 def test_there_must_be_something_left_to_train(make_settings: MakeSettings) -> None:
@@ -168,7 +179,7 @@ def test_a_checkpoint_of_another_network_is_refused(
     assert command("evaluate", trained_run, "model.name=networks.MLP") == 2
     message = capsys.readouterr().err
     assert "the checkpoint is not of this model:\n" in message
-    assert all(part in message for part in ("layers.1.weight", "stem.0.weight", "..."))
+    assert all(part in message for part in ("layers.1.weight", "contrast.running_mean", "..."))
     assert max(map(len, message.splitlines())) < 160
 
 

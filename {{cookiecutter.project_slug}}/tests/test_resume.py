@@ -199,7 +199,7 @@ def test_what_would_make_it_another_run_is_refused_unless_forced(
     changes = ["data.batch_size=64", "seed=1", "trainer.accumulate=2", "model.width=8"]
     assert command("train", "--resume", run, *changes, "trainer.max_steps=2") == 2
     message = capsys.readouterr().err
-    for change in ("data.batch_size: 50 -> 64", "seed: 0 -> 1", "model.width: 16 -> 8", "--force"):
+    for change in ("data.batch_size: 50 -> 64", "seed: 0 -> 1", "model.width: 32 -> 8", "--force"):
         assert change in message
     assert "max_steps" not in message
     assert checkpoint(run)["step"] == 1

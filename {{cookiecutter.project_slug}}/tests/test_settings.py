@@ -65,7 +65,7 @@ WRONG = (  # setting, value, what is said to be allowed
     ("optimizer.lr", "-0.1", "greater than 0"),
     ("model.name", "os.system", "networks.MLP"),
     ("model.width", "wide", "integer"),
-    ("model.freeze", "stem.*", "array"),
+    ("model.freeze", "stage1.*", "array"),
 )
 
 
@@ -155,10 +155,10 @@ def test_a_run_is_named_after_its_settings_file() -> None:
 def test_a_new_class_drops_the_settings_of_the_old_one_in_any_order(tmp_path: Path) -> None:
     file = tmp_path / "colours.yaml"
     file.write_text(SYNTHETIC.read_text().replace("ConvNet", "ConvNet\n  channels: 3"))
-    changes = ["optimizer.lr=0.5", "optimizer.name=AdamW", "model.freeze=[stem.*]"]
+    changes = ["optimizer.lr=0.5", "optimizer.name=AdamW", "model.freeze=[stage1.*]"]
     settings = load_settings(file, [*changes, "model.name=networks.MLP"])
     assert settings.optimizer == AdamW(lr=0.5)
-    assert settings.model.freeze == ("stem.*",)
+    assert settings.model.freeze == ("stage1.*",)
     assert arguments_of(settings) == {"inputs": 784, "width": 512, "classes": 10}
 
 
@@ -170,7 +170,7 @@ def test_the_arguments_of_a_class_are_settings_with_their_defaults() -> None:
 
 def test_settings_written_as_yaml_are_the_same_when_read(tmp_path: Path) -> None:
     changes = [
-        "model.freeze=[stem.*]",
+        "model.freeze=[stage1.*]",
         "model.width=8",
         "optimizer={name: AdamW, betas: [0.8, 0.99], lr: 1e-3}",
         "scheduler={name: cosine, warmup: 0.1}",
