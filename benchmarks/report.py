@@ -26,7 +26,8 @@ def machine() -> str:
 def main() -> None:
     """Prints all tables as they come; with QUICK they are shorter and nothing is written."""
     quick, begun = bool(os.environ.get("QUICK")), time.monotonic()
-    text = f"# Results\n\n`make bench` on {date.today()}: {machine()}.\n"
+    command = "make bench" + (f" SEEDS={seeds}" if (seeds := os.environ.get("SEEDS")) else "")
+    text = f"# Results\n\n`{command}` on {date.today()}: {machine()}.\n"
     text += "The machine is shared and its speed changes: compare within a table, not between.\n"
     failed = []
     for name in SCRIPTS:
