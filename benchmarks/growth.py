@@ -33,7 +33,7 @@ from config.loading import load_settings  # noqa: E402
 from trainer.classifier import Classifier  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
-ROUNDS, STEPS = (3, 300) if QUICK else (9, 500)
+ROUNDS, STEPS = (2, 300) if QUICK else (9, 500)
 BATCH, ROWS = 64, 4096  # rows that are really there; a long data set has each of them many times
 OPTIONS = ["device=cpu", "trainer.precision=fp32", f"data.batch_size={BATCH}"]
 OPTIONS += ["logger.tensorboard=false", "trainer.epochs=1000000"]
