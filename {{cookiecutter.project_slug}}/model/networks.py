@@ -32,8 +32,8 @@ class MLP(BaseModel):
 class ConvNet(BaseModel):
     """Fixed filters and two stages; each halves the image, and a stage ends with a residual.
 
-    The filters see what a first layer of this size learns to see, without being learned: that saves
-    their share of the time, and the other layers have something to go by from the first step on.
+    The filters are not learned: that saves their share of the time, and what they find is normalised
+    from the first step on, nearly as if it had been whitened.
     Each feature comes as it is and negated (CReLU: Shang et al., arXiv:1603.05201). Residual: the
     input is added to the output (He et al., arXiv:1512.03385).
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[Path]:
     """The folder of a run, kept from all other processes: `folder`, or ``runs/<name>/<date-time>``.
 
-    A new one in which nothing was saved is removed in the end.
+    A new one in which nothing was saved is removed in the end, with the parents made for it.
 
     Raises:
         OSError: if `folder` cannot be written.
@@ -39,6 +39,7 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
     begun = (folder / ".lock").exists() or (folder / ".pid").exists()  # if killed at any moment
     if not (resumed or new or (begun and not any(folder.glob("checkpoints/*.pt")))):
         raise UserError(f"{folder} is not empty; name another --run-dir, or --resume it")
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock")  # the system frees it when the process dies
     try:
@@ -56,6 +57,9 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
     finally:
         if new and not any(folder.glob("checkpoints/*.pt")):
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # of a parent in which there is something else by now
+                for parent in made[1:]:
+                    parent.rmdir()
         lock.release()
 
 
