@@ -32,10 +32,9 @@ class MLP(BaseModel):
 class ConvNet(BaseModel):
     """Fixed filters and two stages; each halves the image, and a stage ends with a residual.
 
-    The filters are not learned: that saves their share of the time, and what they find is normalised
-    from the first step on, nearly as if it had been whitened.
-    Each feature comes as it is and negated (CReLU: Shang et al., arXiv:1603.05201). Residual: the
-    input is added to the output (He et al., arXiv:1512.03385).
+    The filters are not learned: that saves their share of the time, and what they find is nearly
+    white from the first step on. Each feature comes as it is and negated (CReLU: Shang et al.,
+    arXiv:1603.05201). Residual: the input is added to the output (He et al., arXiv:1512.03385).
 
     Args:
         channels: Channels of an image, 1 for grey and 3 for colour.
