@@ -30,8 +30,8 @@ class BaseDataset(ABC, Dataset[Sample]):
         classes: names of the classes, by target; empty where there are none.
         learned: names of the attributes that were learned from the training samples, plain data.
         in_memory: whether batches are indexed from tensors; then workers are none by default.
-            A class that says so in its own body (a subclass may do otherwise) promises that it does
-            not draw from Python's or NumPy's generators: they are not seeded for each batch then.
+            A class that says so in its own body (a subclass may do otherwise) promises to draw from
+            the generator alone that `transform` is given: no other is seeded for each step then.
     """
 
     title: str

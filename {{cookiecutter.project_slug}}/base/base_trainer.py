@@ -72,6 +72,7 @@ class BaseTrainer(ABC):
         self.log_due = False  # whether the step at work is one that is logged
         self.meter, self._saved = Meter(), time.monotonic()
         self.guarded_until = 0  # the last step that is checked, and taken back if it fails
+        seed_torch(settings.seed, UPDATE, device=self.device)
 
     # What every project defines.
 
@@ -105,9 +106,9 @@ class BaseTrainer(ABC):
 
     def update(self, batches: Sequence[Batch]) -> None:
         """One optimizer step, on batches whose gradients add up to that of their mean loss."""
-        total = sum(map(batch_size, batches))
+        total = sum(map(batch_size, batches)) if len(batches) > 1 else 0
         for batch in batches:
-            share = batch_size(batch) / total
+            share = batch_size(batch) / total if total else 1.0
             with self.autocast():
                 scalars = self.training_step(self.model, batch)
             loss = scalars["loss"] if share == 1 else scalars["loss"] * share
@@ -155,7 +156,8 @@ class BaseTrainer(ABC):
                 self.log_due = epoch_ends or self.step % options.every_steps == 0
 
                 batches = [self.to_device(batch) for batch in batches]
-                seed_torch(self.settings.seed, UPDATE, self.step, device=self.device)
+                if loader.seeds_all:
+                    seed_torch(self.settings.seed, UPDATE, self.step, device=self.device)
                 if self.step > self.guarded_until:
                     self.update(batches)
                 else:
@@ -326,7 +328,7 @@ class BaseTrainer(ABC):
             "fingerprint": self.dataset.fingerprint,
             "example": self.dataset.example,
             **{name: getattr(self, name) for name in PROGRESS},
-            "draws": draws_state(),
+            "draws": draws_state(self.device),
             "meter": {"sums": self.meter.sums, "counts": self.meter.counts},
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
@@ -343,7 +345,7 @@ class BaseTrainer(ABC):
         for name in PROGRESS:
             setattr(self, name, state[name])
         self.meter.sums, self.meter.counts = state["meter"]["sums"], state["meter"]["counts"]
-        load_draws_state(state["draws"])
+        load_draws_state(state["draws"], self.device)
 
 
 PROGRESS = ("step", "evaluated", "best", "epochs_without_gain", "skipped")

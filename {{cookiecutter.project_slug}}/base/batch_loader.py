@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseDataset, Batch
 from utils.errors import TRAINING_FAILED, LoadingError, UserError, explain
-from utils.seed import generator, permuted, seed_step, seed_torch
+from utils.seed import generator, permuted, seed_step
 
 ORDER, LOADING = 1, 2  # purposes of random numbers: different draws from one seed
 BLOCK = 2**18  # places in an order that are made at once
@@ -72,8 +73,7 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         indices = order[place * self.size : (place + 1) * self.size]
         # To split takes a while.
         parts = indices.split(self.batch_size) if self.accumulate > 1 else [indices]
-        self._seed(step)
-        draws = None if self.seed is None else torch.default_generator
+        draws = self._draws(step)
         try:
             return [self.dataset.transform(self.dataset.__getitems__(k), draws) for k in parts]
         except Exception as error:  # of the data set
@@ -97,7 +97,7 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
                 if isinstance(batches, LoadingError):
                     raise batches
                 if self.workers:  # as where batches are made in this process
-                    self._seed(step)
+                    self._draws(step)
                 yield batches
         except (RuntimeError, OSError, EOFError) as error:  # also in the midst of a batch
             text = f"{self.dataset.title}: a worker died ({error}); data.workers=0 tells more"
@@ -106,8 +106,9 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
             del source  # ends workers; left to the garbage collector, they take 5 s each
 
     def _start(self, steps: range, stay: bool = False) -> DataLoader[list[Batch] | LoadingError]:
-        workers = self.workers
-        return DataLoader(self, None, sampler=steps, num_workers=workers, persistent_workers=stay)
+        options: Any = {"num_workers": self.workers, "persistent_workers": stay}
+        options["generator"] = generator(0)  # or it would draw from the one that updates draw from
+        return DataLoader(self, None, sampler=steps, **options)
 
     @cached_property
     def _evaluation(self) -> DataLoader[list[Batch] | LoadingError]:
@@ -128,10 +129,22 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         except Exception as error:  # of the data set
             raise self._explain(error, self.dataset.probes) from error
 
-    def _seed(self, step: int) -> None:
-        """Lets the data set draw as it likes."""
-        seed = seed_torch if vars(type(self.dataset)).get("in_memory") else seed_step
-        seed(self.seed or 0, LOADING, step)
+    @cached_property
+    def seeds_all(self) -> bool:
+        """Whether the data set may draw as it likes, so that all generators are seeded a step.
+
+        It takes a while: of a small network's step, a tenth.
+        """
+        return not vars(type(self.dataset)).get("in_memory", False)
+
+    def _draws(self, step: int) -> torch.Generator | None:
+        """What a step's samples are augmented with; None where they are not."""
+        augmented = self.seed is not None
+        if self.seeds_all:
+            seed_step(self.seed or 0, LOADING, step)
+            return torch.default_generator if augmented else None
+        augmented &= type(self.dataset).transform is not BaseDataset.transform
+        return generator(self.seed or 0, LOADING, step) if augmented else None
 
     def _explain(self, error: Exception, indices: Tensor) -> LoadingError:
         """The error with data set, sample (where one alone brings it about) and place."""

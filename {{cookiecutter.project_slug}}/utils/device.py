@@ -19,7 +19,10 @@ def find_device(name: str) -> torch.device:
     names = ["cpu", *([found.type] if count else []), *(f"{found.type}:{i}" for i in range(count))]
     if name not in ("auto", *names):
         raise UserError(f"device = {name!r}: not on this machine, which has {', '.join(names)}")
-    return found if name == "auto" else torch.device(name)
+    device = found if name == "auto" else torch.device(name)
+    if device.index is not None:  # what names no device, as seeding does, means the current one
+        torch.accelerator.set_device_index(device.index)
+    return device
 
 
 def find_precision(name: str, device: torch.device) -> torch.dtype:

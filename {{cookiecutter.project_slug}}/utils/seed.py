@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,16 +57,23 @@ def seed_step(*key: int) -> None:
     torch.default_generator.manual_seed(number)  # torch.manual_seed takes 80 times as long
 
 
-def draws_state() -> tuple[Any, Any]:
-    """The states of Python's and NumPy's global generators, as plain values."""
+def draws_state(device: torch.device) -> dict[str, Any]:
+    """The states of the global generators: torch's, on the CPU and on `device`, and others'."""
     name, keys, *rest = np.random.get_state()
-    return random.getstate(), (name, np.asarray(keys).tolist(), *rest)
+    numpy = (name, np.asarray(keys).tolist(), *rest)
+    states = {"python": random.getstate(), "numpy": numpy, "cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state()
+    return states
 
 
-def load_draws_state(state: tuple[Any, Any]) -> None:
-    """Takes over what `draws_state` gave."""
-    random.setstate(state[0])
-    np.random.set_state(state[1])
+def load_draws_state(states: Mapping[str, Any], device: torch.device) -> None:
+    """Takes over what `draws_state` gave; another kind of device keeps its own."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["cpu"])
+    if device.type != "cpu" and device.type in states:
+        torch.get_device_module(device).set_rng_state(states[device.type])
 
 
 def seed_torch(*key: int, device: torch.device | None = None) -> None:
