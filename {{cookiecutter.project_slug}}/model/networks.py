@@ -50,8 +50,9 @@ class ConvNet(BaseModel):
     ) -> None:
         super().__init__()
         self.channels, self.mirror = channels, mirror
-        self.register_buffer("filters", cosines(5, 16).repeat(channels, 1, 1, 1), persistent=False)
-        self.contrast = nn.BatchNorm2d(16 * channels, affine=False)
+        filters = torch.cat([cosines(5, 16), -cosines(5, 16)]).repeat(channels, 1, 1, 1)
+        self.register_buffer("filters", filters, persistent=False)
+        self.contrast = nn.BatchNorm2d(32 * channels, affine=False)
         self.stage1 = convolution(32 * channels, width, nn.MaxPool2d(2))
         self.residual1 = convolution(width, width)
         self.stage2 = convolution(width, 2 * width, nn.MaxPool2d(2))
@@ -69,8 +70,7 @@ class ConvNet(BaseModel):
     def _look(self, input: Tensor) -> Tensor:
         groups = self.channels
         found = nn.functional.conv2d(input, self.filters, stride=2, padding=2, groups=groups)
-        found = self.contrast(found)
-        features = self.stage1(torch.cat([found, -found], dim=1).relu())
+        features = self.stage1(self.contrast(found).relu())
         features = self.stage2(features + self.residual1(features))
         logits: Tensor = self.head((features + self.residual2(features)).amax((2, 3)))
         return logits
