@@ -18,11 +18,12 @@ from pathlib import Path
 PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}"
 QUICK = bool(os.environ.get("QUICK"))
 # Settings, and how many seeds; SEEDS=5 takes five of each, and a quarter of an hour more.
+LONG = ["--config", "config/fashion_mnist_long.yaml"]
 RECIPES: dict[str, tuple[list[str], int]] = {
     "one epoch": (["trainer.epochs=1"], 3),
     "the default, four": ([], 3),
-    "seven, width 48": (["trainer.epochs=7", "model.width=48", "data.shift=1"], 2),
-    "seventeen, width 48": (["trainer.epochs=17", "model.width=48", "data.shift=1"], 1),
+    "long, six, width 48": ([*LONG, "trainer.epochs=6", "model.width=48", "data.shift=0"], 2),
+    "long, twelve": (LONG, 1),
 }
 TUTORIAL = """
 import sys, time, torch

@@ -36,6 +36,7 @@ class FashionMNIST(BaseDataset):
         split: train, validation (5,000 of the training images), test, or None for no images.
         seed: what the choice of the validation images is drawn from.
         shift: Pixels that a training image is padded by on each side before a random crop.
+        shifted: Share of the training images that this is done to.
         flip: Whether training images are mirrored at random.
         mirrors: Addresses that the files are downloaded from, in this order; torchvision's if none.
 
@@ -55,10 +56,11 @@ class FashionMNIST(BaseDataset):
         split: str | None,
         seed: int,
         shift: Annotated[int, Field(ge=0, le=14)] = 1,
+        shifted: Annotated[float, Field(ge=0, le=1)] = 1.0,
         flip: bool = True,
         mirrors: tuple[str, ...] = (),
     ) -> None:
-        self.shift, self.flip = shift, flip
+        self.shift, self.shifted, self.flip = shift, shifted, flip
         self.indices = torch.arange(0)
         if split is not None:
             prefix = "t10k" if split == "test" else "train"
@@ -80,7 +82,7 @@ class FashionMNIST(BaseDataset):
     def transform(self, batch: Batch, generator: Generator | None) -> Batch:
         images = batch["input"]
         if generator is not None:
-            images = transforms.augment(images, self.shift, self.flip, generator)
+            images = transforms.augment(images, self.shift, self.flip, generator, self.shifted)
         return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
 
     def read_input(self, source: Path) -> Sample:

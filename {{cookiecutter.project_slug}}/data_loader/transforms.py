@@ -47,7 +47,9 @@ def normalize(images: Tensor, mean: float, std: float) -> Tensor:
     return (images.float() - 255 * mean) / (255 * std)
 
 
-def augment(images: Tensor, shift: int, flip: bool, generator: Generator) -> Tensor:
+def augment(
+    images: Tensor, shift: int, flip: bool, generator: Generator, shifted: float = 1.0
+) -> Tensor:
     """Crops each image at random and mirrors each second one.
 
     Args:
@@ -55,12 +57,15 @@ def augment(images: Tensor, shift: int, flip: bool, generator: Generator) -> Ten
         shift: pixels of zeros around an image before it is cropped to its size again.
         flip: whether images are mirrored.
         generator: what places and mirrorings are drawn from.
+        shifted: share of the images that are cropped; the others stay in their place.
     """
     n, _, height, width = images.shape
     if shift:
         padded = functional.pad(images, (shift,) * 4)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, places, places, H, W)
-        top, left = torch.randint(2 * shift + 1, (2, n), generator=generator)
+        places = torch.randint(2 * shift + 1, (2, n), generator=generator)
+        chosen = torch.rand(n, generator=generator) < shifted
+        top, left = torch.where(chosen, places, shift)  # `shift` from the edges is the middle
         images = windows[torch.arange(n), :, top, left]
     if flip:
         mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5

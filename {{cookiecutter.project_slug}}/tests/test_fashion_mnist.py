@@ -205,12 +205,24 @@ def crops(image: Tensor, shift: int) -> list[Tensor]:
 def clothes(tmp_path: Path, splits: dict[str, BaseDataset]) -> Callable[..., FashionMNIST]:
     """``clothes(shift=1, flip=True)``: FashionMNIST without images, to transform others."""
 
-    def make(shift: int, flip: bool) -> FashionMNIST:
-        dataset = FashionMNIST(tmp_path, None, seed=0, shift=shift, flip=flip)
+    def make(shift: int, flip: bool, shifted: float = 1.0) -> FashionMNIST:
+        dataset = FashionMNIST(tmp_path, None, 0, shift=shift, shifted=shifted, flip=flip)
         dataset.load_state_dict(splits["train"].state_dict())
         return dataset
 
     return make
+
+
+def test_a_share_of_the_images_is_shifted(clothes: Callable[..., FashionMNIST]) -> None:
+    image = torch.randint(256, (1, 6, 5), dtype=torch.uint8)
+    dataset, batch = (
+        clothes(shift=1, flip=False, shifted=0.4),
+        {"input": image.expand(9999, 1, 6, 5)},
+    )
+    plain = dataset.transform(batch, None)["input"]
+    moved = (dataset.transform(batch, generator(0))["input"] != plain).flatten(1).any(1)
+    # Of the nine places, one is where the image was. The standard error is 0.005.
+    assert moved.float().mean().item() == pytest.approx(0.4 * 8 / 9, abs=0.02)
 
 
 def test_augmented_images_are_all_the_shifted_and_mirrored_ones(
