@@ -46,7 +46,8 @@ class Random(FashionMNIST):
 
     def __init__(self, length: int) -> None:
         draws = torch.Generator().manual_seed(0)
-        self.shift, self.flip, self.mean_and_std = 0, False, (0.3, 0.35)
+        super().__init__(Path(), None, seed=0, shift=0, flip=False)
+        self.mean_and_std = (0.3, 0.35)
         self.images = torch.randint(256, (length, 1, 28, 28), generator=draws).byte()
         self.targets = torch.randint(10, (length,), generator=draws)
         self.indices = torch.arange(length)

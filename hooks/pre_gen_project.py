@@ -19,7 +19,7 @@ import re
 import unicodedata
 
 MODULES = "base builders config data_loader logger model storage trainer utils tests runs data"
-COMMANDS = "train evaluate predict export"
+COMMANDS = "train evaluate predict export preview"
 DEPENDENCIES = (
     "matplotlib numpy pillow pydantic ruamel safetensors tensorboard torch torchmetrics "
     "torchvision tqdm onnx onnxruntime onnxscript mypy pytest ruff pip setuptools uv"

@@ -75,7 +75,7 @@ class BaseDataset(ABC, Dataset[Sample]):
         if images.ndim != 4 or not len(images):
             return None
         if not titles and self.classes:
-            titles = [self.classes[target] for target in batch["target"][:25]]
+            titles = [self.classes[label] for label in labels(batch["target"][:25])]
         titles = titles[:25] or [""] * len(images)
         low, high = images.amin(), images.amax()
         return image_grid((images - low) / (high - low), titles, heading)
@@ -110,6 +110,14 @@ class BaseDataset(ABC, Dataset[Sample]):
 def batch_size(batch: Batch) -> int:
     """The number of samples in a batch."""
     return next(iter(batch.values())).shape[0]  # len() takes four times as long
+
+
+def labels(target: Tensor) -> Tensor:
+    """Classes, int64, shape (N,): targets that are classes, or the largest share of soft ones.
+
+    Soft targets, one-hot ones among them, are floats of shape (N, C).
+    """
+    return target.argmax(1) if target.is_floating_point() else target
 
 
 def stack(samples: Sequence[Sample]) -> Batch:

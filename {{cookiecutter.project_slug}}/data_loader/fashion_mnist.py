@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
@@ -38,6 +39,8 @@ class FashionMNIST(BaseDataset):
         shift: Pixels that a training image is padded by on each side before a random crop.
         shifted: Share of the training images that this is done to.
         flip: Whether training images are mirrored at random.
+        normalize: Whether pixels get mean 0 and standard deviation 1, and not values from 0 to 1.
+        one_hot: Whether targets are floats, 1 for the image's class and 0 for the others.
         mirrors: Addresses that the files are downloaded from, in this order; torchvision's if none.
 
     Raises:
@@ -58,16 +61,20 @@ class FashionMNIST(BaseDataset):
         shift: Annotated[int, Field(ge=0, le=14)] = 1,
         shifted: Annotated[float, Field(ge=0, le=1)] = 1.0,
         flip: bool = True,
+        normalize: bool = True,
+        one_hot: bool = False,
         mirrors: tuple[str, ...] = (),
     ) -> None:
         self.shift, self.shifted, self.flip = shift, shifted, flip
+        self.one_hot = one_hot
         self.indices = torch.arange(0)
         if split is not None:
             prefix = "t10k" if split == "test" else "train"
             self.images, self.targets = load_tensors(root, prefix, mirrors)
             self.indices = transforms.split_indices(self.targets, split, 5_000, seed)
         if split == "train":  # other splits are given what is learned here
-            self.mean_and_std = transforms.pixel_statistics(self.images[self.indices])
+            pixels = self.images[self.indices]
+            self.mean_and_std = transforms.pixel_statistics(pixels) if normalize else (0.0, 1.0)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -83,7 +90,10 @@ class FashionMNIST(BaseDataset):
         images = batch["input"]
         if generator is not None:
             images = transforms.augment(images, self.shift, self.flip, generator, self.shifted)
-        return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
+        batch = {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
+        if self.one_hot and "target" in batch:
+            batch["target"] = functional.one_hot(batch["target"], len(self.classes)).float()
+        return batch
 
     def read_input(self, source: Path) -> Sample:
         return {"input": transforms.read_grey_image(source, 28, 28)}

@@ -11,7 +11,7 @@ def cross_entropy(
 
     Args:
         logits: shape (N, C).
-        target: classes, int64, shape (N,).
+        target: classes, int64, shape (N,), or shares of the classes, floats, shape (N, C).
         smoothing: share of the target spread over all classes (arXiv:1512.00567, section 7).
         reduction: none, mean or sum.
     """

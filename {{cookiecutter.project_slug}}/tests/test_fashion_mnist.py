@@ -104,6 +104,20 @@ def test_fashion_mnist_is_read_and_split(tmp_path: Path, packed: dict[str, bytes
     assert found == Counter((k % 251, k % 10) for k in range(60_000))
 
 
+def test_pixels_and_targets_can_be_those_of_the_tutorial(
+    tmp_path: Path, packed: dict[str, bytes]
+) -> None:
+    put(tmp_path, packed)
+    train = FashionMNIST(tmp_path, "train", seed=0, shift=0, normalize=False, one_hot=True)
+    raw = train.__getitems__(torch.arange(300))
+    batch = train.transform(raw, None)
+    assert torch.allclose(batch["input"], raw["input"] / 255)  # as torchvision's ToTensor
+    assert batch["target"].sum(1).tolist() == [1] * 300
+    assert batch["target"].argmax(1).tolist() == raw["target"].tolist()
+    assert batch["target"].dtype == torch.float32
+    assert train.transform({"input": raw["input"]}, None).keys() == {"input"}  # to predict
+
+
 def test_fashion_mnist_is_found_in_each_usual_folder(
     tmp_path: Path, contents: dict[str, bytes]
 ) -> None:

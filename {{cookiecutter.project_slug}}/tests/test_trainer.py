@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from base.base_dataset import BaseDataset, Batch
+from base.base_dataset import BaseDataset, Batch, labels
 from builders import rehearse, restore_trainer
 from data_loader.synthetic import Synthetic
+from model.losses import cross_entropy
 from storage.checkpoint import load_checkpoint
 from trainer.classifier import Classifier
 from utils.errors import UserError
@@ -89,6 +90,28 @@ def test_training_is_label_smoothed_and_evaluation_is_not(
     assert logged(trainer.run, "train", "loss") == [pytest.approx(smoothed, rel=1e-4)]
     evaluated = mean_loss(trainer, whole(trainer.loaders["validation"].dataset))
     assert logged(trainer.run, "validation", "loss") == [pytest.approx(evaluated, rel=1e-4)]
+
+
+def test_one_hot_targets_are_as_good_as_classes(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("trainer.label_smoothing=0.1")
+    (batch,) = next(trainer.loaders["train"].steps(0, 1))
+    one_hot = {**batch, "target": nn.functional.one_hot(batch["target"], 10).float()}
+    trainer.log_due, found = True, []
+    for kind in (batch, one_hot):
+        trainer.metrics.reset()
+        with trainer.evaluating() as model:
+            trainer.evaluation_step(model, kind)
+            found.append(trainer.training_step(model, kind) | trainer.metrics.compute())
+    torch.testing.assert_close(found[0], found[1])
+    assert found[0]["accuracy"] > 0
+
+
+def test_the_loss_of_soft_targets_is_the_mean_over_their_shares() -> None:
+    logits, one, other = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]), torch.tensor([1] * 5)
+    soft = (3 * nn.functional.one_hot(one, 3) + nn.functional.one_hot(other, 3)) / 4
+    wanted = 0.75 * cross_entropy(logits, one) + 0.25 * cross_entropy(logits, other)
+    assert torch.allclose(cross_entropy(logits, soft), wanted)
+    assert labels(soft).tolist() == one.tolist()
 
 
 def test_the_forward_pass_has_the_precision_asked_for_and_the_weights_float32(

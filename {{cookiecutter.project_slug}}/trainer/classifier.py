@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from base.base_dataset import Batch
+from base.base_dataset import Batch, labels
 from base.base_trainer import BaseTrainer
 from logger.metrics import ClassificationMetrics
 from logger.pictures import Figure, confusion_picture
@@ -15,21 +15,24 @@ from utils.seed import generator
 
 
 class Classifier(BaseTrainer):
-    """Trains a network that gives logits, shape (N, C), for ``input``, against ``target``."""
+    """Trains a network that gives logits, shape (N, C), for ``input``, against ``target``.
+
+    Targets are classes, int64, shape (N,), or shares of the classes, floats, shape (N, C).
+    """
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits, target = model(batch["input"]), batch["target"]
         loss = cross_entropy(logits, target, self.options.label_smoothing, "mean")
         if not self.log_due:  # accuracy would cost as much as a step of a small network
             return {"loss": loss}
-        return {"loss": loss, "accuracy": (logits.argmax(1) == target).float().mean()}
+        return {"loss": loss, "accuracy": (logits.argmax(1) == labels(target)).float().mean()}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         logits, target = model(batch["input"]), batch["target"]
         if logits.shape[1:] != (count := len(self.dataset.classes),):
             shape = tuple(logits.shape[1:])
             raise UserError(f"the model gives {shape} for an input, but there are {count} classes")
-        self.metrics.update(cross_entropy(logits, target), logits, target)
+        self.metrics.update(cross_entropy(logits, target), logits, labels(target))
 
     def build_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))
@@ -60,8 +63,9 @@ class Classifier(BaseTrainer):
         drawn = torch.randperm(len(dataset), generator=generator(0))[:size]
         batch = dataset.transform(dataset.__getitems__(drawn), None)
         guesses = self.predict(batch).argmax(1)
-        wrong = (guesses != batch["target"]).nonzero().squeeze(1)[:25]
-        pairs = zip(batch["target"][wrong], guesses[wrong], strict=True)
+        true = labels(batch["target"])
+        wrong = (guesses != true).nonzero().squeeze(1)[:25]
+        pairs = zip(true[wrong], guesses[wrong], strict=True)
         titles = [f"{dataset.classes[t]}\nas {dataset.classes[g]}" for t, g in pairs]
         samples = {name: value[wrong] for name, value in batch.items()}
         figure = dataset.draw(samples, f"{dataset.title}: {split}, misclassified", titles)
