@@ -1,0 +1,64 @@
+"""Circles, squares and crosses in colour, made in code."""
+
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from base.base_dataset import BaseDataset, Batch, Sample
+from data_loader import transforms
+from utils.seed import generator
+
+COUNTS = {"train": 3000, "validation": 500, "test": 1000}
+
+
+class Shapes(BaseDataset):
+    """Images, uint8, shape (3, 32, 32), of one shape each; colours, size and place are random.
+
+    Args:
+        root: not used, as nothing is read.
+        split: train, validation, test, or None for no images.
+        seed: what the images are drawn from.
+    """
+
+    title = "shapes"
+    classes = ("circle", "square", "cross")
+    learned = ("mean_and_std",)
+    mean_and_std: tuple[float, float]
+    in_memory = True
+
+    def __init__(self, root: Path, split: str | None, seed: int) -> None:
+        draws = generator(seed, *map(ord, split or ""))
+        self.images, self.targets = make_shapes(COUNTS.get(split or "", 0), draws)
+        if split == "train":
+            self.mean_and_std = transforms.pixel_statistics(self.images)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.__getitems__(torch.tensor(index))
+
+    def __getitems__(self, indices: Tensor) -> Batch:
+        return {"input": self.images[indices], "target": self.targets[indices]}
+
+    def transform(self, batch: Batch, generator: Generator | None) -> Batch:
+        images = batch["input"]
+        if generator is not None:
+            images = transforms.augment(images, shift=2, flip=True, generator=generator)
+        return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
+
+
+def make_shapes(count: int, draws: Generator) -> tuple[Tensor, Tensor]:
+    """Images, uint8, shape (N, 3, 32, 32), and classes, int64, shape (N,)."""
+    targets = torch.randint(3, (count,), generator=draws)
+    left, top, size = torch.rand(3, count, 1, 1, generator=draws)
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    x, y, size = (x - 10 - 12 * left).abs(), (y - 10 - 12 * top).abs(), 5 + 4 * size
+    low, high = torch.minimum(x, y), torch.maximum(x, y)
+    kinds = [x**2 + y**2 <= size**2, high <= 0.85 * size, (low <= size / 4) & (high <= size)]
+    shape = torch.stack(kinds, 1)[torch.arange(count), targets].unsqueeze(1)
+    light, dark = torch.rand(2, count, 3, 1, 1, generator=draws)
+    noise = 25 * torch.randn(count, 3, 32, 32, generator=draws)
+    images = torch.where(shape, 130 + 125 * light, 120 * dark) + noise
+    return images.clamp(0, 255).byte(), targets

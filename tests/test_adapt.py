@@ -1,0 +1,103 @@
+"""Foreign tasks: what a user adds to a fresh project for each, and that it needs no more.
+
+Each folder in `adapt/` holds exactly the files that a user would write. None of them is in `base/`,
+`storage/`, `logger/` or `utils/`, and none replaces a file of the project.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TEMPLATE, run
+from test_payload import code_lines
+
+ADAPT = Path(__file__).resolve().parent / "adapt"
+# By task: the metric on the test split that says whether it works, and what it has to reach.
+GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "classification": ("accuracy", lambda value: value > 0.95),
+    "segmentation": ("iou", lambda value: value > 0.8),
+    "sequence": ("accuracy", lambda value: value > 0.95),
+    "autoencoder": ("loss", lambda value: value < 0.02),  # of the variance, by 4 numbers an image
+    "gan": ("coverage", lambda value: value == 1),  # all eight places
+    "contrastive": ("same", lambda value: value > 0.95),  # 0.75 by comparing pixels
+}
+
+# The project's own tests know how to compare two checkpoints to the last bit.
+COMPARE = """
+import sys
+from pathlib import Path
+sys.path.append("tests")
+from storage.checkpoint import load_checkpoint
+from test_resume import differences
+print(differences(*(load_checkpoint(Path(run, "checkpoints/last.pt")) for run in sys.argv[1:])))
+"""
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What a task adds, by path in the project."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if "__pycache__" not in path.parts)
+
+
+def add(task: str, project: Path) -> None:
+    """Puts a task's files into a project, where they must not replace any."""
+    for file in files_in(ADAPT / task):
+        assert file.parts[0] in ("config", "data_loader", "model", "trainer")
+        assert not (project / file).exists()
+        shutil.copy(ADAPT / task / file, project / file)
+
+
+@pytest.mark.parametrize("task", GOALS)
+def test_a_foreign_task_works_and_resumes_exactly(
+    task: str, default_project: Path, tmp_path: Path
+) -> None:
+    project = shutil.copytree(default_project, tmp_path / "project")
+    add(task, project)
+    whole, part = project / "runs/whole", project / "runs/part"
+    train = ["python", "train.py", "--config", f"config/{task}.yaml", "device=cpu"]
+    options = ["checkpoint.every_steps=20", "checkpoint.keep=1000"]
+    done = run(*train, "--run-dir", whole, *options, cwd=project)
+    assert done.returncode == 0, done.stdout
+    done = run("python", "evaluate.py", whole, cwd=project)
+    assert done.returncode == 0, done.stdout
+    metric, reached = GOALS[task]
+    found = json.loads((whole / "evaluation/test/metrics.json").read_text())[metric]
+    assert reached(found), found
+
+    # As if it had been killed just after the second of its checkpoints, in the midst of an epoch.
+    shutil.copytree(whole, part)
+    for file in (part / "checkpoints").iterdir():
+        if file.name != "step_00000040.pt":
+            file.unlink()
+    done = run("python", "train.py", "--resume", part, cwd=project)
+    assert done.returncode == 0, done.stdout
+    done = run("python", "-c", COMPARE, whole, part, cwd=project)
+    assert done.stdout.strip() == "[]", done.stdout
+
+
+def test_what_foreign_tasks_add_is_as_clean_as_the_project(
+    default_project: Path, tmp_path: Path
+) -> None:
+    project = shutil.copytree(default_project, tmp_path / "project")
+    for task in GOALS:
+        add(task, project)
+    for command in ("ruff check .", "ruff format --check .", "mypy ."):
+        done = run(*command.split(), cwd=project)
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_readme_counts_what_foreign_tasks_add() -> None:
+    text = (TEMPLATE / "README.md").read_text(encoding="utf-8")
+    for task in GOALS:
+        files = files_in(ADAPT / task)
+        texts = [(ADAPT / task / file).read_text(encoding="utf-8") for file in files]
+        lines = [
+            len(code_lines(text))
+            if file.suffix == ".py"
+            else len(re.findall(r"^\s*[^#\s]", text, re.MULTILINE))
+            for file, text in zip(files, texts, strict=True)
+        ]
+        assert f"`{task}` | {len(files)} | {sum(lines)} |" in text, (task, len(files), sum(lines))
