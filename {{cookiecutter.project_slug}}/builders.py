@@ -18,6 +18,7 @@ from logger.console import log
 from logger.metrics import scalars_in
 from storage.checkpoint import load_first, trained_weights
 from storage.run_folder import find_checkpoints, folder_of
+from utils.device import move
 from utils.errors import MISTAKES, UserError, explain
 
 EVALUATION = 4  # times the training batch: as no activations are kept, it takes no more memory
@@ -95,7 +96,7 @@ def rehearse(trainer: BaseTrainer) -> None:
     Raises:
         UserError: if that fails, or `checkpoint.monitor` is none of the scalar metrics.
     """
-    batch = trainer.to_device(next(trainer.loaders["train"].steps(0, 1))[0])
+    batch = move(next(trainer.loaders["train"].steps(0, 1))[0], trainer.device)
     try:
         with trainer.evaluating() as model:
             trainer.evaluation_step(model, batch)

@@ -16,7 +16,7 @@ from base.base_dataset import Batch, batch_size
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader
 from base.guard import update_guarded
-from base.optimization import build_optimizers, rate_factor, set_learning_rates
+from base.optimization import build_optimizers, set_learning_rates
 from config.schema import Settings
 from logger.console import format_values, log, progress_bar
 from logger.meter import Meter
@@ -58,8 +58,7 @@ class BaseTrainer(ABC):
         if self.options.ema is not None:
             ema = get_ema_multi_avg_fn(self.options.ema)
             self.average = AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True)
-        if self.options.tf32:
-            torch.set_float32_matmul_precision("high")
+        torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
         if self.options.compile:
             self.model.compile()  # in place: torch.compile(model) would rename the weights
         self.optimizers = self.build_optimizers()
@@ -149,13 +148,12 @@ class BaseTrainer(ABC):
             self._begin()
             steps = loader.steps(self.step, self.step if self.finished else total)
             for batches in self.meter.watch(steps):
-                factor = rate_factor(self.settings, self.step, total, loader.steps_per_epoch)
-                set_learning_rates(self.optimizers, factor)
+                factor = self._set_rates(self.step)
                 self.step += 1
                 epoch_ends = self.step in (self.epoch * loader.steps_per_epoch, total)
                 self.log_due = epoch_ends or self.step % options.every_steps == 0
 
-                batches = [self.to_device(batch) for batch in batches]
+                batches = [move(batch, self.device) for batch in batches]
                 if loader.seeds_all:
                     seed_torch(self.settings.seed, UPDATE, self.step, device=self.device)
                 if self.step > self.guarded_until:
@@ -184,14 +182,14 @@ class BaseTrainer(ABC):
         self.metrics.reset()
         with self.evaluating() as model, progress_bar(loader.steps_per_epoch, split) as bar:
             for (batch,) in loader.steps(0, loader.steps_per_epoch):
-                self.evaluation_step(model, self.to_device(batch))
+                self.evaluation_step(model, move(batch, self.device))
                 bar.update()
             return {name: value.cpu() for name, value in self.metrics.compute().items()}
 
     def predict(self, batch: Batch) -> Tensor:
         """The model's outputs for a batch, float32, on the CPU."""
         with self.evaluating() as model:
-            outputs: Tensor = model(self.to_device(batch)["input"])
+            outputs: Tensor = model(move(batch, self.device)["input"])
             return outputs.float().cpu()
 
     # What these are made of.
@@ -212,10 +210,6 @@ class BaseTrainer(ABC):
     def epoch(self) -> int:
         """The epoch at work, from 1."""
         return max(self.step - 1, 0) // self.loaders["train"].steps_per_epoch + 1
-
-    def to_device(self, batch: Batch) -> Batch:
-        """The batch on the trainer's device."""
-        return move(batch, self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which the model computes."""
@@ -246,15 +240,22 @@ class BaseTrainer(ABC):
     def _begin(self) -> None:
         """Saves the first state, so that a folder that cannot be written is found now.
 
-        Of a run that goes on, a validation may be due.
+        Of a run that goes on, a validation may be due, which is saved with the rates of its step.
         """
+        if self.step:
+            self._set_rates(self.step - 1)
+        else:
+            self.save()
         if not self.evaluated:
             self._end_epoch()
-        if self.step == 0:
-            self.save()
-            if self.unsaved:
-                raise UserError(self.unsaved)
+        if self.unsaved:
+            raise UserError(self.unsaved)
         self.meter.restart(self.step)
+
+    def _set_rates(self, done: int) -> float:
+        """Sets the learning rates of the step after `done` steps; their share of the highest."""
+        per_epoch = self.loaders["train"].steps_per_epoch
+        return set_learning_rates(self.optimizers, self.settings, done, self.total_steps, per_epoch)
 
     def _log_step(self, factor: float) -> str:
         """Writes the means since the last log entry; here the host waits for the device."""

@@ -64,11 +64,18 @@ def light(kind: type[Optimizer]) -> Callable[..., Optimizer]:
     return type(kind.__name__, (kind,), methods)
 
 
-def set_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
-    """Sets every learning rate to `factor` times the one that its group began with."""
+def set_learning_rates(
+    optimizers: Iterable[Optimizer], settings: Settings, step: int, total: int, steps_per_epoch: int
+) -> float:
+    """Sets every learning rate to a share, which is returned, of the one that its group began with.
+
+    It is what `rate_factor` gives.
+    """
+    factor = rate_factor(settings, step, total, steps_per_epoch)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+    return factor
 
 
 def rate_factor(settings: Settings, step: int, total: int, steps_per_epoch: int) -> float:

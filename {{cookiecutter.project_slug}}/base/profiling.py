@@ -12,6 +12,7 @@ from torch.profiler import profile, record_function
 
 from base.base_trainer import BaseTrainer
 from logger.console import format_table
+from utils.device import move
 
 WARM_UP = 5  # steps that are not looked at, as the first ones take longer
 
@@ -35,12 +36,12 @@ def profile_steps(trainer: BaseTrainer, steps: int) -> str:
         for place in [*places, *((one, "step", "optimizer") for one in trainer.optimizers)]:
             labels.enter_context(_labelled(*place, trainer.device, times))
         for _ in range(WARM_UP):
-            trainer.update([trainer.to_device(batch) for batch in next(source)])
+            trainer.update([move(batch, trainer.device) for batch in next(source)])
         times.update(dict.fromkeys(times, 0.0))
         with profile() as recorder:
             begun = perf_counter()
             for batches in trainer.meter.watch(source):
-                trainer.update([trainer.to_device(batch) for batch in batches])
+                trainer.update([move(batch, trainer.device) for batch in batches])
             total = perf_counter() - begun
     trainer.load_state_dict(before)
     (trainer.run / "profile").mkdir(exist_ok=True)

@@ -19,6 +19,7 @@ from base.base_dataset import Batch
 from data_loader import synthetic
 from storage.checkpoint import load_checkpoint
 from trainer.classifier import Classifier
+from utils.errors import LoadingError
 
 Command = Callable[..., int]
 # All that has a state: an average, momentum, a schedule, patience, sums of what is logged next.
@@ -151,6 +152,23 @@ def test_a_crashed_run_goes_on_from_its_last_checkpoint(
     assert command("train", "--resume", run) == 0
     assert differences(checkpoint(run), checkpoint(whole_run)) == []
     assert measured(run) == measured(whole_run)
+
+
+def test_a_run_that_fails_in_its_last_validation_ends_with_the_same_bits(
+    tmp_path: Path, whole_run: Path, train: Command, command: Command
+) -> None:
+    original = Classifier.evaluation_step
+
+    def fail(trainer: Classifier, model: nn.Module, batch: Batch) -> None:
+        if trainer.step == 16:
+            raise LoadingError("a worker died", 1)
+        original(trainer, model, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classifier, "evaluation_step", fail)
+        assert train(tmp_path / "run", *STATEFUL) == 1
+    assert command("train", "--resume", tmp_path / "run") == 0
+    assert differences(checkpoint(tmp_path / "run"), checkpoint(whole_run)) == []
 
 
 def test_a_run_goes_on_from_its_newest_checkpoint_and_not_from_its_best(
