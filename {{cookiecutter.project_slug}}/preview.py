@@ -16,7 +16,7 @@ def main() -> None:
     """Draws some samples, augmented and not; what cannot be drawn becomes a table."""
     parser = command_parser("Shows samples as the model gets them, augmented and not.")
     parser.add_argument("--config", type=Path, default=DEFAULT, metavar="FILE")
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="train")
+    parser.add_argument("--split", choices=("train", "validation"), default="train")
     parser.add_argument("--output", type=Path, default=Path("preview"), metavar="DIR")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in data.shift=2")
     arguments = parser.parse_intermixed_args()
@@ -31,8 +31,8 @@ def main() -> None:
 
     seed_everything(settings.seed)
     dataset = train = build_dataset(settings, "train")
-    if arguments.split != "train":
-        dataset = build_dataset(settings, arguments.split)
+    if arguments.split == "validation":  # the test data are for evaluate.py alone
+        dataset = build_dataset(settings, "validation")
         dataset.load_state_dict(train.state_dict())
     build_loader(settings, dataset).check()
     draws = generator(settings.seed)

@@ -71,7 +71,7 @@ class BaseTrainer(ABC):
         self.log_due = False  # whether the step at work is one that is logged
         self.meter, self._saved = Meter(), time.monotonic()
         self.guarded_until = 0  # the last step that is checked, and taken back if it fails
-        seed_torch(settings.seed, UPDATE, device=self.device)
+        seed_torch(settings.seed, UPDATE, device=self.device)  # where not each step is seeded
 
     # What every project defines.
 
@@ -242,14 +242,13 @@ class BaseTrainer(ABC):
 
         Of a run that goes on, a validation may be due, which is saved with the rates of its step.
         """
-        if self.step:
-            self._set_rates(self.step - 1)
-        else:
-            self.save()
         if not self.evaluated:
+            self._set_rates(min(self.step, self.total_steps) - 1)
             self._end_epoch()
-        if self.unsaved:
-            raise UserError(self.unsaved)
+        if self.step == 0:
+            self.save()
+            if self.unsaved:
+                raise UserError(self.unsaved)
         self.meter.restart(self.step)
 
     def _set_rates(self, done: int) -> float:

@@ -96,7 +96,7 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
             for step, batches in zip(steps, source, strict=True):
                 if isinstance(batches, LoadingError):
                     raise batches
-                if self.workers:  # as where batches are made in this process
+                if self.workers and self.seeds_all:  # as where batches are made in this process
                     self._draws(step)
                 yield batches
         except (RuntimeError, OSError, EOFError) as error:  # also in the midst of a batch
