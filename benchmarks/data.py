@@ -121,7 +121,7 @@ def main() -> None:
         return loader.steps(0, loader.steps_per_epoch)
 
     def training() -> Iterable[None]:
-        model = MLP()
+        model = MLP(data, classes=10)
         optimizer = torch.optim.SGD(model.parameters(), 0.01)
         for batch in by_hand(data):
             nn.functional.cross_entropy(model(batch["input"]), batch["target"]).backward()

@@ -129,7 +129,7 @@ def work(kind: str, steps: int) -> None:
         changes = ["device=cpu", "trainer.epochs=1", "logger.tensorboard=false"]
         settings = load_settings(PAYLOAD / "config/synthetic.yaml", changes)
         loaders = build_training_loaders(settings)
-        model = __import__("builders").build_model(settings)
+        model = __import__("builders").build_model(settings, loaders["train"].dataset)
     if kind == "by hand":
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
         for (batch,) in loaders["train"].steps(0, loaders["train"].steps_per_epoch):

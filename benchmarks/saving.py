@@ -24,7 +24,7 @@ def main() -> None:
     changes = ["data.name=synthetic.Synthetic", "logger.tensorboard=false", "trainer.epochs=99"]
     settings = load_settings(PAYLOAD / "config/fashion_mnist.yaml", changes)
     loaders = importlib.import_module("builders").build_training_loaders(settings)
-    model = importlib.import_module("builders").build_model(settings)
+    model = importlib.import_module("builders").build_model(settings, loaders["train"].dataset)
     record = importlib.import_module("logger.run_log").RunLog
     steps, saves = [], []
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name:

@@ -1,6 +1,7 @@
 """The parts of a run, built as the settings say."""
 
 import importlib
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -52,13 +53,15 @@ def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
     return loaders
 
 
-def build_model(settings: Settings, state: Mapping[str, Any] | None = None) -> BaseModel:
+def build_model(
+    settings: Settings, dataset: BaseDataset, state: Mapping[str, Any] | None = None
+) -> BaseModel:
     """The network that the settings name: a new one, or the trained one of a checkpoint.
 
     A new one starts from `model.init_from` and is partly frozen, if the settings say so.
     """
     options = settings.model
-    model: BaseModel = _build(options, BaseModel)
+    model: BaseModel = _build(options, BaseModel, dataset=dataset)
     if state is not None:
         try:
             model.load_state_dict(trained_weights(state))
@@ -66,8 +69,10 @@ def build_model(settings: Settings, state: Mapping[str, Any] | None = None) -> B
             lines = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()[1:]]
             text = "\n  ".join([*lines[:5], f"and {len(lines) - 5} more"][: len(lines)])
             raise UserError(f"the checkpoint is not of this model:\n  {text}") from error
-    elif options.init_from is not None:
-        _take_weights(model, options.init_from)
+    else:
+        model.start()
+        if options.init_from is not None:
+            _take_weights(model, options.init_from)
     model.freeze(options.freeze)
     return model
 
@@ -108,6 +113,14 @@ def rehearse(trainer: BaseTrainer) -> None:
         raise UserError(f"checkpoint.monitor = {name!r}: allowed are {', '.join(scalars)}")
 
 
+def restore_dataset(settings: Settings, split: str | None, state: Mapping[str, Any]) -> BaseDataset:
+    """One split of the data set, or None, with what a checkpoint knows of the training data."""
+    dataset = build_dataset(settings, split)
+    dataset.load_state_dict(state["data"])
+    dataset.example = state["example"]
+    return dataset
+
+
 def restore_trainer(
     files: Sequence[Path], split: str | None, overrides: Iterable[str]
 ) -> tuple[BaseTrainer, Path]:
@@ -117,16 +130,18 @@ def restore_trainer(
     """
     checkpoint, state = load_first(files)
     settings = load_settings(state["settings"], overrides)
-    dataset = build_dataset(settings, split)
-    dataset.load_state_dict(state["data"])
+    dataset = restore_dataset(settings, split, state)
     loaders = {split or "predict": build_loader(settings, dataset)}
-    trainer = build_trainer(settings, build_model(settings, state), loaders, folder_of(checkpoint))
+    model = build_model(settings, dataset, state)
+    trainer = build_trainer(settings, model, loaders, folder_of(checkpoint))
     trainer.step = state["step"]
     return trainer, checkpoint
 
 
-def _build(options: ClassSection, base: type, *arguments: Any) -> Any:
+def _build(options: ClassSection, base: type, *arguments: Any, **wanted: Any) -> Any:
     """An object of the class that a section names, which is in its folder and nowhere else.
+
+    Its constructor is given the `arguments`, and what it has asked for of those by name.
 
     Raises:
         UserError: if the class does not derive from `base`, or its constructor fails.
@@ -137,6 +152,7 @@ def _build(options: ClassSection, base: type, *arguments: Any) -> Any:
         place = f"{options.package}/{file}.py"
         raise UserError(f"{place}: {name} does not derive from {base.__name__}")
     try:
-        return found(*arguments, **options.model_dump(include=options.arguments))
+        wanted = {k: wanted[k] for k in inspect.signature(found).parameters if k in wanted}
+        return found(*arguments, **wanted, **options.model_dump(include=options.arguments))
     except MISTAKES as error:
         raise UserError(f"{options.name} cannot be made: {explain(error)}") from error

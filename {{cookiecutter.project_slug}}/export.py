@@ -20,12 +20,13 @@ def main() -> None:
         raise UserError(f"--output {arguments.output}: must end with .{arguments.format}")
 
     with importing():
-        from builders import build_model
+        from builders import build_model, restore_dataset
         from storage.checkpoint import load_first
         from storage.export import export_model
 
     checkpoint, state = load_first(find_checkpoints(arguments.run))
-    model = build_model(load_settings(state["settings"]), state).eval()
+    settings = load_settings(state["settings"])
+    model = build_model(settings, restore_dataset(settings, None, state), state).eval()
     title = state["data"]["title"]
     about = {name: state[name] for name in ("settings", "data", "step")}
     file = arguments.output or folder_of(checkpoint) / "export" / f"model.{arguments.format}"

@@ -1,4 +1,4 @@
-"""Classifies image files with a trained model."""
+"""Tells what a trained model makes of new inputs."""
 
 import json
 import sys
@@ -12,44 +12,53 @@ from utils.imports import importing
 
 
 def main() -> int:
-    """Returns the exit code: 0, or 2 if a file could not be read (the others are classified)."""
-    parser = command_parser("Classifies image files with a trained model.")
+    """Returns the exit code: 0, or 2 if an input could not be read (the others are answered)."""
+    parser = command_parser("Tells what a trained model makes of new inputs.")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint file")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="image files")
+    inputs = "files, or inputs themselves, as the data set's read_inputs takes them"
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
 
     with importing():
-        from base.base_dataset import stack
-        from builders import restore_trainer
+        from builders import EVALUATION, restore_trainer
         from logger.console import format_table, progress_bar
 
-    trainer, checkpoint = restore_trainer(find_checkpoints(arguments.run), None, ["device=auto"])
-    dataset, shown = trainer.dataset, min(3, len(trainer.dataset.classes))
-    if not shown:
-        raise UserError(f"predict.py is for classifiers; {checkpoint} has no classes")
+    trainer, _ = restore_trainer(find_checkpoints(arguments.run), None, ["device=auto"])
+    dataset, size = trainer.dataset, EVALUATION * trainer.settings.data.batch_size
     entries: list[dict[str, Any]] = []
-    rows = [[f"file ({dataset.title})", *("class", "probability") * shown]]
     with progress_bar(len(arguments.inputs), dataset.title) as bar:
-        for file in arguments.inputs:
+        for source in arguments.inputs:
             bar.update()
             try:
-                batch = dataset.transform(stack([dataset.read_input(file)]), None)
+                found = dataset.read_inputs(source)
             except UserError as error:
                 bar.write(f"error: {error}", file=sys.stderr)
-                entries.append({"file": str(file), "error": str(error)})
+                entries.append({"input": source, "error": str(error)})
                 continue
-            best = trainer.predict(batch).softmax(1).topk(shown)
-            names = [dataset.classes[k] for k in best.indices[0]]
-            ranked = list(zip(names, best.values[0].tolist(), strict=True))
-            guesses = [{"class": name, "probability": p} for name, p in ranked]
-            entries.append({"file": str(file), "predictions": guesses})
-            rows.append([str(file), *(cell for name, p in ranked for cell in (name, f"{p:.1%}"))])
+            for part in (found[k : k + size] for k in range(0, len(found), size)):
+                names, samples = zip(*part, strict=True)
+                outputs = trainer.predict(dataset.transform(dataset.collate(samples), None))
+                answers = zip(names, trainer.describe(outputs), strict=True)
+                entries += [{"input": name, "predictions": best} for name, best in answers]
+    answered = [entry for entry in entries if "predictions" in entry]
     if arguments.json:
-        print(json.dumps({"data": dataset.title, "files": entries}, indent=2, ensure_ascii=False))
-    elif len(rows) > 1:
+        print(json.dumps({"data": dataset.title, "inputs": entries}, indent=2, ensure_ascii=False))
+    elif answered:
+        columns = [name for answer in answered[0]["predictions"] for name in answer]
+        rows = [[f"input ({dataset.title})", *columns]]
+        for entry in answered:
+            parts = [part for answer in entry["predictions"] for part in answer.items()]
+            rows.append([entry["input"], *(format_part(*part) for part in parts)])
         print(format_table(rows))
-    return 2 if len(rows) <= len(entries) else 0
+    return 0 if len(answered) == len(entries) else 2
+
+
+def format_part(name: str, value: Any) -> str:
+    """A part of an answer as a table shows it."""
+    if isinstance(value, float):
+        return f"{value:.1%}" if name == "probability" else f"{value:.6g}"
+    return str(value)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """Shows samples as the model gets them: python preview.py --help."""
 
 from pathlib import Path
-from textwrap import shorten
 
-from config.loading import load_settings
+from config.loading import DEFAULT, load_settings
 from config.reference import command_parser
-from train import DEFAULT
 from utils.errors import run_command
 from utils.imports import importing
 
@@ -37,14 +35,15 @@ def main() -> None:
     build_loader(settings, dataset).check()
     draws = generator(settings.seed)
     batch = dataset.__getitems__(torch.randperm(len(dataset), generator=draws)[:SHOWN])
-    for kind, source in {"plain": None, "augmented": draws}.items():
-        samples = dataset.transform(batch, source)
+    plain = dataset.transform(batch, None)
+    kinds = {"plain": plain, "augmented": dataset.transform(batch, draws)}
+    if all(torch.equal(plain[name], value) for name, value in kinds["augmented"].items()):
+        del kinds["augmented"]
+    for kind, samples in kinds.items():
         heading = f"{dataset.title}: {arguments.split}, {kind}"
         figure = dataset.draw(samples, heading)
         if figure is None:
-            rows = zip(*(value.tolist() for value in samples.values()), strict=True)
-            cells = [[shorten(str(value), 60) for value in row] for row in rows]
-            print(f"{heading}\n{format_table([[*samples], *cells])}\n")
+            print(f"{heading}\n{format_table(dataset.table(samples))}\n")
         else:
             arguments.output.mkdir(parents=True, exist_ok=True)
             file = arguments.output / f"{arguments.split}_{kind}.png"

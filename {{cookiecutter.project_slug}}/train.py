@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from config.loading import load_settings, meaning_changes, to_yaml
+from config.loading import DEFAULT, load_settings, meaning_changes, to_yaml
 from config.reference import command_parser
 from config.schema import Settings
 from storage import run_folder
 from utils.errors import UserError, run_command
 from utils.imports import importing
-
-DEFAULT = Path(__file__).parent / "config/fashion_mnist.yaml"
 
 
 def main() -> int:
@@ -68,7 +66,7 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
     if changes and not force:
         lines = ["going on would change what this run is:", *changes]
         raise UserError("\n  ".join(lines) + "\nStart a new run, or insist with --force")
-    model = build_model(settings, state)
+    model = build_model(settings, dataset, state)
     with run_folder.open_run(settings.name, folder, resumed=bool(state)) as run:
         trainer = build_trainer(settings, model, loaders, run)
         rehearse(trainer)

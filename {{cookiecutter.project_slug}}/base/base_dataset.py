@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -49,19 +49,25 @@ class BaseDataset(ABC, Dataset[Sample]):
 
     def __getitems__(self, indices: Tensor) -> Batch:
         """A whole batch of the samples at `indices` (int64, shape (N,)); override it for speed."""
-        return stack([self[index] for index in indices.tolist()])
+        return self.collate([self[index] for index in indices.tolist()])
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """A batch from samples, here of equal shapes; override it to pad others."""
+        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
     def transform(self, batch: Batch, generator: torch.Generator | None) -> Batch:
         """What the model gets for a batch; random (augmented) only where a generator is given."""
         return batch
 
-    def read_input(self, source: Path) -> Sample:
-        """A sample without target, made from a file, for `predict.py`.
+    def read_inputs(self, source: str) -> Sequence[tuple[str, Sample]]:
+        """Samples without targets, each with a name, from an argument of `predict.py`.
+
+        That is the name of a file, or an input itself; a file may hold many.
 
         Raises:
-            UserError: if the file cannot be read.
+            UserError: if there is none to be had.
         """
-        raise UserError(f"{type(self).__name__} does not read files (it has no read_input)")
+        raise UserError(f"{type(self).__name__} reads no inputs (it has no read_inputs)")
 
     def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
         """A picture of a transformed batch's first 25 samples; None where ``input`` is no images.
@@ -80,6 +86,11 @@ class BaseDataset(ABC, Dataset[Sample]):
         low, high = images.amin(), images.amax()
         return image_grid((images - low) / (high - low), titles, heading)
 
+    def table(self, batch: Batch) -> list[list[str]]:
+        """A transformed batch, a row for each sample below a header, for what has no picture."""
+        rows = zip(*(value.tolist() for value in batch.values()), strict=True)
+        return [[*batch], *([shorten(str(value), 60) for value in row] for row in rows)]
+
     def state_dict(self) -> dict[str, Any]:
         """What was learned from the training samples, as plain data; checkpoints hold it."""
         return {name: getattr(self, name) for name in ("title", "classes", *self.learned)}
@@ -91,8 +102,9 @@ class BaseDataset(ABC, Dataset[Sample]):
 
     @cached_property
     def example(self) -> Tensor:
-        """Zeros, shaped like the model's input for one sample, shape (1, ...)."""
-        return torch.zeros_like(self.transform(stack([self[0]]), None)["input"])
+        """The model's input for one sample, shape (1, ...); zeros, where any numbers will do."""
+        found = self.transform(self.collate([self[0]]), None)["input"]
+        return torch.zeros_like(found) if found.is_floating_point() else found
 
     @property
     def probes(self) -> Tensor:
@@ -118,8 +130,3 @@ def labels(target: Tensor) -> Tensor:
     Soft targets, one-hot ones among them, are floats of shape (N, C).
     """
     return target.argmax(1) if target.is_floating_point() else target
-
-
-def stack(samples: Sequence[Sample]) -> Batch:
-    """A batch from samples of equal shapes."""
-    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -3,8 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from typing import Self
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.errors import UserError
 
@@ -15,6 +17,18 @@ class BaseModel(ABC, nn.Module):
     @abstractmethod
     def forward(self, input: Tensor) -> Tensor:
         """The network's outputs for a batch of inputs, shape (N, ...)."""
+
+    def start(self) -> None:
+        """Called for a new model, not for a saved one: takes weights from elsewhere, say."""
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module does, but that frozen batch normalisation stays as it is evaluated."""
+        super().train(mode)
+        for part in self.modules():
+            weight = part.weight if isinstance(part, _BatchNorm) else None
+            if weight is not None and not weight.requires_grad:
+                part.eval()
+        return self
 
     def count_parameters(self, trainable: bool = False) -> int:
         """The number of parameters, or of those alone that are trained."""
@@ -34,6 +48,7 @@ class BaseModel(ABC, nn.Module):
                 raise UserError(f"model.freeze: {pattern!r} matches no parameter; try {choice}")
             for parameter in found:
                 parameter.requires_grad_(False)
+        self.train(self.training)
 
     def summary(self) -> list[tuple[str, str, str]]:
         """Rows of a table, the header first: layer, shape and number of its parameters."""

@@ -66,9 +66,8 @@ class BaseTrainer(ABC):
         self.metrics = self.build_metrics().to(self.device)
         self.step, self.skipped = 0, 0  # steps done, and how many of them left the weights alone
         self.best, self.epochs_without_gain = math.nan, 0  # of checkpoint.monitor
-        self.evaluated = True  # whether no validation is due
         self.stop_signal, self.unsaved = 0, ""  # what ended fit; why the last save failed
-        self.log_due = False  # whether the step at work is one that is logged
+        self.evaluated, self.log_due = True, False  # no validation is due; nor is a log entry
         self.meter, self._saved = Meter(), time.monotonic()
         self.guarded_until = 0  # the last step that is checked, and taken back if it fails
         seed_torch(settings.seed, UPDATE, device=self.device)  # where not each step is seeded
@@ -121,6 +120,10 @@ class BaseTrainer(ABC):
             self.scaler.step(optimizer)
             optimizer.zero_grad()
         self.scaler.update()
+
+    def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
+        """What `predict.py` says of each sample's outputs: one answer or more, best first."""
+        return [[{"output": output}] for output in outputs.tolist()]
 
     def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         """Pictures of what `evaluate` found, by name."""

@@ -129,6 +129,11 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         except Exception as error:  # of the data set
             raise self._explain(error, self.dataset.probes) from error
 
+    def pick(self, count: int) -> Batch:
+        """Some samples, always the same, drawn from all and transformed as for evaluation."""
+        chosen = torch.randperm(len(self.dataset), generator=generator(0))[:count]
+        return self.dataset.transform(self.dataset.__getitems__(chosen), None)
+
     @cached_property
     def seeds_all(self) -> bool:
         """Whether the data set may draw as it likes, so that all generators are seeded a step.

@@ -13,10 +13,12 @@ from typing import Any
 import pydantic
 from ruamel.yaml import YAML
 
-from config.reference import CLASSES, rows, schema_with
+from config.reference import CLASSES, ROOT, rows, schema_with
 from config.schema import Settings
 from utils.errors import UserError
 
+# The settings file that commands take where none is named.
+DEFAULT = ROOT / "config" / (ROOT / "config/default.txt").read_text("utf-8").strip()
 # What may change when a run goes on (the beginnings of names); all else makes it another run.
 MAY_CHANGE = (
     *("name", "device", "deterministic", "data.root", "data.workers", "data.mirrors"),

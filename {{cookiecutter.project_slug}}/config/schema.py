@@ -82,6 +82,8 @@ class TrainerSettings(ClassSection):
     """Decay of the weights' moving average, which is then what is evaluated, e.g. 0.999."""
     label_smoothing: Fraction = 0.0
     """Share of the target that is spread over all classes, for a classifier."""
+    balanced: bool = False
+    """Weigh samples by how rare their class is, for a classifier."""
     early_stop: Count | None = None
     """Stop after so many epochs without a better checkpoint.monitor."""
     non_finite: Literal["stop", "skip"] = "stop"

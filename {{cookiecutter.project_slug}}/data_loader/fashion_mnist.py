@@ -95,8 +95,8 @@ class FashionMNIST(BaseDataset):
             batch["target"] = functional.one_hot(batch["target"], len(self.classes)).float()
         return batch
 
-    def read_input(self, source: Path) -> Sample:
-        return {"input": transforms.read_grey_image(source, 28, 28)}
+    def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
+        return [(source, {"input": transforms.read_image(Path(source), 28)})]
 
 
 @cache  # training and validation images are parts of one tensor

@@ -56,8 +56,8 @@ class Synthetic(BaseDataset):
             images = transforms.augment(images, shift=1, flip=False, generator=generator)
         return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
 
-    def read_input(self, source: Path) -> Sample:
-        return {"input": transforms.read_grey_image(source, 28, 28)}
+    def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
+        return [(source, {"input": transforms.read_image(Path(source), 28)})]
 
 
 def make_stripes(count: int, draws: Generator) -> tuple[Tensor, Tensor]:

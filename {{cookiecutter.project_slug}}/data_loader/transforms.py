@@ -62,24 +62,30 @@ def augment(
     n, _, height, width = images.shape
     if shift:
         padded = functional.pad(images, (shift,) * 4)
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, places, places, H, W)
         places = torch.randint(2 * shift + 1, (2, n), generator=generator)
         chosen = torch.rand(n, generator=generator) < shifted
         top, left = torch.where(chosen, places, shift)  # `shift` from the edges is the middle
-        images = windows[torch.arange(n), :, top, left]
+        images = cropped(padded, height, width, top, left)
     if flip:
         mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
         images = torch.where(mirrored, images.flip(3), images)
     return images
 
 
-def read_grey_image(file: Path, height: int, width: int) -> Tensor:
-    """Any image that Pillow reads, in grey, fitted on black without changing its proportions.
+def cropped(images: Tensor, height: int, width: int, top: Tensor, left: Tensor) -> Tensor:
+    """The part of each image, shape (N, C, H, W), at its own place: `top`, `left`, shape (N,)."""
+    windows = images.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, places, places, H, W)
+    return windows[torch.arange(len(images)), :, top, left]
 
-    Transparent parts become black; values of more than 8 bits are scaled to 8.
+
+def read_image(file: Path, size: int, colour: bool = False, crop: bool = False) -> Tensor:
+    """Any image that Pillow reads, in grey or colour, in a square.
+
+    Its proportions stay: it is fitted on black or, with `crop`, fills the square, and what is
+    beyond it is left out. Transparent parts become black; more than 8 bits are scaled to 8.
 
     Returns:
-        uint8, shape (1, H, W).
+        uint8, shape (1, size, size), or in colour (3, size, size).
 
     Raises:
         UserError: naming the file, if it is no image.
@@ -97,10 +103,11 @@ def read_grey_image(file: Path, height: int, width: int) -> Tensor:
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-            grey = ImageOps.pad(image.convert("L"), (width, height))
+            fit = ImageOps.fit if crop else ImageOps.pad
+            square = np.array(fit(image.convert("RGB" if colour else "L"), (size, size)))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = (
             isinstance(error, OSError) and error.strerror
         ) or "it is no image, or a broken one"
         raise UserError(f"{file}: cannot be read; {reason}") from error
-    return torch.from_numpy(np.array(grey)).unsqueeze(0)
+    return torch.from_numpy(square).reshape(size, size, -1).permute(2, 0, 1).contiguous()

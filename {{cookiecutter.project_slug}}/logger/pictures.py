@@ -23,7 +23,7 @@ def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
     """
     side = math.ceil(math.sqrt(len(images)))
     height, width = images.shape[2:]
-    figure = _new_figure(1.7 * side, 1.8 * side + 0.4)
+    figure = new_figure(1.7 * side, 1.8 * side + 0.4)
     axes = figure.add_subplot(title=heading)  # one for all images, as each would take a while
     axes.set(xlim=(0, 1.2 * side * width), ylim=(1.4 * side * height, 0))
     axes.set_axis_off()
@@ -43,7 +43,7 @@ def confusion_picture(matrix: Tensor, classes: Sequence[str], heading: str) -> F
         classes: one name a class.
         heading: text above the matrix.
     """
-    figure = _new_figure(3 + 0.8 * len(classes), 3 + 0.8 * len(classes))
+    figure = new_figure(3 + 0.8 * len(classes), 3 + 0.8 * len(classes))
     axes = figure.add_subplot(title=heading, xlabel="predicted", ylabel="true")
     axes.imshow(matrix.numpy(), cmap="Blues")
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
@@ -54,7 +54,7 @@ def confusion_picture(matrix: Tensor, classes: Sequence[str], heading: str) -> F
     return figure
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty one, in inches. Matplotlib takes a while to import, so only those wait who draw."""
     from matplotlib import figure
 

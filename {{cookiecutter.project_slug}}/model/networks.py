@@ -5,26 +5,30 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from config.schema import Count
 
 
 class MLP(BaseModel):
-    """Fully connected, 784-512-512-10 by default.
+    """Fully connected, for images of FashionMNIST 784-512-512-10 by default.
 
     Args:
-        inputs: Pixels of an image, all channels together.
+        dataset: what it is for: shape of the inputs, classes.
         width: Units in each of the two hidden layers.
-        classes: Classes told apart.
+        classes: Outputs; by default as many as there are classes, or one.
     """
 
-    def __init__(self, inputs: Count = 784, width: Count = 512, classes: Count = 10) -> None:
+    def __init__(
+        self, dataset: BaseDataset, width: Count = 512, classes: Count | None = None
+    ) -> None:
         super().__init__()
+        inputs, classes = dataset.example.numel(), classes or len(dataset.classes) or 1
         hidden = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
         self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, classes))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits, shape (N, classes), of images, shape (N, C, H, W)."""
+        """Logits, shape (N, classes), of inputs of any shape (N, ...)."""
         logits: Tensor = self.layers(input)
         return logits
 
@@ -37,19 +41,23 @@ class ConvNet(BaseModel):
     arXiv:1603.05201). Residual: the input is added to the output (He et al., arXiv:1512.03385).
 
     Args:
-        channels: Channels of an image, 1 for grey and 3 for colour.
+        dataset: what it is for: channels of the images, classes.
         width: Channels in the first stage; the second has twice as many.
-        classes: Classes told apart.
+        classes: Outputs; by default as many as there are classes.
         mirror: Whether an evaluated image is also looked at in a mirror, and the mean taken.
     """
 
     filters: Tensor
 
     def __init__(
-        self, channels: Count = 1, width: Count = 32, classes: Count = 10, mirror: bool = False
+        self,
+        dataset: BaseDataset,
+        width: Count = 32,
+        classes: Count | None = None,
+        mirror: bool = False,
     ) -> None:
         super().__init__()
-        self.channels, self.mirror = channels, mirror
+        self.channels, self.mirror = (channels := dataset.example.shape[1]), mirror
         filters = torch.cat([cosines(5, 16), -cosines(5, 16)]).repeat(channels, 1, 1, 1)
         self.register_buffer("filters", filters, persistent=False)
         self.contrast = nn.BatchNorm2d(32 * channels, affine=False)
@@ -57,7 +65,7 @@ class ConvNet(BaseModel):
         self.residual1 = convolution(width, width)
         self.stage2 = convolution(width, 2 * width, nn.MaxPool2d(2))
         self.residual2 = convolution(2 * width, 2 * width)
-        self.head = nn.Linear(2 * width, classes)
+        self.head = nn.Linear(2 * width, classes or len(dataset.classes))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ from utils.errors import run_command
 from utils.seed import seed_everything
 
 gc.freeze()  # as commands do, once torch is imported
-CONFIG = Path(__file__).resolve().parent.parent / "config/synthetic.yaml"
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "config/synthetic.yaml"
 # Images in the small synthetic data: 790 to train with, in 16 steps an epoch. No batch size that
 # the tests use divides these numbers, so that short last batches are always part of a test.
 SIZES = {"TRAINING": 1000, "VALIDATION": 210, "TEST": 303}
@@ -88,7 +89,7 @@ def make_trainer(
         loaders = {"train": build_loader(settings, train, training=True), "validation": validation}
         run = tmp_path / "run"
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        return kind(settings, build_model(settings), loaders, run)
+        return kind(settings, build_model(settings, splits["train"]), loaders, run)
 
     return make
 

@@ -16,9 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from base.base_dataset import stack
 from base.base_model import BaseModel
-from builders import build_model, restore_trainer
+from builders import build_model, restore_dataset, restore_trainer
 from config.loading import load_settings
 from storage.checkpoint import load_checkpoint, trained_weights
 
@@ -38,7 +37,8 @@ def read_table(file: Path) -> list[list[str]]:
 def trained_model(run: Path) -> BaseModel:
     """The best model of a run, ready to be used."""
     state = load_checkpoint(run / "checkpoints/best.pt")
-    model = build_model(load_settings(state["settings"]))
+    settings = load_settings(state["settings"])
+    model = build_model(settings, restore_dataset(settings, None, state))
     model.load_state_dict(trained_weights(state))
     return model.eval()
 
@@ -129,8 +129,8 @@ def test_images_of_any_kind_are_classified(
 ) -> None:
     assert command("predict", trained_run, *pictures, "--json") == 0
     result = json.loads(capsys.readouterr().out)
-    assert [entry["file"] for entry in result["files"]] == list(map(str, pictures))
-    for entry in result["files"]:
+    assert [entry["input"] for entry in result["inputs"]] == list(map(str, pictures))
+    for entry in result["inputs"]:
         probabilities = [prediction["probability"] for prediction in entry["predictions"]]
         assert len(probabilities) == 3
         assert probabilities == sorted(probabilities, reverse=True)
@@ -142,10 +142,10 @@ def test_a_prediction_is_what_the_model_gives_for_the_image(
     trained_run: Path, pictures: list[Path], command: Command, capsys: Captured
 ) -> None:
     dataset = restore_trainer([trained_run / "checkpoints/best.pt"], None, [])[0].dataset
-    batch = stack([dataset.read_input(file) for file in pictures])
+    batch = dataset.collate([dataset.read_inputs(str(file))[0][1] for file in pictures])
     shares = trained_model(trained_run)(dataset.transform(batch, None)["input"]).softmax(1)
     assert command("predict", trained_run, *pictures, "--json") == 0
-    entries = json.loads(capsys.readouterr().out)["files"]
+    entries = json.loads(capsys.readouterr().out)["inputs"]
     for entry, share in zip(entries, shares, strict=True):
         first = entry["predictions"][0]
         assert first["class"] == dataset.classes[int(share.argmax())]
@@ -163,7 +163,7 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_classified(
         printed = capsys.readouterr()
         for name in ("notes.txt", "cut.png", "missing.png"):
             assert f"error: {name}" in printed.err
-    entries = json.loads(printed.out)["files"]
+    entries = json.loads(printed.out)["inputs"]
     kinds = ["predictions" if "predictions" in entry else "error" for entry in entries]
     assert kinds == ["predictions", "error", "error", "error", "predictions"]
 
@@ -173,7 +173,7 @@ def test_predictions_are_a_table_for_people(
 ) -> None:
     assert command("predict", trained_run, *pictures) == 0
     heading, _, *rows = capsys.readouterr().out.splitlines()
-    assert heading.split()[0] == "file"
+    assert heading.split()[0] == "input"
     assert len(rows) == len(pictures)
     for row, file in zip(rows, pictures, strict=True):
         assert row.startswith(str(file))
@@ -224,7 +224,9 @@ def test_a_safetensors_file_has_the_trained_weights(
     with safe_open(file, framework="pt") as opened:
         about = json.loads(opened.metadata()["about"])
     assert about["data"]["title"] == "synthetic data"
-    model = build_model(load_settings(about["settings"]))
+    model = trained_model(trained_run)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
     model.load_state_dict(load_file(file))
     for batch in (inputs[:1], inputs):
         assert torch.equal(model.eval()(batch), trained_model(trained_run)(batch))

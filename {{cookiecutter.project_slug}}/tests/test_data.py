@@ -259,7 +259,7 @@ def test_image_files_are_fitted_on_black_in_their_proportions(
     tmp_path: Path, splits: dict[str, BaseDataset]
 ) -> None:
     Image.new("L", (56, 28), 200).save(tmp_path / "wide.png")
-    image = splits["test"].read_input(tmp_path / "wide.png")["input"]
+    image = splits["test"].read_inputs(str(tmp_path / "wide.png"))[0][1]["input"]
     assert image.shape == (1, 28, 28)
     assert image.dtype == torch.uint8
     assert set(image[0, 7:21].flatten().tolist()) == {200}
@@ -278,7 +278,7 @@ def test_every_kind_of_image_file_gives_the_same_greys(
     Image.fromarray(greys.astype(np.uint16) * 257).save(tmp_path / "16_bits.png")
     Image.fromarray(greys.astype(np.float32) / 255).save(tmp_path / "fractions.tif")
     for file in sorted(tmp_path.iterdir()):
-        found = splits["test"].read_input(file)["input"][0].numpy().astype(int)
+        found = splits["test"].read_inputs(str(file))[0][1]["input"][0].numpy().astype(int)
         assert abs(found - greys).max() <= 1, file.name
 
 
@@ -288,6 +288,6 @@ def test_transparent_parts_of_an_image_are_black(
     image = Image.new("RGBA", (28, 28), (255, 255, 255, 0))
     image.paste((255, 255, 255, 255), (0, 0, 14, 28))
     image.save(tmp_path / "half.png")
-    found = splits["test"].read_input(tmp_path / "half.png")["input"]
+    found = splits["test"].read_inputs(str(tmp_path / "half.png"))[0][1]["input"]
     assert found[:, :, :14].min() == 255
     assert found[:, :, 14:].max() == 0

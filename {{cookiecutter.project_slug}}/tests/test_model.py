@@ -13,12 +13,13 @@ from base.optimization import build_optimizers
 from builders import build_model
 from config.schema import Settings
 from model.losses import cross_entropy
-from model.networks import MLP, ConvNet, cosines
+from model.networks import cosines
 from storage.checkpoint import load_checkpoint, save_checkpoint, trained_weights
 from utils.errors import UserError
 
 NETWORKS = ("networks.ConvNet", "networks.MLP")  # add yours
 MakeSettings = Callable[..., Settings]
+Build = Callable[..., BaseModel]
 
 
 @pytest.fixture
@@ -29,10 +30,16 @@ def batch(splits: dict[str, BaseDataset]) -> Batch:
 
 
 @pytest.fixture
-def networks(make_settings: MakeSettings) -> list[BaseModel]:
+def build(make_settings: MakeSettings, splits: dict[str, BaseDataset]) -> Build:
+    """``build("model.width=8")``: a network for the synthetic data."""
+    return lambda *changes: build_model(make_settings(*changes), splits["train"])
+
+
+@pytest.fixture
+def networks(build: Build) -> list[BaseModel]:
     """The networks in model/, with their default arguments."""
     torch.manual_seed(0)
-    return [build_model(make_settings(f"model.name={name}")) for name in NETWORKS]
+    return [build(f"model.name={name}") for name in NETWORKS]
 
 
 def test_every_parameter_gets_a_finite_gradient(networks: list[BaseModel], batch: Batch) -> None:
@@ -65,8 +72,8 @@ def test_an_image_is_classified_the_same_alone_and_among_others(
         assert torch.allclose(model(batch["input"][3:4])[0], together[3], atol=1e-5)
 
 
-def test_a_mirrored_look_is_for_evaluation_alone(batch: Batch) -> None:
-    plain, mirroring = ConvNet(), ConvNet(mirror=True)
+def test_a_mirrored_look_is_for_evaluation_alone(build: Build, batch: Batch) -> None:
+    plain, mirroring = build(), build("model.mirror=true")
     mirroring.load_state_dict(plain.state_dict())
     images = batch["input"]
     assert torch.equal(mirroring(images), plain(images))
@@ -90,51 +97,62 @@ def test_the_filters_are_the_lowest_frequencies_of_a_patch() -> None:
 # Counting, freezing, summarising
 
 
-def test_parameters_are_counted() -> None:
-    model = MLP(inputs=20, width=8, classes=3)
-    layers = [20 * 8 + 8, 8 * 8 + 8, 8 * 3 + 3]
+def test_parameters_are_counted(build: Build) -> None:
+    model = build("model.name=networks.MLP", "model.width=8", "model.classes=3")
+    layers = [784 * 8 + 8, 8 * 8 + 8, 8 * 3 + 3]
     assert model.count_parameters() == model.count_parameters(trainable=True) == sum(layers)
     model.freeze(["layers.1.*"])
     assert model.count_parameters() == sum(layers)
     assert model.count_parameters(trainable=True) == sum(layers[1:])
 
 
-def test_frozen_parameters_stay_as_they_are(make_settings: MakeSettings, batch: Batch) -> None:
-    settings = make_settings("model.freeze=[stage1.*, '*.1.weight']", "optimizer.weight_decay=0.1")
-    model = build_model(settings)
+def test_frozen_parameters_stay_as_they_are(
+    build: Build, make_settings: MakeSettings, batch: Batch
+) -> None:
+    model = build("model.freeze=[stage1.*, '*.1.weight']")
     frozen = {"stage1.0.weight", "stage1.2.weight", "stage1.2.bias"}
     frozen |= {"residual1.1.weight", "residual2.1.weight"}
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     cross_entropy(model(batch["input"]), batch["target"]).mean().backward()
-    for optimizer in build_optimizers(model, settings):
+    for optimizer in build_optimizers(model, make_settings("optimizer.weight_decay=0.1")):
         optimizer.step()
     same = {name for name, p in model.named_parameters() if torch.equal(p, before[name])}
     assert same == frozen
 
 
-def test_a_pattern_that_matches_nothing_is_an_error(make_settings: MakeSettings) -> None:
+def test_frozen_batch_normalisation_stays_as_it_is_evaluated(build: Build, batch: Batch) -> None:
+    model = build("model.freeze=[stage1.*]")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for again in (model, model.train()):  # also after an evaluation
+        again(batch["input"])
+    now = model.state_dict()
+    changed = {name for name in now if not torch.equal(now[name], before[name])}
+    assert not any(name.startswith("stage1") for name in changed)
+    assert {"contrast.running_mean", "stage2.2.running_mean"} <= changed
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(build: Build) -> None:
     with pytest.raises(UserError, match=r"'stagee1\.\*' matches no parameter; try stage1\.\*, res"):
-        build_model(make_settings("model.freeze=[head.*, stagee1.*]"))
+        build("model.freeze=[head.*, stagee1.*]")
 
 
-def test_there_must_be_something_left_to_train(make_settings: MakeSettings) -> None:
-    settings = make_settings("model.freeze=['*']")
+def test_there_must_be_something_left_to_train(build: Build, make_settings: MakeSettings) -> None:
     with pytest.raises(UserError, match=r"model\.freeze"):
-        build_optimizers(build_model(settings), settings)
+        build_optimizers(build("model.freeze=['*']"), make_settings())
 
 
-def test_a_summary_has_each_parameter_with_its_shape_and_size() -> None:
-    model = MLP(inputs=20, width=8, classes=3)
+def test_a_summary_has_each_parameter_with_its_shape_and_size(build: Build) -> None:
+    model = build("model.name=networks.MLP", "model.width=8", "model.classes=3")
     model.freeze(["layers.5.*"])
     assert model.summary() == [
         ("layer", "shape", "parameters"),
-        ("layers.1.weight", "(8, 20)", "160"),
+        ("layers.1.weight", "(8, 784)", "6,272"),
         ("layers.1.bias", "(8,)", "8"),
         ("layers.3.weight", "(8, 8)", "64"),
         ("layers.3.bias", "(8,)", "8"),
         ("layers.5.weight", "(3, 8)", "24"),
         ("layers.5.bias", "(3,)", "3"),
-        ("total", "", "267 (27 frozen)"),
+        ("total", "", "6,379 (27 frozen)"),
     ]
 
 
@@ -142,35 +160,33 @@ def test_a_summary_has_each_parameter_with_its_shape_and_size() -> None:
 
 
 def test_init_from_takes_the_weights_that_fit_and_leaves_the_others(
-    tmp_path: Path, make_settings: MakeSettings
+    tmp_path: Path, build: Build
 ) -> None:
     torch.manual_seed(1)
-    source = ConvNet().state_dict()
+    source = build().state_dict()
     save_checkpoint(tmp_path / "weights.pt", {"model": source})
     torch.manual_seed(2)
-    untouched = ConvNet(classes=7).state_dict()
+    untouched = build("model.classes=7").state_dict()
     torch.manual_seed(2)
     changes = ["model.classes=7", f"model.init_from={tmp_path / 'weights.pt'}"]
-    for name, value in build_model(make_settings(*changes)).state_dict().items():
+    for name, value in build(*changes).state_dict().items():
         wanted = untouched if name.startswith("head") else source
         assert torch.equal(value, wanted[name]), name
 
 
-def test_init_from_takes_the_best_weights_of_a_run(
-    trained_run: Path, make_settings: MakeSettings
-) -> None:
+def test_init_from_takes_the_best_weights_of_a_run(trained_run: Path, build: Build) -> None:
     best = trained_weights(load_checkpoint(trained_run / "checkpoints/best.pt"))
     for source in (trained_run, trained_run / "checkpoints/best.pt"):
-        model = build_model(make_settings(f"model.init_from={source}"))
+        model = build(f"model.init_from={source}")
         assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
 
 
 def test_init_from_must_have_weights_that_fit(
-    tmp_path: Path, trained_run: Path, make_settings: MakeSettings
+    tmp_path: Path, trained_run: Path, build: Build
 ) -> None:
     for source in (trained_run, tmp_path / "missing.pt", tmp_path / "missing"):
         with pytest.raises(UserError, match=str(source)):
-            build_model(make_settings("model.name=networks.MLP", f"model.init_from={source}"))
+            build("model.name=networks.MLP", f"model.init_from={source}")
 
 
 def test_a_checkpoint_of_another_network_is_refused(

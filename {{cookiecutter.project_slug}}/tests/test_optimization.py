@@ -146,7 +146,7 @@ def test_the_average_of_the_weights_is_kept_saved_and_evaluated(
     assert all(torch.allclose(saved[name], a, atol=1e-6) for name, a in average.items())
     assert not torch.allclose(saved["head.weight"], others[-1]["head.weight"])
 
-    model = build_model(trainer.settings).eval()
+    model = build_model(trainer.settings, trainer.dataset).eval()
     model.load_state_dict(average, strict=False)
     batch = whole(trainer.loaders["validation"].dataset)
     loss = nn.functional.cross_entropy(model(batch["input"]), batch["target"]).item()

@@ -154,24 +154,24 @@ def test_a_run_is_named_after_its_settings_file() -> None:
 
 def test_a_new_class_drops_the_settings_of_the_old_one_in_any_order(tmp_path: Path) -> None:
     file = tmp_path / "colours.yaml"
-    file.write_text(SYNTHETIC.read_text().replace("ConvNet", "ConvNet\n  channels: 3"))
+    file.write_text(SYNTHETIC.read_text().replace("ConvNet", "ConvNet\n  mirror: true"))
     changes = ["optimizer.lr=0.5", "optimizer.name=AdamW", "model.freeze=[stage1.*]"]
     settings = load_settings(file, [*changes, "model.name=networks.MLP"])
     assert settings.optimizer == AdamW(lr=0.5)
     assert settings.model.freeze == ("stage1.*",)
-    assert arguments_of(settings) == {"inputs": 784, "width": 512, "classes": 10}
+    assert arguments_of(settings) == {"width": 512, "classes": None}
 
 
 def test_the_arguments_of_a_class_are_settings_with_their_defaults() -> None:
     changes = ["model.name=networks.MLP", "model.width=64"]
     arguments = arguments_of(load_settings(SYNTHETIC, changes))
-    assert arguments == {"inputs": 784, "width": 64, "classes": 10}
+    assert arguments == {"width": 64, "classes": None}
 
 
 def test_settings_written_as_yaml_are_the_same_when_read(tmp_path: Path) -> None:
     changes = [
         "model.freeze=[stage1.*]",
-        "model.width=8",
+        "data.workers=3",
         "optimizer={name: AdamW, betas: [0.8, 0.99], lr: 1e-3}",
         "scheduler={name: cosine, warmup: 0.1}",
         "trainer.ema=0.99",
@@ -244,7 +244,7 @@ def test_help_lists_every_setting_without_importing_torch() -> None:
     listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
     sections = {"data", "model", "trainer", "optimizer", "scheduler", "checkpoint", "logger"}
     assert set(fields(Settings)) - sections <= listed
-    assert {"model.inputs", "model.channels"} <= listed
+    assert {"model.width", "model.mirror"} <= listed
     for once in ("data.root ", "trainer.epochs ", "optimizer.name ", "scheduler.name "):
         assert done.stdout.count(f"  {once}") == 1
 

@@ -29,6 +29,13 @@ class Plain(Synthetic):
         return super().transform(batch, None)
 
 
+class Tall(Synthetic):
+    """Synthetic images of which two are stacked, for which no model is made here."""
+
+    def transform(self, batch: Batch, generator: Generator | None) -> Batch:
+        return {**batch, "input": super().transform(batch, None)["input"].repeat(1, 2, 1, 1)}
+
+
 @pytest.fixture
 def plain(tmp_path: Path) -> BaseDataset:
     """Training images that are not augmented."""
@@ -90,6 +97,20 @@ def test_training_is_label_smoothed_and_evaluation_is_not(
     assert logged(trainer.run, "train", "loss") == [pytest.approx(smoothed, rel=1e-4)]
     evaluated = mean_loss(trainer, whole(trainer.loaders["validation"].dataset))
     assert logged(trainer.run, "validation", "loss") == [pytest.approx(evaluated, rel=1e-4)]
+
+
+def test_balanced_training_weighs_each_class_alike(make_trainer: MakeTrainer) -> None:
+    rare = Synthetic(Path(), "train", 0)
+    chosen = (rare.targets > 0) | (torch.arange(len(rare)) % 8 == 0)
+    rare.images, rare.targets = rare.images[chosen], rare.targets[chosen]
+    trainer = make_trainer(*SMALL, "trainer.balanced=true", "trainer.label_smoothing=0", train=rare)
+    batch = whole(rare)
+    losses = nn.functional.cross_entropy(trainer.predict(batch), batch["target"], reduction="none")
+    by_class = torch.stack([losses[batch["target"] == k].mean() for k in range(10)])
+    with trainer.evaluating() as model:
+        loss = trainer.training_step(model, batch)["loss"]
+    assert loss.item() == pytest.approx(by_class.mean().item(), rel=1e-5)
+    assert abs(loss - losses.mean()) > 1e-4
 
 
 def test_one_hot_targets_are_as_good_as_classes(make_trainer: MakeTrainer) -> None:
@@ -251,7 +272,7 @@ def test_a_model_that_does_not_fit_the_data_is_an_error_in_one_line(
     make_trainer: MakeTrainer,
 ) -> None:
     with pytest.raises(UserError, match=r"^model and data do not .*Error: .*, line \d+\)$"):
-        rehearse(make_trainer("model.channels=3"))
+        rehearse(make_trainer(train=Tall(Path(), "train", 0)))
     with pytest.raises(UserError, match=r"^networks\.ConvNet cannot be made: .*Error: .*, line"):
         make_trainer(f"model.width={2**40}")
 

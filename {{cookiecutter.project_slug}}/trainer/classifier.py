@@ -1,6 +1,7 @@
 """Training of classifiers: each sample belongs to one class."""
 
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,6 @@ from logger.metrics import ClassificationMetrics
 from logger.pictures import Figure, confusion_picture
 from model.losses import cross_entropy
 from utils.errors import UserError
-from utils.seed import generator
 
 
 class Classifier(BaseTrainer):
@@ -22,7 +22,11 @@ class Classifier(BaseTrainer):
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits, target = model(batch["input"]), batch["target"]
-        loss = cross_entropy(logits, target, self.options.label_smoothing, "mean")
+        if self.options.balanced:
+            losses = cross_entropy(logits, target, self.options.label_smoothing)
+            loss = (losses * self.class_weights[labels(target)]).mean()
+        else:
+            loss = cross_entropy(logits, target, self.options.label_smoothing, "mean")
         if not self.log_due:  # accuracy would cost as much as a step of a small network
             return {"loss": loss}
         return {"loss": loss, "accuracy": (logits.argmax(1) == labels(target)).float().mean()}
@@ -34,11 +38,27 @@ class Classifier(BaseTrainer):
             raise UserError(f"the model gives {shape} for an input, but there are {count} classes")
         self.metrics.update(cross_entropy(logits, target), logits, labels(target))
 
+    @cached_property
+    def class_weights(self) -> Tensor:
+        """What a sample of each class counts for, by how rare it is; 1 in the mean over samples."""
+        if (targets := getattr(self.dataset, "targets", None)) is None:
+            raise UserError(f"trainer.balanced: {self.dataset.title} has no attribute `targets`")
+        counts = torch.bincount(labels(targets), minlength=len(self.dataset.classes))
+        return (len(targets) / (counts * (counts > 0).sum()).clamp(min=1)).to(self.device)
+
     def build_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))
 
     def higher_is_better(self, name: str) -> bool:
         return name != "loss"
+
+    def describe(self, outputs: Tensor) -> list[list[dict[str, str | float]]]:
+        """The three most probable classes."""
+        best, classes = outputs.softmax(1).topk(min(3, outputs.shape[1])), self.dataset.classes
+        return [
+            [{"class": classes[k], "probability": p} for k, p in zip(*ranked, strict=True)]
+            for ranked in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
 
     def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         heading = f"{self.dataset.title}: {split}, accuracy {results['accuracy'].item():.2%}"
@@ -59,9 +79,8 @@ class Classifier(BaseTrainer):
 
     def _draw_misclassified(self, split: str) -> dict[str, Figure]:
         """Samples that the model takes for another class, from as many as a batch has."""
-        dataset, size = self.loaders[split].dataset, self.settings.data.batch_size
-        drawn = torch.randperm(len(dataset), generator=generator(0))[:size]
-        batch = dataset.transform(dataset.__getitems__(drawn), None)
+        dataset = self.loaders[split].dataset
+        batch = self.loaders[split].pick(self.settings.data.batch_size)
         guesses = self.predict(batch).argmax(1)
         true = labels(batch["target"])
         wrong = (guesses != true).nonzero().squeeze(1)[:25]
