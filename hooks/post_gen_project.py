@@ -7,6 +7,10 @@ import os
 
 SLUG = "{{ cookiecutter.project_slug }}"
 LICENSE = "{{ cookiecutter.license }}"
+EXAMPLE = "{{ cookiecutter.example }}"
+DEFAULT = "{{ cookiecutter._files[cookiecutter.example] | first }}"
+FOREIGN = """{{ cookiecutter._files.values() | sum(start=[]) | unique
+    | reject("in", cookiecutter._files[cookiecutter.example]) | join(" ") }}"""
 
 
 def keep_license(name: str) -> None:
@@ -15,6 +19,14 @@ def keep_license(name: str) -> None:
     for other in os.listdir("licenses"):
         os.remove(f"licenses/{other}")
     os.rmdir("licenses")
+
+
+def keep_example() -> None:
+    """Removes what only other examples have, and makes the settings of this one the default."""
+    for file in FOREIGN.split():
+        os.remove(file)
+    with open("config/default.txt", "w", encoding="utf-8", newline="\n") as pointer:
+        pointer.write(DEFAULT.removeprefix("config/") + "\n")
 
 
 def remove_caches() -> None:
@@ -57,6 +69,7 @@ def begin_repository() -> str:
 def main() -> None:
     """Cookiecutter runs hooks in the new project's folder."""
     keep_license(LICENSE)
+    keep_example()
     remove_caches()
     print(
         f"\n{SLUG} is there. {begin_repository()}\n\n"
@@ -68,7 +81,8 @@ def main() -> None:
         "    python -m venv .venv && . .venv/bin/activate\n"
         '    pip install -e ".[dev]"\n'
         "    python train.py\n\n"
-        "Without a network: add --config config/synthetic.yaml. The README says the rest."
+        + "Without a network: add --config config/synthetic.yaml. " * (EXAMPLE == "fashion_mnist")
+        + "The README says the rest."
     )
 
 

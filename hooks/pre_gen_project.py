@@ -9,6 +9,14 @@ nothing was made. The hook is left for answers that come from a replay file.
 import os
 import sys
 
+# What a project with another example has; it would be overwritten, and then removed.
+FOREIGN = """{{ cookiecutter._files.values() | sum(start=[]) | unique
+    | reject("in", cookiecutter._files[cookiecutter.example]) | join(" ") }}"""
+if __name__ == "__main__":
+    for file in FOREIGN.split():
+        if os.path.exists(file):
+            sys.exit(f"error: {file} is there, and in no project with this example; move it away")
+
 CHECKED = "TORCH_TEMPLATE_ANSWERS_CHECKED"  # set by the extension, for the hook that follows it
 if __name__ == "__main__" and CHECKED in os.environ:
     sys.exit()  # before anything more is imported, which takes longer than the checks

@@ -1,5 +1,6 @@
 """Rendering: with answers passed by a program, and with answers typed by a person."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,9 +16,18 @@ QUESTIONS = (
     "description",
     "author_name",
     "author_email",
+    "example",
     "license",
     "python_version",
 )
+
+
+FILES: dict[str, list[str]] = json.loads((TEMPLATE / "cookiecutter.json").read_text())["_files"]
+
+
+def foreign(example: str) -> set[str]:
+    """The payload's files that a project with that example does not have."""
+    return {file for files in FILES.values() for file in files} - {*FILES[example]}
 
 
 def run(

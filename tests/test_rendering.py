@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import PAYLOAD, TEMPLATE, files_of, render, render_typed, run
+from conftest import PAYLOAD, TEMPLATE, files_of, foreign, render, render_typed, run
 from markdown_it import MarkdownIt
 from ruamel.yaml import YAML
 from test_answers import TEXTS
@@ -44,7 +44,7 @@ def parse_all(project: Path) -> None:
 def test_the_set_of_files_is_the_payload_with_one_licence(default_project: Path) -> None:
     tracked = run("git", "ls-files", "-co", "--exclude-standard", cwd=PAYLOAD).stdout.split()
     expected = {name for name in tracked if not name.startswith("licenses/")} | {"LICENSE"}
-    assert set(files_of(default_project)) == expected
+    assert set(files_of(default_project)) == expected - foreign("fashion_mnist")
 
 
 def test_everything_parses_and_no_jinja_is_left(default_project: Path) -> None:
@@ -159,6 +159,17 @@ def test_overwriting_keeps_what_the_user_added(tmp_path: Path) -> None:
     mine.write_text("mine")
     assert render(tmp_path, "--overwrite-if-exists").returncode == 0
     assert mine.read_text() == "mine"
+
+
+def test_another_example_does_not_take_the_place_of_a_file_of_the_user(tmp_path: Path) -> None:
+    assert render(tmp_path).returncode == 0
+    mine = tmp_path / "my-project/model/text.py"
+    mine.write_text("mine")
+    done = render(tmp_path, "--overwrite-if-exists", author_name="Somebody else")
+    assert done.returncode != 0
+    assert "error: model/text.py is there, and in no project with this example" in done.stdout
+    assert mine.read_text() == "mine"
+    assert "Somebody else" not in (tmp_path / "my-project/LICENSE").read_text()
 
 
 def test_caches_in_the_template_stay_there(tmp_path: Path) -> None:

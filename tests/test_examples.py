@@ -1,0 +1,126 @@
+"""Projects with other examples: each has its own files and needs, and all that it says works."""
+
+import ast
+import json
+import re
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import FILES, PAYLOAD, TEMPLATE, files_of, foreign, render, run
+from ruamel.yaml import YAML
+from test_adapt import COMPARE
+from test_project import bash_blocks, run_bash
+from test_rendering import parse_all
+
+OTHERS = [name for name in FILES if name != "fashion_mnist"]
+# What the default settings of an example have to reach on the test split.
+GOALS = {"image_csv": 0.9, "tabular_csv": 0.8, "text_csv": 0.95, "regression": 0.99}
+PACKAGES = {"PIL": "pillow", "ruamel": "ruamel.yaml"}  # whose modules have other names
+OPTIONAL = {"onnxruntime", "onnxscript"}
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh project with an example; its folder is named after that."""
+    folder = tmp_path_factory.mktemp("examples")
+    done = render(folder, project_slug=f"with-{request.param}", example=request.param)
+    assert done.returncode == 0, done.stdout
+    return folder / f"with-{request.param}"
+
+
+def example_of(project: Path) -> str:
+    return project.name.removeprefix("with-")
+
+
+def imports_of(file: Path) -> set[str]:
+    """The modules that a file imports, as far as they can be told from packages."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(name.name for name in node.names)
+    return found
+
+
+def test_every_file_of_the_payload_belongs_to_an_example_or_to_all() -> None:
+    for files in FILES.values():
+        assert all((PAYLOAD / file).is_file() for file in files)
+        assert files[0].startswith("config/")
+    prompt = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))["example"]
+    assert prompt == [*FILES]
+
+
+def test_a_project_has_one_examples_files_and_nothing_of_the_others(
+    project: Path, default_project: Path
+) -> None:
+    own, names = example_of(project), set(files_of(project))
+    common = set(files_of(default_project)) - {*FILES["fashion_mnist"]}
+    assert names == common | {*FILES[own]}
+    parse_all(project)
+    default = project / "config" / (project / "config/default.txt").read_text().strip()
+    assert default.relative_to(project).as_posix() == FILES[own][0]
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    for file in foreign(own):
+        assert file not in readme
+    assert "FashionMNIST" not in readme
+    assert "\n\n\n" not in re.sub(r"```.*?```", "code", readme, flags=re.DOTALL)
+
+
+def test_what_a_project_imports_is_there_and_is_declared(project: Path) -> None:
+    toml = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = {re.split("[>=]", text)[0] for text in toml["project"]["dependencies"]}
+    used: set[str] = set()
+    for file in project.rglob("*.py"):
+        for module in imports_of(file):
+            first, *_ = module.split(".")
+            if (project / first).is_dir() or (project / f"{first}.py").is_file():
+                place = project / module.replace(".", "/")
+                assert place.is_dir() or place.with_suffix(".py").is_file(), (file, module)
+            elif first not in sys.stdlib_module_names | OPTIONAL and "tests" not in file.parts:
+                used.add(PACKAGES.get(first, first))
+    assert used == declared
+
+
+def test_an_example_is_clean_and_its_own_tests_pass(project: Path) -> None:
+    (own_test, *_) = [file for file in FILES[example_of(project)] if file.startswith("tests/test_")]
+    for command in ("ruff check .", "ruff format --check .", f"pytest -q -n0 {own_test}"):
+        done = run(*command.split(), cwd=project)
+        assert done.returncode == 0, done.stdout
+
+
+def test_an_example_trains_as_its_readme_says_and_resumes_exactly(project: Path) -> None:
+    assert not (project / "data").exists()
+    for commands in bash_blocks(project / "README.md", "Commands"):
+        run_bash(commands, project)
+    folder = project / "runs/first"
+    metrics = json.loads((folder / "evaluation/test/metrics.json").read_text())
+    name = "r2" if example_of(project) == "regression" else "f1"
+    assert metrics[name] > GOALS[example_of(project)], metrics
+    pictures = {file.stem for file in (folder / "evaluation/test").glob("*.png")}
+    assert pictures & {"confusion_matrix", "curve"}
+
+    for config in FILES[example_of(project)]:
+        if config.endswith(".yaml") and "transfer" not in config:
+            whole, part = project / f"runs/{config}/whole", project / f"runs/{config}/part"
+            train = ["python", "train.py", "--config", config, "device=cpu", "trainer.max_steps=40"]
+            steps = ["checkpoint.every_steps=15", "checkpoint.keep=10"]
+            done = run(*train, *steps, "--run-dir", whole, cwd=project)
+            assert done.returncode == 0, done.stdout
+            shutil.copytree(whole, part)
+            for file in (part / "checkpoints").iterdir():
+                if file.name != "step_00000015.pt":
+                    file.unlink()
+            done = run("python", "train.py", "--resume", part, cwd=project)
+            assert done.returncode == 0, done.stdout
+            done = run("python", "-c", COMPARE, whole, part, cwd=project)
+            assert done.stdout.strip() == "[]", done.stdout
+
+
+def test_its_workflow_and_settings_parse(project: Path) -> None:
+    for file in project.glob("config/*.yaml"):
+        values = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+        assert {"data", "model", "trainer"} <= values.keys()

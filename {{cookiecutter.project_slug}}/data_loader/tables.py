@@ -1,0 +1,138 @@
+"""CSV files: read, checked, made where an example has none yet, and divided into splits."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_loader.transforms import split_indices
+from logger.console import log
+from utils.errors import DATA_UNAVAILABLE, UserError
+from utils.files import replace_file
+
+PARTS = 6  # of which one is for the test; of the rest, one such part is for validation
+LEAST = 20  # rows that can be divided
+SEPARATORS = ",;\t|"
+
+Row = dict[str, str]
+
+
+def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
+    """The rows of a CSV file below its header, as texts by column.
+
+    What separates the cells is what the header has most of: comma, semicolon, tab or bar.
+
+    Args:
+        file: in UTF-8.
+        columns: those that must be there.
+
+    Raises:
+        UserError: naming the file, and row or column, if it is not such a table.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            header = stream.readline()
+            stream.seek(0)
+            separator = max(SEPARATORS, key=header.count)
+            names, *rows = list(csv.reader(stream, delimiter=separator, strict=True)) or [[]]
+    except FileNotFoundError as error:
+        text = f"{file} is not there; name your own by data.file, its folder by data.root"
+        raise UserError(text, DATA_UNAVAILABLE) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: cannot be read as CSV in UTF-8; {error}") from error
+    for column in columns:
+        if column not in names:
+            raise UserError(f"{file}: no column {column!r}; it has {', '.join(names) or 'none'}")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(names):
+            text = f"row {number} has {len(row)} cells, the header {len(names)}"
+            raise UserError(f"{file}: {text}")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def read_data(file: Path, columns: Iterable[str], make: Callable[[Path], None] | None) -> list[Row]:
+    """The rows of a data set's file; where there is none, `make` (if given) makes it.
+
+    Raises:
+        UserError: if the file is not there, is no such table, or has too few rows.
+    """
+    if make and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        make(file)
+        log.info("made for this example, as a pattern for your own: %s", file)
+    rows = read_rows(file, columns)
+    if len(rows) < LEAST:
+        raise UserError(f"{file}: {len(rows)} rows are too few; at least {LEAST} can be divided")
+    return rows
+
+
+def write_rows(file: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Makes a CSV file of rows, the header first."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    replace_file(file, text.getvalue().encode())
+
+
+def parse_number(text: str) -> float | None:
+    """The number that a cell means, NaN where it is empty; None if it is no finite number."""
+    if not text.strip():
+        return math.nan
+    try:
+        return value if math.isfinite(value := float(text)) else None
+    except ValueError:
+        return None
+
+
+def read_numbers(rows: Sequence[Row], column: str, gaps: bool = False) -> Tensor:
+    """A column of numbers, float32, shape (N, 1); if it may have gaps, they are NaN.
+
+    Raises:
+        UserError: naming column, row and value, if one is no number.
+    """
+    values = []
+    for number, row in enumerate(rows, 1):
+        value = parse_number(row[column])
+        if value is None or (math.isnan(value) and not gaps):
+            raise UserError(f"column {column!r}, row {number}: {row[column]!r} is no number")
+        values.append(value)
+    return torch.tensor(values).reshape(-1, 1)
+
+
+def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:
+    """The classes in a column, in alphabetical order, and each row's, int64, shape (N,).
+
+    Raises:
+        UserError: naming the row, if a cell is empty, or if there is only one class.
+    """
+    names = sorted({row[column] for row in rows})
+    if "" in names:
+        number = next(k for k, row in enumerate(rows, 1) if not row[column])
+        raise UserError(f"column {column!r}, row {number}: no class is given")
+    if len(names) < 2:
+        raise UserError(f"column {column!r} has one class only: {names[0]!r}")
+    place = {name: k for k, name in enumerate(names)}
+    return names, torch.tensor([place[row[column]] for row in rows])
+
+
+def divide(targets: Tensor, split: str, seed: int) -> Tensor:
+    """Which rows a split has, sorted, int64; each has the classes' (or values') shares of all.
+
+    A sixth is for the test, always the same rows; a sixth of the others is for validation, as the
+    seed says.
+
+    Args:
+        targets: classes or numbers of all rows, shape (N,).
+        split: train, validation or test.
+        seed: what the choice of the validation rows is drawn from.
+    """
+    if targets.is_floating_point():  # neighbours in size are as one class
+        targets = targets.argsort().argsort() // (5 * PARTS)
+    test = split_indices(targets, "validation", len(targets) // PARTS, seed=0)
+    if split == "test":
+        return test
+    rest = split_indices(targets, "train", len(targets) // PARTS, seed=0)
+    return rest[split_indices(targets[rest], split, len(rest) // PARTS, seed)]

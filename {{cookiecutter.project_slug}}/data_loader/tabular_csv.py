@@ -1,0 +1,178 @@
+"""Tables of numbers and categories with gaps, from a CSV file."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from base.base_dataset import BaseDataset, Batch, Sample
+from data_loader.tables import (
+    Row,
+    class_indices,
+    divide,
+    parse_number,
+    read_data,
+    read_numbers,
+    read_rows,
+    write_rows,
+)
+from utils.errors import UserError
+from utils.seed import generator
+
+ROWS = 3000  # in the example
+CATEGORIES = 100  # that a column may have; more of them are names or numbers
+TYPO = 0.9  # share of a column's cells from which on the others should be numbers too
+
+
+class TabularCSV(BaseDataset):
+    """Rows as float32, shape (F,), and a class (int64) or a number (float32, shape (1,)).
+
+    A column whose cells are numbers or empty in all training rows gives one value, of mean 0 and
+    standard deviation 1 (an empty cell 0), and if there are gaps another one that marks them. Any
+    other column gives one value for each category, 1 or 0; empty is a category of its own, and
+    one that the training rows do not have gives zeros.
+
+    Args:
+        root: folder of the data.
+        split: train, validation, test, or None for no rows.
+        seed: what the choice of the validation rows is drawn from.
+        file: CSV file in that folder; the example's is made if it is not there.
+        target: Column to predict.
+        predict: What that holds, classes or numbers.
+        ignore: Columns that are left out.
+
+    Raises:
+        UserError: naming file, column and row, if a cell does not fit.
+    """
+
+    learned = ("numbers", "categories", "target_mean_and_std")
+    numbers: dict[str, tuple[float, float, bool]]  # mean, standard deviation, whether with gaps
+    categories: dict[str, list[str]]
+    target_mean_and_std: tuple[float, float]
+    in_memory = True
+
+    def __init__(
+        self,
+        root: Path,
+        split: str | None,
+        seed: int,
+        file: str = "tabular/apartments.csv",
+        target: str = "level",
+        predict: Literal["class", "number"] = "class",
+        ignore: tuple[str, ...] = ("rent",),
+    ) -> None:
+        self.title, self.rows = Path(file).stem, list[Row]()
+        self.features = self.targets = torch.empty(0)
+        if split is None:
+            return
+        rows = read_data(root / file, (target, *ignore), EXAMPLES.get(file))
+        if predict == "class":
+            self.classes, self.targets = class_indices(rows, target)
+        else:
+            self.targets = read_numbers(rows, target)
+        chosen = divide(self.targets.reshape(-1), split, seed)
+        self.targets = self.targets[chosen]
+        unused = {target, *ignore}
+        self.rows = [{k: v for k, v in rows[i].items() if k not in unused} for i in chosen.tolist()]
+        if split == "train":  # other splits are given what is learned here
+            self.target_mean_and_std = (0.0, 1.0)
+            if predict == "number":
+                self.target_mean_and_std = self.targets.mean().item(), self.targets.std().item()
+            self._learn()
+            self.features = self._encode(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {"input": self.features[index], "target": self.targets[index]}
+
+    def __getitems__(self, indices: Tensor) -> Batch:
+        return {"input": self.features[indices], "target": self.targets[indices]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.features = self._encode(self.rows)
+
+    def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
+        """Of the rows of a CSV file."""
+        rows = read_rows(Path(source), [*self.numbers, *self.categories])
+        features = self._encode(rows)
+        return [(f"row {k}", {"input": values}) for k, values in enumerate(features, 1)]
+
+    def table(self, batch: Batch) -> list[list[str]]:
+        names = [
+            name
+            for column, (_, _, gaps) in self.numbers.items()
+            for name in [column, f"{column} missing"][: 1 + gaps]
+        ]
+        names += [f"{column}={name}" for column, found in self.categories.items() for name in found]
+        cells = [[f"{value:.3g}" for value in row] for row in batch["input"].tolist()]
+        targets = batch["target"].reshape(-1).tolist()
+        texts = [self.classes[value] if self.classes else f"{value:.6g}" for value in targets]
+        return [[*names, "target"], *([*row, text] for row, text in zip(cells, texts, strict=True))]
+
+    def _learn(self) -> None:
+        """Tells numbers from categories; notes means and spreads, and the categories' names."""
+        self.numbers, self.categories = {}, {}
+        for column in self.rows[0]:
+            cells = [row[column] for row in self.rows]
+            values = [parse_number(cell) for cell in cells]
+            filled = [value for value in values if value is not None and not math.isnan(value)]
+            if filled and None not in values:
+                known = torch.tensor(filled, dtype=torch.float64)
+                spread = known.std(correction=0).item() or 1.0
+                self.numbers[column] = known.mean().item(), spread, len(filled) < len(cells)
+                continue
+            if len(filled) > TYPO * sum(map(bool, cells)):
+                odd = cells[values.index(None)]
+                raise UserError(f"column {column!r}: {odd!r} is no number, but most others are")
+            self.categories[column] = sorted(set(cells))
+            if (count := len(self.categories[column])) > CATEGORIES:
+                text = f"has {count} different texts, such as {cells[0]!r}; if it says nothing, "
+                raise UserError(f"column {column!r} {text}name it in data.ignore")
+
+    def _encode(self, rows: Sequence[Row]) -> Tensor:
+        """What the model gets for rows: float32, shape (N, F)."""
+        features = []
+        for column, (mean, spread, gaps) in self.numbers.items():
+            values = read_numbers(rows, column, gaps=True)[:, 0]
+            features.append(((values - mean) / spread).nan_to_num())
+            features += [values.isnan().float()] * gaps
+        for column, names in self.categories.items():
+            cells = [row[column] for row in rows]
+            features += [torch.tensor([float(cell == name) for cell in cells]) for name in names]
+        return torch.stack(features, dim=1)
+
+
+def make_apartments(file: Path) -> None:
+    """Flats for rent, of which year and heating are not always known."""
+    draws = generator(3)
+    uniform = torch.rand(ROWS, 8, generator=draws).tolist()
+    noise = (60 * torch.randn(ROWS, generator=draws)).tolist()
+    districts, heatings = (
+        ["Centre", "Harbour", "Hill", "North", "Park"],
+        ["gas", "heat pump", "oil"],
+    )
+    rows: list[Sequence[object]] = [
+        ("area_m2", "rooms", "floor", "year", "district", "heating", "rent", "level")
+    ]
+    for (a, b, c, d, e, f, g, h), error in zip(uniform, noise, strict=True):
+        area, floor, year = 20 + 110 * a * (0.5 + b / 2), int(9 * c), int(1900 + 121 * d)
+        district, heating = int(5 * e), int(3 * f)
+        rent = 150 + area * (11 - 1.2 * district) + 8 * floor + (year - 1950) + 40 * (heating == 1)
+        rent = max(round(rent + error), 100)
+        level = "low" if rent < 550 else "middle" if rent < 850 else "high"
+        known = (
+            "" if g < 0.08 else year,
+            districts[district],
+            "" if h < 0.05 else heatings[heating],
+        )
+        rows.append((f"{area:.1f}", 1 + int(area / 28 + b / 2), floor, *known, rent, level))
+    write_rows(file, rows)
+
+
+EXAMPLES = {"tabular/apartments.csv": make_apartments}

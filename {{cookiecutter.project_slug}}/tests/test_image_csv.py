@@ -1,0 +1,250 @@
+"""Image files: how they are read, augmented and told apart; networks that begin with weights."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from base.base_dataset import BaseDataset
+from builders import build_dataset, build_loader, build_model, build_trainer, restore_trainer
+from config.loading import load_settings
+from data_loader.image_csv import make_shapes
+from data_loader.tables import write_rows
+from storage.checkpoint import load_checkpoint
+from utils.errors import UserError
+from utils.seed import generator
+
+Command = Callable[..., int]
+Captured = pytest.CaptureFixture[str]
+CONFIG, TRANSFER = ROOT / "config/image_csv.yaml", ROOT / "config/transfer.yaml"
+QUICK = ("device=cpu", "logger.tensorboard=false", "data.workers=0", "trainer.precision=fp32")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Callable[..., BaseDataset]:
+    """``photos("train", "data.size=16")``: files of many kinds, dark ones and bright ones."""
+    kinds = [("RGB", "png"), ("L", "bmp"), ("RGB", "jpg"), ("RGBA", "webp"), ("P", "gif")]
+    rows: list[tuple[str, str]] = []
+    for k in range(60):
+        (mode, suffix), bright = kinds[k % 5], k % 3 == 0
+        image = Image.new("RGB", (20 + k, 50 - k // 2), (250, 190, 250) if bright else (5, 65, 5))
+        image.convert(mode).save(tmp_path / f"{k}.{suffix}")
+        rows.append((f"{k}.{suffix}", "bright" if bright else "dark"))
+    write_rows(tmp_path / "mine.csv", [("path", "kind"), *rows])
+    own = [f"data.root={tmp_path}", "data.file=mine.csv", "data.image=path", "data.target=kind"]
+    return lambda split, *more: build_dataset(load_settings(CONFIG, [*own, *more]), split)
+
+
+def test_files_of_any_kind_and_size_become_squares_in_colour(
+    photos: Callable[..., BaseDataset],
+) -> None:
+    train = photos("train", "data.size=16")
+    batch = train.__getitems__(torch.arange(len(train)))
+    assert batch["input"].shape == (len(train), 3, 18, 18)
+    assert batch["input"].dtype == torch.uint8
+    bright = batch["target"] == train.classes.index("bright")
+    assert 0 < bright.sum() < len(train) / 2
+    assert batch["input"][bright].amin() > 150
+    assert batch["input"][~bright].amax() < 100
+    test = photos("test", "data.size=16")
+    test.load_state_dict(train.state_dict())
+    assert test.transform(test.__getitems__(torch.arange(4)), None)["input"].shape == (4, 3, 16, 16)
+    (name, sample), *_ = test.read_inputs(str(Path("mine.csv").parent / "4.gif"))
+    assert (name, sample["input"].shape) == ("4.gif", (3, 18, 18))
+
+
+def test_training_images_are_cropped_at_random_and_evaluated_ones_in_the_middle(
+    photos: Callable[..., BaseDataset],
+) -> None:
+    train = photos("train", "data.size=16", "data.flip=false")
+    places = torch.arange(18 * 18).reshape(1, 1, 18, 18).expand(64, 3, 18, 18) % 256
+    batch = {"input": places.byte(), "target": torch.zeros(64)}
+    plain = train.transform(batch, None)["input"]
+    mean, std = train.state_dict()["mean_and_std"]
+    middle = (places[:, :, 1:17, 1:17] - 255 * mean) / (255 * std)
+    assert torch.allclose(plain, middle, atol=1e-5)
+    augmented = train.transform(batch, generator(1))["input"]
+    windows = {tuple(image[0, :2, :2].flatten().tolist()) for image in augmented}
+    assert len(windows) == 9  # three places across, three down
+    assert torch.equal(augmented, train.transform(batch, generator(1))["input"])
+    mirrored = photos("train", "data.size=16").transform(batch, generator(1))["input"]
+    rising = (mirrored[:, 0, 0, 1] > mirrored[:, 0, 0, 0]).sum()
+    assert 16 < rising < 48
+
+
+def test_an_image_that_is_not_there_or_broken_is_named(
+    photos: Callable[..., BaseDataset], tmp_path: Path, command: Command, capsys: Captured
+) -> None:
+    photos("train")
+    (tmp_path / "7.jpg").write_bytes((tmp_path / "7.jpg").read_bytes()[:200])
+    own = (f"data.root={tmp_path}", "data.file=mine.csv", "data.image=path", "data.target=kind")
+    assert command("train", "--config", CONFIG, *own, *QUICK) == 2
+    error = capsys.readouterr().err
+    assert "7.jpg: cannot be read; it is no image, or a broken one" in error
+    (tmp_path / "7.jpg").unlink()
+    assert command("train", "--config", CONFIG, *own, *QUICK) == 2
+    assert f"mine.csv, row 8: there is no file {tmp_path / '7.jpg'}" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_example_is_always_the_same_images(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        make_shapes(tmp_path / name / "shapes.csv")
+    for file in (tmp_path / "a").rglob("*.*"):
+        other = tmp_path / "b" / file.relative_to(tmp_path / "a")
+        assert other.read_bytes() == file.read_bytes()
+
+
+def test_shapes_are_told_apart(tmp_path: Path, command: Command, capsys: Captured) -> None:
+    changes = (f"data.root={tmp_path}", "data.size=32", "trainer.epochs=5", *QUICK)
+    assert command("train", "--config", CONFIG, "--run-dir", "run", *changes) == 0
+    assert command("evaluate", "run") == 0
+    assert json.loads(Path("run/evaluation/test/metrics.json").read_text())["f1"] > 0.9
+    capsys.readouterr()
+    files = sorted((tmp_path / "images/shapes").iterdir())[:20]
+    assert command("predict", "run", *files, "--json") == 0
+    entries = json.loads(capsys.readouterr().out)["inputs"]
+    true = (tmp_path / "images/shapes.csv").read_text().split("\n")[1:21]
+    found = [
+        e["predictions"][0]["class"] == t.split(",")[1] for e, t in zip(entries, true, strict=True)
+    ]
+    assert sum(found) >= 18
+
+
+# Transfer
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A file of weights of a ResNet-18, as torchvision has them."""
+    from torchvision.models import resnet18
+
+    torch.manual_seed(1)
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    return tmp_path / "resnet18.pth"
+
+
+@pytest.fixture
+def tune(photos: Callable[..., BaseDataset], tmp_path: Path) -> Callable[..., Any]:
+    """``tune("trainer.epochs=2")``: a trainer of the backbone on the photos."""
+
+    def build(*changes: str) -> Any:
+        names = ("data.file=mine.csv", "data.image=path", "data.target=kind", "data.size=32")
+        own = (f"data.root={tmp_path}", *names, "data.batch_size=16", *QUICK, *changes)
+        settings = load_settings(TRANSFER, own)
+        train = build_dataset(settings, "train")
+        loader = build_loader(settings, train, training=True)
+        loaders = {"train": loader, "validation": build_loader(settings, train)}
+        (tmp_path / "run/checkpoints").mkdir(parents=True, exist_ok=True)
+        return build_trainer(settings, build_model(settings, train), loaders, tmp_path / "run")
+
+    return build
+
+
+def test_a_backbone_takes_all_weights_but_those_of_its_last_layer(
+    tune: Callable[..., Any], weights: Path
+) -> None:
+    model = tune(f"model.weights={weights}").model
+    known = torch.load(weights, weights_only=True)
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(value, known[name]), name
+    assert {*known} - {*model.network.state_dict()} == {"fc.weight", "fc.bias"}
+    assert model.head.weight.shape == (2, 512)
+
+
+def test_what_is_frozen_is_trained_from_its_epoch_on_at_its_own_rate(
+    tune: Callable[..., Any],
+) -> None:
+    trainer = tune("model.weights=none", "trainer.epochs=2", "trainer.unfreeze_epoch=2")
+    first, rates = trainer.loaders["train"].steps_per_epoch, []
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    update = trainer.update
+
+    def watched(batches: Any) -> None:
+        update(batches)
+        rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+        changed = {
+            n for n, v in trainer.model.state_dict().items() if not torch.equal(v, before[n])
+        }
+        if trainer.step <= first:  # batch normalisation stays as it is, too
+            assert changed == {"head.weight", "head.bias"}
+        else:
+            assert {"network.conv1.weight", "network.bn1.running_mean"} <= changed
+
+    trainer.update = watched
+    trainer.fit()
+    assert len(rates) == 2 * first
+    assert all(slow == pytest.approx(0.1 * fast) for fast, slow in rates)
+
+
+def test_training_goes_on_in_the_midst_of_what_was_unfrozen(tune: Callable[..., Any]) -> None:
+    changes = ("model.weights=none", "trainer.epochs=2", "trainer.unfreeze_epoch=2")
+    steps = ("checkpoint.every_steps=1", "checkpoint.keep=100")
+    whole = tune(*changes, *steps)
+    whole.fit()
+    wanted = whole.model.state_dict()
+    folder = whole.run / "checkpoints"
+    assert whole.loaders["train"].steps_per_epoch == 3
+    for step in (2, 5):  # frozen, and not
+        resumed = tune(*changes, *steps)
+        resumed.load_state_dict(load_checkpoint(folder / f"step_{step:08d}.pt"))
+        resumed.fit()
+        for name, value in resumed.model.state_dict().items():
+            assert torch.equal(value, wanted[name]), (step, name)
+
+
+def test_weights_that_cannot_be_had_are_said_with_the_way_out(
+    photos: Callable[..., BaseDataset],
+    tmp_path: Path,
+    weights: Path,
+    command: Command,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photos("train")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    names = ("data.file=mine.csv", "data.image=path", "data.target=kind", "data.size=32")
+    own = ("--config", TRANSFER, f"data.root={tmp_path}", *names, *QUICK, "trainer.max_steps=1")
+    assert command("train", *own) == 69
+    error, folder = capsys.readouterr().err, tmp_path / "torch/hub/checkpoints"
+    assert "By hand: put https://download.pytorch.org/models/resnet18-f37072fd.pth into " in error
+    assert str(folder) in error
+    weights.rename(folder / "resnet18-f37072fd.pth")
+    assert command("train", *own, "--run-dir", "run") == 0
+    (folder / "resnet18-f37072fd.pth").unlink()  # a trained model does not need them any more
+    assert restore_trainer([Path("run/checkpoints/last.pt")], None, [])[0].step == 1
+    capsys.readouterr()
+    for change, message in {
+        "model.weights=mine.csv": "mine.csv holds no weights of resnet18; it holds more than plain",
+        "model.weights=gone.pth": "gone.pth holds no weights of resnet18; [Errno 2] No such file",
+        "model.architecture=resnet19": "no such one; did you mean resnet1",
+    }.items():
+        assert command("train", *own, change) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_every_family_of_torchvision_gets_a_head_of_ones_own(tmp_path: Path) -> None:
+    from model.backbone import Backbone
+
+    class Two(BaseDataset):
+        classes = ("a", "b")
+
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+        def __getitem__(self, index: int) -> Any:
+            raise NotImplementedError
+
+    for name in ("mobilenet_v3_small", "shufflenet_v2_x0_5", "densenet121", "alexnet", "swin_t"):
+        model = Backbone(Two(), name).eval()
+        assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2), name
+    with pytest.raises(UserError, match="squeezenet1_1"):
+        Backbone(Two(), "squeezenet1_1")

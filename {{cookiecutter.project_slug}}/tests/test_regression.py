@@ -1,0 +1,131 @@
+"""Curves through points: data, metrics, pictures, and what is learned."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from base.base_dataset import BaseDataset
+from builders import build_dataset, restore_trainer
+from config.loading import load_settings
+from data_loader.points import EXAMPLES
+from data_loader.tables import read_rows
+from logger.regression import RegressionMetrics
+from model.curves import Polynomial
+from utils.errors import UserError
+
+Command = Callable[..., int]
+LINE, SINE = ROOT / "config/regression.yaml", ROOT / "config/sine.yaml"
+QUICK = ("device=cpu", "logger.tensorboard=false")
+
+
+def points(split: str | None, *changes: str) -> BaseDataset:
+    return build_dataset(load_settings(LINE, changes), split)
+
+
+@pytest.fixture(scope="module")
+def line(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the default settings."""
+    folder = tmp_path_factory.mktemp("line")
+    changes = (f"data.root={folder / 'data'}", *QUICK)
+    assert command("train", "--config", LINE, "--run-dir", folder / "run", *changes) == 0
+    return folder / "run"
+
+
+def model_of(run: Path) -> Any:
+    return restore_trainer([run / "checkpoints/best.pt"], None, [])[0].model
+
+
+def test_the_examples_are_always_the_same_points(tmp_path: Path) -> None:
+    for name, make in EXAMPLES.items():
+        for folder in ("a", "b"):
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            make(tmp_path / folder / name)
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        rows = read_rows(tmp_path / "a" / name, ["x", "y"])
+        x, y = (np.array([float(row[column]) for row in rows]) for column in "xy")
+        right = 2 * x + 3 if "line" in name else np.sin(x)
+        assert np.std(y - right) == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_line_is_found(line: Path, command: Command, capsys: Any) -> None:
+    model = model_of(line)
+    assert model.linear.weight.item() == pytest.approx(2, abs=0.02)
+    assert model.linear.bias.item() == pytest.approx(3, abs=0.03)
+    assert command("evaluate", line) == 0
+    metrics = json.loads((line / "evaluation/test/metrics.json").read_text())
+    assert metrics["samples"] == 200
+    assert metrics["loss"] == pytest.approx(0.04, abs=0.01)  # of noise with deviation 0.2
+    for name in ("predicted.png", "curve.png"):
+        assert (line / "evaluation/test" / name).stat().st_size > 5000
+
+
+def test_the_polynomial_is_the_best_of_its_degree(tmp_path: Path, command: Command) -> None:
+    changes = (f"data.root={tmp_path}", *QUICK)
+    assert command("train", "--config", SINE, "--run-dir", "run", *changes) == 0
+    train = build_dataset(load_settings(SINE, changes), "train")
+    batch = train.__getitems__(torch.arange(len(train)))
+    x, y = (batch[name][:, 0].double().numpy() for name in ("input", "target"))
+    best = np.polynomial.Polynomial.fit(x, y, 3).convert().coef
+    found = model_of(tmp_path / "run").coefficients.detach().numpy()
+    assert found == pytest.approx(best, abs=0.03)
+
+
+def test_a_polynomial_is_the_sum_of_powers() -> None:
+    model = Polynomial(degree=2)
+    model.load_state_dict({"coefficients": torch.tensor([1.0, -2.0, 0.5])})
+    assert model(torch.tensor([[0.0], [2.0], [-4.0]]))[:, 0].tolist() == [1.0, -1.0, 17.0]
+
+
+def test_metrics_are_those_of_all_samples_together() -> None:
+    metrics = RegressionMetrics()
+    true, predicted = torch.randn(50, 1) + 1000, torch.randn(50, 1) + 1000
+    for part in (slice(0, 32), slice(32, 50)):
+        metrics.update(predicted[part], true[part])
+    found, errors = metrics.compute(), (predicted - true).double()
+    assert found["loss"].item() == pytest.approx(errors.square().mean().item(), rel=1e-4)
+    assert found["mae"].item() == pytest.approx(errors.abs().mean().item(), rel=1e-4)
+    r2 = 1 - (errors.square().mean() / true.double().var(correction=0)).item()
+    assert found["r2"].item() == pytest.approx(r2, rel=1e-3)
+    metrics.reset()
+    metrics.update(true, true)
+    assert metrics.compute()["loss"] == 0
+
+
+def test_numbers_and_files_of_them_are_predicted(
+    line: Path, tmp_path: Path, command: Command, capsys: Any
+) -> None:
+    (tmp_path / "x.csv").write_text("name,x\na,1.5\nb,-2\n")
+    (tmp_path / "y.csv").write_text("y\n1\n")
+    assert command("predict", line, "0.25", "x.csv", "--json") == 0
+    entries = json.loads(capsys.readouterr().out)["inputs"]
+    assert [entry["input"] for entry in entries] == ["0.25", "1.5", "-2"]
+    model = model_of(line)
+    for entry, x in zip(entries, (0.25, 1.5, -2.0), strict=True):
+        assert entry["predictions"][0]["value"] == pytest.approx(model(torch.tensor([[x]])).item())
+    assert command("predict", line, "one", "y.csv", "inf", "1") == 2
+    printed = capsys.readouterr()
+    assert "error: 'one' is neither a number nor a CSV file" in printed.err
+    assert "error: y.csv: no column 'x'; it has y" in printed.err
+    assert "error: 'inf' is neither" in printed.err
+    assert printed.out.splitlines()[-1].split()[0] == "1"
+
+
+def test_a_cell_that_is_no_number_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("a,b\n" + "1,2\n" * 30 + "3,four\n")
+    changes = (f"data.root={tmp_path}", "data.file=mine.csv", "data.x=a", "data.y=b")
+    with pytest.raises(UserError, match="column 'b', row 31: 'four' is no number"):
+        points("train", *changes)
+
+
+def test_a_model_of_other_outputs_is_refused(tmp_path: Path, command: Command, capsys: Any) -> None:
+    changes = (f"data.root={tmp_path}", "model.name=networks.MLP", "model.classes=2", *QUICK)
+    assert command("train", "--config", LINE, *changes) == 2
+    message = "the model gives (2,) for an input, but targets are (1,)"
+    assert message in capsys.readouterr().err

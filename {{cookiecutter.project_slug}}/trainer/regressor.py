@@ -1,0 +1,50 @@
+"""Training of regressors: what is predicted are numbers."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from base.base_dataset import Batch
+from base.base_trainer import BaseTrainer
+from logger.pictures import Figure
+from logger.regression import RegressionMetrics, agreement_picture, curve_picture
+from utils.errors import UserError
+
+DRAWN = 500  # points through which a curve is drawn
+
+
+class Regressor(BaseTrainer):
+    """Trains a network that gives numbers for ``input``, both float32, against ``target``.
+
+    Outputs and targets have the shape (N, K); the loss is their mean squared difference.
+    """
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": functional.mse_loss(model(batch["input"]).float(), batch["target"])}
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+        outputs, target = model(batch["input"]), batch["target"]
+        if outputs.shape != target.shape:
+            shapes = f"{tuple(outputs.shape[1:])} for an input, but targets are "
+            raise UserError(f"the model gives {shapes}{tuple(target.shape[1:])}")
+        self.metrics.update(outputs, target)
+
+    def build_metrics(self) -> RegressionMetrics:
+        return RegressionMetrics()
+
+    def higher_is_better(self, name: str) -> bool:
+        return name == "r2"
+
+    def describe(self, outputs: Tensor) -> list[list[dict[str, float]]]:
+        """The numbers."""
+        return [[{"value": value} for value in row] for row in outputs.tolist()]
+
+    def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+        title = f"{self.dataset.title}: {split}, R² {results['r2'].item():.4f}"
+        figure = agreement_picture(results["true"], results["predicted"], title)
+        batch = self.loaders[split].pick(DRAWN)
+        if batch["input"].shape[1:] != (1,):
+            return {"predicted": figure}
+        curve = curve_picture(batch["input"], batch["target"], title, self.predict(batch))
+        return {"predicted": figure, "curve": curve}
