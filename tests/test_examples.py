@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from conftest import FILES, PAYLOAD, TEMPLATE, files_of, foreign, render, run
-from ruamel.yaml import YAML
 from test_adapt import COMPARE
 from test_project import bash_blocks, run_bash
 from test_rendering import parse_all
@@ -120,7 +119,9 @@ def test_an_example_trains_as_its_readme_says_and_resumes_exactly(project: Path)
             assert done.stdout.strip() == "[]", done.stdout
 
 
-def test_its_workflow_and_settings_parse(project: Path) -> None:
-    for file in project.glob("config/*.yaml"):
-        values = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
-        assert {"data", "model", "trainer"} <= values.keys()
+def test_the_notebook_shows_an_examples_own_data(project: Path) -> None:
+    notebook = json.loads((project / "notebooks/explore.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    code = "\n".join(cells) + "\nprint(sum(losses[-10:]) < 0.9 * sum(losses[:10]))"
+    done = run("python", "-c", code, cwd=project, MPLBACKEND="Agg")
+    assert done.stdout.splitlines()[-1] == "True", done.stdout
