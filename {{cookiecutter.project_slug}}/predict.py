@@ -31,7 +31,8 @@ def main() -> int:
         for source in arguments.inputs:
             bar.update()
             try:
-                found = dataset.read_inputs(source)
+                if not (found := dataset.read_inputs(source)):
+                    raise UserError(f"{source}: there is nothing in it")
             except UserError as error:
                 bar.write(f"error: {error}", file=sys.stderr)
                 entries.append({"input": source, "error": str(error)})

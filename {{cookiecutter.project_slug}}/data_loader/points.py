@@ -60,7 +60,7 @@ class Points(BaseDataset):
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Of a number, or of a CSV file with a column of them."""
-        if (value := parse_number(source or "?")) is not None:
+        if (value := parse_number(source)) is not None and source.strip():
             return [(source, {"input": torch.tensor([value])})]
         if not Path(source).exists():
             raise UserError(f"{source!r} is neither a number nor a CSV file")

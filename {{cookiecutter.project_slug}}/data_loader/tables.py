@@ -22,9 +22,10 @@ Row = dict[str, str]
 
 
 def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
-    """The rows of a CSV file below its header, as texts by column.
+    """The rows of a CSV file below its header, as texts by column, without spaces around them.
 
-    What separates the cells is what the header has most of: comma, semicolon, tab or bar.
+    What separates the cells is what the header has most of: comma, semicolon, tab or bar. Empty
+    lines do not count.
 
     Args:
         file: in UTF-8.
@@ -38,7 +39,8 @@ def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
             header = stream.readline()
             stream.seek(0)
             separator = max(SEPARATORS, key=header.count)
-            names, *rows = list(csv.reader(stream, delimiter=separator, strict=True)) or [[]]
+            reader = csv.reader(stream, delimiter=separator, strict=True, skipinitialspace=True)
+            names, *rows = [[cell.strip() for cell in row] for row in reader if row] or [[]]
     except FileNotFoundError as error:
         text = f"{file} is not there; name your own by data.file, its folder by data.root"
         raise UserError(text, DATA_UNAVAILABLE) from error
@@ -47,6 +49,9 @@ def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
     for column in columns:
         if column not in names:
             raise UserError(f"{file}: no column {column!r}; it has {', '.join(names) or 'none'}")
+    for name in filter(None, names):
+        if names.count(name) > 1:
+            raise UserError(f"{file}: there are {names.count(name)} columns {name!r}")
     for number, row in enumerate(rows, 1):
         if len(row) != len(names):
             text = f"row {number} has {len(row)} cells, the header {len(names)}"
@@ -114,6 +119,9 @@ def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:
         raise UserError(f"column {column!r}, row {number}: no class is given")
     if len(names) < 2:
         raise UserError(f"column {column!r} has one class only: {names[0]!r}")
+    if len(names) > len(rows) / 2:
+        text = f"column {column!r} has {len(names)} classes in {len(rows)} rows, such as "
+        raise UserError(f"{text}{names[0]!r}; is it the right one?")
     place = {name: k for k, name in enumerate(names)}
     return names, torch.tensor([place[row[column]] for row in rows])
 

@@ -1,6 +1,7 @@
 """Tables of numbers and categories with gaps, from a CSV file."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from utils.seed import generator
 
 ROWS = 3000  # in the example
 CATEGORIES = 100  # that a column may have; more of them are names or numbers
-TYPO = 0.9  # share of a column's cells from which on the others should be numbers too
+LIKE_A_NUMBER = re.compile(r"\W*\d[\d.,' ]*\W*")  # 1,5 or 12 % or $3
 
 
 class TabularCSV(BaseDataset):
@@ -33,7 +34,7 @@ class TabularCSV(BaseDataset):
     A column whose cells are numbers or empty in all training rows gives one value, of mean 0 and
     standard deviation 1 (an empty cell 0), and if there are gaps another one that marks them. Any
     other column gives one value for each category, 1 or 0; empty is a category of its own, and
-    one that the training rows do not have gives zeros.
+    one that the training rows do not have gives zeros. A column without a name is left out.
 
     Args:
         root: folder of the data.
@@ -43,6 +44,7 @@ class TabularCSV(BaseDataset):
         target: Column to predict.
         predict: What that holds, classes or numbers.
         ignore: Columns that are left out.
+        missing: Cells that count as empty.
 
     Raises:
         UserError: naming file, column and row, if a cell does not fit.
@@ -62,20 +64,35 @@ class TabularCSV(BaseDataset):
         file: str = "tabular/apartments.csv",
         target: str = "level",
         predict: Literal["class", "number"] = "class",
-        ignore: tuple[str, ...] = ("rent",),
+        ignore: tuple[str, ...] = (),
+        missing: tuple[str, ...] = (
+            "NA",
+            "N/A",
+            "n/a",
+            "NaN",
+            "nan",
+            "NULL",
+            "null",
+            "None",
+            "-",
+            "?",
+        ),
     ) -> None:
-        self.title, self.rows = Path(file).stem, list[Row]()
+        self.title, self.rows, self.missing = Path(file).stem, list[Row](), missing
         self.features = self.targets = torch.empty(0)
         if split is None:
             return
-        rows = read_data(root / file, (target, *ignore), EXAMPLES.get(file))
+        rows = self._fill(read_data(root / file, [target], EXAMPLES.get(file)))
+        for column in ignore:
+            if column not in rows[0]:
+                raise UserError(f"data.ignore: {file} has no column {column!r}, {[*rows[0]]}")
         if predict == "class":
             self.classes, self.targets = class_indices(rows, target)
         else:
             self.targets = read_numbers(rows, target)
         chosen = divide(self.targets.reshape(-1), split, seed)
         self.targets = self.targets[chosen]
-        unused = {target, *ignore}
+        unused = {target, *ignore, ""}
         self.rows = [{k: v for k, v in rows[i].items() if k not in unused} for i in chosen.tolist()]
         if split == "train":  # other splits are given what is learned here
             self.target_mean_and_std = (0.0, 1.0)
@@ -99,7 +116,7 @@ class TabularCSV(BaseDataset):
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Of the rows of a CSV file."""
-        rows = read_rows(Path(source), [*self.numbers, *self.categories])
+        rows = self._fill(read_rows(Path(source), [*self.numbers, *self.categories]))
         features = self._encode(rows)
         return [(f"row {k}", {"input": values}) for k, values in enumerate(features, 1)]
 
@@ -127,13 +144,20 @@ class TabularCSV(BaseDataset):
                 spread = known.std(correction=0).item() or 1.0
                 self.numbers[column] = known.mean().item(), spread, len(filled) < len(cells)
                 continue
-            if len(filled) > TYPO * sum(map(bool, cells)):
+            likely = [cell for cell in cells if LIKE_A_NUMBER.fullmatch(cell)]
+            if len({*likely}) > len({*cells}) / 2 and len({*cells}) > 3:
                 odd = cells[values.index(None)]
-                raise UserError(f"column {column!r}: {odd!r} is no number, but most others are")
+                text = f"column {column!r}: {odd!r} is no number, but most of it looks so; "
+                raise UserError(f"{text}mend it, or use data.missing or data.ignore")
             self.categories[column] = sorted(set(cells))
             if (count := len(self.categories[column])) > CATEGORIES:
                 text = f"has {count} different texts, such as {cells[0]!r}; if it says nothing, "
                 raise UserError(f"column {column!r} {text}name it in data.ignore")
+
+    def _fill(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows, where cells that count as empty are so."""
+        empty = {*self.missing}
+        return [{k: "" if v in empty else v for k, v in row.items()} for row in rows]
 
     def _encode(self, rows: Sequence[Row]) -> Tensor:
         """What the model gets for rows: float32, shape (N, F)."""
@@ -145,6 +169,8 @@ class TabularCSV(BaseDataset):
         for column, names in self.categories.items():
             cells = [row[column] for row in rows]
             features += [torch.tensor([float(cell == name) for cell in cells]) for name in names]
+        if not features:
+            raise UserError("there are no columns left to predict from")
         return torch.stack(features, dim=1)
 
 

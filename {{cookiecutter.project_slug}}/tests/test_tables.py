@@ -21,8 +21,8 @@ from utils.errors import UserError
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_a_table_is_read_whatever_separates_its_cells(tmp_path: Path, separator: str) -> None:
     quoted = f'"two{separator} ""parts""\nand lines"'
-    lines = [["a", "b"], [quoted, "é"], ["", "2"]]
-    text = "\r\n".join(separator.join(line) for line in lines)
+    lines = [[" a", "b "], [f" {quoted}", " é "], ["", "2"]]
+    text = "\r\n".join(separator.join(line) for line in lines) + "\r\n\r\n"
     (tmp_path / "x.csv").write_text(f"\ufeff{text}", encoding="utf-8", newline="")
     first = {"a": f'two{separator} "parts"\nand lines', "b": "é"}
     assert read_rows(tmp_path / "x.csv", ["b"]) == [first, {"a": "", "b": "2"}]
@@ -43,6 +43,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         (b"a,b\n1,2\n1,2,3\n", r"x\.csv: row 2 has 3 cells, the header 2$"),
         (b"a,b\n\xff,2\n", r"x\.csv: cannot be read as CSV in UTF-8; "),
         (b'a,b\n"1,2\n', r"x\.csv: cannot be read as CSV in UTF-8; "),
+        (b"a,b,a\n1,2,3\n", r"x\.csv: there are 2 columns 'a'$"),
         (b"a,b\n1,2\n", r"x\.csv: 1 rows are too few; at least 20 can be divided$"),
     ],
 )
@@ -87,12 +88,14 @@ def test_numbers_are_finite() -> None:
 
 
 def test_classes_are_in_alphabetical_order() -> None:
-    names, targets = class_indices([{"a": name} for name in "bacb"], "a")
-    assert (names, targets.tolist()) == (["a", "b", "c"], [1, 0, 2, 1])
+    names, targets = class_indices([{"a": name} for name in "bacbba"], "a")
+    assert (names, targets.tolist()) == (["a", "b", "c"], [1, 0, 2, 1, 1, 0])
     with pytest.raises(UserError, match="column 'a', row 3: no class is given"):
         class_indices([{"a": "x"}, {"a": "y"}, {"a": ""}], "a")
     with pytest.raises(UserError, match="column 'a' has one class only: 'x'"):
         class_indices([{"a": "x"}] * 3, "a")
+    with pytest.raises(UserError, match=r"column 'a' has 9 classes in 9 rows, such as '0'; is it"):
+        class_indices([{"a": str(k)} for k in range(9)], "a")
 
 
 def test_splits_share_all_rows_with_the_shares_of_the_classes() -> None:

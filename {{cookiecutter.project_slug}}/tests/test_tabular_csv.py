@@ -77,7 +77,11 @@ def test_other_splits_are_brought_to_the_training_rows_scale(
 @pytest.mark.parametrize(
     ("cell", "row", "message"),
     [
-        ("4,5", 3, r"column 'kg': '4,5' is no number, but most others are"),
+        (
+            "4,5",
+            3,
+            r"column 'kg': '4,5' is no number, but most of it looks so; mend it, or use data",
+        ),
         ("", None, r"column 'animal', row 1: no class is given"),
     ],
 )
@@ -100,8 +104,27 @@ def test_columns_of_names_and_settings_that_are_no_columns_are_named(
     with pytest.raises(UserError, match=r"column 'colour' has 1\d\d different texts, such as 'na"):
         mine(many)
     assert len(mine(many, "train", "data.ignore=[colour]").example[0]) == 2
-    with pytest.raises(UserError, match=r"no column 'age'; it has kg, colour, animal"):
+    with pytest.raises(UserError, match=r"data\.ignore: mine\.csv has no column 'age', "):
         mine(ROWS, "train", "data.ignore=[age]")
+    with pytest.raises(UserError, match="no columns left to predict from"):
+        mine(ROWS, "train", "data.ignore=[kg, colour]")
+
+
+@pytest.mark.parametrize("mark", ["NA", "n/a", "?"])
+def test_usual_marks_of_gaps_are_gaps_in_numbers_and_categories(
+    mine: Callable[..., BaseDataset], mark: str
+) -> None:
+    marked = [(mark if w == "" else w, mark if c == "" else c, a) for w, c, a in ROWS]
+    plain, other = mine(ROWS), mine(marked)
+    assert torch.equal(plain[0]["input"], other[0]["input"])
+    assert plain.state_dict() == other.state_dict()
+
+
+def test_numbers_with_decimal_commas_are_not_taken_for_categories(
+    mine: Callable[..., BaseDataset],
+) -> None:
+    with pytest.raises(UserError, match=r"column 'kg': '3,5' is no number, but most of it looks"):
+        mine([(f"{3 + k % 9},5", c, a) for k, (_, c, a) in enumerate(ROWS)])
 
 
 def test_the_example_is_always_the_same_table(tmp_path: Path) -> None:
