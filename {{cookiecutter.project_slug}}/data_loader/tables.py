@@ -16,6 +16,7 @@ from utils.files import replace_file
 
 PARTS = 6  # of which one is for the test; of the rest, one such part is for validation
 LEAST = 20  # rows that can be divided
+LARGEST = 1e38  # number that float32 holds, about
 SEPARATORS = ",;\t|"
 
 Row = dict[str, str]
@@ -83,11 +84,11 @@ def write_rows(file: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def parse_number(text: str) -> float | None:
-    """The number that a cell means, NaN where it is empty; None if it is no finite number."""
+    """The number that a cell means, NaN where it is empty; None if it is no number, or too large."""
     if not text.strip():
         return math.nan
     try:
-        return value if math.isfinite(value := float(text)) else None
+        return value if abs(value := float(text)) < LARGEST else None
     except ValueError:
         return None
 

@@ -65,18 +65,7 @@ class TabularCSV(BaseDataset):
         target: str = "level",
         predict: Literal["class", "number"] = "class",
         ignore: tuple[str, ...] = (),
-        missing: tuple[str, ...] = (
-            "NA",
-            "N/A",
-            "n/a",
-            "NaN",
-            "nan",
-            "NULL",
-            "null",
-            "None",
-            "-",
-            "?",
-        ),
+        missing: tuple[str, ...] = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "-", "?"),
     ) -> None:
         self.title, self.rows, self.missing = Path(file).stem, list[Row](), missing
         self.features = self.targets = torch.empty(0)
@@ -87,17 +76,14 @@ class TabularCSV(BaseDataset):
             if column not in rows[0]:
                 raise UserError(f"data.ignore: {file} has no column {column!r}, {[*rows[0]]}")
         if predict == "class":
-            self.classes, self.targets = class_indices(rows, target)
+            self.classes, targets = class_indices(rows, target)
         else:
-            self.targets = read_numbers(rows, target)
-        chosen = divide(self.targets.reshape(-1), split, seed)
-        self.targets = self.targets[chosen]
+            targets = read_numbers(rows, target)
+        chosen = divide(targets.reshape(-1), split, seed)
         unused = {target, *ignore, ""}
         self.rows = [{k: v for k, v in rows[i].items() if k not in unused} for i in chosen.tolist()]
+        self.targets = targets[chosen]
         if split == "train":  # other splits are given what is learned here
-            self.target_mean_and_std = (0.0, 1.0)
-            if predict == "number":
-                self.target_mean_and_std = self.targets.mean().item(), self.targets.std().item()
             self._learn()
             self.features = self._encode(self.rows)
 
@@ -134,7 +120,9 @@ class TabularCSV(BaseDataset):
 
     def _learn(self) -> None:
         """Tells numbers from categories; notes means and spreads, and the categories' names."""
-        self.numbers, self.categories = {}, {}
+        self.numbers, self.categories, self.target_mean_and_std = {}, {}, (0.0, 1.0)
+        if not self.classes:
+            self.target_mean_and_std = self.targets.mean().item(), self.targets.std().item()
         for column in self.rows[0]:
             cells = [row[column] for row in self.rows]
             values = [parse_number(cell) for cell in cells]
