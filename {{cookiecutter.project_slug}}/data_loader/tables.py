@@ -84,7 +84,7 @@ def write_rows(file: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def parse_number(text: str) -> float | None:
-    """The number that a cell means, NaN where it is empty; None if it is no number, or too large."""
+    """The number that a cell means, NaN where it is empty; None if it is none, or too large."""
     if not text.strip():
         return math.nan
     try:
