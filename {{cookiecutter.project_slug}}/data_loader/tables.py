@@ -35,6 +35,7 @@ def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
     Raises:
         UserError: naming the file, and row or column, if it is not such a table.
     """
+    csv.field_size_limit(2**30)  # characters of a cell, which may be a document
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             header = stream.readline()

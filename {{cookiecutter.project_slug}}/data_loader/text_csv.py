@@ -66,6 +66,8 @@ class TextCSV(BaseDataset):
         self.targets, self.sentences = targets[chosen], [rows[k][text] for k in chosen.tolist()]
         if split == "train":  # other splits are given what is learned here
             counts = Counter(word for sentence in self.sentences for word in words_of(sentence))
+            if not counts:
+                raise UserError(f"column {text!r}: there are no words in it")
             self.vocabulary = ["", "<unknown>", *(word for word, _ in counts.most_common(words))]
             self.numbers = self._encode(self.sentences)
 

@@ -15,6 +15,7 @@ from config.loading import load_settings
 from data_loader.tables import write_rows
 from data_loader.text_csv import make_messages, words_of
 from model.text import TextNet
+from utils.errors import UserError
 
 Command = Callable[..., int]
 CONFIG = ROOT / "config/text_csv.yaml"
@@ -50,6 +51,16 @@ def test_words_are_numbered_by_their_frequency_in_the_training_sentences(
     ((_, sample),) = validation.read_inputs("BYE strange world")
     wanted = [words.index("bye"), 1, words.index("world"), *[0] * 29]
     assert sample["input"].tolist() == wanted
+
+
+def test_a_cell_may_be_a_document_but_some_need_words(tmp_path: Path) -> None:
+    rows = [("word " * 60_000, "ab"[k % 2]) for k in range(20)]
+    write_rows(tmp_path / "mine.csv", [("text", "class"), *rows])
+    settings = load_settings(CONFIG, [f"data.root={tmp_path}", "data.file=mine.csv"])
+    assert build_dataset(settings, "train").state_dict()["vocabulary"][2:] == ["word"]
+    write_rows(tmp_path / "mine.csv", [("text", "class"), *((" ", row[1]) for row in rows)])
+    with pytest.raises(UserError, match="column 'text': there are no words in it"):
+        build_dataset(settings, "train")
 
 
 def test_long_sentences_are_cut_and_short_ones_padded(
