@@ -123,3 +123,24 @@ def test_the_notebook_shows_an_examples_own_data(project: Path) -> None:
     code = "\n".join(cells) + "\nprint(sum(losses[-10:]) < 0.9 * sum(losses[:10]))"
     done = run("python", "-c", code, cwd=project, MPLBACKEND="Agg")
     assert done.stdout.splitlines()[-1] == "True", done.stdout
+
+
+def test_a_project_that_does_not_need_torchvision_does_without(project: Path) -> None:
+    """In an environment that lacks it, which the one of the tests does not."""
+    text = (project / "pyproject.toml").read_text(encoding="utf-8")
+    if '"torchvision>=' in text:
+        return
+    code = "import sys; sys.modules['torchvision'] = None\nimport train; train.main()"
+    options = ["--run-dir", "runs/without", "trainer.max_steps=2", "device=cpu"]
+    done = run("python", "-c", code, *options, cwd=project)
+    assert done.returncode == 0, done.stdout
+    manifest = json.loads((project / "runs/without/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["versions"].keys() == {"torch", "numpy"}
+
+
+def test_no_file_names_the_settings_of_another_example(project: Path) -> None:
+    others = {file for file in foreign(example_of(project)) if file.endswith(".yaml")}
+    for name, content in files_of(project).items():
+        if name.split("/")[0] not in ("data", "runs") and not name.endswith(".pyc"):
+            for file in others:
+                assert Path(file).name.encode() not in content, (name, file)

@@ -22,6 +22,7 @@ def main() -> None:
         from builders import restore_trainer
         from logger.console import format_table
         from logger.metrics import scalars_in
+        from logger.pictures import LEGIBLE
 
     split, files = arguments.split, find_checkpoints(arguments.run)
     trainer, checkpoint = restore_trainer(files, split, arguments.settings)
@@ -39,8 +40,9 @@ def main() -> None:
         figure.savefig(folder / f"{name}.png", dpi=100)
 
     print("\n".join(f"{name}: {value}" for name, value in (about | metrics).items()))
-    for table in tables.values():
-        print(f"\n{format_table(table)}")
+    for name, table in tables.items():
+        large = max(len(table), len(table[0])) > 2 * LEGIBLE
+        print(f"\n{folder / name}.csv" if large else f"\n{format_table(table)}")
     print(f"\nsaved in {folder}")
 
 

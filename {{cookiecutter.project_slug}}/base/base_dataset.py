@@ -96,7 +96,14 @@ class BaseDataset(ABC, Dataset[Sample]):
         return {name: getattr(self, name) for name in ("title", "classes", *self.learned)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave."""
+        """Takes over what `state_dict` gave.
+
+        Raises:
+            UserError: if it was of other classes than there are here.
+        """
+        if self.classes and [*self.classes] != [*state["classes"]]:
+            mine, known = (", ".join(names)[:60] for names in (self.classes, state["classes"]))
+            raise UserError(f"{self.title} has the classes {mine}; in training, they were {known}")
         for name in ("classes", *self.learned):
             setattr(self, name, state[name])
 

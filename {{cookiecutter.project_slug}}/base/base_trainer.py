@@ -284,14 +284,14 @@ class BaseTrainer(ABC):
         self.epochs_without_gain = missed
         text = f"epoch {self.epoch}/{self.options.epochs}, validation {format_values(scalars)}"
         log.info("%s: %s%s", self.dataset.title, text, "  (best so far)" * gained)
-        if self.epoch == 1 and self.settings.logger.tensorboard:  # not earlier: it takes a while
+        self.save(best=gained)  # before pictures, which take a while
+        if self.epoch == 1 and self.settings.logger.tensorboard:
             batch = next(self.loaders["train"].steps(0, 1))[0]
             figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")
             self.record.pictures({"inputs": figure} if figure else {}, self.step)
         if self.finished and self.settings.logger.tensorboard:
             self.record.pictures(self.pictures("validation", results), self.step)
             self.record.hyperparameters(self.settings.model_dump(mode="json"), scalars)
-        self.save(best=gained)
         self.meter.restart(self.step)
 
     # Saving and resuming.

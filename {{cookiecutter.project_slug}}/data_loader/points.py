@@ -6,7 +6,15 @@ import torch
 from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from data_loader.tables import divide, parse_number, read_data, read_numbers, read_rows, write_rows
+from data_loader.tables import (
+    divide,
+    mean_and_std,
+    parse_number,
+    read_data,
+    read_numbers,
+    read_rows,
+    write_rows,
+)
 from logger.pictures import Figure
 from logger.regression import curve_picture
 from utils.errors import UserError
@@ -30,6 +38,9 @@ class Points(BaseDataset):
         UserError: if there is no such file, or a cell is no number.
     """
 
+    learned = ("x_mean_and_std", "target_mean_and_std")
+    x_mean_and_std: tuple[float, float]
+    target_mean_and_std: tuple[float, float]
     in_memory = True
 
     def __init__(
@@ -48,6 +59,9 @@ class Points(BaseDataset):
             self.x, self.y = read_numbers(rows, x), read_numbers(rows, y)
             chosen = divide(self.y[:, 0], split, seed)
             self.x, self.y = self.x[chosen], self.y[chosen]
+        if split == "train":  # other splits are given what is learned here
+            self.x_mean_and_std = mean_and_std(self.x)
+            self.target_mean_and_std = mean_and_std(self.y)
 
     def __len__(self) -> int:
         return len(self.x)

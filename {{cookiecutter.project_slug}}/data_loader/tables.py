@@ -43,6 +43,8 @@ def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
             separator = max(SEPARATORS, key=header.count)
             reader = csv.reader(stream, delimiter=separator, strict=True, skipinitialspace=True)
             names, *rows = [[cell.strip() for cell in row] for row in reader if row] or [[]]
+            if not names:
+                raise UserError(f"{file} is empty")
     except FileNotFoundError as error:
         text = f"{file} is not there; name your own by data.file, its folder by data.root"
         raise UserError(text, DATA_UNAVAILABLE) from error
@@ -50,7 +52,7 @@ def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
         raise UserError(f"{file}: cannot be read as CSV in UTF-8; {error}") from error
     for column in columns:
         if column not in names:
-            raise UserError(f"{file}: no column {column!r}; it has {', '.join(names) or 'none'}")
+            raise UserError(f"{file}: no column {column!r}; it has {', '.join(names)}")
     for name in filter(None, names):
         if names.count(name) > 1:
             raise UserError(f"{file}: there are {names.count(name)} columns {name!r}")
@@ -107,6 +109,12 @@ def read_numbers(rows: Sequence[Row], column: str, gaps: bool = False) -> Tensor
             raise UserError(f"column {column!r}, row {number}: {row[column]!r} is no number")
         values.append(value)
     return torch.tensor(values).reshape(-1, 1)
+
+
+def mean_and_std(values: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation; the latter 1 where there is none, as it is divided by."""
+    exact = values.double()
+    return exact.mean().item(), exact.std(correction=0).item() or 1.0
 
 
 def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:

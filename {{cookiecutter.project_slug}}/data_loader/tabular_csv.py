@@ -14,6 +14,7 @@ from data_loader.tables import (
     Row,
     class_indices,
     divide,
+    mean_and_std,
     parse_number,
     read_data,
     read_numbers,
@@ -122,15 +123,14 @@ class TabularCSV(BaseDataset):
         """Tells numbers from categories; notes means and spreads, and the categories' names."""
         self.numbers, self.categories, self.target_mean_and_std = {}, {}, (0.0, 1.0)
         if not self.classes:
-            self.target_mean_and_std = self.targets.mean().item(), self.targets.std().item()
+            self.target_mean_and_std = mean_and_std(self.targets)
         for column in self.rows[0]:
             cells = [row[column] for row in self.rows]
             values = [parse_number(cell) for cell in cells]
             filled = [value for value in values if value is not None and not math.isnan(value)]
             if filled and None not in values:
-                known = torch.tensor(filled, dtype=torch.float64)
-                spread = known.std(correction=0).item() or 1.0
-                self.numbers[column] = known.mean().item(), spread, len(filled) < len(cells)
+                known = mean_and_std(torch.tensor(filled, dtype=torch.float64))
+                self.numbers[column] = *known, len(filled) < len(cells)
                 continue
             likely = [cell for cell in cells if LIKE_A_NUMBER.fullmatch(cell)]
             if len({*likely}) > len({*cells}) / 2 and len({*cells}) > 3:

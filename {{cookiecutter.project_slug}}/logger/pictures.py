@@ -13,6 +13,9 @@ else:
     Figure = object
 
 
+LEGIBLE = 30  # classes whose names and counts are shown; each count takes a while
+
+
 def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
     """Images side by side, each with its title.
 
@@ -36,16 +39,19 @@ def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
 
 
 def confusion_picture(matrix: Tensor, classes: Sequence[str], heading: str) -> Figure:
-    """A confusion matrix with its counts.
+    """A confusion matrix, with its counts and names where there is room for them.
 
     Args:
         matrix: counts by true (row) and predicted (column) class, shape (C, C).
         classes: one name a class.
         heading: text above the matrix.
     """
-    figure = new_figure(3 + 0.8 * len(classes), 3 + 0.8 * len(classes))
+    side = 3 + 0.8 * min(len(classes), LEGIBLE)
+    figure = new_figure(side, side)
     axes = figure.add_subplot(title=heading, xlabel="predicted", ylabel="true")
     axes.imshow(matrix.numpy(), cmap="Blues")
+    if len(classes) > LEGIBLE:
+        return figure
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     for (row, column), count in np.ndenumerate(matrix.numpy()):

@@ -15,7 +15,7 @@ class RegressionMetrics:
 
     `loss` is the mean squared error, `mae` the mean absolute one, and `r2` the share of the
     targets' variance that is explained (coefficient of determination; of several outputs, over
-    all). `true` and `predicted` are the numbers, float32, shape (N, K).
+    all; 0 where they do not vary). `true` and `predicted` are the numbers, float32, shape (N, K).
     """
 
     def __init__(self) -> None:
@@ -33,11 +33,11 @@ class RegressionMetrics:
     def compute(self) -> dict[str, Tensor]:
         """The metrics of all samples."""
         true, predicted = torch.cat(self.true), torch.cat(self.predicted)
-        error, spread = predicted - true, true - true.mean(0)
+        error, total = predicted - true, (true - true.mean(0)).square().sum()
         return {
             "loss": error.square().mean(),
             "mae": error.abs().mean(),
-            "r2": 1 - error.square().sum() / spread.square().sum().clamp(min=1e-30),
+            "r2": torch.where(total > 0, 1 - error.square().sum() / total, 0),
             "true": true,
             "predicted": predicted,
         }

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from utils.errors import UserError
 from utils.files import newest_first, replace_file
 
 PROJECT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "torchvision", "numpy")  # whose versions are noted, if they are there
 
 
 @contextmanager
@@ -111,7 +113,7 @@ def describe_run(folder: Path, settings: str, **facts: Any) -> str:
         "template": project["tool"]["torch-template"],
         "git": {"commit": commit, "dirty": bool(changes)},
         "command": shlex.join(sys.argv),
-        "versions": {name: version(name) for name in ("torch", "torchvision", "numpy")},
+        "versions": {k: version(k) for k in PACKAGES if find_spec(k)},
         "machine": f"Python {platform.python_version()}, {platform.platform()}",
         **facts,
     }

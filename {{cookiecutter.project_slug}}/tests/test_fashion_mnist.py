@@ -221,7 +221,7 @@ def clothes(tmp_path: Path, splits: dict[str, BaseDataset]) -> Callable[..., Fas
 
     def make(shift: int, flip: bool, shifted: float = 1.0) -> FashionMNIST:
         dataset = FashionMNIST(tmp_path, None, 0, shift=shift, shifted=shifted, flip=flip)
-        dataset.load_state_dict(splits["train"].state_dict())
+        dataset.mean_and_std = splits["train"].state_dict()["mean_and_std"]
         return dataset
 
     return make

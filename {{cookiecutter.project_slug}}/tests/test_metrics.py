@@ -13,6 +13,7 @@ from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
 from logger.meter import Meter
 from logger.metrics import ClassificationMetrics
+from logger.pictures import confusion_picture
 from model.losses import cross_entropy
 
 
@@ -80,3 +81,11 @@ def test_what_is_logged_is_what_a_value_was_when_it_was_added() -> None:
         temperature += 1  # as an optimizer would, in place
     assert meter.read() == {"temperature": 2.0}
     assert meter.read() == {}
+
+
+def test_a_picture_of_many_classes_stays_small() -> None:
+    for classes, texts in ((30, 900), (400, 0)):
+        names = [f"class {k}" for k in range(classes)]
+        figure = confusion_picture(torch.eye(classes, dtype=torch.int64), names, "many")
+        assert len(figure.axes[0].texts) == texts
+        assert max(figure.get_size_inches()) < 30

@@ -70,8 +70,7 @@ def test_what_is_no_image_is_shown_as_a_table(
 def test_a_setting_that_is_wrong_leaves_nothing(
     tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = "data.shift=-1"
-    config = CONFIG.with_name("fashion_mnist.yaml")
-    assert command("preview", "--config", config, wrong, "--output", tmp_path / "new") == 2
-    assert "data.shift = -1" in capsys.readouterr().err
+    wrong = "data.batch_size=-1"
+    assert command("preview", "--config", CONFIG, wrong, "--output", tmp_path / "new") == 2
+    assert "data.batch_size = -1" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

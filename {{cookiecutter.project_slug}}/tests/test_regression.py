@@ -15,7 +15,7 @@ from base.base_dataset import BaseDataset
 from builders import build_dataset, restore_trainer
 from config.loading import load_settings
 from data_loader.points import EXAMPLES
-from data_loader.tables import read_rows
+from data_loader.tables import read_rows, write_rows
 from logger.regression import RegressionMetrics
 from model.curves import Polynomial
 from utils.errors import UserError
@@ -56,8 +56,9 @@ def test_the_examples_are_always_the_same_points(tmp_path: Path) -> None:
 
 def test_a_line_is_found(line: Path, command: Command, capsys: Any) -> None:
     model = model_of(line)
-    assert model.linear.weight.item() == pytest.approx(2, abs=0.02)
-    assert model.linear.bias.item() == pytest.approx(3, abs=0.03)
+    offset, sum_of_both = model(torch.tensor([[0.0], [1.0]]))[:, 0].tolist()
+    assert offset == pytest.approx(3, abs=0.03)
+    assert sum_of_both - offset == pytest.approx(2, abs=0.02)
     assert command("evaluate", line) == 0
     metrics = json.loads((line / "evaluation/test/metrics.json").read_text())
     assert metrics["samples"] == 200
@@ -72,15 +73,32 @@ def test_the_polynomial_is_the_best_of_its_degree(tmp_path: Path, command: Comma
     train = build_dataset(load_settings(SINE, changes), "train")
     batch = train.__getitems__(torch.arange(len(train)))
     x, y = (batch[name][:, 0].double().numpy() for name in ("input", "target"))
-    best = np.polynomial.Polynomial.fit(x, y, 3).convert().coef
-    found = model_of(tmp_path / "run").coefficients.detach().numpy()
-    assert found == pytest.approx(best, abs=0.03)
+    best, model = np.polynomial.Polynomial.fit(x, y, 3), model_of(tmp_path / "run")
+    assert model.count_parameters() == 4
+    found = model(batch["input"])[:, 0].detach().numpy()
+    assert found == pytest.approx(best(x), abs=0.05)
 
 
 def test_a_polynomial_is_the_sum_of_powers() -> None:
-    model = Polynomial(degree=2)
-    model.load_state_dict({"coefficients": torch.tensor([1.0, -2.0, 0.5])})
+    class Unscaled:
+        x_mean_and_std = target_mean_and_std = (0.0, 1.0)
+
+    model = Polynomial(Unscaled(), degree=2)  # type: ignore[arg-type]
+    model.coefficients.data = torch.tensor([1.0, -2.0, 0.5])
     assert model(torch.tensor([[0.0], [2.0], [-4.0]]))[:, 0].tolist() == [1.0, -1.0, 17.0]
+
+
+@pytest.mark.parametrize("config", [LINE, SINE])
+def test_points_of_any_unit_are_learned_with_the_same_settings(
+    tmp_path: Path, command: Command, config: Path
+) -> None:
+    x = torch.rand(300, generator=torch.Generator().manual_seed(0)) * 8000 + 1000
+    pairs = zip(x.tolist(), (1e5 + 0.03 * x).tolist(), strict=True)
+    write_rows(tmp_path / "mine.csv", [("x", "y"), *pairs])
+    own = (f"data.root={tmp_path}", "data.file=mine.csv", "trainer.epochs=60", *QUICK)
+    assert command("train", "--config", config, "--run-dir", "run", *own) == 0
+    assert command("evaluate", "run") == 0
+    assert json.loads(Path("run/evaluation/test/metrics.json").read_text())["r2"] > 0.99
 
 
 def test_metrics_are_those_of_all_samples_together() -> None:
@@ -93,6 +111,9 @@ def test_metrics_are_those_of_all_samples_together() -> None:
     assert found["mae"].item() == pytest.approx(errors.abs().mean().item(), rel=1e-4)
     r2 = 1 - (errors.square().mean() / true.double().var(correction=0)).item()
     assert found["r2"].item() == pytest.approx(r2, rel=1e-3)
+    constant = RegressionMetrics()
+    constant.update(predicted, torch.ones(50, 1))
+    assert constant.compute()["r2"] == 0
     metrics.reset()
     metrics.update(true, true)
     assert metrics.compute()["loss"] == 0

@@ -127,6 +127,21 @@ def test_numbers_with_decimal_commas_are_not_taken_for_categories(
         mine([(f"{3 + k % 9},5", c, a) for k, (_, c, a) in enumerate(ROWS)])
 
 
+def test_a_file_with_other_classes_is_not_taken_for_the_models(
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "mine.csv", [("kg", "colour", "animal"), *ROWS])
+    other = [(w, c, {"cat": "cat", "dog": "eel"}[str(a)]) for w, c, a in ROWS]
+    write_rows(tmp_path / "other.csv", [("kg", "colour", "animal"), *other])
+    own = (f"data.root={tmp_path}", "data.target=animal", "data.ignore=[]", "trainer.epochs=1")
+    files = ("data.file=mine.csv", "data.file=other.csv")
+    assert command("train", "--config", CLASSES, "--run-dir", "run", *own, files[0], *QUICK) == 0
+    assert command("evaluate", "run", files[1]) == 2
+    message = "other has the classes cat, eel; in training, they were cat, dog"
+    assert message in capsys.readouterr().err
+    assert not Path("run/evaluation").exists()
+
+
 def test_the_example_is_always_the_same_table(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv"):
         make_apartments(tmp_path / name)

@@ -17,11 +17,15 @@ DRAWN = 500  # points through which a curve is drawn
 class Regressor(BaseTrainer):
     """Trains a network that gives numbers for ``input``, both float32, against ``target``.
 
-    Outputs and targets have the shape (N, K); the loss is their mean squared difference.
+    Outputs and targets have the shape (N, K). The loss is their mean squared difference; in
+    training, its share of the targets' variance (where the data set has `target_mean_and_std`), so
+    that a learning rate serves targets of any unit.
     """
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": functional.mse_loss(model(batch["input"]).float(), batch["target"])}
+        error = functional.mse_loss(model(batch["input"]).float(), batch["target"])
+        _, std = getattr(self.dataset, "target_mean_and_std", (0.0, 1.0))
+        return {"loss": error / std**2}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         outputs, target = model(batch["input"]), batch["target"]

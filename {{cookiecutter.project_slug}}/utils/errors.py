@@ -26,7 +26,10 @@ class NonFiniteError(Exception):
 
 
 # What the code of a project raises where it is wrong, or given what it does not expect.
-MISTAKES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+MISTAKES = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError),
+    *(TypeError, ValueError),
+)
 
 
 def explain(error: Exception) -> str:
