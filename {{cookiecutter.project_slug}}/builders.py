@@ -106,7 +106,7 @@ def rehearse(trainer: BaseTrainer) -> None:
         with trainer.evaluating() as model:
             trainer.evaluation_step(model, batch)
             trainer.training_step(model, batch)
-    except MISTAKES as error:
+    except (*MISTAKES, AssertionError) as error:
         raise UserError(f"model and data do not go together: {explain(error)}") from error
     scalars = scalars_in(trainer.metrics.compute())
     if (name := trainer.settings.checkpoint.monitor) not in scalars:

@@ -56,7 +56,7 @@ class Points(BaseDataset):
         self.x = self.y = torch.empty(0, 1)
         if split:
             rows = read_data(root / file, (x, y), EXAMPLES.get(file))
-            self.x, self.y = read_numbers(rows, x), read_numbers(rows, y)
+            self.x, self.y = read_numbers(rows, x).float(), read_numbers(rows, y).float()
             chosen = divide(self.y[:, 0], split, seed)
             self.x, self.y = self.x[chosen], self.y[chosen]
         if split == "train":  # other splits are given what is learned here
@@ -79,7 +79,7 @@ class Points(BaseDataset):
         if not Path(source).exists():
             raise UserError(f"{source!r} is neither a number nor a CSV file")
         numbers = read_numbers(read_rows(Path(source), [self.column]), self.column)
-        return [(f"{value.item():.6g}", {"input": value}) for value in numbers]
+        return [(f"{value.item():.6g}", {"input": value.float()}) for value in numbers]
 
     def draw(self, batch: Batch, heading: str, titles: object = ()) -> Figure:
         return curve_picture(batch["input"], batch["target"], heading)

@@ -97,7 +97,7 @@ def parse_number(text: str) -> float | None:
 
 
 def read_numbers(rows: Sequence[Row], column: str, gaps: bool = False) -> Tensor:
-    """A column of numbers, float32, shape (N, 1); if it may have gaps, they are NaN.
+    """A column of numbers, float64, shape (N, 1); if it may have gaps, they are NaN.
 
     Raises:
         UserError: naming column, row and value, if one is no number.
@@ -108,7 +108,7 @@ def read_numbers(rows: Sequence[Row], column: str, gaps: bool = False) -> Tensor
         if value is None or (math.isnan(value) and not gaps):
             raise UserError(f"column {column!r}, row {number}: {row[column]!r} is no number")
         values.append(value)
-    return torch.tensor(values).reshape(-1, 1)
+    return torch.tensor(values, dtype=torch.float64).reshape(-1, 1)
 
 
 def mean_and_std(values: Tensor) -> tuple[float, float]:

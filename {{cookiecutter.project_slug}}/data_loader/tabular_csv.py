@@ -75,11 +75,11 @@ class TabularCSV(BaseDataset):
         rows = self._fill(read_data(root / file, [target], EXAMPLES.get(file)))
         for column in ignore:
             if column not in rows[0]:
-                raise UserError(f"data.ignore: {file} has no column {column!r}, {[*rows[0]]}")
+                raise UserError(f"data.ignore: {file} has no column {column!r}, but {[*rows[0]]}")
         if predict == "class":
             self.classes, targets = class_indices(rows, target)
         else:
-            targets = read_numbers(rows, target)
+            targets = read_numbers(rows, target).float()
         chosen = divide(targets.reshape(-1), split, seed)
         unused = {target, *ignore, ""}
         self.rows = [{k: v for k, v in rows[i].items() if k not in unused} for i in chosen.tolist()]
@@ -105,7 +105,7 @@ class TabularCSV(BaseDataset):
         """Of the rows of a CSV file."""
         rows = self._fill(read_rows(Path(source), [*self.numbers, *self.categories]))
         features = self._encode(rows)
-        return [(f"row {k}", {"input": values}) for k, values in enumerate(features, 1)]
+        return [(f"{source} row {k}", {"input": row}) for k, row in enumerate(features, 1)]
 
     def table(self, batch: Batch) -> list[list[str]]:
         names = [
@@ -152,7 +152,7 @@ class TabularCSV(BaseDataset):
         features = []
         for column, (mean, spread, gaps) in self.numbers.items():
             values = read_numbers(rows, column, gaps=True)[:, 0]
-            features.append(((values - mean) / spread).nan_to_num())
+            features.append(((values - mean) / spread).nan_to_num().float())
             features += [values.isnan().float()] * gaps
         for column, names in self.categories.items():
             cells = [row[column] for row in rows]

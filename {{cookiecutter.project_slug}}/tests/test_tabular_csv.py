@@ -70,7 +70,7 @@ def test_other_splits_are_brought_to_the_training_rows_scale(
     mean, spread, _ = train.state_dict()["numbers"]["kg"]
     wanted = torch.tensor([(100 - mean) / spread, 0, 0, 0, 0])
     assert torch.allclose(sample["input"], wanted)
-    assert (name, len(others)) == ("row 1", 4)
+    assert (name, len(others)) == ("new.csv row 1", 4)
     assert len(train.state_dict()["numbers"]) == 1  # nothing was learned from other rows
 
 
@@ -104,10 +104,17 @@ def test_columns_of_names_and_settings_that_are_no_columns_are_named(
     with pytest.raises(UserError, match=r"column 'colour' has 1\d\d different texts, such as 'na"):
         mine(many)
     assert len(mine(many, "train", "data.ignore=[colour]").example[0]) == 2
-    with pytest.raises(UserError, match=r"data\.ignore: mine\.csv has no column 'age', "):
+    with pytest.raises(UserError, match=r"data\.ignore: mine\.csv has no column 'age', but"):
         mine(ROWS, "train", "data.ignore=[age]")
     with pytest.raises(UserError, match="no columns left to predict from"):
         mine(ROWS, "train", "data.ignore=[kg, colour]")
+
+
+def test_large_numbers_keep_their_small_differences(mine: Callable[..., BaseDataset]) -> None:
+    times = [(1_700_000_000 + k, c, a) for k, (_, c, a) in enumerate(ROWS)]
+    dataset = mine(times)
+    values = torch.stack([dataset[k]["input"][0] for k in range(len(dataset))])
+    assert len(values.unique()) == len(dataset)
 
 
 @pytest.mark.parametrize("mark", ["NA", "n/a", "?"])

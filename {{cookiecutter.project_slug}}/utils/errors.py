@@ -26,10 +26,7 @@ class NonFiniteError(Exception):
 
 
 # What the code of a project raises where it is wrong, or given what it does not expect.
-MISTAKES = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError),
-    *(TypeError, ValueError),
-)
+MISTAKES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def explain(error: Exception) -> str:
