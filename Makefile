@@ -1,4 +1,4 @@
-# make demo · make test · make check · make chaos · make bench
+# make demo · make test · make test-all · make check · make chaos · make bench
 # Needs Python 3.11 or newer, pip and a package index; all else goes into .venv.
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ export PATH := $(BIN):$(PATH)
 export UV_COMPILE_BYTECODE := 1
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo test check chaos bench clean
+.PHONY: demo test test-all check chaos bench clean
 
 demo: .venv/ready
 	@rm -rf build/demo
@@ -25,6 +25,9 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/pytest
+
+test-all: .venv/ready
+	ALL=1 $(BIN)/pytest
 
 check: .venv/ready
 	ruff check . && ruff format --check . && mypy

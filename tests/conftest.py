@@ -22,6 +22,7 @@ QUESTIONS = (
 )
 
 
+needs_all = pytest.mark.skipif("ALL" not in os.environ, reason="make test-all does this, too")
 FILES: dict[str, list[str]] = json.loads((TEMPLATE / "cookiecutter.json").read_text())["_files"]
 
 

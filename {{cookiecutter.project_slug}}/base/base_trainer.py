@@ -284,7 +284,7 @@ class BaseTrainer(ABC):
         self.epochs_without_gain = missed
         text = f"epoch {self.epoch}/{self.options.epochs}, validation {format_values(scalars)}"
         log.info("%s: %s%s", self.dataset.title, text, "  (best so far)" * gained)
-        self.save(best=gained)  # before pictures, which take a while
+        self.save(best=value == self.best)  # of equals the last; pictures take a while
         if self.epoch == 1 and self.settings.logger.tensorboard:
             batch = next(self.loaders["train"].steps(0, 1))[0]
             figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")

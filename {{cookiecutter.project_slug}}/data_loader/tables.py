@@ -129,9 +129,9 @@ def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:
         raise UserError(f"column {column!r}, row {number}: no class is given")
     if len(names) < 2:
         raise UserError(f"column {column!r} has one class only: {names[0]!r}")
-    if len(names) > len(rows) / 2:
+    if len(names) > len(rows) / 4:
         text = f"column {column!r} has {len(names)} classes in {len(rows)} rows, such as "
-        raise UserError(f"{text}{names[0]!r}; is it the right one?")
+        raise UserError(f"{text}{names[0]!r}; are they numbers to be predicted (data.predict)?")
     place = {name: k for k, name in enumerate(names)}
     return names, torch.tensor([place[row[column]] for row in rows])
 

@@ -17,6 +17,7 @@ from utils.seed import generator
 
 MESSAGES = 3000  # in the example
 PADDING, UNKNOWN = 0, 1  # numbers of no word
+FILE = re.compile(r"\S+\.(txt|csv|tsv|md)")  # what is meant to be one
 WORD = re.compile(r"\w+|[^\w\s]")  # a word, a number or a sign
 
 
@@ -93,6 +94,8 @@ class TextCSV(BaseDataset):
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{source}: cannot be read as text in UTF-8; {error}") from error
             sentences = [line for line in lines if line.strip()]
+        elif FILE.fullmatch(source):
+            raise UserError(f"{source}: there is no such file")
         if not any(words_of(sentence) for sentence in sentences):
             raise UserError(f"{source!r}: there are no words in it")
         numbers = self._encode(sentences)

@@ -88,13 +88,13 @@ def test_numbers_are_finite() -> None:
 
 
 def test_classes_are_in_alphabetical_order() -> None:
-    names, targets = class_indices([{"a": name} for name in "bacbba"], "a")
-    assert (names, targets.tolist()) == (["a", "b", "c"], [1, 0, 2, 1, 1, 0])
+    names, targets = class_indices([{"a": name} for name in "bacbbaaaabbb"], "a")
+    assert (names, targets.tolist()) == (["a", "b", "c"], [1, 0, 2, 1, 1, 0, 0, 0, 0, 1, 1, 1])
     with pytest.raises(UserError, match="column 'a', row 3: no class is given"):
         class_indices([{"a": "x"}, {"a": "y"}, {"a": ""}], "a")
     with pytest.raises(UserError, match="column 'a' has one class only: 'x'"):
         class_indices([{"a": "x"}] * 3, "a")
-    with pytest.raises(UserError, match=r"column 'a' has 9 classes in 9 rows, such as '0'; is it"):
+    with pytest.raises(UserError, match=r"column 'a' has 9 classes in 9 rows, such as '0'; are"):
         class_indices([{"a": str(k)} for k in range(9)], "a")
 
 

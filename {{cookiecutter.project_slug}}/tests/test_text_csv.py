@@ -113,8 +113,9 @@ def test_sentences_are_classified_as_arguments_and_as_lines(
         "complaint",
         "praise",
     ]
-    assert command("predict", "run", " ", "bytes.bin", "A kind lobby!") == 2
+    assert command("predict", "run", " ", "bytes.bin", "gone.txt", "A kind lobby!") == 2
     printed = capsys.readouterr()
+    assert "error: gone.txt: there is no such file" in printed.err
     assert "error: ' ': there are no words in it" in printed.err
     assert "error: bytes.bin: cannot be read as text in UTF-8" in printed.err
     assert len(printed.out.splitlines()) == 3
