@@ -229,9 +229,8 @@ def test_early_stopping_ends_training_when_nothing_is_gained(
     trainer.fit()
     assert len(set(logged(trainer.run, "validation", "loss"))) == 1
     assert trainer.step == 3 * 16
-    assert (
-        load_checkpoint(trainer.run / "checkpoints/best.pt")["step"] == 3 * 16
-    )  # the last of equals
+    best = load_checkpoint(trainer.run / "checkpoints/best.pt")
+    assert best["step"] == 3 * 16  # the last of equals
     trainer.fit()  # and it stays ended
     assert trainer.step == 3 * 16
 
