@@ -131,7 +131,7 @@ def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:
         raise UserError(f"column {column!r} has one class only: {names[0]!r}")
     if len(names) > len(rows) / 4:
         text = f"column {column!r} has {len(names)} classes in {len(rows)} rows, such as "
-        raise UserError(f"{text}{names[0]!r}; are they numbers to be predicted (data.predict)?")
+        raise UserError(f"{text}{names[0]!r}; are they numbers, not classes?")
     place = {name: k for k, name in enumerate(names)}
     return names, torch.tensor([place[row[column]] for row in rows])
 
@@ -148,7 +148,7 @@ def divide(targets: Tensor, split: str, seed: int) -> Tensor:
         seed: what the choice of the validation rows is drawn from.
     """
     if targets.is_floating_point():  # neighbours in size are as one class
-        targets = targets.argsort().argsort() // (5 * PARTS)
+        targets = targets.argsort(stable=True).argsort() // (5 * PARTS)
     test = split_indices(targets, "validation", len(targets) // PARTS, seed=0)
     if split == "test":
         return test

@@ -43,7 +43,7 @@ class TabularCSV(BaseDataset):
         seed: what the choice of the validation rows is drawn from.
         file: CSV file in that folder; the example's is made if it is not there.
         target: Column to predict.
-        predict: What that holds, classes or numbers.
+        predict: What that holds, classes or numbers (for trainer.name=regressor.Regressor).
         ignore: Columns that are left out.
         missing: Cells that count as empty.
 
