@@ -160,7 +160,8 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
             except Exception as alone:
                 sample, error = f"sample {index}", alone
                 break
-        return LoadingError(f"{self.dataset.title}: {sample}: {explain(error)}", TRAINING_FAILED)
+        text, code = explain(error), getattr(error, "exit_code", TRAINING_FAILED)
+        return LoadingError(f"{self.dataset.title}: {sample}: {text}", code)
 
 
 @lru_cache(maxsize=2)  # of training and of validation

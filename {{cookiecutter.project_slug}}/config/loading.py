@@ -18,7 +18,8 @@ from config.schema import Settings
 from utils.errors import UserError
 
 # The settings file that commands take where none is named.
-DEFAULT = ROOT / "config" / (ROOT / "config/default.txt").read_text("utf-8").strip()
+_named = ROOT / "config/default.txt"
+DEFAULT = _named.with_name(_named.read_text("utf-8").strip()) if _named.is_file() else _named
 # What may change when a run goes on (the beginnings of names); all else makes it another run.
 MAY_CHANGE = (
     *("name", "device", "deterministic", "data.root", "data.workers", "data.mirrors"),

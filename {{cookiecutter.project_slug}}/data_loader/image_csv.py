@@ -63,9 +63,13 @@ class ImageCSV(BaseDataset):
         self.classes, targets = class_indices(rows, target)
         chosen, folder = divide(targets, split, seed), (root / file).parent
         self.targets, self.files = targets[chosen], [folder / rows[k][image] for k in chosen]
-        for row, path in zip(chosen.tolist(), self.files, strict=True):
-            if not path.is_file():
-                raise UserError(f"{root / file}, row {row + 1}: there is no file {path}")
+        needed = [*range(len(rows))] if split == "train" else chosen.tolist()
+        if missing := [k for k in needed if not (folder / rows[k][image]).is_file()]:
+            names = ", ".join(
+                f"{rows[k][image]} (row {k + 1} below the header)" for k in missing[:3]
+            )
+            text = f"{len(missing)} of {len(needed)} files are not in {folder}: {names}"
+            raise UserError(f"{root / file}: {text}{', ...' * (len(missing) > 3)}")
         if split == "train":  # other splits are given what is learned here
             some = torch.linspace(0, len(self) - 1, min(MEASURED, len(self))).long()
             self.mean_and_std = pixel_statistics(self.__getitems__(some)["input"])

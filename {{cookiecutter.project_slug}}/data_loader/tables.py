@@ -58,7 +58,7 @@ def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
             raise UserError(f"{file}: there are {names.count(name)} columns {name!r}")
     for number, row in enumerate(rows, 1):
         if len(row) != len(names):
-            text = f"row {number} has {len(row)} cells, the header {len(names)}"
+            text = f"row {number} below the header has {len(row)} cells, the header {len(names)}"
             raise UserError(f"{file}: {text}")
     return [dict(zip(names, row, strict=True)) for row in rows]
 
@@ -106,7 +106,8 @@ def read_numbers(rows: Sequence[Row], column: str, gaps: bool = False) -> Tensor
     for number, row in enumerate(rows, 1):
         value = parse_number(row[column])
         if value is None or (math.isnan(value) and not gaps):
-            raise UserError(f"column {column!r}, row {number}: {row[column]!r} is no number")
+            place = f"column {column!r}, row {number} below the header"
+            raise UserError(f"{place}: {row[column]!r} is no number")
         values.append(value)
     return torch.tensor(values, dtype=torch.float64).reshape(-1, 1)
 
@@ -126,7 +127,7 @@ def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:
     names = sorted({row[column] for row in rows})
     if "" in names:
         number = next(k for k, row in enumerate(rows, 1) if not row[column])
-        raise UserError(f"column {column!r}, row {number}: no class is given")
+        raise UserError(f"column {column!r}, row {number} below the header: no class is given")
     if len(names) < 2:
         raise UserError(f"column {column!r} has one class only: {names[0]!r}")
     if len(names) > len(rows) / 4:

@@ -87,10 +87,30 @@ def test_an_image_that_is_not_there_or_broken_is_named(
     assert command("train", "--config", CONFIG, *own, *QUICK) == 2
     error = capsys.readouterr().err
     assert "7.jpg: cannot be read; it is no image, or a broken one" in error
-    (tmp_path / "7.jpg").unlink()
+    for name in ("7.jpg", "12.jpg", "3.webp", "4.gif"):
+        (tmp_path / name).unlink()
     assert command("train", "--config", CONFIG, *own, *QUICK) == 2
-    assert f"mine.csv, row 8: there is no file {tmp_path / '7.jpg'}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    text = f"mine.csv: 4 of 60 files are not in {tmp_path}: 3.webp (row 4 below the header), 4.gif"
+    assert text in error
+    assert error.endswith("7.jpg (row 8 below the header), ...\n")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_broken_image_that_is_met_in_training_is_named_too(
+    photos: Callable[..., BaseDataset],
+    tmp_path: Path,
+    command: Command,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photos("train")
+    monkeypatch.setattr("data_loader.image_csv.MEASURED", 2)
+    monkeypatch.setattr(BaseDataset, "probes", torch.tensor([0]))
+    (tmp_path / "7.jpg").write_bytes((tmp_path / "7.jpg").read_bytes()[:200])
+    own = (f"data.root={tmp_path}", "data.file=mine.csv", "data.image=path", "data.target=kind")
+    assert command("train", "--config", CONFIG, *own, *QUICK, "data.workers=1") == 2
+    assert "7.jpg: cannot be read; it is no image, or a broken one" in capsys.readouterr().err
 
 
 def test_the_example_is_always_the_same_images(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_numbers_and_files_of_them_are_predicted(
 def test_a_cell_that_is_no_number_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("a,b\n" + "1,2\n" * 30 + "3,four\n")
     changes = (f"data.root={tmp_path}", "data.file=mine.csv", "data.x=a", "data.y=b")
-    with pytest.raises(UserError, match="column 'b', row 31: 'four' is no number"):
+    with pytest.raises(UserError, match="column 'b', row 31 below the header: 'four' is no number"):
         points("train", *changes)
 
 

@@ -3,6 +3,7 @@
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,15 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
 
 
 # What is refused
+
+
+def test_without_the_name_of_the_default_settings_a_command_says_so(tmp_path: Path) -> None:
+    copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns("data", "runs"))
+    (copy / "config/default.txt").unlink()
+    done = subprocess.run([sys.executable, "train.py"], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot read the settings file")
+    assert "config/default.txt" in done.stderr
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:

@@ -40,7 +40,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     [
         (b"a,c\n1,2\n", r"x\.csv: no column 'b'; it has a, c$"),
         (b"", r"x\.csv is empty$"),
-        (b"a,b\n1,2\n1,2,3\n", r"x\.csv: row 2 has 3 cells, the header 2$"),
+        (b"a,b\n1,2\n1,2,3\n", r"x\.csv: row 2 below the header has 3 cells, the header 2$"),
         (b"a,b\n\xff,2\n", r"x\.csv: cannot be read as CSV in UTF-8; "),
         (b'a,b\n"1,2\n', r"x\.csv: cannot be read as CSV in UTF-8; "),
         (b"a,b,a\n1,2,3\n", r"x\.csv: there are 2 columns 'a'$"),
@@ -81,16 +81,16 @@ def test_numbers_are_finite() -> None:
     ]
     rows = [{"a": "1"}, {"a": " "}]
     assert torch.equal(read_numbers(rows, "a", gaps=True).isnan(), torch.tensor([[False], [True]]))
-    with pytest.raises(UserError, match="column 'a', row 2: ' ' is no number"):
+    with pytest.raises(UserError, match="column 'a', row 2 below the header: ' ' is no number"):
         read_numbers(rows, "a")
-    with pytest.raises(UserError, match="column 'a', row 1: '1,5' is no number"):
+    with pytest.raises(UserError, match="column 'a', row 1 below the header: '1,5' is no number"):
         read_numbers([{"a": "1,5"}], "a", gaps=True)
 
 
 def test_classes_are_in_alphabetical_order() -> None:
     names, targets = class_indices([{"a": name} for name in "bacbbaaaabbb"], "a")
     assert (names, targets.tolist()) == (["a", "b", "c"], [1, 0, 2, 1, 1, 0, 0, 0, 0, 1, 1, 1])
-    with pytest.raises(UserError, match="column 'a', row 3: no class is given"):
+    with pytest.raises(UserError, match="column 'a', row 3 below the header: no class is given"):
         class_indices([{"a": "x"}, {"a": "y"}, {"a": ""}], "a")
     with pytest.raises(UserError, match="column 'a' has one class only: 'x'"):
         class_indices([{"a": "x"}] * 3, "a")

@@ -82,7 +82,7 @@ def test_other_splits_are_brought_to_the_training_rows_scale(
             3,
             r"column 'kg': '4,5' is no number, but most of it looks so; mend it, or use data",
         ),
-        ("", None, r"column 'animal', row 1: no class is given"),
+        ("", None, r"column 'animal', row 1 below the header: no class is given"),
     ],
 )
 def test_a_cell_that_does_not_fit_is_named(

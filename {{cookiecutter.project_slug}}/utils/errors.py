@@ -31,6 +31,8 @@ MISTAKES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, Valu
 
 def explain(error: Exception) -> str:
     """An error of the project's code in a line: its kind, what it says, where it was raised."""
+    if isinstance(error, UserError):
+        return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
     text = " ".join(str(error).split())[:300]
