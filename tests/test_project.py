@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import PAYLOAD, TEMPLATE, render, run
+from conftest import PAYLOAD, TEMPLATE, needs_all, render, run
 
 DATA_ROOT = os.environ.get("DATA_ROOT")
 needs_data = pytest.mark.skipif(
@@ -89,6 +89,31 @@ def test_starting_with_uv_trains_to_ninety_percent(project: Path) -> None:
     metrics = json.loads((folder / "evaluation/test/metrics.json").read_text())
     assert metrics["samples"] == 10_000
     assert metrics["accuracy"] >= 0.9, said
+
+
+# As tests/test_transfer.py of the project does with synthetic data.
+TRANSFER = """
+import os, sys
+from pathlib import Path
+from builders import build_dataset
+from config.loading import load_settings
+sys.path.append("tests")
+from test_transfer import errors
+config = Path("config/fashion_mnist.yaml").resolve()
+settings = lambda *changes: load_settings(config, ["logger.tensorboard=false", *changes])
+splits = {split: build_dataset(settings(), split) for split in ("train", "validation")}
+splits["validation"].load_state_dict(splits["train"].state_dict())
+os.chdir(sys.argv[1])
+moved, new = errors(splits, (2, 4), settings)  # pullovers and coats
+print(moved, new, bool((moved < new).all() and moved.mean() < 0.8 * new.mean()))
+"""
+
+
+@needs_data
+@needs_all
+def test_eight_kinds_of_clothes_help_with_two_others(tmp_path: Path, default_project: Path) -> None:
+    done = run("python", "-c", TRANSFER, tmp_path, cwd=default_project)
+    assert done.stdout.split()[-1] == "True", done.stdout
 
 
 def test_starting_with_pip_trains(project: Path) -> None:
