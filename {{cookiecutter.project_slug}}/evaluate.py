@@ -29,8 +29,10 @@ def main() -> None:
     results = trainer.evaluate(split)
     about = {"data": trainer.dataset.title, "split": split, "samples": len(trainer.dataset)}
     about |= {"checkpoint": str(checkpoint), "step": trainer.step}
-    metrics = {name: round(value, 6) for name, value in scalars_in(results).items()}
-    folder, tables = folder_of(checkpoint) / "evaluation" / split, trainer.tables(results)
+    metrics = {name: float(f"{value:.6g}") for name, value in scalars_in(results).items()}
+    other = trainer.dataset.title != trainer.dataset.trained_on  # the run's own results stay
+    place = f"{trainer.dataset.title} {split}" if other else split
+    folder, tables = folder_of(checkpoint) / "evaluation" / place, trainer.tables(results)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(about | metrics, indent=2), encoding="utf-8")
     for name, table in tables.items():

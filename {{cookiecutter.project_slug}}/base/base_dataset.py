@@ -29,6 +29,7 @@ class BaseDataset(ABC, Dataset[Sample]):
         title: the data's name, as logs, tables and pictures give it.
         classes: names of the classes, by target; empty where there are none.
         learned: names of the attributes that were learned from the training samples, plain data.
+        trained_on: title of the data that `load_state_dict` gave what was learned from.
         in_memory: whether batches are indexed from tensors; then workers are none by default.
             A class that says so in its own body (a subclass may do otherwise) promises to draw from
             the generator alone that `transform` is given: no other is seeded for each step then.
@@ -37,6 +38,7 @@ class BaseDataset(ABC, Dataset[Sample]):
     title: str
     classes: Sequence[str] = ()
     learned: Sequence[str] = ()
+    trained_on: str
     in_memory = False
 
     @abstractmethod
@@ -106,6 +108,7 @@ class BaseDataset(ABC, Dataset[Sample]):
             raise UserError(f"{self.title} has the classes {mine}; in training, they were {known}")
         for name in ("classes", *self.learned):
             setattr(self, name, state[name])
+        self.trained_on = state["title"]
 
     @cached_property
     def example(self) -> Tensor:

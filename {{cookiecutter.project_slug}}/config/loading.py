@@ -19,7 +19,9 @@ from utils.errors import UserError
 
 # The settings file that commands take where none is named.
 _named = ROOT / "config/default.txt"
-DEFAULT = _named.with_name(_named.read_text("utf-8").strip()) if _named.is_file() else _named
+DEFAULT = _named
+if _named.is_file():
+    DEFAULT = _named.parent / _named.read_bytes().decode(errors="replace").strip()
 # What may change when a run goes on (the beginnings of names); all else makes it another run.
 MAY_CHANGE = (
     *("name", "device", "deterministic", "data.root", "data.workers", "data.mirrors"),
@@ -83,7 +85,10 @@ def _read(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             text = stream.read(LIMIT + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the settings file {file}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        others = ", ".join(sorted(place.name for place in ROOT.glob("config/*.yaml")))
+        text = f"cannot read the settings file {file}: {reason}; in config/ there are {others}"
+        raise UserError(f"{text}, and default.txt names the default") from error
     values = _plain(text, str(file))
     if not isinstance(values, dict):
         raise UserError(f"{file} holds no settings: it must be a mapping of names to values")

@@ -61,7 +61,7 @@ class ImageCSV(BaseDataset):
             return
         rows = read_data(root / file, (image, target), EXAMPLES.get(file))
         self.classes, targets = class_indices(rows, target)
-        chosen, folder = divide(targets, split, seed), (root / file).parent
+        chosen, folder = divide(targets, split, seed, self.classes), (root / file).parent
         self.targets, self.files = targets[chosen], [folder / rows[k][image] for k in chosen]
         needed = [*range(len(rows))] if split == "train" else chosen.tolist()
         if missing := [k for k in needed if not (folder / rows[k][image]).is_file()]:

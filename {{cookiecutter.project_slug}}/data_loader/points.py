@@ -52,7 +52,7 @@ class Points(BaseDataset):
         x: str = "x",
         y: str = "y",
     ) -> None:
-        self.title, self.column = Path(file).stem, x
+        self.title, self.axes = Path(file).stem, (x, y)
         self.x = self.y = torch.empty(0, 1)
         if split:
             rows = read_data(root / file, (x, y), EXAMPLES.get(file))
@@ -76,13 +76,13 @@ class Points(BaseDataset):
         """Of a number, or of a CSV file with a column of them."""
         if (value := parse_number(source)) is not None and source.strip():
             return [(source, {"input": torch.tensor([value])})]
-        if not Path(source).exists():
-            raise UserError(f"{source!r} is neither a number nor a CSV file")
-        numbers = read_numbers(read_rows(Path(source), [self.column]), self.column)
+        if not Path(source).is_file():
+            raise UserError(f"{source!r} is neither a number that float32 holds nor a file")
+        numbers = read_numbers(read_rows(Path(source), self.axes[:1]), self.axes[0])
         return [(f"{value.item():.6g}", {"input": value.float()}) for value in numbers]
 
     def draw(self, batch: Batch, heading: str, titles: object = ()) -> Figure:
-        return curve_picture(batch["input"], batch["target"], heading)
+        return curve_picture(batch["input"], batch["target"], heading, self.axes)
 
 
 def make_line(file: Path) -> None:

@@ -49,7 +49,8 @@ def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
         text = f"{file} is not there; name your own by data.file, its folder by data.root"
         raise UserError(text, DATA_UNAVAILABLE) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read as CSV in UTF-8; {error}") from error
+        reason = getattr(error, "strerror", error)  # which of the system does not repeat the name
+        raise UserError(f"{file}: cannot be read as CSV in UTF-8; {reason}") from error
     for column in columns:
         if column not in names:
             raise UserError(f"{file}: no column {column!r}; it has {', '.join(names)}")
@@ -132,12 +133,12 @@ def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:
         raise UserError(f"column {column!r} has one class only: {names[0]!r}")
     if len(names) > len(rows) / 4:
         text = f"column {column!r} has {len(names)} classes in {len(rows)} rows, such as "
-        raise UserError(f"{text}{names[0]!r}; are they numbers, not classes?")
+        raise UserError(f"{text}{names[0]!r}; are they numbers or texts, not classes?")
     place = {name: k for k, name in enumerate(names)}
     return names, torch.tensor([place[row[column]] for row in rows])
 
 
-def divide(targets: Tensor, split: str, seed: int) -> Tensor:
+def divide(targets: Tensor, split: str, seed: int, classes: Sequence[str] = ()) -> Tensor:
     """Which rows a split has, sorted, int64; each has the classes' (or values') shares of all.
 
     A sixth is for the test, always the same rows; a sixth of the others is for validation, as the
@@ -147,11 +148,20 @@ def divide(targets: Tensor, split: str, seed: int) -> Tensor:
         targets: classes or numbers of all rows, shape (N,).
         split: train, validation or test.
         seed: what the choice of the validation rows is drawn from.
+        classes: their names.
+
+    Raises:
+        UserError: if a split would have no row of a class.
     """
     if targets.is_floating_point():  # neighbours in size are as one class
         targets = targets.argsort(stable=True).argsort() // (5 * PARTS)
-    test = split_indices(targets, "validation", len(targets) // PARTS, seed=0)
-    if split == "test":
-        return test
     rest = split_indices(targets, "train", len(targets) // PARTS, seed=0)
-    return rest[split_indices(targets[rest], split, len(rest) // PARTS, seed)]
+    rows = {"test": split_indices(targets, "validation", len(targets) // PARTS, seed=0)}
+    for part in ("train", "validation"):
+        rows[part] = rest[split_indices(targets[rest], part, len(rest) // PARTS, seed)]
+    for chosen in rows.values():
+        for k in {*range(len(classes))} - {*targets[chosen].tolist()}:
+            count = int((targets == k).sum())
+            text = f"class {classes[k]!r} has {count} of {len(targets)} rows, too few for some in "
+            raise UserError(f"{text}each split; leave it out, or bring {2 * PARTS} or more")
+    return rows[split]

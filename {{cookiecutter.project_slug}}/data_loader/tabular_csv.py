@@ -80,7 +80,7 @@ class TabularCSV(BaseDataset):
             self.classes, targets = class_indices(rows, target)
         else:
             targets = read_numbers(rows, target).float()
-        chosen = divide(targets.reshape(-1), split, seed)
+        chosen = divide(targets.reshape(-1), split, seed, self.classes)
         unused = {target, *ignore, ""}
         self.rows = [{k: v for k, v in rows[i].items() if k not in unused} for i in chosen.tolist()]
         self.targets = targets[chosen]

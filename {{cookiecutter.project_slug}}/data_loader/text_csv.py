@@ -63,12 +63,13 @@ class TextCSV(BaseDataset):
             return
         rows = read_data(root / file, (text, target), EXAMPLES.get(file))
         self.classes, targets = class_indices(rows, target)
-        chosen = divide(targets, split, seed)
+        chosen = divide(targets, split, seed, self.classes)
+        for number, row in enumerate(rows, 1):
+            if not row[text]:
+                raise UserError(f"column {text!r}, row {number} below the header: no text is given")
         self.targets, self.sentences = targets[chosen], [rows[k][text] for k in chosen.tolist()]
         if split == "train":  # other splits are given what is learned here
             counts = Counter(word for sentence in self.sentences for word in words_of(sentence))
-            if not counts:
-                raise UserError(f"column {text!r}: there are no words in it")
             self.vocabulary = ["", "<unknown>", *(word for word, _ in counts.most_common(words))]
             self.numbers = self._encode(self.sentences)
 

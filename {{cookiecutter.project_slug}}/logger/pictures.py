@@ -1,11 +1,15 @@
 """Pictures for TensorBoard and for files, drawn without a screen."""
 
 import math
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
+
+from logger.console import log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Figure
@@ -13,6 +17,7 @@ else:
     Figure = object
 
 
+ASIAN = re.compile("CJK|Gothic|Nanum|YaHei|Unicode MS")  # fonts
 LEGIBLE = 30  # classes whose names and counts are shown; each count takes a while
 
 
@@ -26,7 +31,7 @@ def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
     """
     side = math.ceil(math.sqrt(len(images)))
     height, width = images.shape[2:]
-    figure = new_figure(1.7 * side, 1.8 * side + 0.4)
+    figure = new_figure(1.7 * side, 1.8 * side + 0.4, titles)
     axes = figure.add_subplot(title=heading)  # one for all images, as each would take a while
     axes.set(xlim=(0, 1.2 * side * width), ylim=(1.4 * side * height, 0))
     axes.set_axis_off()
@@ -47,7 +52,7 @@ def confusion_picture(matrix: Tensor, classes: Sequence[str], heading: str) -> F
         heading: text above the matrix.
     """
     side = 3 + 0.8 * min(len(classes), LEGIBLE)
-    figure = new_figure(side, side)
+    figure = new_figure(side, side, classes)
     axes = figure.add_subplot(title=heading, xlabel="predicted", ylabel="true")
     axes.imshow(matrix.numpy(), cmap="Blues")
     if len(classes) > LEGIBLE:
@@ -60,8 +65,16 @@ def confusion_picture(matrix: Tensor, classes: Sequence[str], heading: str) -> F
     return figure
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty one, in inches. Matplotlib takes a while to import, so only those wait who draw."""
-    from matplotlib import figure
+def new_figure(width: float, height: float, texts: Iterable[str] = ()) -> Figure:
+    """An empty one, in inches. Matplotlib takes a while to import, so only those wait who draw.
 
+    Signs that the usual font lacks, such as some of `texts`, come from others, if there are any.
+    """
+    from matplotlib import figure, font_manager, rcParams
+
+    others = sorted(filter(ASIAN.search, font_manager.get_font_names()))
+    rcParams["font.family"] = ["DejaVu Sans", *others]
+    warnings.filterwarnings("ignore", "Glyph")  # one line for all of them is enough
+    if not others and any(sign >= "\u2e80" for text in texts for sign in text):
+        log.warning("no font here has signs such as those of the classes: install Noto Sans CJK")
     return figure.Figure(figsize=(width, height), layout="constrained")

@@ -51,18 +51,24 @@ def agreement_picture(true: Tensor, predicted: Tensor, heading: str) -> Figure:
     """Predicted against true numbers, both of shape (N, K); what is right is on the diagonal."""
     figure = new_figure(6, 6)
     axes = figure.add_subplot(title=heading, xlabel="true", ylabel="predicted")
+    ends = [min(true.min(), predicted.min()).item(), max(true.max(), predicted.max()).item()]
+    margin = 0.05 * (ends[1] - ends[0]) or 1.0
+    axes.set(xlim=(ends[0] - margin, ends[1] + margin), ylim=(ends[0] - margin, ends[1] + margin))
+    axes.locator_params(nbins=5)
     axes.axline((float(true.mean()),) * 2, slope=1, color="grey", linewidth=1)
     axes.scatter(true[:SHOWN].numpy(), predicted[:SHOWN].numpy(), s=8, alpha=0.5)
     return figure
 
 
-def curve_picture(x: Tensor, y: Tensor, heading: str, curve: Tensor | None = None) -> Figure:
-    """Points (x, y), and the curve that a model takes through them at the same x.
+def curve_picture(
+    x: Tensor, y: Tensor, heading: str, names: tuple[str, str], curve: Tensor | None = None
+) -> Figure:
+    """Points (x, y) by their names, and the curve that a model takes through them at the same x.
 
     All have the shape (N, 1), on the CPU.
     """
     figure, order = new_figure(7, 5), x[:, 0].argsort()
-    axes = figure.add_subplot(title=heading, xlabel="x", ylabel="y")
+    axes = figure.add_subplot(title=heading, xlabel=names[0], ylabel=names[1])
     axes.scatter(x[:SHOWN, 0].numpy(), y[:SHOWN, 0].numpy(), s=8, alpha=0.5, label="data")
     if curve is not None:
         axes.plot(x[order, 0].numpy(), curve[order, 0].numpy(), color="C1", label="model")

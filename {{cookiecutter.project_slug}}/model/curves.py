@@ -4,6 +4,9 @@ Their parameters are for x and y of mean 0 and standard deviation 1, so that poi
 learned alike; what goes in and comes out is in the units of the points.
 """
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +31,10 @@ class Line(BaseModel):
         """y, shape (N, 1), of x, shape (N, 1)."""
         return self.units.restore(self.linear(self.units.standardize(input)))
 
+    def powers(self) -> list[float]:
+        """The factors of 1 and x, in the units of the points."""
+        return self.units.powers([self.linear.bias.item(), self.linear.weight.item()])
+
 
 class Polynomial(BaseModel):
     """c₀ + c₁ x + c₂ x² + ..., whose coefficients are the parameters.
@@ -50,6 +57,10 @@ class Polynomial(BaseModel):
             y = y * x + coefficient
         return self.units.restore(y)
 
+    def powers(self) -> list[float]:
+        """The factors of 1, x, x², ..., in the units of the points."""
+        return self.units.powers(self.coefficients.tolist())
+
 
 class Units(nn.Module):
     """From the units of the points to mean 0 and standard deviation 1, and back."""
@@ -69,3 +80,13 @@ class Units(nn.Module):
     def restore(self, y: Tensor) -> Tensor:
         """What comes out, in the unit of y."""
         return self.y_mean_and_std[0] + self.y_mean_and_std[1] * y
+
+    def powers(self, factors: Iterable[float]) -> list[float]:
+        """From the factors of the powers of standardized x to those of x itself, that give y."""
+        (x_mean, x_std), (y_mean, y_std) = (
+            self.x_mean_and_std.tolist(),
+            self.y_mean_and_std.tolist(),
+        )
+        standardized = np.polynomial.Polynomial([-x_mean / x_std, 1 / x_std])
+        restored = np.polynomial.Polynomial([*factors])(standardized) * y_std + y_mean
+        return [float(factor) for factor in restored.coef]

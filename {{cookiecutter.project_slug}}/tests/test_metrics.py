@@ -1,7 +1,9 @@
 """Metrics: the same numbers as torchmetrics gives."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,3 +91,16 @@ def test_a_picture_of_many_classes_stays_small() -> None:
         figure = confusion_picture(torch.eye(classes, dtype=torch.int64), names, "many")
         assert len(figure.axes[0].texts) == texts
         assert max(figure.get_size_inches()) < 30
+
+
+def test_class_names_in_signs_that_no_font_has_are_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from matplotlib import font_manager
+
+    monkeypatch.setattr(font_manager, "get_font_names", lambda: ["DejaVu Sans"])
+    with warnings.catch_warnings(action="error"):
+        for names in (["배송", "환불"], ["é", "ß"]):
+            confusion_picture(torch.eye(2), names, "한글").savefig(tmp_path / "x.png")
+    (record,) = caplog.records
+    assert "install Noto Sans CJK" in record.message

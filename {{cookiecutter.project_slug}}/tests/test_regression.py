@@ -56,10 +56,15 @@ def test_the_examples_are_always_the_same_points(tmp_path: Path) -> None:
 
 def test_a_line_is_found(line: Path, command: Command, capsys: Any) -> None:
     model = model_of(line)
-    offset, sum_of_both = model(torch.tensor([[0.0], [1.0]]))[:, 0].tolist()
-    assert offset == pytest.approx(3, abs=0.03)
-    assert sum_of_both - offset == pytest.approx(2, abs=0.02)
+    offset, slope = model.powers()
+    standard_error = 0.2 / 833**0.5  # noise, training points
+    assert offset == pytest.approx(3, abs=standard_error)
+    assert slope == pytest.approx(2, abs=standard_error / (10 / 12**0.5))  # x from -5 to 5
+    values = model(torch.tensor([[0.0], [2.0]]))[:, 0].tolist()
+    assert values == pytest.approx([offset, offset + 2 * slope])
+    capsys.readouterr()
     assert command("evaluate", line) == 0
+    assert f"y = {offset:.6g} {slope:+.6g} x\n" in capsys.readouterr().out
     metrics = json.loads((line / "evaluation/test/metrics.json").read_text())
     assert metrics["samples"] == 200
     assert metrics["loss"] == pytest.approx(0.04, abs=0.01)  # of noise with deviation 0.2
@@ -67,16 +72,23 @@ def test_a_line_is_found(line: Path, command: Command, capsys: Any) -> None:
         assert (line / "evaluation/test" / name).stat().st_size > 5000
 
 
-def test_the_polynomial_is_the_best_of_its_degree(tmp_path: Path, command: Command) -> None:
-    changes = (f"data.root={tmp_path}", *QUICK)
+FULL_BATCH = ("data.batch_size=1000", "trainer.epochs=300", "optimizer.lr=5e-2")
+
+
+@pytest.mark.parametrize("batches", [(), FULL_BATCH])
+def test_the_polynomial_is_that_of_least_squares(
+    tmp_path: Path, command: Command, batches: tuple[str, ...]
+) -> None:
+    changes = (f"data.root={tmp_path}", *QUICK, *batches)
     assert command("train", "--config", SINE, "--run-dir", "run", *changes) == 0
     train = build_dataset(load_settings(SINE, changes), "train")
     batch = train.__getitems__(torch.arange(len(train)))
     x, y = (batch[name][:, 0].double().numpy() for name in ("input", "target"))
-    best, model = np.polynomial.Polynomial.fit(x, y, 3), model_of(tmp_path / "run")
+    model: Any = restore_trainer([tmp_path / "run/checkpoints/last.pt"], None, [])[0].model
     assert model.count_parameters() == 4
+    assert model.powers() == pytest.approx(np.polyfit(x, y, 3)[::-1].tolist(), abs=1e-3)
     found = model(batch["input"])[:, 0].detach().numpy()
-    assert found == pytest.approx(best(x), abs=0.05)
+    assert found == pytest.approx(np.polyval(model.powers()[::-1], x), abs=1e-5)
 
 
 def test_a_polynomial_is_the_sum_of_powers() -> None:
@@ -132,7 +144,7 @@ def test_numbers_and_files_of_them_are_predicted(
         assert entry["predictions"][0]["value"] == pytest.approx(model(torch.tensor([[x]])).item())
     assert command("predict", line, "one", "y.csv", "inf", "1") == 2
     printed = capsys.readouterr()
-    assert "error: 'one' is neither a number nor a CSV file" in printed.err
+    assert "error: 'one' is neither a number that float32 holds nor a file" in printed.err
     assert "error: y.csv: no column 'x'; it has y" in printed.err
     assert "error: 'inf' is neither" in printed.err
     assert printed.out.splitlines()[-1].split()[0] == "1"
@@ -143,6 +155,34 @@ def test_a_cell_that_is_no_number_is_named(tmp_path: Path) -> None:
     changes = (f"data.root={tmp_path}", "data.file=mine.csv", "data.x=a", "data.y=b")
     with pytest.raises(UserError, match="column 'b', row 31 below the header: 'four' is no number"):
         points("train", *changes)
+
+
+def test_results_of_another_file_do_not_take_the_place_of_the_runs_own(
+    line: Path, tmp_path: Path, command: Command, capsys: Any
+) -> None:
+    assert command("evaluate", line) == 0
+    own = (line / "evaluation/test/metrics.json").read_bytes()
+    pairs = [(k / 10, 1e-3 * (2 * k / 10 + 3)) for k in range(60)]
+    write_rows(tmp_path / "other.csv", [("time s", "length"), *pairs])
+    changes = (f"data.root={tmp_path}", "data.file=other.csv", "data.x=time s", "data.y=length")
+    assert command("evaluate", line, *changes) == 0
+    assert "length = 3.0" in capsys.readouterr().out
+    assert (line / "evaluation/test/metrics.json").read_bytes() == own
+    other = json.loads((line / "evaluation/other test/metrics.json").read_text())
+    assert (other["data"], other["samples"]) == ("other", 10)
+    assert command("train", "--config", LINE, *changes, "trainer.epochs=3", *QUICK) == 0
+    (run,) = Path("runs/regression").iterdir()
+    assert command("evaluate", run) == 0
+    metrics = json.loads((run / "evaluation/test/metrics.json").read_text())
+    assert 0 < metrics["loss"] < 1e-4  # of small numbers, what differs from zero is told
+
+
+def test_settings_for_classes_are_refused_for_numbers(
+    tmp_path: Path, command: Command, capsys: Any
+) -> None:
+    changes = (f"data.root={tmp_path}", "trainer.balanced=true", *QUICK)
+    assert command("train", "--config", LINE, *changes) == 2
+    assert "trainer.balanced and trainer.label_smoothing are for classes" in capsys.readouterr().err
 
 
 def test_a_model_of_other_outputs_is_refused(tmp_path: Path, command: Command, capsys: Any) -> None:

@@ -43,9 +43,18 @@ def test_without_the_name_of_the_default_settings_a_command_says_so(tmp_path: Pa
     copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns("data", "runs"))
     (copy / "config/default.txt").unlink()
     done = subprocess.run([sys.executable, "train.py"], cwd=copy, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: cannot read the settings file")
-    assert "config/default.txt" in done.stderr
+    texts = [done.stderr]
+    for name in ("", "config/synthetic.yaml"):
+        (copy / "config/default.txt").write_text(name)
+        done = subprocess.run(
+            [sys.executable, "train.py"], cwd=copy, capture_output=True, text=True
+        )
+        texts.append(done.stderr)
+        assert done.returncode == 2
+    for text in texts:
+        assert text.startswith("error: cannot read the settings file")
+        assert "synthetic.yaml" in text
+        assert "default.txt names the default" in text
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:

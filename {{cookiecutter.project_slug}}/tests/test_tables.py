@@ -108,6 +108,14 @@ def test_splits_share_all_rows_with_the_shares_of_the_classes() -> None:
     assert sum(counts["validation"]) == 91
 
 
+def test_a_class_that_a_split_would_lack_is_named() -> None:
+    targets = torch.tensor([0] * 60 + [1] * 12)
+    for split in ("train", "validation", "test"):
+        assert {*targets[divide(targets, split, 1, "ab")].tolist()} == {0, 1}
+        with pytest.raises(UserError, match="class 'c' has 1 of 73 rows, too few for some in each"):
+            divide(torch.cat([targets, torch.tensor([2])]), split, 1, "abc")
+
+
 def test_equal_numbers_are_divided_alike_everywhere() -> None:
     """A sort that is not stable may order them otherwise on another machine."""
     targets = torch.zeros(600)

@@ -59,7 +59,7 @@ def test_a_cell_may_be_a_document_but_some_need_words(tmp_path: Path) -> None:
     settings = load_settings(CONFIG, [f"data.root={tmp_path}", "data.file=mine.csv"])
     assert build_dataset(settings, "train").state_dict()["vocabulary"][2:] == ["word"]
     write_rows(tmp_path / "mine.csv", [("text", "class"), *((" ", row[1]) for row in rows)])
-    with pytest.raises(UserError, match="column 'text': there are no words in it"):
+    with pytest.raises(UserError, match="column 'text', row 1 below the header: no text"):
         build_dataset(settings, "train")
 
 

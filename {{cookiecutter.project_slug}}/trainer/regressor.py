@@ -1,7 +1,9 @@
 """Training of regressors: what is predicted are numbers."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,6 +36,11 @@ class Regressor(BaseTrainer):
             raise UserError(f"the model gives {shapes}{tuple(target.shape[1:])}")
         self.metrics.update(outputs, target)
 
+    def build_optimizers(self) -> list[torch.optim.Optimizer]:
+        if self.options.balanced or self.options.label_smoothing:
+            raise UserError("trainer.balanced and trainer.label_smoothing are for classes")
+        return super().build_optimizers()
+
     def build_metrics(self) -> RegressionMetrics:
         return RegressionMetrics()
 
@@ -44,11 +51,22 @@ class Regressor(BaseTrainer):
         """The numbers."""
         return [[{"value": value} for value in row] for row in outputs.tolist()]
 
+    def tables(self, results: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
+        """The formula of a model that is one, with its `powers` in the units of the data."""
+        powers: Any = getattr(self.model, "powers", None)
+        if powers is None:
+            return {}
+        x, y = getattr(self.dataset, "axes", ("x", "y"))
+        terms = [f"{factor:+.6g} {x}^{power}" for power, factor in enumerate(powers())]
+        text = " ".join(terms).replace(f" {x}^0", "").replace(f"{x}^1", x).removeprefix("+")
+        return {"formula": [[self.dataset.title], [f"{y} = {text}"]]}
+
     def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         title = f"{self.dataset.title}: {split}, R² {results['r2'].item():.4f}"
         figure = agreement_picture(results["true"], results["predicted"], title)
         batch = self.loaders[split].pick(DRAWN)
         if batch["input"].shape[1:] != (1,):
             return {"predicted": figure}
-        curve = curve_picture(batch["input"], batch["target"], title, self.predict(batch))
+        axes = getattr(self.dataset, "axes", ("x", "y"))
+        curve = curve_picture(batch["input"], batch["target"], title, axes, self.predict(batch))
         return {"predicted": figure, "curve": curve}
