@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=DEFAULT, metavar="FILE")
     parser.add_argument("--split", choices=("train", "validation"), default="train")
     parser.add_argument("--output", type=Path, default=Path("preview"), metavar="DIR")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in data.shift=2")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in seed=3")
     arguments = parser.parse_intermixed_args()
     settings = load_settings(arguments.config, arguments.settings)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from logger.console import log
 from logger.pictures import Figure, image_grid
 from utils.errors import UserError
 
@@ -30,6 +31,7 @@ class BaseDataset(ABC, Dataset[Sample]):
         classes: names of the classes, by target; empty where there are none.
         learned: names of the attributes that were learned from the training samples, plain data.
         trained_on: title of the data that `load_state_dict` gave what was learned from.
+        source: hash of what the splits are divided from, where that may change.
         in_memory: whether batches are indexed from tensors; then workers are none by default.
             A class that says so in its own body (a subclass may do otherwise) promises to draw from
             the generator alone that `transform` is given: no other is seeded for each step then.
@@ -39,6 +41,7 @@ class BaseDataset(ABC, Dataset[Sample]):
     classes: Sequence[str] = ()
     learned: Sequence[str] = ()
     trained_on: str
+    source = ""
     in_memory = False
 
     @abstractmethod
@@ -95,7 +98,7 @@ class BaseDataset(ABC, Dataset[Sample]):
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned from the training samples, as plain data; checkpoints hold it."""
-        return {name: getattr(self, name) for name in ("title", "classes", *self.learned)}
+        return {name: getattr(self, name) for name in ("title", "classes", "source", *self.learned)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` gave.
@@ -103,12 +106,16 @@ class BaseDataset(ABC, Dataset[Sample]):
         Raises:
             UserError: if it was of other classes than there are here.
         """
-        if self.classes and [*self.classes] != [*state["classes"]]:
-            mine, known = (", ".join(names)[:60] for names in (self.classes, state["classes"]))
+        if len(self) and [*self.classes] != [*state["classes"]]:
+            both = (self.classes, state["classes"])
+            mine, known = (", ".join(names)[:60] or "(none)" for names in both)
             raise UserError(f"{self.title} has the classes {mine}; in training, they were {known}")
         for name in ("classes", *self.learned):
             setattr(self, name, state[name])
         self.trained_on = state["title"]
+        if self.source and self.title == self.trained_on and self.source != state["source"]:
+            text = "has changed since training: samples of other splits may be in this one"
+            log.warning("%s %s", self.title, text)
 
     @cached_property
     def example(self) -> Tensor:

@@ -283,7 +283,7 @@ class BaseTrainer(ABC):
         self.best, missed = (value, 0) if gained else (self.best, self.epochs_without_gain + 1)
         self.epochs_without_gain = missed
         text = f"epoch {self.epoch}/{self.options.epochs}, validation {format_values(scalars)}"
-        log.info("%s: %s%s", self.dataset.title, text, "  (best so far)" * gained)
+        log.info("%s: %s%s", self.dataset.title, text, "  (best so far)" * (value == self.best))
         self.save(best=value == self.best)  # of equals the last; pictures take a while
         if self.epoch == 1 and self.settings.logger.tensorboard:
             batch = next(self.loaders["train"].steps(0, 1))[0]

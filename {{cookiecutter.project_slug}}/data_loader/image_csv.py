@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from data_loader.tables import class_indices, divide, read_data, write_rows
+from data_loader.tables import class_indices, divide, hash_of, read_data, write_rows
 from data_loader.transforms import augment, cropped, normalize, pixel_statistics, read_image
 from utils.errors import UserError
 from utils.seed import generator
@@ -60,13 +60,14 @@ class ImageCSV(BaseDataset):
         if split is None:
             return
         rows = read_data(root / file, (image, target), EXAMPLES.get(file))
+        self.source = hash_of(root / file)
         self.classes, targets = class_indices(rows, target)
         chosen, folder = divide(targets, split, seed, self.classes), (root / file).parent
         self.targets, self.files = targets[chosen], [folder / rows[k][image] for k in chosen]
         needed = [*range(len(rows))] if split == "train" else chosen.tolist()
         if missing := [k for k in needed if not (folder / rows[k][image]).is_file()]:
             names = ", ".join(
-                f"{rows[k][image]} (row {k + 1} below the header)" for k in missing[:3]
+                f"{rows[k][image]!r} (row {k + 1} below the header)" for k in missing[:3]
             )
             text = f"{len(missing)} of {len(needed)} files are not in {folder}: {names}"
             raise UserError(f"{root / file}: {text}{', ...' * (len(missing) > 3)}")

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader.tables import (
     divide,
+    hash_of,
     mean_and_std,
     parse_number,
     read_data,
@@ -56,6 +57,7 @@ class Points(BaseDataset):
         self.x = self.y = torch.empty(0, 1)
         if split:
             rows = read_data(root / file, (x, y), EXAMPLES.get(file))
+            self.source = hash_of(root / file)
             self.x, self.y = read_numbers(rows, x).float(), read_numbers(rows, y).float()
             chosen = divide(self.y[:, 0], split, seed)
             self.x, self.y = self.x[chosen], self.y[chosen]

@@ -1,6 +1,7 @@
 """CSV files: read, checked, made where an example has none yet, and divided into splits."""
 
 import csv
+import hashlib
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -45,12 +46,9 @@ def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
             names, *rows = [[cell.strip() for cell in row] for row in reader if row] or [[]]
             if not names:
                 raise UserError(f"{file} is empty")
-    except FileNotFoundError as error:
-        text = f"{file} is not there; name your own by data.file, its folder by data.root"
-        raise UserError(text, DATA_UNAVAILABLE) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", error)  # which of the system does not repeat the name
-        raise UserError(f"{file}: cannot be read as CSV in UTF-8; {reason}") from error
+        reason = getattr(error, "strerror", f"save it as CSV in UTF-8 ({error})")
+        raise UserError(f"{file}: cannot be read; {reason}") from error
     for column in columns:
         if column not in names:
             raise UserError(f"{file}: no column {column!r}; it has {', '.join(names)}")
@@ -74,10 +72,18 @@ def read_data(file: Path, columns: Iterable[str], make: Callable[[Path], None] |
         file.parent.mkdir(parents=True, exist_ok=True)
         make(file)
         log.info("made for this example, as a pattern for your own: %s", file)
+    if not file.exists():
+        text = f"{file} is not there; name your own by data.file, its folder by data.root"
+        raise UserError(text, DATA_UNAVAILABLE)
     rows = read_rows(file, columns)
     if len(rows) < LEAST:
         raise UserError(f"{file}: {len(rows)} rows are too few; at least {LEAST} can be divided")
     return rows
+
+
+def hash_of(file: Path) -> str:
+    """A hash of what is in a file; where it changes, its rows come into other splits."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def write_rows(file: Path, rows: Iterable[Sequence[object]]) -> None:

@@ -14,6 +14,7 @@ from data_loader.tables import (
     Row,
     class_indices,
     divide,
+    hash_of,
     mean_and_std,
     parse_number,
     read_data,
@@ -73,9 +74,11 @@ class TabularCSV(BaseDataset):
         if split is None:
             return
         rows = self._fill(read_data(root / file, [target], EXAMPLES.get(file)))
+        self.source = hash_of(root / file)
         for column in ignore:
             if column not in rows[0]:
-                raise UserError(f"data.ignore: {file} has no column {column!r}, but {[*rows[0]]}")
+                text = f"data.ignore: {file} has no column {column!r}, but {', '.join(rows[0])}; "
+                raise UserError(f"{text}data.ignore=[] leaves none out")
         if predict == "class":
             self.classes, targets = class_indices(rows, target)
         else:
@@ -99,6 +102,10 @@ class TabularCSV(BaseDataset):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
+        for column in (*self.numbers, *self.categories):
+            if self.rows and column not in self.rows[0]:
+                text = f"{self.title}: the model was trained with a column {column!r}, which is "
+                raise UserError(f"{text}missing or left out here; there are {[*self.rows[0]]}")
         self.features = self._encode(self.rows)
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from config.schema import Count
-from data_loader.tables import class_indices, divide, read_data, write_rows
+from data_loader.tables import class_indices, divide, hash_of, read_data, write_rows
 from utils.errors import UserError
 from utils.seed import generator
 
@@ -62,6 +62,7 @@ class TextCSV(BaseDataset):
         if split is None:
             return
         rows = read_data(root / file, (text, target), EXAMPLES.get(file))
+        self.source = hash_of(root / file)
         self.classes, targets = class_indices(rows, target)
         chosen = divide(targets, split, seed, self.classes)
         for number, row in enumerate(rows, 1):

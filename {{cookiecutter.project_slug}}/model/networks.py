@@ -11,7 +11,7 @@ from config.schema import Count
 
 
 class MLP(BaseModel):
-    """Fully connected, for images of FashionMNIST 784-512-512-10 by default.
+    """Fully connected, for images of 28×28 pixels in ten classes 784-512-512-10 by default.
 
     Args:
         dataset: what it is for: shape of the inputs, classes.

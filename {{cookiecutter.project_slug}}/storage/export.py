@@ -1,6 +1,7 @@
 """Trained models as files for other programs; each writer gives back what it reads again."""
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ def export_model(
     batch = torch.cat([example.roll(k, -1) for k in range(5)])
     batch = torch.randn_like(batch) if batch.is_floating_point() else batch
     file.parent.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns where torchvision is not
     with replacing(file) as temporary:
         with warnings.catch_warnings(action="ignore"):  # of the exporters, about themselves
             reloaded = WRITERS[kind](model, batch, temporary, json.dumps(about))

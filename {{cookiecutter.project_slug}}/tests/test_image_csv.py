@@ -91,9 +91,11 @@ def test_an_image_that_is_not_there_or_broken_is_named(
         (tmp_path / name).unlink()
     assert command("train", "--config", CONFIG, *own, *QUICK) == 2
     error = capsys.readouterr().err
-    text = f"mine.csv: 4 of 60 files are not in {tmp_path}: 3.webp (row 4 below the header), 4.gif"
+    text = (
+        f"mine.csv: 4 of 60 files are not in {tmp_path}: '3.webp' (row 4 below the header), '4.gif'"
+    )
     assert text in error
-    assert error.endswith("7.jpg (row 8 below the header), ...\n")
+    assert error.endswith("'7.jpg' (row 8 below the header), ...\n")
     assert not (tmp_path / "runs").exists()
 
 

@@ -124,7 +124,7 @@ def test_usual_marks_of_gaps_are_gaps_in_numbers_and_categories(
     marked = [(mark if w == "" else w, mark if c == "" else c, a) for w, c, a in ROWS]
     plain, other = mine(ROWS), mine(marked)
     assert torch.equal(plain[0]["input"], other[0]["input"])
-    assert plain.state_dict() == other.state_dict()
+    assert {**plain.state_dict(), "source": ""} == {**other.state_dict(), "source": ""}
 
 
 def test_numbers_with_decimal_commas_are_not_taken_for_categories(
@@ -146,7 +146,32 @@ def test_a_file_with_other_classes_is_not_taken_for_the_models(
     assert command("evaluate", "run", files[1]) == 2
     message = "other has the classes cat, eel; in training, they were cat, dog"
     assert message in capsys.readouterr().err
+    write_rows(tmp_path / "other.csv", [("kg", "animal"), *((w, a) for w, _, a in ROWS)])
+    assert command("evaluate", "run", files[1]) == 2
+    message = "other: the model was trained with a column 'colour', which is missing or left out"
+    assert message in capsys.readouterr().err
+    write_rows(
+        tmp_path / "other.csv", [("colour", "animal"), *((r[1], k) for k, r in enumerate(ROWS))]
+    )
+    assert command("evaluate", "run", files[1], "data.predict=number") == 2
+    assert (
+        "other has the classes (none); in training, they were cat, dog" in capsys.readouterr().err
+    )
     assert not Path("run/evaluation").exists()
+
+
+def test_a_file_that_has_changed_since_training_is_warned_of(
+    tmp_path: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = (f"data.root={tmp_path}", "data.target=animal", "data.ignore=[]", "data.file=mine.csv")
+    write_rows(tmp_path / "mine.csv", [("kg", "colour", "animal"), *ROWS])
+    changes = (*own, "trainer.epochs=1", *QUICK)
+    assert command("train", "--config", CLASSES, "--run-dir", "run", *changes) == 0
+    assert command("evaluate", "run") == 0
+    assert "has changed since training" not in caplog.text
+    write_rows(tmp_path / "mine.csv", [("kg", "colour", "animal"), *reversed(ROWS)])
+    assert command("evaluate", "run") == 0
+    assert "mine has changed since training: samples of other splits may be in" in caplog.text
 
 
 def test_the_example_is_always_the_same_table(tmp_path: Path) -> None:

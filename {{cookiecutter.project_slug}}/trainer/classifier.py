@@ -35,7 +35,9 @@ class Classifier(BaseTrainer):
         logits, target = model(batch["input"]), batch["target"]
         if logits.shape[1:] != (count := len(self.dataset.classes),):
             shape = tuple(logits.shape[1:])
-            raise UserError(f"the model gives {shape} for an input, but there are {count} classes")
+            hint = "" if count else "; a classifier is not for data that have none"
+            text = f"the model gives {shape} for an input, but there are {count} classes"
+            raise UserError(text + hint)
         self.metrics.update(cross_entropy(logits, target), logits, labels(target))
 
     @cached_property

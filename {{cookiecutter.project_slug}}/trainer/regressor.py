@@ -33,7 +33,8 @@ class Regressor(BaseTrainer):
         outputs, target = model(batch["input"]), batch["target"]
         if outputs.shape != target.shape:
             shapes = f"{tuple(outputs.shape[1:])} for an input, but targets are "
-            raise UserError(f"the model gives {shapes}{tuple(target.shape[1:])}")
+            hint = "; a regressor is not for classes" * bool(self.dataset.classes)
+            raise UserError(f"the model gives {shapes}{tuple(target.shape[1:])}{hint}")
         self.metrics.update(outputs, target)
 
     def build_optimizers(self) -> list[torch.optim.Optimizer]:
