@@ -100,7 +100,8 @@ from config.loading import load_settings
 sys.path.append("tests")
 from test_transfer import errors
 config = Path("config/fashion_mnist.yaml").resolve()
-settings = lambda *changes: load_settings(config, ["logger.tensorboard=false", *changes])
+quick = ["logger.tensorboard=false", "data.batch_size=50", "optimizer.lr=0.05"]
+settings = lambda *changes: load_settings(config, [*quick, *changes])
 splits = {split: build_dataset(settings(), split) for split in ("train", "validation")}
 splits["validation"].load_state_dict(splits["train"].state_dict())
 os.chdir(sys.argv[1])
