@@ -85,10 +85,10 @@ def _read(file: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             text = stream.read(LIMIT + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
         others = ", ".join(sorted(place.name for place in ROOT.glob("config/*.yaml")))
-        text = f"cannot read the settings file {file}: {reason}; in config/ there are {others}"
-        raise UserError(f"{text}, and default.txt names the default") from error
+        hint = f"in config/ there are {others}; default.txt names the default"
+        text = f"cannot read the settings file {file}: {getattr(error, 'strerror', error)}"
+        raise UserError(f"{text}\n{hint}" if isinstance(error, OSError) else text) from error
     values = _plain(text, str(file))
     if not isinstance(values, dict):
         raise UserError(f"{file} holds no settings: it must be a mapping of names to values")
