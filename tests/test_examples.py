@@ -93,11 +93,13 @@ def test_what_a_project_imports_is_there_and_is_declared(project: Path) -> None:
 
 
 @needs_all
-def test_an_example_is_clean_and_its_own_tests_pass(project: Path) -> None:
-    (own_test, *_) = [file for file in FILES[example_of(project)] if file.startswith("tests/test_")]
-    for command in ("ruff check .", "ruff format --check .", f"pytest -q -n0 {own_test}"):
-        done = run(*command.split(), cwd=project)
+def test_an_example_passes_all_that_it_ships_with(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / project.name)
+    run_bash("git add -A && git -c user.name=x -c user.email=x@y commit -qm x", copy)
+    for command in ("pre-commit run --all-files", "mypy .", "pytest -q"):
+        done = run(*command.split(), cwd=copy, PRE_COMMIT_HOME=str(tmp_path / "pre-commit"))
         assert done.returncode == 0, done.stdout
+    assert run("git", "status", "--porcelain", cwd=copy).stdout == ""
 
 
 def test_an_example_trains_as_its_readme_says_and_resumes_exactly(project: Path) -> None:
