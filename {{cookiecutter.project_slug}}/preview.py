@@ -25,7 +25,7 @@ def main() -> None:
 
         from builders import build_dataset, build_loader
         from logger.console import format_table
-        from utils.seed import generator, seed_everything
+        from utils.seed import generator, permuted, seed_everything
 
     seed_everything(settings.seed)
     dataset = train = build_dataset(settings, "train")
@@ -34,7 +34,8 @@ def main() -> None:
         dataset.load_state_dict(train.state_dict())
     build_loader(settings, dataset).check()
     draws = generator(settings.seed)
-    batch = dataset.__getitems__(torch.randperm(len(dataset), generator=draws)[:SHOWN])
+    places = torch.arange(min(SHOWN, len(dataset)))
+    batch = dataset.__getitems__(permuted(places, len(dataset), draws))
     plain = dataset.transform(batch, None)
     kinds = {"plain": plain, "augmented": dataset.transform(batch, draws)}
     if all(torch.equal(plain[name], value) for name, value in kinds["augmented"].items()):

@@ -126,7 +126,8 @@ class BaseDataset(ABC, Dataset[Sample]):
     @property
     def probes(self) -> Tensor:
         """Indices of 64 samples, or all if there are fewer, spread evenly over the set."""
-        return torch.linspace(0, len(self) - 1, min(64, len(self))).long()
+        count = min(64, len(self))  # in integers, as float32 ends at 16,777,216
+        return torch.arange(count) * (len(self) - 1) // max(count - 1, 1)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -131,7 +131,8 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
 
     def pick(self, count: int) -> Batch:
         """Some samples, always the same, drawn from all and transformed as for evaluation."""
-        chosen = torch.randperm(len(self.dataset), generator=generator(0))[:count]
+        samples = len(self.dataset)
+        chosen = permuted(torch.arange(min(count, samples)), samples, generator(0))
         return self.dataset.transform(self.dataset.__getitems__(chosen), None)
 
     @cached_property

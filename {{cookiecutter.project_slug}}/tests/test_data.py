@@ -196,6 +196,19 @@ def test_a_long_order_is_shuffled_in_blocks_of_bounded_size(
     assert all(0 <= k < 10**12 for k in next(huge.steps(10**9, 10**9 + 1))[0]["input"].tolist())
 
 
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 1000, 10**8, 10**12])
+def test_what_stands_for_a_set_is_spread_over_it_however_large_it_is(count: int) -> None:
+    probes = Numbers(count).probes.tolist()
+    assert probes[0] == 0
+    assert probes[-1] == count - 1
+    assert len({*probes}) == len(probes) == min(count, 64)
+    loader = BatchLoader(Numbers(count), 4)
+    loader.check()
+    picked = loader.pick(9)["input"].tolist()  # never a list of all, which would not fit
+    assert all(0 <= k < count for k in picked)
+    assert len({*picked}) == len(picked) == min(count, 9)
+
+
 def test_workers_are_for_data_that_are_not_in_memory(
     make_settings: Callable[..., Settings], splits: dict[str, BaseDataset]
 ) -> None:
