@@ -1,7 +1,5 @@
 """The parts of a run, built as the settings say."""
 
-import importlib
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -13,8 +11,9 @@ from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Loaders
 from base.batch_loader import BatchLoader
+from base.building import build_part
 from config.loading import load_settings
-from config.schema import ClassSection, Settings
+from config.schema import Settings
 from logger.console import log
 from logger.metrics import scalars_in
 from storage.checkpoint import load_first, trained_weights
@@ -28,7 +27,7 @@ EVALUATION = 4  # times the training batch: as no activations are kept, it takes
 def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
     """One split of the data set that the settings name; None gives one that only reads inputs."""
     data = settings.data
-    dataset: BaseDataset = _build(data, BaseDataset, data.root, split, settings.seed)
+    dataset: BaseDataset = build_part(data, BaseDataset, data.root, split, settings.seed)
     return dataset
 
 
@@ -61,7 +60,7 @@ def build_model(
     A new one starts from `model.init_from` and is partly frozen, if the settings say so.
     """
     options = settings.model
-    model: BaseModel = _build(options, BaseModel, dataset=dataset)
+    model: BaseModel = build_part(options, BaseModel, dataset=dataset)
     if state is not None:
         try:
             model.load_state_dict(trained_weights(state))
@@ -91,7 +90,7 @@ def _take_weights(model: BaseModel, source: Path) -> None:
 
 def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> BaseTrainer:
     """The trainer that the settings name."""
-    trainer: BaseTrainer = _build(settings.trainer, BaseTrainer, settings, model, loaders, run)
+    trainer: BaseTrainer = build_part(settings.trainer, BaseTrainer, settings, model, loaders, run)
     return trainer
 
 
@@ -136,23 +135,3 @@ def restore_trainer(
     trainer = build_trainer(settings, model, loaders, folder_of(checkpoint))
     trainer.step = state["step"]
     return trainer, checkpoint
-
-
-def _build(options: ClassSection, base: type, *arguments: Any, **wanted: Any) -> Any:
-    """An object of the class that a section names, which is in its folder and nowhere else.
-
-    Its constructor is given the `arguments`, and what it has asked for of those by name.
-
-    Raises:
-        UserError: if the class does not derive from `base`, or its constructor fails.
-    """
-    file, _, name = options.name.partition(".")
-    found = getattr(importlib.import_module(f"{options.package}.{file}"), name)
-    if not issubclass(found, base):
-        place = f"{options.package}/{file}.py"
-        raise UserError(f"{place}: {name} does not derive from {base.__name__}")
-    try:
-        wanted = {k: wanted[k] for k in inspect.signature(found).parameters if k in wanted}
-        return found(*arguments, **wanted, **options.model_dump(include=options.arguments))
-    except MISTAKES as error:
-        raise UserError(f"{options.name} cannot be made: {explain(error)}") from error
