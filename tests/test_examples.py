@@ -97,7 +97,7 @@ def test_an_example_passes_all_that_it_ships_with(project: Path, tmp_path: Path)
     copy = shutil.copytree(project, tmp_path / project.name)
     run_bash("git add -A && git -c user.name=x -c user.email=x@y commit -qm x", copy)
     for command in ("pre-commit run --all-files", "mypy .", "pytest -q"):
-        done = run(*command.split(), cwd=copy, PRE_COMMIT_HOME=str(tmp_path / "pre-commit"))
+        done = run(*command.split(), cwd=copy, HOME=str(tmp_path))
         assert done.returncode == 0, done.stdout
     assert run("git", "status", "--porcelain", cwd=copy).stdout == ""
 

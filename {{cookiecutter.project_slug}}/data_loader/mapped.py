@@ -70,13 +70,14 @@ class Mapped(BaseDataset):
             for name in ("collate", "read_inputs", "draw", "table"):
                 if getattr(type(self), name) is getattr(BaseDataset, name):  # not a subclass's own
                     setattr(self, name, getattr(self.original, name))
-        self.title, self.learned = about["title"], [*about["learned"]]
-        self.load_state_dict({**about, **about["learned"]})
+        self.title, self.classes = about["title"], about["classes"]
+        self.learned = [*about["learned"]]
         if split is not None and split not in about["splits"]:
             raise UserError(f"{root / folder} holds no {split} split", DATA_UNAVAILABLE)
         self.part = about["splits"].get(split, {"names": [], "samples": []})
         self.folder = root / folder / str(split)
         self.bounds = np.cumsum([0, *self.part["samples"]], dtype=np.int64)
+        self.load_state_dict({**about, **about["learned"]})
         size = sum(shard.nbytes for shards in self.shards.values() for shard in shards)
         self.advises = size > HELD and hasattr(mmap, "MADV_DONTNEED")  # Windows does not
         self.held = 0
