@@ -48,7 +48,10 @@ def test_the_projects_own_hooks_pass_and_change_nothing(project: Path, tmp_path:
 
 
 def test_the_projects_own_tests_pass(project: Path) -> None:
-    done = run("pytest", "-q", cwd=project)
+    """But for some of those that start many processes, which make test-all runs."""
+    sample = "not distributed or same_model or loses or evaluation_counts"
+    chosen = [] if os.environ.get("ALL") else ["-k", sample]
+    done = run("pytest", "-q", *chosen, cwd=project)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
 
@@ -117,6 +120,7 @@ def test_eight_kinds_of_clothes_help_with_two_others(tmp_path: Path, default_pro
     assert done.stdout.split()[-1] == "True", done.stdout
 
 
+@needs_all
 def test_starting_with_pip_trains(project: Path) -> None:
     (_, second) = bash_blocks(project / "README.md", "Start")
     if not DATA_ROOT:

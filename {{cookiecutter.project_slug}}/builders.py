@@ -18,8 +18,9 @@ from logger.console import log
 from logger.metrics import scalars_in
 from storage.checkpoint import load_first, trained_weights
 from storage.run_folder import find_checkpoints, folder_of
-from utils.device import move
-from utils.errors import MISTAKES, UserError, explain
+from utils import distributed
+from utils.device import find_device, move
+from utils.errors import MISTAKES, RANK, WORLD, UserError, explain
 
 EVALUATION = 4  # times the training batch: as no activations are kept, it takes no more memory
 
@@ -37,13 +38,17 @@ def build_loader(settings: Settings, dataset: BaseDataset, training: bool = Fals
     workers = (0 if dataset.in_memory else cores) if data.workers is None else data.workers
     if training:
         accumulate = settings.trainer.accumulate
-        return BatchLoader(dataset, data.batch_size, settings.seed, accumulate, workers)
-    return BatchLoader(dataset, EVALUATION * data.batch_size, workers=workers)
+        size, seed = data.batch_size, settings.seed
+        return BatchLoader(dataset, size, seed, accumulate, workers, RANK, WORLD)
+    size = EVALUATION * data.batch_size
+    return BatchLoader(dataset, size, workers=workers, rank=RANK, world=WORLD)
 
 
 def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
     """Loaders of the training set, from which everything is learned, and of the validation set."""
-    train, validation = build_dataset(settings, "train"), build_dataset(settings, "validation")
+    distributed.check_size(settings.data.batch_size)
+    with distributed.in_turn():
+        train, validation = build_dataset(settings, "train"), build_dataset(settings, "validation")
     validation.load_state_dict(train.state_dict())
     loaders = {"train": build_loader(settings, train, training=True)}
     loaders["validation"] = build_loader(settings, validation)
@@ -129,7 +134,9 @@ def restore_trainer(
     """
     checkpoint, state = load_first(files)
     settings = load_settings(state["settings"], overrides)
-    dataset = restore_dataset(settings, split, state)
+    distributed.start(find_device(settings.device))
+    with distributed.in_turn():
+        dataset = restore_dataset(settings, split, state)
     loaders = {split or "predict": build_loader(settings, dataset)}
     model = build_model(settings, dataset, state)
     trainer = build_trainer(settings, model, loaders, folder_of(checkpoint))

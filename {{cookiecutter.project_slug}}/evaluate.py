@@ -6,7 +6,7 @@ from pathlib import Path
 
 from config.reference import command_parser
 from storage.run_folder import find_checkpoints, folder_of
-from utils.errors import run_command
+from utils.errors import RANK, run_command
 from utils.imports import importing
 
 
@@ -23,6 +23,7 @@ def main() -> None:
         from logger.console import format_table
         from logger.metrics import scalars_in
         from logger.pictures import LEGIBLE
+        from utils import distributed
 
     split, files = arguments.split, find_checkpoints(arguments.run)
     trainer, checkpoint = restore_trainer(files, split, arguments.settings)
@@ -33,12 +34,16 @@ def main() -> None:
     other = trainer.dataset.title != trainer.dataset.trained_on  # the run's own results stay
     place = f"{trainer.dataset.title} {split}" if other else split
     folder, tables = folder_of(checkpoint) / "evaluation" / place, trainer.tables(results)
+    pictures = trainer.pictures(split, results)
+    distributed.stop()
+    if RANK:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(about | metrics, indent=2), encoding="utf-8")
     for name, table in tables.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(table)
-    for name, figure in trainer.pictures(split, results).items():
+    for name, figure in pictures.items():
         figure.savefig(folder / f"{name}.png", dpi=100)
 
     print("\n".join(f"{name}: {value}" for name, value in (about | metrics).items()))

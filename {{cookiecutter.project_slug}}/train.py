@@ -1,14 +1,19 @@
 """Trains a model as the settings say: python train.py --help."""
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config.loading import DEFAULT, load_settings, meaning_changes, to_yaml
 from config.reference import command_parser
 from config.schema import Settings
 from storage import run_folder
-from utils.errors import UserError, run_command
+from utils.errors import RANK, WORLD, UserError, run_command
 from utils.imports import importing
+
+if TYPE_CHECKING:
+    from base.base_trainer import BaseTrainer
 
 
 def main() -> int:
@@ -24,13 +29,15 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     if not arguments.resume:
         settings = load_settings(arguments.config or DEFAULT, arguments.settings)
-        return train(settings, arguments.run_dir)
+        if not (begun := run_folder.find_begun(settings.name, arguments.run_dir)):
+            return train(settings, arguments.run_dir)
+        arguments.resume, arguments.config = begun, None  # torchrun has started it again
     if arguments.config:
         raise UserError("--resume takes the run's own settings; change single ones by KEY=VALUE")
     last = arguments.resume == "last"
     root = arguments.run_dir or Path("runs")
     files = run_folder.find_checkpoints(root if last else Path(arguments.resume), best=False)
-    if run_folder.is_run(folder := run_folder.folder_of(files[0])):
+    if run_folder.is_run(folder := run_folder.folder_of(files[0])) and not RANK:
         with run_folder.open_run("", folder, resumed=True):
             pass  # nobody writes there, or files would come and go while they are read
 
@@ -55,10 +62,13 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
     with importing():  # torch takes seconds, so it waits until the settings are known
         from base.guard import fit_guarded
         from builders import build_model, build_trainer, build_training_loaders, rehearse
-        from logger.console import format_table, log, start_logging
+        from logger.console import log, start_logging
+        from utils import distributed
+        from utils.device import find_device
         from utils.seed import seed_everything
 
     start_logging()
+    distributed.start(find_device(settings.device))
     seed_everything(settings.seed, settings.deterministic)
     loaders = build_training_loaders(settings)
     dataset = loaders["train"].dataset
@@ -67,21 +77,15 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
         lines = ["going on would change what this run is:", *changes]
         raise UserError("\n  ".join(lines) + "\nStart a new run, or insist with --force")
     model = build_model(settings, dataset, state)
-    with run_folder.open_run(settings.name, folder, resumed=bool(state)) as run:
+    opened = run_folder.open_run(settings.name, folder, resumed=bool(state))
+    with nullcontext(Path()) if RANK else opened as run:
+        run = distributed.gather(run)[0]
         trainer = build_trainer(settings, model, loaders, run)
         rehearse(trainer)
         if state:
             trainer.load_state_dict(state)
             trainer.guarded_until = trainer.step + ("batches" in state)  # a step that failed
-        data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
-        origin = run_folder.describe_run(run, to_yaml(settings), device=trainer.compute, data=data)
-
-        start_logging(run / "train.log")
-        log.debug(origin)
-        for change in changes:
-            log.warning("--force: goes on with %s", change)
-        log.info("%s\n\n%s on %s", format_table(model.summary()), dataset.title, trainer.compute)
-        log.info("run folder: %s", run)
+        _tell(trainer, changes)
         if settings.trainer.profile:
             from base.profiling import profile_steps
 
@@ -89,11 +93,30 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
         if trainer.finished:
             log.info("all is done already; trainer.epochs=N makes it longer")
         fit_guarded(trainer)
-        if trainer.stop_signal and not trainer.finished:
+        stopped = trainer.stop_signal and not trainer.finished
+        if stopped:
             log.info("stopped and saved; go on with: python train.py --resume %s", run)
-            return 128 + trainer.stop_signal
-        log.info("evaluate: python evaluate.py %s\ncurves: tensorboard --logdir %s", run, run)
-        return 0
+        else:
+            log.info("evaluate: python evaluate.py %s\ncurves: tensorboard --logdir %s", run, run)
+    distributed.stop()
+    return 128 + trainer.stop_signal if stopped else 0
+
+
+def _tell(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
+    """Says in the run folder and on the console what the run is."""
+    from logger.console import format_table, log, start_logging
+
+    run, dataset, settings = trainer.run, trainer.dataset, trainer.settings
+    start_logging(run / "train.log")
+    if not RANK:
+        data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
+        about: dict[str, Any] = {"device": trainer.compute, "processes": WORLD, "data": data}
+        log.debug(run_folder.describe_run(run, to_yaml(settings), **about))
+    for change in changes:
+        log.warning("--force: goes on with %s", change)
+    summary = format_table(trainer.model.summary())
+    log.info("%s\n\n%s on %s", summary, dataset.title, trainer.compute)
+    log.info("run folder: %s", run)
 
 
 if __name__ == "__main__":

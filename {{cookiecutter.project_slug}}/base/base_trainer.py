@@ -17,16 +17,19 @@ from base.base_model import BaseModel
 from base.batch_loader import BatchLoader
 from base.guard import update_guarded
 from base.optimization import build_optimizers, set_learning_rates
+from base.state import check_alike, load_trainer_state, trainer_state
 from config.schema import Settings
 from logger.console import format_values, log, progress_bar
 from logger.meter import Meter
 from logger.metrics import Metrics, scalars_in
 from logger.pictures import Figure
 from logger.run_log import RunLog
-from storage.checkpoint import save_step
+from storage.checkpoint import check_finite, save_step
+from utils import distributed
 from utils.device import find_device, find_precision, move
-from utils.errors import TRAINING_FAILED, LoadingError, UserError
-from utils.seed import draws_state, load_draws_state, seed_torch
+from utils.distributed import gather
+from utils.errors import RANK, TRAINING_FAILED, WORLD, LoadingError, UserError
+from utils.seed import seed_torch
 from utils.signals import StopSignals
 
 Loaders = Mapping[str, BatchLoader]
@@ -54,6 +57,7 @@ class BaseTrainer(ABC):
         self.precision = find_precision(self.options.precision, self.device)
         self.compute = f"{self.device} ({str(self.precision).removeprefix('torch.')})"  # for logs
         self.model = model.to(self.device)
+        self.parallel = distributed.spread(self.model, self.device)  # trained in its place
         self.average: AveragedModel | None = None  # of the weights; evaluated in their place
         if self.options.ema is not None:
             ema = get_ema_multi_avg_fn(self.options.ema)
@@ -70,7 +74,8 @@ class BaseTrainer(ABC):
         self.evaluated, self.log_due = True, False  # no validation is due; nor is a log entry
         self.meter, self._saved = Meter(), time.monotonic()
         self.guarded_until = 0  # the last step that is checked, and taken back if it fails
-        seed_torch(settings.seed, UPDATE, device=self.device)  # where not each step is seeded
+        self.own = (RANK,) if RANK else ()  # dropout differs between processes
+        seed_torch(settings.seed, UPDATE, *self.own, device=self.device)  # or else each step is
 
     # What every project defines.
 
@@ -104,13 +109,14 @@ class BaseTrainer(ABC):
 
     def update(self, batches: Sequence[Batch]) -> None:
         """One optimizer step, on batches whose gradients add up to that of their mean loss."""
-        total = sum(map(batch_size, batches)) if len(batches) > 1 else 0
-        for batch in batches:
-            share = batch_size(batch) / total if total else 1.0
-            with self.autocast():
-                scalars = self.training_step(self.model, batch)
-            loss = scalars["loss"] if share == 1 else scalars["loss"] * share
-            self.scaler.scale(loss).backward()
+        shares = self.loaders["train"].shares(self.step - 1)
+        for batch, share in zip(batches, shares, strict=True):
+            last = batch is batches[-1]
+            with nullcontext() if last else distributed.unsynced(self.parallel):
+                with self.autocast():
+                    scalars = self.training_step(self.parallel, batch)
+                loss = scalars["loss"] if share == 1 else scalars["loss"] * share
+                self.scaler.scale(loss).backward()
             self.meter.add(scalars, share)
         if self.options.clip_norm is not None:
             for optimizer in self.optimizers:
@@ -147,7 +153,8 @@ class BaseTrainer(ABC):
         options = self.settings.logger
         self.record = RunLog(self.run, self.dataset.title, self.step, options.tensorboard)
         bar = progress_bar(total, self.dataset.title, self.step)
-        with self.record, bar, StopSignals() as signals, self._saving(signals):
+        votes = distributed.Votes()
+        with self.record, bar, StopSignals() as signals, self._saving(signals), votes:
             self._begin()
             steps = loader.steps(self.step, self.step if self.finished else total)
             for batches in self.meter.watch(steps):
@@ -158,7 +165,8 @@ class BaseTrainer(ABC):
 
                 batches = [move(batch, self.device) for batch in batches]
                 if loader.seeds_all:
-                    seed_torch(self.settings.seed, UPDATE, self.step, device=self.device)
+                    key = (self.settings.seed, UPDATE, self.step, *self.own)
+                    seed_torch(*key, device=self.device)
                 if self.step > self.guarded_until:
                     self.update(batches)
                 else:
@@ -169,7 +177,8 @@ class BaseTrainer(ABC):
                 bar.update()
                 if self.log_due:
                     bar.set_postfix_str(self._log_step(factor), refresh=False)
-                self.stop_signal = signals.received  # read once: it may come at any moment
+                # A signal may come at any moment, and to one process alone.
+                self.stop_signal = votes.agree(signals.received)
                 if epoch_ends:
                     self._end_epoch()
                 elif self.stop_signal or self._save_due():
@@ -185,7 +194,8 @@ class BaseTrainer(ABC):
         self.metrics.reset()
         with self.evaluating() as model, progress_bar(loader.steps_per_epoch, split) as bar:
             for (batch,) in loader.steps(0, loader.steps_per_epoch):
-                self.evaluation_step(model, move(batch, self.device))
+                if batch_size(batch):
+                    self.evaluation_step(model, move(batch, self.device))
                 bar.update()
             return {name: value.cpu() for name, value in self.metrics.compute().items()}
 
@@ -235,7 +245,8 @@ class BaseTrainer(ABC):
         try:
             yield
         except LoadingError:
-            self.save()
+            if WORLD == 1:  # the others are in the midst of a step
+                self.save()
             self.stop_signal = signals.received
             if not self.stop_signal:
                 raise
@@ -302,54 +313,35 @@ class BaseTrainer(ABC):
         Raises:
             NonFiniteError: if there is a weight in it that is no number; nothing is saved then.
         """
+        state, keep = self.state_dict(), self.settings.checkpoint.keep
+        check_finite(state, f"step {self.step}:")
+        check_alike(self)
+        self._saved = time.monotonic()
+        if RANK:
+            return
         try:
             self.record.sync()
-            keep = self.settings.checkpoint.keep
-            save_step(self.run / "checkpoints", self.state_dict(), keep, best)
-            self.unsaved, self._saved = "", time.monotonic()
+            save_step(self.run / "checkpoints", state, keep, best)
+            self.unsaved = ""
         except OSError as error:
             self.unsaved = f"step {self.step} could not be saved: {error}"
             log.warning("%s; training goes on, and the next save tries again", self.unsaved)
 
     def _save_due(self) -> bool:
-        """Whether it is time for a checkpoint within an epoch."""
+        """Whether it is time for a checkpoint within an epoch; the same in all processes."""
         settings, minutes = self.settings.checkpoint, (time.monotonic() - self._saved) / 60
-        steps_due = settings.every_steps and self.step % settings.every_steps == 0
-        return bool(steps_due or minutes >= (settings.every_minutes or math.inf))
-
-    def _parts(self) -> dict[str, Any]:
-        """All that has a state of its own."""
-        parts: dict[str, Any] = {"model": self.model, "scaler": self.scaler}
-        parts |= {f"optimizer{k}": part for k, part in enumerate(self.optimizers)}
-        return parts if self.average is None else parts | {"average": self.average}
+        late = minutes >= (settings.every_minutes or math.inf)
+        if WORLD > 1:  # whose clocks differ; they are compared now and then
+            late = self.log_due and settings.every_minutes is not None and any(gather(late))
+        return late or bool(settings.every_steps and self.step % settings.every_steps == 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and plain values."""
-        return {
-            "settings": self.settings.model_dump(mode="json"),
-            "data": self.dataset.state_dict(),
-            "fingerprint": self.dataset.fingerprint,
-            "example": self.dataset.example,
-            **{name: getattr(self, name) for name in PROGRESS},
-            "draws": draws_state(self.device),
-            "meter": {"sums": self.meter.sums, "counts": self.meter.counts},
-            **{name: part.state_dict() for name, part in self._parts().items()},
-        }
+        return trainer_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up where `state_dict` was taken."""
-        same = state["settings"]["optimizer"]["name"] == self.settings.optimizer.name
-        for name, part in self._parts().items():
-            known = name in state and (same or not name.startswith("optimizer"))
-            saved = state[name] if known else part.state_dict()  # what is new begins now
-            if "param_groups" in saved:  # rates and the like come from the settings
-                saved = {**saved, "param_groups": part.state_dict()["param_groups"]}
-            part.load_state_dict(saved)
-        for name in PROGRESS:
-            setattr(self, name, state[name])
-        self.meter.sums, self.meter.counts = state["meter"]["sums"], state["meter"]["counts"]
-        load_draws_state(state["draws"], self.device)
+        load_trainer_state(self, state)
 
 
-PROGRESS = ("step", "evaluated", "best", "epochs_without_gain", "skipped")
 UPDATE = 3  # purpose of random numbers, as in batch_loader

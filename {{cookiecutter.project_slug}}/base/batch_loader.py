@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseDataset, Batch
 from utils.errors import TRAINING_FAILED, LoadingError, UserError, explain
-from utils.seed import generator, permuted, seed_step
+from utils.seed import Draws, generator, permuted, seed_step
 
 ORDER, LOADING = 1, 2  # purposes of random numbers: different draws from one seed
 BLOCK = 2**18  # places in an order that are made at once
@@ -32,6 +32,9 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
             in their own order and as they are.
         accumulate: batches in one step.
         workers: processes that make the batches.
+        rank: which of the `world` processes that train together this is; it has each sample whose
+            place in a batch, modulo `world`, is `rank`.
+        world: how many those are.
     """
 
     dataset: BaseDataset
@@ -39,6 +42,8 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
     seed: int | None = None
     accumulate: int = 1
     workers: int = 0
+    rank: int = 0
+    world: int = 1
 
     @cached_property
     def size(self) -> int:
@@ -75,9 +80,18 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         parts = indices.split(self.batch_size) if self.accumulate > 1 else [indices]
         draws = self._draws(step)
         try:
-            return [self.dataset.transform(self.dataset.__getitems__(k), draws) for k in parts]
+            return [self._load(part, step, draws) for part in parts]
         except Exception as error:  # of the data set
             return self._explain(error, indices)
+
+    def shares(self, step: int) -> list[float]:
+        """What the mean over each batch of a step here counts for in the mean over processes."""
+        if self.world == 1 and self.accumulate == 1:
+            return [1.0]
+        samples = self.samples_before(step + 1) - self.samples_before(step)
+        sizes = [min(self.batch_size, samples - k) for k in range(0, samples, self.batch_size)]
+        own = [len(range(self.rank, size, self.world)) for size in sizes]
+        return [size * self.world / samples for size in own]
 
     def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The batches of each step from `first` up to, not including, `last`.
@@ -96,7 +110,7 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
             for step, batches in zip(steps, source, strict=True):
                 if isinstance(batches, LoadingError):
                     raise batches
-                if self.workers and self.seeds_all:  # as where batches are made in this process
+                if self.seeds_all:  # whatever was drawn for the batches, and wherever
                     self._draws(step)
                 yield batches
         except (RuntimeError, OSError, EOFError) as error:  # also in the midst of a batch
@@ -143,14 +157,32 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         """
         return not vars(type(self.dataset)).get("in_memory", False)
 
-    def _draws(self, step: int) -> torch.Generator | None:
+    def _draws(self, step: int) -> Draws | None:
         """What a step's samples are augmented with; None where they are not."""
-        augmented = self.seed is not None
         if self.seeds_all:
-            seed_step(self.seed or 0, LOADING, step)
-            return torch.default_generator if augmented else None
-        augmented &= type(self.dataset).transform is not BaseDataset.transform
+            seed_step(self.seed or 0, LOADING, step, self.rank)
+        augments = type(self.dataset).transform is not BaseDataset.transform
+        augmented = self.seed is not None and augments
         return generator(self.seed or 0, LOADING, step) if augmented else None
+
+    def _load(self, part: Tensor, step: int, draws: Draws | None) -> Batch:
+        """This process's samples of a batch, as the model gets them; there may be none."""
+        some = len(part) > self.rank
+        rows = slice(self.rank, None, self.world) if some else slice(1)
+        if draws is not None:
+            draws.samples, draws.rows = len(part), rows
+        batch = self.dataset.transform(self._samples(part[rows], step), draws)
+        return batch if some else {name: value[:0] for name, value in batch.items()}
+
+    def _samples(self, indices: Tensor, step: int) -> Batch:
+        """The samples, each of which draws on its own where it may draw as it likes."""
+        if not self.seeds_all or type(self.dataset).__getitems__ is not BaseDataset.__getitems__:
+            return self.dataset.__getitems__(indices)
+        samples = []
+        for index in indices.tolist():
+            seed_step(self.seed or 0, LOADING, step, index)
+            samples.append(self.dataset[index])
+        return self.dataset.collate(samples)
 
     def _explain(self, error: Exception, indices: Tensor) -> LoadingError:
         """The error with data set, sample (where one alone brings it about) and place."""

@@ -8,7 +8,8 @@ from base.base_dataset import Batch
 from logger.console import log
 from storage.checkpoint import check_finite, load_first, save_checkpoint
 from storage.run_folder import find_checkpoints
-from utils.errors import TRAINING_FAILED, NonFiniteError, UserError
+from utils.distributed import gather
+from utils.errors import RANK, TRAINING_FAILED, NonFiniteError, UserError
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
@@ -46,8 +47,9 @@ def update_guarded(trainer: "BaseTrainer", batches: Sequence[Batch]) -> None:
             check_finite(part, f"step {trainer.step}:")
     except NonFiniteError as error:
         file = trainer.run / f"non_finite_{trainer.step:08d}.pt"
-        if trainer.skipped < KEPT:
-            save_checkpoint(file, {**before, "batches": batches})
+        seen = [batch for own in gather([*batches]) for batch in own]  # of all processes
+        if trainer.skipped < KEPT and not RANK:
+            save_checkpoint(file, {**before, "batches": seen})
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         text = f"{error} (learning rate {rate:.4g})"
         text += f"; batch and state before it are in {file}" * (trainer.skipped < KEPT)

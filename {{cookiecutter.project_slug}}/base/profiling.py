@@ -13,6 +13,7 @@ from torch.profiler import profile, record_function
 from base.base_trainer import BaseTrainer
 from logger.console import format_table
 from utils.device import move
+from utils.errors import RANK
 
 WARM_UP = 5  # steps that are not looked at, as the first ones take longer
 
@@ -36,16 +37,19 @@ def profile_steps(trainer: BaseTrainer, steps: int) -> str:
         for place in [*places, *((one, "step", "optimizer") for one in trainer.optimizers)]:
             labels.enter_context(_labelled(*place, trainer.device, times))
         for _ in range(WARM_UP):
+            trainer.step += 1
             trainer.update([move(batch, trainer.device) for batch in next(source)])
         times.update(dict.fromkeys(times, 0.0))
         with profile() as recorder:
             begun = perf_counter()
             for batches in trainer.meter.watch(source):
+                trainer.step += 1
                 trainer.update([move(batch, trainer.device) for batch in batches])
             total = perf_counter() - begun
     trainer.load_state_dict(before)
-    (trainer.run / "profile").mkdir(exist_ok=True)
-    recorder.export_chrome_trace(str(trainer.run / "profile/trace.json"))
+    if not RANK:
+        (trainer.run / "profile").mkdir(exist_ok=True)
+        recorder.export_chrome_trace(str(trainer.run / "profile/trace.json"))
     times["waiting for data"] = trainer.meter.waited
     times["rest"] = total - sum(times.values())
     rows = [(part, f"{1e3 * t / steps:.3f}", f"{t / total:.1%}") for part, t in times.items()]

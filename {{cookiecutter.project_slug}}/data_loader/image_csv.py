@@ -14,7 +14,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader.tables import class_indices, divide, hash_of, read_data, write_rows
 from data_loader.transforms import augment, cropped, normalize, pixel_statistics, read_image
 from utils.errors import UserError
-from utils.seed import generator
+from utils.seed import generator, uniform
 
 IMAGES = 900  # in the example
 MEASURED = 500  # images from which mean and standard deviation are found
@@ -83,11 +83,11 @@ class ImageCSV(BaseDataset):
 
     def transform(self, batch: Batch, generator: Generator | None) -> Batch:
         images, margin = batch["input"], self.size // MARGIN
-        places = torch.full((2, len(images)), margin // 2)
+        places = torch.full((len(images), 2), margin // 2)
         if generator is not None:
-            places = torch.randint(margin + 1, places.shape, generator=generator)
+            places = (uniform(generator, len(images), 2) * (margin + 1)).long()
             images = augment(images, 0, self.flip, generator)
-        images = cropped(images, self.size, self.size, *places)
+        images = cropped(images, self.size, self.size, *places.T)
         return {**batch, "input": normalize(images, *self.mean_and_std)}
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from utils.errors import UserError
-from utils.seed import generator
+from utils.seed import generator, uniform
 
 
 def split_indices(targets: Tensor, split: str, validation: int, seed: int) -> Tensor:
@@ -62,12 +62,12 @@ def augment(
     n, _, height, width = images.shape
     if shift:
         padded = functional.pad(images, (shift,) * 4)
-        places = torch.randint(2 * shift + 1, (2, n), generator=generator)
-        chosen = torch.rand(n, generator=generator) < shifted
-        top, left = torch.where(chosen, places, shift)  # `shift` from the edges is the middle
+        places = (uniform(generator, n, 2) * (2 * shift + 1)).long()
+        chosen = uniform(generator, n, 1) < shifted
+        top, left = torch.where(chosen, places, shift).T  # `shift` from the edges is the middle
         images = cropped(padded, height, width, top, left)
     if flip:
-        mirrored = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+        mirrored = uniform(generator, n, 1, 1, 1) < 0.5
         images = torch.where(mirrored, images.flip(3), images)
     return images
 

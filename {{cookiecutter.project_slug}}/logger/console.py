@@ -9,25 +9,33 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
+from utils.errors import RANK
+
 log = logging.getLogger("run")
 
 
 def start_logging(file: Path | None = None) -> None:
-    """Sends log lines to the console and, from the debug level on, to `file`."""
+    """Sends log lines to the console and, from the debug level on, to `file`.
+
+    Of several processes, only the first one says more than warnings.
+    """
     logging.raiseExceptions = False  # a full disk is told of once, by the trainer
     log.setLevel(logging.DEBUG)
     for handler in log.handlers:
         handler.close()
     log.handlers = [logging.StreamHandler(DummyTqdmFile(sys.stdout))]  # above progress bars
-    log.handlers[0].setLevel(logging.INFO)
-    if file is not None:
+    log.handlers[0].setLevel(logging.WARNING if RANK else logging.INFO)
+    if RANK:
+        log.handlers[0].setFormatter(logging.Formatter(f"[rank {RANK}] %(message)s"))
+    if file is not None and RANK == 0:
         log.addHandler(logging.FileHandler(file, encoding="utf-8"))
         log.handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
 
 def progress_bar(total: int, text: str, initial: int = 0) -> "tqdm[Any]":
     """A progress bar that goes away when done, and is not there without a terminal."""
-    return tqdm(total=total, desc=text, initial=initial, leave=False, disable=None, unit="step")
+    off = True if RANK else None
+    return tqdm(total=total, desc=text, initial=initial, leave=False, disable=off, unit="step")
 
 
 def format_values(values: Mapping[str, float]) -> str:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from utils.distributed import gather
 from utils.errors import NonFiniteError
 
 T = TypeVar("T")
@@ -25,11 +26,22 @@ class Meter:
         self.since, self.started, self.waited = step, time.perf_counter(), 0.0
 
     def add(self, scalars: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Takes account of values, without waiting for the device."""
+        """Takes account of values, without waiting for the device.
+
+        Of no samples, with a weight of zero, they are no numbers.
+        """
+        if not weight:
+            return
         for name, value in scalars.items():
             part = value.detach() if weight == 1 else value.detach() * weight
             self.sums[name] = self.sums[name] + part if name in self.sums else part.clone()
             self.counts[name] = self.counts.get(name, 0.0) + weight
+
+    def take(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> None:
+        """Takes account of what another meter has added up."""
+        for name, value in sums.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0.0) + counts[name]
 
     def watch(self, items: Iterator[T]) -> Iterator[T]:
         """The same items; how long they are waited for is added up."""
@@ -42,12 +54,17 @@ class Meter:
             yield item
 
     def read(self) -> dict[str, float]:
-        """The means since the last time; here the host waits for the device.
+        """The means since the last time, over all processes; here the host waits for the device.
 
         Raises:
             NonFiniteError: if one of them is NaN or infinite.
         """
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        own = {name: (float(total), self.counts[name]) for name, total in self.sums.items()}
+        sums: dict[str, list[tuple[float, float]]] = {}
+        for part in gather(own):
+            for name, pair in part.items():
+                sums.setdefault(name, []).append(pair)
+        means = {k: math.fsum(s for s, _ in v) / sum(n for _, n in v) for k, v in sums.items()}
         for name in means:
             if not math.isfinite(means[name]):
                 raise NonFiniteError(f"{name} after step {self.since} is not finite")

@@ -6,6 +6,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from utils.distributed import add_up
+
 
 class Metrics(Protocol):
     """What a trainer needs of its metrics; torchmetrics' collections have it too."""
@@ -51,17 +53,19 @@ class ClassificationMetrics(nn.Module):
         self.counts.view(-1).index_add_(0, places, torch.ones_like(places))
 
     def compute(self) -> dict[str, Tensor]:
-        """The metrics of all samples."""
-        right, true, guessed = self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)
+        """The metrics of all samples, of all processes together."""
+        counts, losses = self.counts.clone(), self.losses.clone()
+        add_up([counts, losses])
+        right, true, guessed = counts.diagonal(), counts.sum(1), counts.sum(0)
         f1 = 2 * right / (true + guessed).clamp(min=1)
         return {
-            "loss": self.losses / self.counts.sum(),
-            "accuracy": right.sum() / self.counts.sum(),
+            "loss": losses / counts.sum(),
+            "accuracy": right.sum() / counts.sum(),
             "f1": f1[true + guessed > 0].mean(),
             "precision_by_class": right / guessed.clamp(min=1),
             "recall_by_class": right / true.clamp(min=1),
             "f1_by_class": f1,
-            "confusion": self.counts.clone(),
+            "confusion": counts,
         }
 
 

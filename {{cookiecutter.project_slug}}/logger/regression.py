@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from logger.pictures import Figure, new_figure
+from utils.distributed import gather
 
 SHOWN = 2000  # points in a picture, at most
 
@@ -31,8 +32,9 @@ class RegressionMetrics:
         self.predicted.append(predicted.float())
 
     def compute(self) -> dict[str, Tensor]:
-        """The metrics of all samples."""
-        true, predicted = torch.cat(self.true), torch.cat(self.predicted)
+        """The metrics of all samples, of all processes together."""
+        parts = gather((torch.cat(self.true).cpu(), torch.cat(self.predicted).cpu()))
+        true, predicted = (torch.cat(values) for values in zip(*parts, strict=True))
         error, total = predicted - true, (true - true.mean(0)).square().sum()
         return {
             "loss": error.square().mean(),

@@ -14,6 +14,7 @@ from typing import Any
 from config.loading import flatten
 from logger.console import log
 from logger.pictures import Figure
+from utils.errors import RANK
 from utils.files import replace_file
 
 PAUSE = 10.0  # seconds between two visits to the files
@@ -21,7 +22,7 @@ HEADER = ("data", "split", "epoch", "step", "metric", "value")
 
 
 class RunLog:
-    """Appends to the files of one run folder.
+    """Appends to the files of one run folder; of several processes, the first one does.
 
     Args:
         folder: the run folder.
@@ -36,15 +37,16 @@ class RunLog:
 
     def __init__(self, folder: Path, data: str, step: int, tensorboard: bool) -> None:
         self.data = data
-        file = folder / "metrics.csv"
-        rows = list(csv.reader(file.read_text("utf-8").splitlines())) if file.exists() else []
-        whole = [row for row in rows[1:] if len(row) == len(HEADER)]  # a killed run may leave half
-        kept = [row for row in whole if int(row[3]) <= step]
-        replace_file(file, _as_csv([HEADER, *kept]))
+        file = Path(os.devnull) if RANK else folder / "metrics.csv"
+        if not RANK:
+            rows = list(csv.reader(file.read_text("utf-8").splitlines())) if file.exists() else []
+            whole = [row for row in rows[1:] if len(row) == len(HEADER)]  # a kill may leave half
+            kept = [row for row in whole if int(row[3]) <= step]
+            replace_file(file, _as_csv([HEADER, *kept]))
         self.file = file.open("ab", buffering=2**20)  # rows wait there while a disk is full
         self.unwritten, self.written = list[Any](), time.monotonic()
         self.board = None
-        if tensorboard:
+        if tensorboard and not RANK:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)

@@ -43,10 +43,8 @@ def save_step(folder: Path, state: Mapping[str, Any], keep: int, best: bool) -> 
     Of the ``step_*.pt`` the newest `keep` stay; an old one goes when the new one is safe.
 
     Raises:
-        NonFiniteError: if a tensor holds what is no number; nothing is written then.
         OSError: if it cannot be written.
     """
-    check_finite(state, f"step {state['step']}:")
     # In this order, a run that is killed in between and resumed lacks none of the names that count.
     names = ["best.pt"] * best + ["last.pt", f"step_{state['step']:08d}.pt"]
     file, *others = (folder / name for name in names)
@@ -105,6 +103,9 @@ def check_finite(state: Any, place: str) -> None:
     elif isinstance(state, Mapping):
         for name, value in state.items():
             check_finite(value, f"{place} {name}")
+    elif isinstance(state, list):
+        for number, value in enumerate(state):
+            check_finite(value, f"{place} {number}")
 
 
 def trained_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:

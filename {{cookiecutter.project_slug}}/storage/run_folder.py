@@ -51,6 +51,8 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
         owner = f"process {pid.read_text()}" if pid.exists() else "another process"
         raise UserError(f"{folder} is in use by {owner}") from error
     (folder / ".pid").write_text(str(os.getpid()))
+    if job := job_name():
+        (folder / ".job").write_text(job)
     (folder / "checkpoints").mkdir(exist_ok=True)
     for rest in folder.rglob(".unfinished"):  # of a process that was killed
         rest.unlink()
@@ -63,6 +65,28 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
                 for parent in made[1:]:
                     parent.rmdir()
         lock.release()
+
+
+def find_begun(name: str, folder: Path | None) -> Path | None:
+    """The folder in which the job of torchrun that this process is of has begun a run.
+
+    torchrun starts the same command again when a process has died; --rdzv-id (of a cluster's
+    scheduler, the job's number) tells that it is the same job, or else the folder of its own logs.
+    """
+    if not (job := job_name()):
+        return None
+    marks = [folder / ".job"] if folder else newest_first(Path("runs", name).glob("*/.job"))
+    begun = (mark.parent for mark in marks if mark.is_file() and mark.read_text() == job)
+    return next((run for run in begun if is_run(run) and any(run.glob("checkpoints/*.pt"))), None)
+
+
+def job_name() -> str:
+    """What torchrun calls the job that this process is of; nothing without torchrun."""
+    given, logs = (
+        os.environ.get("TORCHELASTIC_RUN_ID", ""),
+        os.environ.get("TORCHELASTIC_ERROR_FILE"),
+    )
+    return Path(logs).parents[2].name if given == "none" and logs else given
 
 
 def find_checkpoints(run: Path, best: bool = True) -> list[Path]:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.distributed import LOCAL_RANK
+from utils.errors import WORLD, UserError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,6 +18,8 @@ def find_device(name: str) -> torch.device:
     found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     count = torch.accelerator.device_count()
     names = ["cpu", *([found.type] if count else []), *(f"{found.type}:{i}" for i in range(count))]
+    if WORLD > 1 and found.type != "cpu" and name in ("auto", found.type):
+        name = f"{found.type}:{LOCAL_RANK}"  # one for each process
     if name not in ("auto", *names):
         raise UserError(f"device = {name!r}: not on this machine, which has {', '.join(names)}")
     device = found if name == "auto" else torch.device(name)

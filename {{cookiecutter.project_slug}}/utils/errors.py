@@ -6,6 +6,8 @@ import sys
 import traceback
 from collections.abc import Callable
 
+# This process's number, and how many there are, as torchrun says.
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 TRAINING_FAILED, BAD_INPUT, DATA_UNAVAILABLE = 1, 2, 69  # the last is EX_UNAVAILABLE
 
 
@@ -51,6 +53,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         code = 141
     except (UserError, OSError) as error:  # the latter of a file that cannot be read or written
         logging.getLogger("run").debug("where this happened", exc_info=True)  # to train.log
-        print(f"error: {error}", file=sys.stderr)
+        place = f"[rank {RANK}] " if RANK else ""
+        print(f"{place}error: {error}", file=sys.stderr)
         code = getattr(error, "exit_code", BAD_INPUT)
     sys.exit(code)

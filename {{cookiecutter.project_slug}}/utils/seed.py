@@ -20,9 +20,30 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
         torch.use_deterministic_algorithms(True)
 
 
-def generator(*key: int) -> Generator:
+class Draws(Generator):
+    """A generator for the samples of a batch, of which this process may have some only.
+
+    What is drawn for a sample does not depend on the number of processes, where all draws are made
+    by `uniform`.
+    """
+
+    samples = 0  # in the whole batch; 0 for those that are asked for
+    rows = slice(None)  # those of them that are here
+
+
+def uniform(generator: Generator, count: int, *shape: int) -> Tensor:
+    """Numbers from 0 to 1 for the `count` samples of a batch, float32, shape (count, *shape)."""
+    if not isinstance(generator, Draws):
+        return torch.rand(count, *shape, generator=generator)
+    whole = torch.rand(generator.samples or count, *shape, generator=generator)
+    return whole[generator.rows]
+
+
+def generator(*key: int) -> Draws:
     """A generator that depends on nothing but `key`, such as (seed, purpose, step)."""
-    return Generator().manual_seed(_hash(key))
+    draws = Draws()
+    draws.manual_seed(_hash(key))
+    return draws
 
 
 def permuted(numbers: Tensor, count: int, draws: Generator) -> Tensor:

@@ -1,0 +1,65 @@
+"""Everything that the next step of training depends on, as tensors and plain values."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from utils.distributed import gather
+from utils.errors import RANK, TRAINING_FAILED, WORLD, UserError
+from utils.seed import draws_state, load_draws_state
+
+if TYPE_CHECKING:
+    from base.base_trainer import BaseTrainer
+
+PROGRESS = ("step", "evaluated", "best", "epochs_without_gain", "skipped")
+
+
+def parts_of(trainer: "BaseTrainer") -> dict[str, Any]:
+    """All that has a state of its own."""
+    parts: dict[str, Any] = {"model": trainer.model, "scaler": trainer.scaler}
+    parts |= {f"optimizer{k}": part for k, part in enumerate(trainer.optimizers)}
+    return parts if trainer.average is None else parts | {"average": trainer.average}
+
+
+def trainer_state(trainer: "BaseTrainer") -> dict[str, Any]:
+    """The state of a trainer; of several processes, that of each where they differ (``ranks``)."""
+    meter, dataset = trainer.meter, trainer.dataset
+    sums = {name: value.cpu() for name, value in meter.sums.items()}
+    own = {"draws": draws_state(trainer.device), "sums": sums, "counts": meter.counts}
+    return {
+        "settings": trainer.settings.model_dump(mode="json"),
+        "data": dataset.state_dict(),
+        "fingerprint": dataset.fingerprint,
+        "example": dataset.example,
+        **{name: getattr(trainer, name) for name in PROGRESS},
+        "ranks": gather(own),
+        **{name: part.state_dict() for name, part in parts_of(trainer).items()},
+    }
+
+
+def load_trainer_state(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
+    """Takes up where `trainer_state` was taken, with any number of processes."""
+    same = state["settings"]["optimizer"]["name"] == trainer.settings.optimizer.name
+    for name, part in parts_of(trainer).items():
+        known = name in state and (same or not name.startswith("optimizer"))
+        saved = state[name] if known else part.state_dict()  # what is new begins now
+        if "param_groups" in saved:  # rates and the like come from the settings
+            saved = {**saved, "param_groups": part.state_dict()["param_groups"]}
+        part.load_state_dict(saved)
+    for name in PROGRESS:
+        setattr(trainer, name, state[name])
+    ranks = state["ranks"]
+    trainer.meter.sums, trainer.meter.counts = {}, {}
+    for rank, own in enumerate(ranks):
+        if rank % WORLD == RANK:  # of more processes than there are now, several
+            trainer.meter.take(own["sums"], own["counts"])
+    if len(ranks) > RANK:
+        load_draws_state(ranks[RANK]["draws"], trainer.device)
+
+
+def check_alike(trainer: "BaseTrainer") -> None:
+    """Raises a UserError if the processes do not hold the same weights."""
+    total = sum(float(p.detach().double().sum()) for p in trainer.model.parameters())
+    if len({*gather(repr(total))}) > 1:
+        text = "the processes' weights differ: what computes the loss has to call the model that "
+        advice = "training_step is given (elsewhere, self.parallel), and nothing but that"
+        raise UserError(f"step {trainer.step}: {text}{advice}", TRAINING_FAILED)

@@ -1,0 +1,115 @@
+"""What test_distributed.py has several processes do: python tests/processes.py JOB FOLDER."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+
+from base.base_dataset import Batch
+from base.base_model import BaseModel
+from builders import build_loader, build_model
+from config.loading import load_settings
+from data_loader import synthetic
+from data_loader.synthetic import Synthetic
+from storage.checkpoint import load_checkpoint
+from trainer.classifier import Classifier
+from utils import distributed
+from utils.errors import RANK, run_command
+from utils.seed import seed_everything
+
+SAMPLES = 121  # in batches of 24, so that the last one has a sample for one process alone
+CONFIG = Path(__file__).resolve().parent.parent / "config/synthetic.yaml"
+QUICK = ("device=cpu", "data.batch_size=12", "trainer.epochs=2", "optimizer.lr=0.02")
+EXACT = ("trainer.precision=fp32", "logger.tensorboard=false", "logger.every_steps=5")
+
+
+class Exact(Synthetic):
+    """Few images, in double precision."""
+
+    def __init__(self, split: str) -> None:
+        super().__init__(Path(), split, 0)
+        self.images, self.targets = self.images[:SAMPLES], self.targets[:SAMPLES]
+
+    def transform(self, batch: Batch, generator: Generator | None) -> Batch:
+        batch = super().transform(batch, generator)
+        return {**batch, "input": batch["input"].double()}
+
+
+class Dropping(BaseModel):
+    """A network with dropout, which notes what it has dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+        self.kept = list[Tensor]()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits, shape (N, 10), of images, shape (N, 1, 28, 28)."""
+        kept = nn.functional.dropout(torch.ones(784), 0.5, self.training)
+        self.kept.append(kept > 0)
+        logits: Tensor = self.head(input.flatten(1) * kept)
+        return logits
+
+
+class Bypassing(Classifier):
+    """Trains the model that it was given, and not the one that is spread over the processes."""
+
+    def update(self, batches: Sequence[Batch]) -> None:
+        self.training_step(self.model, batches[0])["loss"].backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class Failing(Classifier):
+    """Meets an error in the second process."""
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        if RANK == 1 and self.step == 3:
+            raise ZeroDivisionError("of the second process")
+        return super().training_step(model, batch)
+
+
+class Breaking(Classifier):
+    """Has a loss that is no number in the third step of the second process."""
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        scalars = super().training_step(model, batch)
+        bad = RANK == 1 and self.step == 3 and model.training
+        return {**scalars, "loss": scalars["loss"] * (torch.nan if bad else 1)}
+
+
+def main() -> None:
+    """Trains as the job says, with the run in the folder that is named last."""
+    job, folder, *changes = sys.argv[1:]
+    distributed.start(torch.device("cpu"))
+    synthetic.TRAINING, synthetic.VALIDATION = 300, 50
+    settings = load_settings(CONFIG, [*QUICK, *EXACT, *changes])
+    seed_everything(settings.seed)
+    splits = {split: Exact(split) for split in ("train", "validation")}
+    splits["validation"].load_state_dict(splits["train"].state_dict())
+    loaders = {s: build_loader(settings, data, s == "train") for s, data in splits.items()}
+    model = Dropping() if job == "dropping" else build_model(settings, splits["train"])
+    kinds = {"bypassing": Bypassing, "failing": Failing, "breaking": Breaking}
+    run = Path(folder)
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    trainer = kinds.get(job, Classifier)(settings, model.double(), loaders, run)
+    if (last := run / "checkpoints/last.pt").exists():
+        trainer.load_state_dict(load_checkpoint(last))
+    if job == "breaking":
+        from base.guard import fit_guarded
+
+        fit_guarded(trainer)
+    else:
+        trainer.fit()
+    if isinstance(model, Dropping):
+        kept = distributed.gather(torch.stack(model.kept[:3]))
+        torch.save(kept, os.devnull if RANK else run / "kept.pt")
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    run_command(main)
