@@ -20,7 +20,7 @@ from logger.console import log
 from utils.errors import NonFiniteError, UserError
 from utils.files import newest_first, replacing
 
-FORMAT = 1
+FORMAT = 2
 DIGEST = hashlib.sha256().digest_size  # in bytes
 
 
