@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from storage.checkpoint import load_checkpoint, save_checkpoint, save_step
+from storage.checkpoint import FORMAT, load_checkpoint, save_checkpoint, save_step
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.pt", state)
     loaded = load_checkpoint(tmp_path / "x.pt")
     assert loaded.pop("weights").equal(state.pop("weights"))
-    assert loaded == {"format": 1, **state}
+    assert loaded == {"format": FORMAT, **state}
 
 
 def test_a_failed_save_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
@@ -77,9 +77,11 @@ def test_a_damaged_checkpoint_is_refused(
     assert {file.name for file in tmp_path.iterdir()} == names
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "x.pt", {"format": 2})
-    with pytest.raises(UserError, match="has format 2, and this project reads 1"):
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.pt", {"format": FORMAT + 1})
+    with pytest.raises(
+        UserError, match=f"has format {FORMAT + 1}, and this project reads {FORMAT}"
+    ):
         load_checkpoint(tmp_path / "x.pt")
 
 
