@@ -144,7 +144,9 @@ def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:
     return names, torch.tensor([place[row[column]] for row in rows])
 
 
-def divide(targets: Tensor, split: str, seed: int, classes: Sequence[str] = ()) -> Tensor:
+def divide(
+    targets: Tensor, split: str, seed: int, classes: Sequence[str] = (), stratify: bool = True
+) -> Tensor:
     """Which rows a split has, sorted, int64; each has the classes' (or values') shares of all.
 
     A sixth is for the test, always the same rows; a sixth of the others is for validation, as the
@@ -155,19 +157,23 @@ def divide(targets: Tensor, split: str, seed: int, classes: Sequence[str] = ()) 
         split: train, validation or test.
         seed: what the choice of the validation rows is drawn from.
         classes: their names.
+        stratify: whether each split has their shares, or what chance gives it.
 
     Raises:
         UserError: if a split would have no row of a class.
     """
+    given = targets
     if targets.is_floating_point():  # neighbours in size are as one class
         targets = targets.argsort(stable=True).argsort() // (5 * PARTS)
+    if not stratify:
+        targets = torch.zeros_like(targets)
     rest = split_indices(targets, "train", len(targets) // PARTS, seed=0)
     rows = {"test": split_indices(targets, "validation", len(targets) // PARTS, seed=0)}
     for part in ("train", "validation"):
         rows[part] = rest[split_indices(targets[rest], part, len(rest) // PARTS, seed)]
     for chosen in rows.values():
-        for k in {*range(len(classes))} - {*targets[chosen].tolist()}:
-            count = int((targets == k).sum())
+        for k in {*range(len(classes))} - {*given[chosen].tolist()}:
+            count = int((given == k).sum())
             text = f"class {classes[k]!r} has {count} of {len(targets)} rows, too few for some in "
             raise UserError(f"{text}each split; leave it out, or bring {2 * PARTS} or more")
     return rows[split]

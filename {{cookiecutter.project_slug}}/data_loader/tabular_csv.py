@@ -46,6 +46,7 @@ class TabularCSV(BaseDataset):
         target: Column to predict.
         predict: What that holds, classes or numbers (for trainer.name=regressor.Regressor).
         ignore: Columns that are left out.
+        stratify: Whether each split has the shares of classes or values, or what chance gives it.
         missing: Cells that count as empty.
 
     Raises:
@@ -67,6 +68,7 @@ class TabularCSV(BaseDataset):
         target: str = "level",
         predict: Literal["class", "number"] = "class",
         ignore: tuple[str, ...] = (),
+        stratify: bool = True,
         missing: tuple[str, ...] = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "-", "?"),
     ) -> None:
         self.title, self.rows, self.missing = Path(file).stem, list[Row](), missing
@@ -83,7 +85,7 @@ class TabularCSV(BaseDataset):
             self.classes, targets = class_indices(rows, target)
         else:
             targets = read_numbers(rows, target).float()
-        chosen = divide(targets.reshape(-1), split, seed, self.classes)
+        chosen = divide(targets.reshape(-1), split, seed, self.classes, stratify)
         unused = {target, *ignore, ""}
         self.rows = [{k: v for k, v in rows[i].items() if k not in unused} for i in chosen.tolist()]
         self.targets = targets[chosen]

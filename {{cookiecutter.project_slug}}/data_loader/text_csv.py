@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from config.schema import Count
@@ -82,6 +82,13 @@ class TextCSV(BaseDataset):
 
     def __getitems__(self, indices: Tensor) -> Batch:
         return {"input": self.numbers[indices], "target": self.targets[indices]}
+
+    def transform(self, batch: Batch, generator: Generator | None) -> Batch:
+        """In training, a batch is as long as the longest of its sentences; else data.length."""
+        if generator is None:
+            return batch
+        longest = int((batch["input"] != PADDING).sum(1).amax())
+        return {**batch, "input": batch["input"][:, : max(longest, 1)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)

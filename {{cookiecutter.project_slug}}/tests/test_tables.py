@@ -116,6 +116,16 @@ def test_a_class_that_a_split_would_lack_is_named() -> None:
             divide(torch.cat([targets, torch.tensor([2])]), split, 1, "abc")
 
 
+def test_a_plain_split_takes_what_chance_gives() -> None:
+    targets = torch.tensor([0] * 600 + [1] * 60)
+    plain = {
+        s: divide(targets, s, 1, "ab", stratify=False) for s in ("train", "validation", "test")
+    }
+    assert torch.equal(torch.cat([*plain.values()]).sort().values, torch.arange(660))
+    found = [targets[divide(targets, "validation", k, stratify=False)].sum() for k in range(20)]
+    assert len({int(count) for count in found}) > 3
+
+
 def test_equal_numbers_are_divided_alike_everywhere() -> None:
     """A sort that is not stable may order them otherwise on another machine."""
     targets = torch.zeros(600)

@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT
 
 from base.base_dataset import BaseDataset
+from base.batch_loader import BatchLoader
 from builders import build_dataset
 from config.loading import load_settings
 from data_loader.tables import write_rows
@@ -79,6 +80,34 @@ def test_long_sentences_are_cut_and_short_ones_padded(
     }
 
 
+def test_training_batches_are_padded_to_their_longest_sentence(
+    greetings: Callable[..., BaseDataset],
+) -> None:
+    dataset = greetings("train", "data.length=30")
+    for step in range(5):
+        (batch,) = BatchLoader(dataset, 3, seed=0)[step]  # type: ignore[misc]
+        lengths = (batch["input"] != 0).sum(1)
+        assert batch["input"].shape == (3, lengths.amax())
+        assert torch.equal(
+            batch["input"], batch["input"] * (torch.arange(int(lengths.amax())) < lengths[:, None])
+        )
+    (batch,) = BatchLoader(dataset, 3)[0]  # type: ignore[misc]
+    assert batch["input"].shape == (3, 30)
+
+
+def naive_bayes(train: BaseDataset, test: BaseDataset) -> float:
+    """The accuracy of counting words without their order, the baseline of README.md."""
+    size, (seen, asked) = 2000, (d.__getitems__(torch.arange(len(d))) for d in (train, test))
+    words = [
+        torch.stack([row.bincount(minlength=size) for row in b["input"]]) for b in (seen, asked)
+    ]
+    words = [(counts[:, 1:] > 0).double() for counts in words]
+    classes = torch.nn.functional.one_hot(seen["target"]).double()
+    share = (classes.T @ words[0] + 1) / (classes.sum(0)[:, None] + 2)
+    scores = words[1] @ share.log().T + (1 - words[1]) @ (1 - share).log().T + classes.mean(0).log()
+    return (scores.argmax(1) == asked["target"]).double().mean().item()
+
+
 def test_padding_changes_nothing(greetings: Callable[..., BaseDataset]) -> None:
     torch.manual_seed(0)
     model = TextNet(greetings("train")).eval()  # type: ignore[arg-type]
@@ -101,7 +130,11 @@ def test_sentences_are_classified_as_arguments_and_as_lines(
     changes = (f"data.root={tmp_path}", "trainer.epochs=3", *QUICK)
     assert command("train", "--config", CONFIG, "--run-dir", "run", *changes) == 0
     assert command("evaluate", "run") == 0
-    assert json.loads(Path("run/evaluation/test/metrics.json").read_text())["accuracy"] > 0.97
+    accuracy = json.loads(Path("run/evaluation/test/metrics.json").read_text())["accuracy"]
+    train, test = (build_dataset(load_settings(CONFIG, changes), s) for s in ("train", "test"))
+    test.load_state_dict(train.state_dict())
+    assert accuracy > 0.97
+    assert 0.6 < naive_bayes(train, test) < accuracy - 0.1
     Path("lines.txt").write_text("How much is the bed?\n\nThe staff was rude.\n", encoding="utf-8")
     Path("bytes.bin").write_bytes(b"\xff\xfe\xfa")
     capsys.readouterr()
