@@ -245,8 +245,9 @@ class BaseTrainer(ABC):
         try:
             yield
         except LoadingError:
-            if WORLD == 1:  # the others are in the midst of a step
-                self.save()
+            if WORLD > 1:  # the others are in the midst of a step
+                raise
+            self.save()
             self.stop_signal = signals.received
             if not self.stop_signal:
                 raise

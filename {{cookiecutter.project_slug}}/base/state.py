@@ -58,6 +58,8 @@ def load_trainer_state(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None
 
 def check_alike(trainer: "BaseTrainer") -> None:
     """Raises a UserError if the processes do not hold the same weights."""
+    if WORLD == 1:
+        return
     total = sum(float(p.detach().double().sum()) for p in trainer.model.parameters())
     if len({*gather(repr(total))}) > 1:
         text = "the processes' weights differ: what computes the loss has to call the model that "

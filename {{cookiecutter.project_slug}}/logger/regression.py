@@ -33,8 +33,10 @@ class RegressionMetrics:
 
     def compute(self) -> dict[str, Tensor]:
         """The metrics of all samples, of all processes together."""
-        parts = gather((torch.cat(self.true).cpu(), torch.cat(self.predicted).cpu()))
-        true, predicted = (torch.cat(values) for values in zip(*parts, strict=True))
+        pairs = zip(self.true, self.predicted, strict=True)
+        parts = gather([(true.cpu(), predicted.cpu()) for true, predicted in pairs])
+        batches = [pair for own in parts for pair in own]  # a process may have none
+        true, predicted = (torch.cat(values) for values in zip(*batches, strict=True))
         error, total = predicted - true, (true - true.mean(0)).square().sum()
         return {
             "loss": error.square().mean(),

@@ -130,15 +130,16 @@ class SharedBatchNorm(_BatchNorm):
             return super().forward(input)
         axes, shape = [0, *range(2, input.ndim)], [1, -1] + [1] * (input.ndim - 2)
         values = input.to(torch.promote_types(input.dtype, torch.float32))
-        count = torch.tensor([input.numel() / input.shape[1]], dtype=values.dtype)
-        add_up([count])
-        mean = sum_over_processes(values.sum(axes)) / count
+        own = values.new_tensor([input.numel() / input.shape[1]])
+        totals = sum_over_processes(torch.cat([values.sum(axes), own]))  # one exchange for both
+        mean, count = totals[:-1] / totals[-1], totals[-1].detach()
         centred = values - mean.reshape(shape)
         variance = sum_over_processes(centred.square().sum(axes)) / count
         if self.running_mean is not None and self.running_var is not None:
-            share = 0.1 if self.momentum is None else self.momentum
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked += 1
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
+            mean_so_far = 1 / int(self.num_batches_tracked)
+            share = mean_so_far if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.detach(), share)
             self.running_var.lerp_(variance.detach() * count / (count - 1), share)
         result = centred * (variance + self.eps).rsqrt().reshape(shape)
