@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from utils.errors import UserError
 
 
-class BaseModel(ABC, nn.Module):
+class BaseModel(nn.Module, ABC):
     """A network; its constructor's arguments are settings."""
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """The training loop, whole: `BaseTrainer.fit` is all of it."""
 
+import copy
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from base.base_dataset import Batch, batch_size
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader
 from base.guard import update_guarded
-from base.optimization import build_optimizers, set_learning_rates
+from base.optimization import build_optimizers, moving_average, set_learning_rates
+from base.saving import Saver
 from base.state import check_alike, load_trainer_state, trainer_state
 from config.schema import Settings
 from logger.console import format_values, log, progress_bar
@@ -24,10 +25,9 @@ from logger.meter import Meter
 from logger.metrics import Metrics, scalars_in
 from logger.pictures import Figure
 from logger.run_log import RunLog
-from storage.checkpoint import check_finite, save_step
+from storage.checkpoint import check_finite
 from utils import distributed
 from utils.device import find_device, find_precision, move
-from utils.distributed import gather
 from utils.errors import RANK, TRAINING_FAILED, WORLD, LoadingError, UserError
 from utils.seed import seed_torch
 from utils.signals import StopSignals
@@ -56,26 +56,36 @@ class BaseTrainer(ABC):
         self.device = find_device(settings.device)
         self.precision = find_precision(self.options.precision, self.device)
         self.compute = f"{self.device} ({str(self.precision).removeprefix('torch.')})"  # for logs
-        self.model = model.to(self.device)
-        self.parallel = distributed.spread(self.model, self.device)  # trained in its place
+        self.sharded = WORLD > 1 and self.options.strategy == "fsdp"
+        self.model = model if self.sharded else model.to(self.device)  # else each part goes there
         self.average: AveragedModel | None = None  # of the weights; evaluated in their place
         if self.options.ema is not None:
-            ema = get_ema_multi_avg_fn(self.options.ema)
+            ema = moving_average(self.options.ema, self.sharded)
             self.average = AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True)
+            if self.sharded:
+                distributed.shard(self.average.module, self.device, self.precision)
+        self.parallel = self.spread()
         torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
         if self.options.compile:
-            self.model.compile()  # in place: torch.compile(model) would rename the weights
+            # In place: torch.compile(model) would rename the weights. Rounded as without: what
+            # amax found is looked for again, and not found among values of another precision.
+            self.model.compile(options={"emulate_precision_casts": True})
         self.optimizers = self.build_optimizers()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.half)
         self.metrics = self.build_metrics().to(self.device)
         self.step, self.skipped = 0, 0  # steps done, and how many of them left the weights alone
         self.best, self.epochs_without_gain = math.nan, 0  # of checkpoint.monitor
-        self.stop_signal, self.unsaved = 0, ""  # what ended fit; why the last save failed
+        self.stop_signal = 0  # what ended fit
         self.evaluated, self.log_due = True, False  # no validation is due; nor is a log entry
-        self.meter, self._saved = Meter(), time.monotonic()
+        self.meter = Meter()
+        self.saver = Saver(run / "checkpoints", settings.checkpoint, self.sharded)
         self.guarded_until = 0  # the last step that is checked, and taken back if it fails
         self.own = (RANK,) if RANK else ()  # dropout differs between processes
         seed_torch(settings.seed, UPDATE, *self.own, device=self.device)  # or else each step is
+
+    def spread(self) -> nn.Module:
+        """What is trained in the model's place; anew when other parameters are to be trained."""
+        return distributed.spread(self.model, self.device, self.sharded, self.precision)
 
     # What every project defines.
 
@@ -181,12 +191,12 @@ class BaseTrainer(ABC):
                 self.stop_signal = votes.agree(signals.received)
                 if epoch_ends:
                     self._end_epoch()
-                elif self.stop_signal or self._save_due():
+                elif self.stop_signal or self.saver.due(self.step, self.log_due):
                     self.save()
                 if self.stop_signal or (epoch_ends and self.finished):
                     break
-        if self.unsaved:
-            raise UserError(self.unsaved, TRAINING_FAILED)
+        if self.saver.failure:
+            raise UserError(self.saver.failure, TRAINING_FAILED)
 
     def evaluate(self, split: str) -> dict[str, Tensor]:
         """The metrics over a split, on the CPU."""
@@ -196,6 +206,10 @@ class BaseTrainer(ABC):
             for (batch,) in loader.steps(0, loader.steps_per_epoch):
                 if batch_size(batch):
                     self.evaluation_step(model, move(batch, self.device))
+                elif self.sharded:  # the others gather the model with this process's shares
+                    metrics, self.metrics = self.metrics, copy.deepcopy(self.metrics)
+                    self.evaluation_step(model, move(loader.pick(1), self.device))
+                    self.metrics = metrics
                 bar.update()
             return {name: value.cpu() for name, value in self.metrics.compute().items()}
 
@@ -235,7 +249,9 @@ class BaseTrainer(ABC):
         model = self.model if self.average is None else self.average.module
         training = model.training
         model.eval()
-        with torch.inference_mode(), self.autocast():
+        # What blocks are gathered into is used again in training, where those cannot be.
+        without_gradients = torch.no_grad() if self.sharded else torch.inference_mode()
+        with without_gradients, self.autocast():
             yield model
         model.train(training)
 
@@ -251,6 +267,8 @@ class BaseTrainer(ABC):
             self.stop_signal = signals.received
             if not self.stop_signal:
                 raise
+        finally:
+            self.saver.finish()
 
     def _begin(self) -> None:
         """Saves the first state, so that a folder that cannot be written is found now.
@@ -262,8 +280,9 @@ class BaseTrainer(ABC):
             self._end_epoch()
         if self.step == 0:
             self.save()
-            if self.unsaved:
-                raise UserError(self.unsaved)
+            self.saver.finish()
+            if self.saver.failure:
+                raise UserError(self.saver.failure)
         self.meter.restart(self.step)
 
     def _set_rates(self, done: int) -> float:
@@ -309,32 +328,15 @@ class BaseTrainer(ABC):
     # Saving and resuming.
 
     def save(self, best: bool = False) -> None:
-        """Saves a checkpoint in the run folder; where that fails, `unsaved` says why.
+        """Saves a checkpoint in the run folder; where that fails, `saver.failure` says why.
 
         Raises:
             NonFiniteError: if there is a weight in it that is no number; nothing is saved then.
         """
-        state, keep = self.state_dict(), self.settings.checkpoint.keep
+        state = self.state_dict()
         check_finite(state, f"step {self.step}:")
         check_alike(self)
-        self._saved = time.monotonic()
-        if RANK:
-            return
-        try:
-            self.record.sync()
-            save_step(self.run / "checkpoints", state, keep, best)
-            self.unsaved = ""
-        except OSError as error:
-            self.unsaved = f"step {self.step} could not be saved: {error}"
-            log.warning("%s; training goes on, and the next save tries again", self.unsaved)
-
-    def _save_due(self) -> bool:
-        """Whether it is time for a checkpoint within an epoch; the same in all processes."""
-        settings, minutes = self.settings.checkpoint, (time.monotonic() - self._saved) / 60
-        late = minutes >= (settings.every_minutes or math.inf)
-        if WORLD > 1:  # whose clocks differ; they are compared now and then
-            late = self.log_due and settings.every_minutes is not None and any(gather(late))
-        return late or bool(settings.every_steps and self.step % settings.every_steps == 0)
+        self.saver.save(state, best, self.record.sync)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and plain values."""

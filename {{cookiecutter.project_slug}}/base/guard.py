@@ -2,14 +2,16 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from base.base_dataset import Batch
+from base.saving import write_state
 from logger.console import log
 from storage.checkpoint import check_finite, load_first, save_checkpoint
 from storage.run_folder import find_checkpoints
 from utils.distributed import gather
-from utils.errors import RANK, TRAINING_FAILED, NonFiniteError, UserError
+from utils.errors import TRAINING_FAILED, NonFiniteError, UserError
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
@@ -48,8 +50,10 @@ def update_guarded(trainer: "BaseTrainer", batches: Sequence[Batch]) -> None:
     except NonFiniteError as error:
         file = trainer.run / f"non_finite_{trainer.step:08d}.pt"
         seen = [batch for own in gather([*batches]) for batch in own]  # of all processes
-        if trainer.skipped < KEPT and not RANK:
-            save_checkpoint(file, {**before, "batches": seen})
+        if trainer.skipped < KEPT:
+            state, write = {**before, "batches": seen}, partial(save_checkpoint, file)
+            if parts := write_state(file.parent, state, write, trainer.sharded):
+                parts.finish()
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         text = f"{error} (learning rate {rate:.4g})"
         text += f"; batch and state before it are in {file}" * (trainer.skipped < KEPT)

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from config.schema import SGD, AdamW, Constant, Exponential, Muon, OneCycle, Settings, Step
+from utils.distributed import own
 from utils.errors import UserError
 
 
@@ -30,7 +32,8 @@ def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
     # One kernel for all parameters: a third to a sixth of the time, on the CPU too.
     fused: dict[str, Any] = {"fused": parameters[0].device.type in ("cpu", "cuda", "mps", "xpu")}
     if not isinstance(options, Muon):
-        arguments |= fused if isinstance(options, SGD | AdamW) else {}
+        shared_out = hasattr(parameters[0], "placements")  # for which torch has no fused SGD
+        arguments |= fused if isinstance(options, AdamW if shared_out else SGD | AdamW) else {}
         try:
             return [light(getattr(torch.optim, options.name))(parameters, **arguments)]
         except ValueError as error:
@@ -62,6 +65,14 @@ def light(kind: type[Optimizer]) -> Callable[..., Optimizer]:
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     methods |= {"step": torch.no_grad()(inspect.unwrap(kind.step)), "zero_grad": zero_grad}
     return type(kind.__name__, (kind,), methods)
+
+
+def moving_average(decay: float, sharded: bool) -> Callable[..., None]:
+    """What moves averages of weights towards the weights, of each only what this process holds."""
+    move: Callable[..., None] = get_ema_multi_avg_fn(decay)
+    if not sharded:
+        return move
+    return lambda averages, values, n: move([*map(own, averages)], [*map(own, values)], n)
 
 
 def set_learning_rates(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from utils.distributed import gather
+from utils.distributed import gather, place_like
 from utils.errors import RANK, TRAINING_FAILED, WORLD, UserError
 from utils.seed import draws_state, load_draws_state
 
@@ -44,7 +44,7 @@ def load_trainer_state(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None
         saved = state[name] if known else part.state_dict()  # what is new begins now
         if "param_groups" in saved:  # rates and the like come from the settings
             saved = {**saved, "param_groups": part.state_dict()["param_groups"]}
-        part.load_state_dict(saved)
+        part.load_state_dict(_placed(saved, part))
     for name in PROGRESS:
         setattr(trainer, name, state[name])
     ranks = state["ranks"]
@@ -56,9 +56,22 @@ def load_trainer_state(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None
         load_draws_state(ranks[RANK]["draws"], trainer.device)
 
 
+def _placed(saved: Mapping[str, Any], part: Any) -> dict[str, Any]:
+    """The saved state of a part, laid out as its parameters are."""
+    if "param_groups" not in saved:
+        like = part.state_dict()
+        return {name: place_like(value, like.get(name)) for name, value in saved.items()}
+    parameters = [p for group in part.param_groups for p in group["params"]]
+    state = {
+        k: {name: place_like(value, parameters[k]) for name, value in moments.items()}
+        for k, moments in saved["state"].items()
+    }
+    return {**saved, "state": state}
+
+
 def check_alike(trainer: "BaseTrainer") -> None:
-    """Raises a UserError if the processes do not hold the same weights."""
-    if WORLD == 1:
+    """Raises a UserError if the processes do not hold the same weights, as all should."""
+    if WORLD == 1 or trainer.sharded:
         return
     total = sum(float(p.detach().double().sum()) for p in trainer.model.parameters())
     if len({*gather(repr(total))}) > 1:

@@ -27,7 +27,7 @@ MAY_CHANGE = (
     *("name", "device", "deterministic", "data.root", "data.workers", "data.mirrors"),
     *("model.init_from", "trainer.epochs", "trainer.max_steps", "trainer.early_stop"),
     *("trainer.compile", "trainer.precision", "trainer.non_finite", "trainer.clip_norm"),
-    *("trainer.tf32", "trainer.profile"),
+    *("trainer.tf32", "trainer.profile", "trainer.strategy"),
     *("optimizer.lr", "optimizer.adamw_lr", "optimizer.weight_decay"),
     *("scheduler.", "checkpoint.", "logger."),
 )

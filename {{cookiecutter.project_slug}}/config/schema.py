@@ -72,6 +72,8 @@ class TrainerSettings(ClassSection):
     """Number format of the forward pass; auto is bf16 where the hardware has it, else fp32."""
     tf32: bool = False
     """Let matrix products of float32 be less precise, as TensorFloat-32, where that is faster."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """What each of several processes holds: the whole model (ddp, which is auto), or a share."""
     compile: bool = False
     """Compile the model with torch.compile."""
     accumulate: Count = 1

@@ -1,7 +1,8 @@
 """Checkpoint files: complete, plain data, checked when read.
 
 A file is what torch.save writes, and the SHA-256 of that at its end: the check sums that are in the
-archive leave out names, sizes and padding, and torch.load does not look at them.
+archive leave out names, sizes and padding, and torch.load does not look at them. What several
+processes hold parts of lies beside it; see `storage/sharded.py`.
 """
 
 import hashlib
@@ -9,7 +10,8 @@ import io
 import os
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 
 from logger.console import log
+from utils.distributed import gather, own
 from utils.errors import NonFiniteError, UserError
 from utils.files import newest_first, replacing
 
@@ -57,6 +60,12 @@ def save_step(folder: Path, state: Mapping[str, Any], keep: int, best: bool) -> 
                 shutil.copy2(file, temporary)
     for old in newest_first(folder.glob("step_*.pt"))[keep:]:
         old.unlink()
+    if parts := {*folder.glob("parts-*")}:  # of these files, of removed ones, of half a checkpoint
+        for file in folder.glob("*.pt"):
+            with suppress(UserError):
+                parts.discard(folder / _read(file).get("parts", {}).get("folder", ""))
+        for place in parts:
+            shutil.rmtree(place)
 
 
 def load_first(files: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
@@ -80,6 +89,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: if the file is missing, damaged, holds more than plain data, or is of another
             format.
     """
+    state = _read(path)
+    if "parts" in state:
+        from storage.sharded import read_parts
+
+        try:
+            return read_parts(path.parent, state)
+        except Exception as error:
+            raise UserError(f"{path} is no usable checkpoint: {error}") from error
+    return state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What is in the file itself."""
     try:
         content = np.memmap(path, np.uint8, "r")
         if hashlib.sha256(content[:-DIGEST].data).digest() != content[-DIGEST:].tobytes():
@@ -96,16 +118,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_finite(state: Any, place: str) -> None:
-    """Raises a NonFiniteError with the place of a tensor in `state` that has NaN or infinity."""
+    """Raises a NonFiniteError with the place of a tensor in `state` that has NaN or infinity.
+
+    All processes raise it, whichever of them holds such a number.
+    """
+    if found := next(filter(None, gather(next(_not_finite(state, place), ""))), ""):
+        raise NonFiniteError(f"{found} is not finite")
+
+
+def _not_finite(state: Any, place: str) -> Iterator[str]:
     if isinstance(state, torch.Tensor):
-        if state.is_floating_point() and not state.isfinite().all():
-            raise NonFiniteError(f"{place} is not finite")
-    elif isinstance(state, Mapping):
-        for name, value in state.items():
-            check_finite(value, f"{place} {name}")
-    elif isinstance(state, list):
-        for number, value in enumerate(state):
-            check_finite(value, f"{place} {number}")
+        if state.is_floating_point() and not own(state).isfinite().all():
+            yield place
+    elif isinstance(state, Mapping | list):
+        named = state.items() if isinstance(state, Mapping) else enumerate(state)
+        for name, value in named:
+            yield from _not_finite(value, f"{place} {name}")
 
 
 def trained_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:

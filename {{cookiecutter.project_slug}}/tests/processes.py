@@ -1,6 +1,8 @@
-"""What test_distributed.py has several processes do: python tests/processes.py JOB FOLDER."""
+"""What test_distributed.py has several processes do: python tests/processes.py JOB."""
 
 import os
+import resource
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from data_loader.synthetic import Synthetic
 from storage.checkpoint import load_checkpoint
 from trainer.classifier import Classifier
 from utils import distributed
+from utils.distributed import own
 from utils.errors import RANK, run_command
 from utils.seed import seed_everything
 
@@ -82,19 +85,32 @@ class Breaking(Classifier):
         return {**scalars, "loss": scalars["loss"] * (torch.nan if bad else 1)}
 
 
-def main() -> None:
-    """Trains as the job says, with the run in the folder that is named last."""
-    job, folder, *changes = sys.argv[1:]
-    distributed.start(torch.device("cpu"))
-    synthetic.TRAINING, synthetic.VALIDATION = 300, 50
+class Filling(Classifier):
+    """Has no room for more on the second process's disk after the third step."""
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        if RANK == 1 and self.step == 3:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        return super().training_step(model, batch)
+
+
+def held(trainer: Classifier) -> tuple[int, int]:
+    """The bytes of parameters, and of what optimizers keep of them, in this process."""
+    kept = [v for one in trainer.optimizers for s in one.state.values() for v in s.values()]
+    weights, moments = trainer.model.parameters(), (v for v in kept if v.ndim)
+    return sum(own(p).nbytes for p in weights), sum(own(v).nbytes for v in moments)
+
+
+def train(job: str, run: Path, *changes: str) -> None:
+    """Trains as the job says, from the last checkpoint in the folder if there is one."""
     settings = load_settings(CONFIG, [*QUICK, *EXACT, *changes])
     seed_everything(settings.seed)
     splits = {split: Exact(split) for split in ("train", "validation")}
     splits["validation"].load_state_dict(splits["train"].state_dict())
     loaders = {s: build_loader(settings, data, s == "train") for s, data in splits.items()}
     model = Dropping() if job == "dropping" else build_model(settings, splits["train"])
-    kinds = {"bypassing": Bypassing, "failing": Failing, "breaking": Breaking}
-    run = Path(folder)
+    kinds = {"bypassing": Bypassing, "failing": Failing, "breaking": Breaking, "filling": Filling}
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     trainer = kinds.get(job, Classifier)(settings, model.double(), loaders, run)
     if (last := run / "checkpoints/last.pt").exists():
@@ -108,6 +124,19 @@ def main() -> None:
     if isinstance(model, Dropping):
         kept = distributed.gather(torch.stack(model.kept[:3]))
         torch.save(kept, os.devnull if RANK else run / "kept.pt")
+    if job == "holding":
+        found = distributed.gather(held(trainer))
+        torch.save(found, os.devnull if RANK else run / "held.pt")
+
+
+def main() -> None:
+    """Does jobs one after another, as to start takes longer than to train."""
+    distributed.start(torch.device("cpu"))
+    synthetic.TRAINING, synthetic.VALIDATION = 300, 50
+    for words in " ".join(sys.argv[1:]).split(" -- "):
+        job, run, *changes = words.split()
+        train(job, Path(run), *changes)
+        distributed.gather(None)  # what one has written, the others may read
     distributed.stop()
 
 

@@ -57,12 +57,12 @@ def launch(count: int, *arguments: object, expected: int = 0, options: Any = ())
     return said
 
 
-def together(count: int, job: str, run: Path, *changes: str) -> None:
-    """Has processes that are started without torchrun, which is faster, do a job."""
+def together(count: int, *job: object) -> None:
+    """Has processes that are started without torchrun, which is faster, do a job, or several."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, str(PROCESSES), job, str(run), *changes]
+    command = [sys.executable, str(PROCESSES), *map(str, job)]
     world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     world |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     started = [
@@ -177,8 +177,10 @@ def test_one_process_writes_and_speaks_but_errors_name_their_process(tmp_path: P
 # Faults
 
 
-def test_a_job_that_loses_a_process_goes_on_by_itself(tmp_path: Path) -> None:
-    options = (*SMALL, "checkpoint.every_steps=4", "trainer.max_steps=120", "trainer.epochs=9")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_job_that_loses_a_process_goes_on_by_itself(tmp_path: Path, strategy: str) -> None:
+    saves = ("checkpoint.every_steps=4", f"trainer.strategy={strategy}")
+    options = (*SMALL, *saves, "trainer.max_steps=120", "trainer.epochs=9")
     launch(2, ROOT / "train.py", *options, "--run-dir", tmp_path / "whole")
     job = start(2, ROOT / "train.py", *options, options=("--max-restarts=3",))
     for rank, step in ((1, 8), (0, 50)):
@@ -235,7 +237,7 @@ def test_a_run_goes_on_with_other_numbers_of_processes(tmp_path: Path) -> None:
     options = ("scheduler.name=constant", "trainer.epochs=3", "trainer.ema=0.9")
     together(1, "train", tmp_path / "whole", *options)
     for first, second in ((1, 4), (4, 2)):
-        run = tmp_path / f"{first} then {second}"
+        run = tmp_path / f"{first} then {second}".replace(" ", "-")
         together(first, "train", run, *options, "trainer.max_steps=13")
         together(second, "train", run, *options)
         assert checkpoint(run)["step"] == 33

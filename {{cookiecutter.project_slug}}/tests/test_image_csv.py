@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from test_distributed import launch
 
 from base.base_dataset import BaseDataset
 from builders import build_dataset, build_loader, build_model, build_trainer, restore_trainer
@@ -220,6 +221,19 @@ def test_training_goes_on_in_the_midst_of_what_was_unfrozen(tune: Callable[..., 
         resumed.fit()
         for name, value in resumed.model.state_dict().items():
             assert torch.equal(value, wanted[name]), (step, name)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_processes_unfreeze_together(
+    photos: Callable[..., BaseDataset], tmp_path: Path, strategy: str
+) -> None:
+    """Or else their weights would differ, which ends a run at the next checkpoint."""
+    own = (f"data.root={tmp_path}", "data.file=mine.csv", "data.image=path", "data.target=kind")
+    small = (*own, *QUICK, "data.size=16", f"trainer.strategy={strategy}", "model.weights=none")
+    changes = (*small, "trainer.epochs=2", "trainer.unfreeze_epoch=2")
+    launch(2, ROOT / "train.py", "--config", TRANSFER, *changes, "--run-dir", "run")
+    state = load_checkpoint(Path("run/checkpoints/last.pt"))
+    assert state["model"]["network.bn1.num_batches_tracked"] > 0
 
 
 def test_weights_that_cannot_be_had_are_said_with_the_way_out(

@@ -30,11 +30,11 @@ class FineTuner(Classifier):
         backbone_rate: Positive = 0.1,
     ) -> None:
         self.unfreeze_epoch, self.backbone_rate = unfreeze_epoch, backbone_rate
-        self.frozen = [p for p in model.parameters() if not p.requires_grad]
         super().__init__(settings, model, loaders, run)
 
     def build_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = super().build_optimizers()
+        self.frozen = [p for p in self.model.parameters() if not p.requires_grad]
         if self.unfreeze_epoch and self.frozen:  # without gradients, they stay as they are
             rate = self.backbone_rate * self.settings.optimizer.lr
             optimizers[0].add_param_group({"params": self.frozen, "lr": rate})
@@ -46,4 +46,6 @@ class FineTuner(Classifier):
             for parameter in self.frozen:
                 parameter.requires_grad_(trained)
             self.model.train()  # batch normalisation counts again, too
+            if not self.sharded:
+                self.parallel = self.spread()
         super().update(batches)

@@ -11,6 +11,7 @@ from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
 from logger.pictures import Figure
 from logger.regression import RegressionMetrics, agreement_picture, curve_picture
+from utils.distributed import gathered
 from utils.errors import UserError
 
 DRAWN = 500  # points through which a curve is drawn
@@ -58,7 +59,8 @@ class Regressor(BaseTrainer):
         if powers is None:
             return {}
         x, y = getattr(self.dataset, "axes", ("x", "y"))
-        terms = [f"{factor:+.6g} {x}^{power}" for power, factor in enumerate(powers())]
+        with gathered(self.model):
+            terms = [f"{factor:+.6g} {x}^{power}" for power, factor in enumerate(powers())]
         text = " ".join(terms).replace(f" {x}^0", "").replace(f"{x}^1", x).removeprefix("+")
         return {"formula": [[self.dataset.title], [f"{y} = {text}"]]}
 

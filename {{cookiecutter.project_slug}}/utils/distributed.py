@@ -1,8 +1,10 @@
 """Several processes that train one model, as torchrun starts them; one alone has nothing of it."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -29,9 +31,16 @@ def start(device: torch.device) -> None:
         library.init_process_group(backends, store=store, rank=RANK, world_size=WORLD)
 
 
+@cache
+def side_group() -> Any:
+    """All processes, once more: threads talk through it, beside training."""
+    return torch.distributed.new_group(backend="gloo")
+
+
 def stop() -> None:
     """Lets the processes part, when all have come to their end."""
     if WORLD > 1 and torch.distributed.is_initialized():
+        side_group.cache_clear()  # or it would be there until Python leaves, and abort that
         torch.distributed.destroy_process_group()
 
 
@@ -97,10 +106,13 @@ class Votes:
             self.work.wait()
 
 
-def spread(model: nn.Module, device: torch.device) -> nn.Module:
+def spread(
+    model: nn.Module, device: torch.device, sharded: bool, precision: torch.dtype
+) -> nn.Module:
     """The model, so that its gradients are the means over all processes: to be called in training.
 
-    Batch normalisation is over the whole batch, as in one process.
+    It is whole in each process or, if `sharded`, each has a share of every parameter. Batch
+    normalisation is over the whole batch, as in one process.
     """
     if WORLD == 1:
         return model
@@ -110,12 +122,104 @@ def spread(model: nn.Module, device: torch.device) -> nn.Module:
                 part.__class__ = SharedBatchNorm
     else:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if sharded:
+        return shard(model, device, precision)
     places = None if device.type == "cpu" else [device]
     return nn.parallel.DistributedDataParallel(model, places, gradient_as_bucket_view=True)
 
 
+def shard(model: nn.Module, device: torch.device, precision: torch.dtype) -> nn.Module:
+    """Leaves each process a share of every parameter, and so of its gradient and optimizer state.
+
+    A block is gathered while it computes (FSDP: Zhao et al., arXiv:2304.11277): one with matrices
+    in the number format of the forward pass, others in float32, as are the sums of gradients.
+
+    Raises:
+        UserError: if that cannot be done with this model or number format.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    if precision == torch.half:
+        text = "trainer.strategy = 'fsdp' has no fp16; trainer.precision = bf16 or fp32 can do"
+        raise UserError(text)
+    mesh: Any = init_device_mesh(device.type, (WORLD,))
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.affine]
+    model.to(memory_format=torch.contiguous_format)
+    try:
+        for part in dict.fromkeys([*norms, *blocks(model)]):
+            mixed = precision != torch.float32 and any(p.ndim > 1 for p in part.parameters())
+            low, high = (precision, torch.float32) if mixed else (None, None)
+            policy = MixedPrecisionPolicy(low, high, cast_forward_inputs=False)
+            fully_shard(part, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh)
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"trainer.strategy = 'fsdp': {error}") from error
+    return model
+
+
+def blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The parts of a network that are gathered one at a time: the members of its lists of layers.
+
+    Beside such lists, and where there are none, they are the next smaller parts. Those that share
+    a parameter with another part are left out: they have to be gathered together.
+    """
+    lists = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+    def uses(part: nn.Module) -> Counter[nn.Parameter]:
+        return Counter(p for _, p in part.named_parameters(remove_duplicate=False))
+
+    def walk(whole: nn.Module) -> Iterator[nn.Module]:
+        for part in whole.children():
+            inner = () if isinstance(whole, lists) else part.modules()
+            if isinstance(part, lists) or any(isinstance(one, lists) for one in inner):
+                yield from walk(part)
+            elif (inside := uses(part)) and all(inside[p] == everywhere[p] for p in inside):
+                yield part
+
+    everywhere = uses(model)
+    return walk(model)
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Within it, a model that is shared out has its parameters whole in each process."""
+    parts: list[Any] = [part for part in model.modules() if hasattr(part, "unshard")]
+    for part in parts:
+        part.unshard()
+    yield
+    for part in parts:
+        part.reshard()
+
+
+def own(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    share: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return share
+
+
+def place_like(value: Any, like: Any) -> Any:
+    """A whole tensor laid out in memory as another of its shape or, if that is shared out, shared.
+
+    Fused optimizers go through memory, so what they keep has to lie there as parameters do.
+    """
+    if getattr(value, "shape", ()) != getattr(like, "shape", None) or hasattr(value, "placements"):
+        return value
+    if not hasattr(like, "placements"):
+        return torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
+    from torch.distributed.tensor import distribute_tensor
+
+    # Each has all of it, so that nothing needs to be sent.
+    return distribute_tensor(
+        value.contiguous(), like.device_mesh, like.placements, src_data_rank=None
+    )
+
+
 def unsynced(model: nn.Module) -> AbstractContextManager[None]:
-    """Within it, gradients are added up, and exchanged only by the next backward pass after it."""
+    """Within it, gradients are added up, and exchanged only by the next backward pass after it.
+
+    But for those that are shared out: each process would have to keep all of them until then.
+    """
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return model.no_sync()
     return nullcontext()
@@ -138,8 +242,8 @@ class SharedBatchNorm(_BatchNorm):
         if self.running_mean is not None and self.running_var is not None:
             assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
-            mean_so_far = 1 / int(self.num_batches_tracked)
-            share = mean_so_far if self.momentum is None else self.momentum
+            mean_so_far = 1 / self.num_batches_tracked
+            share: Any = mean_so_far if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.detach(), share)
             self.running_var.lerp_(variance.detach() * count / (count - 1), share)
         result = centred * (variance + self.eps).rsqrt().reshape(shape)

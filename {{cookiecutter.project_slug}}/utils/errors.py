@@ -56,4 +56,8 @@ def run_command(main: Callable[[], int | None]) -> None:
         place = f"[rank {RANK}] " if RANK else ""
         print(f"{place}error: {error}", file=sys.stderr)
         code = getattr(error, "exit_code", BAD_INPUT)
+    if code and WORLD > 1:  # Python would wait for the others, or its libraries' threads abort it
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
