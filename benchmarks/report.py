@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-SCRIPTS = ("loop", "data", "mapped", "recipes", "growth", "start", "saving", "figures")
+SCRIPTS = ("loop", "data", "mapped", "scaling", "recipes", "growth", "start", "saving", "figures")
 
 
 def machine() -> str:
