@@ -8,7 +8,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from utils.distributed import gather
-from utils.errors import NonFiniteError
+from utils.errors import WORLD, NonFiniteError
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ class Meter:
         """
         if not weight:
             return
+        weight /= WORLD  # so that a step counts the same if their number changes before it is read
         for name, value in scalars.items():
             part = value.detach() if weight == 1 else value.detach() * weight
             self.sums[name] = self.sums[name] + part if name in self.sums else part.clone()

@@ -85,6 +85,20 @@ def test_what_is_logged_is_what_a_value_was_when_it_was_added() -> None:
     assert meter.read() == {}
 
 
+def test_a_step_counts_the_same_when_the_number_of_processes_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts, whole = (Meter(), Meter()), Meter()
+    monkeypatch.setattr("logger.meter.WORLD", 2)
+    for part, loss, share in zip(parts, (1.0, 4.0), (4 / 3, 2 / 3), strict=True):
+        part.add({"loss": torch.tensor(loss)}, share)  # of three samples, two and one
+    monkeypatch.setattr("logger.meter.WORLD", 1)
+    for part in parts:
+        whole.take(part.sums, part.counts)
+    whole.add({"loss": torch.tensor(5.0)})
+    assert whole.read() == {"loss": pytest.approx((2 + 5) / 2)}
+
+
 def test_a_picture_of_many_classes_stays_small() -> None:
     for classes, texts in ((30, 900), (400, 0)):
         names = [f"class {k}" for k in range(classes)]
