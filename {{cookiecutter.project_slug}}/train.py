@@ -68,7 +68,7 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
         from utils.seed import seed_everything
 
     start_logging()
-    distributed.start(find_device(settings.device))
+    distributed.start(find_device(settings.device), state["step"] if state else 0)
     seed_everything(settings.seed, settings.deterministic)
     loaders = build_training_loaders(settings)
     dataset = loaders["train"].dataset

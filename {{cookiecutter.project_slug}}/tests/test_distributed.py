@@ -28,10 +28,12 @@ STARTED: list[subprocess.Popen[Any]] = []
 SMALL = ("--config", CONFIG, *QUICK, "data.batch_size=60", "trainer.max_steps=40")
 
 
-def start(count: int, *arguments: object, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(
+    count: int, *arguments: object, options: tuple[str, ...] = ("--standalone",)
+) -> subprocess.Popen[str]:
     """Starts a script in several processes, or without torchrun in one (count 0)."""
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *options]
-    command = [sys.executable, *(["-m", *launcher] if count else []), *map(str, arguments)]
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", *options]
+    command = [sys.executable, *(launcher if count else []), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command, text=True, env=environment, **pipes)
@@ -49,9 +51,9 @@ def no_process_is_left() -> Iterator[None]:
         process.wait(60)
 
 
-def launch(count: int, *arguments: object, expected: int = 0, options: Any = ()) -> str:
+def launch(count: int, *arguments: object, expected: int = 0) -> str:
     """Runs it to its end; what it says."""
-    process = start(count, *arguments, options=options)
+    process = start(count, *arguments)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == expected, said
     return said
@@ -182,7 +184,7 @@ def test_a_job_that_loses_a_process_goes_on_by_itself(tmp_path: Path, strategy: 
     saves = ("checkpoint.every_steps=4", f"trainer.strategy={strategy}")
     options = (*SMALL, *saves, "trainer.max_steps=120", "trainer.epochs=9")
     launch(2, ROOT / "train.py", *options, "--run-dir", tmp_path / "whole")
-    job = start(2, ROOT / "train.py", *options, options=("--max-restarts=3",))
+    job = start(2, ROOT / "train.py", *options, options=("--standalone", "--max-restarts=3"))
     for rank, step in ((1, 8), (0, 50)):
         wait_for_step(tmp_path, step)
         os.kill(ranks_of(job)[rank], signal.SIGKILL)

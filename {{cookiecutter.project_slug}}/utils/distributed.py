@@ -1,9 +1,11 @@
 """Several processes that train one model, as torchrun starts them; one alone has nothing of it."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -11,24 +13,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.errors import RANK, WORLD, UserError
+from utils.errors import RANK, TRAINING_FAILED, WORLD, UserError
 
 T = TypeVar("T")
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))  # place among the processes on this machine
 
 
-def start(device: torch.device) -> None:
-    """Brings the processes together; from then on they can exchange tensors."""
+def start(device: torch.device, step: int = 0) -> None:
+    """Brings the processes together; from then on they can exchange tensors.
+
+    Raises:
+        UserError: if they would not all go on from the same `step`, or one does not come.
+    """
     if WORLD > 1 and not torch.distributed.is_initialized():
         backends = "cpu:gloo"
         if device.type != "cpu":
             own = torch.distributed.get_default_backend_for_device(device)
             backends += f",{device.type}:{own}"
-        # The store of torchrun outlives restarts; what was said there before must not be found.
-        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {WORLD}"
         library: Any = torch.distributed  # which has no types for these
-        store = library.PrefixStore(attempt, next(library.rendezvous("env://"))[0])
+        store = next(library.rendezvous("env://", timeout=timedelta(minutes=5)))[0]
+        name = _name_start(store)
+        store.set_timeout(library.default_pg_timeout)
+        store = library.PrefixStore(name, store)
         library.init_process_group(backends, store=store, rank=RANK, world_size=WORLD)
+    if len(steps := {*gather(step)}) > 1:
+        text = f"processes go on from steps {sorted(steps)}; all machines have to see the same run"
+        raise UserError(text, TRAINING_FAILED)
+
+
+def _name_start(store: Any) -> str:
+    """A name for this start, which the first process gives to the others, and no other start has.
+
+    The store of torchrun outlives restarts, which its agents count differently: what was said there
+    before must not be found.
+    """
+    name, begun = os.urandom(8).hex(), time.monotonic()
+    if RANK:
+        store.set(f"process {RANK}", name)
+        name = str(store.get(name), "ascii")
+        store.set(f"{name} {RANK}", "heard")
+    for rank in () if RANK else range(1, WORLD):
+        while not store.check([f"{name} {rank}"]):  # who asked may be one that is gone
+            store.set(str(store.get(f"process {rank}"), "ascii"), name)
+            if time.monotonic() - begun > store.timeout.total_seconds():
+                raise UserError(f"process {rank} of {WORLD} has not come", TRAINING_FAILED)
+            time.sleep(0.01)
+    return name
 
 
 @cache
