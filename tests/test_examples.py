@@ -126,6 +126,25 @@ def test_an_example_trains_as_its_readme_says_and_resumes_exactly(project: Path)
 
 
 @needs_all
+def test_an_examples_model_can_be_shared_out(project: Path) -> None:
+    """In two processes that each hold a share of it, it has the losses that it has in one."""
+    few = ["device=cpu", "trainer.precision=fp32", "trainer.max_steps=3", "logger.every_steps=1"]
+    torchrun = ["torchrun", "--standalone", "--nproc-per-node=2"]
+    losses = []
+    for start in (["python"], torchrun):
+        folder = f"runs/{start[0]}"
+        command = [*start, "train.py", *few, "trainer.strategy=fsdp", "--run-dir", folder]
+        done = run(*command, cwd=project, OMP_NUM_THREADS="1")
+        assert done.returncode == 0, done.stdout
+        rows = (project / folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
+        losses.append([float(row.split(",")[-1]) for row in rows if ",loss," in row])
+    assert len(losses[0]) == 4  # the last is of the validation
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    done = run("python", "evaluate.py", project / "runs/torchrun", "device=cpu", cwd=project)
+    assert done.returncode == 0, done.stdout
+
+
+@needs_all
 def test_the_notebook_shows_an_examples_own_data(project: Path) -> None:
     notebook = json.loads((project / "notebooks/explore.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
