@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from storage.checkpoint import load_first
 from storage.run_folder import find_checkpoints
-from utils.distributed import blocks, shard
+from utils.distributed import blocks, place_like, shard
 from utils.errors import UserError
 
 Command = Callable[..., int]
@@ -162,6 +162,16 @@ def test_blocks_are_members_of_lists_and_what_is_beside_them() -> None:
     assert found == ["inner.0.0", "inner.1.0", "cell.one", "norm"]  # words and head stay together
     wrapped = nn.Sequential(model)
     assert len([*blocks(wrapped)]) == 1
+
+
+def test_what_an_optimizer_keeps_is_laid_out_as_its_parameter_is() -> None:
+    """Or else a fused one would pair the values of one with others of the other."""
+    saved = torch.arange(24.0).reshape(1, 2, 3, 4)
+    parameter = torch.zeros(1, 2, 3, 4).to(memory_format=torch.channels_last)
+    placed = place_like(saved, parameter)
+    assert torch.equal(placed, saved)
+    assert placed.stride() == parameter.stride()
+    assert place_like(None, torch.zeros(())) is None  # SGD's of a number, without momentum
 
 
 def test_what_cannot_be_shared_out_is_told() -> None:

@@ -233,7 +233,8 @@ def place_like(value: Any, like: Any) -> Any:
 
     Fused optimizers go through memory, so what they keep has to lie there as parameters do.
     """
-    if getattr(value, "shape", ()) != getattr(like, "shape", None) or hasattr(value, "placements"):
+    tensors = isinstance(value, Tensor) and isinstance(like, Tensor)
+    if not tensors or value.shape != like.shape or hasattr(value, "placements"):
         return value
     if not hasattr(like, "placements"):
         return torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
