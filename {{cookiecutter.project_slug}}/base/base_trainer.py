@@ -57,6 +57,7 @@ class BaseTrainer(ABC):
         self.precision = find_precision(self.options.precision, self.device)
         self.compute = f"{self.device} ({str(self.precision).removeprefix('torch.')})"  # for logs
         self.sharded = WORLD > 1 and self.options.strategy == "fsdp"
+        self.compute += f", {WORLD} processes{' with shares' * self.sharded}" * (WORLD > 1)
         self.model = model if self.sharded else model.to(self.device)  # else each part goes there
         self.average: AveragedModel | None = None  # of the weights; evaluated in their place
         if self.options.ema is not None:

@@ -37,8 +37,9 @@ class Saving:
     """
 
     def __init__(self, folder: Path, state: Mapping[str, Any], write: Write) -> None:
+        start = f"parts-{state['step']:08d}-"  # and a number, as a run may have gone back
         taken = {place.name for place in folder.glob("parts-*")}
-        free = (name for k in range(len(taken) + 1) if (name := f"parts-{k}") not in taken)
+        free = (name for k in range(len(taken) + 1) if (name := f"{start}{k}") not in taken)
         place = folder / gather(next(free))[0]
         parts: dict[str, Any] = {}
 
