@@ -7,7 +7,6 @@ last; it has all else, and the check sums of the parts. (torch's usual index wou
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,6 @@ class Saving:
         Raises:
             OSError: if that failed, in whichever process.
         """
-        assert isinstance(self.future, Future)
         try:
             self.future.result()
         except CheckpointException as error:

@@ -237,6 +237,8 @@ def place_like(value: Any, like: Any) -> Any:
     if not tensors or value.shape != like.shape or hasattr(value, "placements"):
         return value
     if not hasattr(like, "placements"):
+        if value.stride() == like.stride():
+            return value
         return torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
     from torch.distributed.tensor import distribute_tensor
 
