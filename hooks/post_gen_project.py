@@ -8,9 +8,8 @@ import os
 SLUG = "{{ cookiecutter.project_slug }}"
 LICENSE = "{{ cookiecutter.license }}"
 EXAMPLE = "{{ cookiecutter.example }}"
-DEFAULT = "{{ cookiecutter._files[cookiecutter.example] | first }}"
-FOREIGN = """{{ cookiecutter._files.values() | sum(start=[]) | unique
-    | reject("in", cookiecutter._files[cookiecutter.example]) | join(" ") }}"""
+DEFAULT = "{{ cookiecutter._files.example[cookiecutter.example] | first }}"
+FOREIGN = "{{ cookiecutter.__foreign }}"  # files of options that were not chosen
 
 
 def keep_license(name: str) -> None:
@@ -21,10 +20,13 @@ def keep_license(name: str) -> None:
     os.rmdir("licenses")
 
 
-def keep_example() -> None:
-    """Removes what only other examples have, and makes the settings of this one the default."""
+def keep_chosen() -> None:
+    """Removes what only other options bring, and makes the example's settings the default."""
     for file in FOREIGN.split():
         os.remove(file)
+        folder = os.path.dirname(file)
+        if folder and not os.listdir(folder):
+            os.removedirs(folder)
     with open("config/default.txt", "w", encoding="utf-8", newline="\n") as pointer:
         pointer.write(DEFAULT.removeprefix("config/") + "\n")
 
@@ -69,7 +71,7 @@ def begin_repository() -> str:
 def main() -> None:
     """Cookiecutter runs hooks in the new project's folder."""
     keep_license(LICENSE)
-    keep_example()
+    keep_chosen()
     remove_caches()
     print(
         f"\n{SLUG} is there. {begin_repository()}\n\n"

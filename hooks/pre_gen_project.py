@@ -9,13 +9,12 @@ nothing was made. The hook is left for answers that come from a replay file.
 import os
 import sys
 
-# What a project with another example has; it would be overwritten, and then removed.
-FOREIGN = """{{ cookiecutter._files.values() | sum(start=[]) | unique
-    | reject("in", cookiecutter._files[cookiecutter.example]) | join(" ") }}"""
+# What a project with other options has; it would be overwritten, and then removed.
+FOREIGN = "{{ cookiecutter.__foreign }}"
 if __name__ == "__main__":
     for file in FOREIGN.split():
         if os.path.exists(file):
-            sys.exit(f"error: {file} is there, and in no project with this example; move it away")
+            sys.exit(f"error: {file} is there, and in no project with these options; move it away")
 
 CHECKED = "TORCH_TEMPLATE_ANSWERS_CHECKED"  # set by the extension, for the hook that follows it
 if __name__ == "__main__" and CHECKED in os.environ:
@@ -25,6 +24,7 @@ import json
 import keyword
 import re
 import unicodedata
+from typing import Any
 
 MODULES = "base builders config data_loader logger model storage trainer utils tests runs data"
 COMMANDS = "train evaluate predict export preview"
@@ -84,6 +84,14 @@ def make_slug(text: str) -> str:
     return slug
 
 
+def find_foreign(answers: dict[str, Any]) -> str:
+    """The files that come with options which were not chosen, with spaces between them."""
+    options = answers["_files"]
+    own = [file for name, files in options.items() for file in files[answers[name]]]
+    all_files = [file for files in options.values() for some in files.values() for file in some]
+    return " ".join(file for file in dict.fromkeys(all_files) if file not in own)
+
+
 def quote(text: str) -> str:
     """Text as it stands between double quotes in TOML, YAML and JSON."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
@@ -116,4 +124,4 @@ else:
         def __init__(self, environment: Environment) -> None:
             super().__init__(environment)
             filters = {"slug": make_slug, "quoted": quote, "markdown": escape_markdown}
-            environment.filters.update(filters, checked=check)
+            environment.filters.update(filters, checked=check, foreign=find_foreign)

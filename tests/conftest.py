@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,16 +20,21 @@ QUESTIONS = (
     "example",
     "license",
     "python_version",
+    "ci",
 )
 
 
 needs_all = pytest.mark.skipif("ALL" not in os.environ, reason="make test-all does this, too")
-FILES: dict[str, list[str]] = json.loads((TEMPLATE / "cookiecutter.json").read_text())["_files"]
+PROMPTS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text())
+OPTIONS: dict[str, dict[str, list[str]]] = PROMPTS["_files"]  # files that choices bring
+FILES = OPTIONS["example"]
 
 
-def foreign(example: str) -> set[str]:
-    """The payload's files that a project with that example does not have."""
-    return {file for files in FILES.values() for file in files} - {*FILES[example]}
+def foreign(**answers: str) -> set[str]:
+    """The payload's files that a project with those answers, and else the default ones, lacks."""
+    chosen = {name: answers.get(name, PROMPTS[name][0]) for name in OPTIONS}
+    own = {file for name, choice in chosen.items() for file in OPTIONS[name][choice]}
+    return {f for files in OPTIONS.values() for some in files.values() for f in some} - own
 
 
 def run(

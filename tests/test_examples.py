@@ -10,14 +10,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import FILES, PAYLOAD, TEMPLATE, files_of, foreign, needs_all, render, run
+from conftest import FILES, OPTIONS, PAYLOAD, PROMPTS, files_of, foreign, needs_all, render, run
 from test_adapt import COMPARE
 from test_project import bash_blocks, run_bash
 from test_rendering import parse_all
 
 OTHERS = [name for name in FILES if name != "fashion_mnist"]
 # What the default settings of an example have to reach on the test split.
-GOALS = {"image_csv": 0.9, "tabular_csv": 0.8, "text_csv": 0.95, "regression": 0.99}
+GOALS = {"image_csv": 0.9, "tabular_csv": 0.8, "text_csv": 0.95, "regression": 0.99, "bare": 0.9}
 PACKAGES = {"PIL": "pillow", "ruamel": "ruamel.yaml"}  # whose modules have other names
 OPTIONAL = {"onnxruntime", "onnxscript"}
 
@@ -52,12 +52,11 @@ def imports_of(file: Path) -> set[str]:
     return found
 
 
-def test_every_file_of_the_payload_belongs_to_an_example_or_to_all() -> None:
-    for files in FILES.values():
-        assert all((PAYLOAD / file).is_file() for file in files)
-        assert files[0].startswith("config/")
-    prompt = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))["example"]
-    assert prompt == [*FILES]
+def test_the_files_of_each_choice_are_there() -> None:
+    for option, choices in OPTIONS.items():
+        assert PROMPTS[option] == [*choices]
+        assert all((PAYLOAD / file).is_file() for files in choices.values() for file in files)
+    assert all(files[0].startswith("config/") for files in FILES.values())
 
 
 def test_a_project_has_one_examples_files_and_nothing_of_the_others(
@@ -70,7 +69,7 @@ def test_a_project_has_one_examples_files_and_nothing_of_the_others(
     default = project / "config" / (project / "config/default.txt").read_text().strip()
     assert default.relative_to(project).as_posix() == FILES[own][0]
     readme = (project / "README.md").read_text(encoding="utf-8")
-    for file in foreign(own):
+    for file in foreign(example=own):
         assert file not in readme
     for name in names - {"notebooks/explore.ipynb"}:
         assert b"FashionMNIST" not in (project / name).read_bytes(), name
@@ -112,7 +111,7 @@ def test_an_example_trains_as_its_readme_says_and_resumes_exactly(project: Path)
     name = "r2" if example_of(project) == "regression" else "f1"
     assert metrics[name] > GOALS[example_of(project)], metrics
     pictures = {file.stem for file in (folder / "evaluation/test").glob("*.png")}
-    assert pictures & {"confusion_matrix", "curve"}
+    assert pictures & {"confusion_matrix", "curve"} or example_of(project) == "bare"
 
     # As if it had been killed before the last epoch.
     part = shutil.copytree(folder, project / "runs/part")
@@ -170,7 +169,7 @@ def test_a_project_that_does_not_need_torchvision_does_without(project: Path) ->
 
 
 def test_no_file_names_the_settings_of_another_example(project: Path) -> None:
-    others = {file for file in foreign(example_of(project)) if file.endswith(".yaml")}
+    others = {file for file in foreign(example=example_of(project)) if file.endswith(".yaml")}
     for name, content in files_of(project).items():
         if name.split("/")[0] not in ("data", "runs") and not name.endswith(".pyc"):
             for file in others:

@@ -44,7 +44,7 @@ def parse_all(project: Path) -> None:
 def test_the_set_of_files_is_the_payload_with_one_licence(default_project: Path) -> None:
     tracked = run("git", "ls-files", "-co", "--exclude-standard", cwd=PAYLOAD).stdout.split()
     expected = {name for name in tracked if not name.startswith("licenses/")} | {"LICENSE"}
-    assert set(files_of(default_project)) == expected - foreign("fashion_mnist")
+    assert set(files_of(default_project)) == expected - foreign()
 
 
 def test_everything_parses_and_no_jinja_is_left(default_project: Path) -> None:
@@ -167,7 +167,7 @@ def test_another_example_does_not_take_the_place_of_a_file_of_the_user(tmp_path:
     mine.write_text("mine")
     done = render(tmp_path, "--overwrite-if-exists", author_name="Somebody else")
     assert done.returncode != 0
-    assert "error: model/text.py is there, and in no project with this example" in done.stdout
+    assert "error: model/text.py is there, and in no project with these options" in done.stdout
     assert mine.read_text() == "mine"
     assert "Somebody else" not in (tmp_path / "my-project/LICENSE").read_text()
 
