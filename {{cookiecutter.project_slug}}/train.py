@@ -114,6 +114,8 @@ def _tell(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
         log.debug(run_folder.describe_run(run, to_yaml(settings), **about))
     for change in changes:
         log.warning("--force: goes on with %s", change)
+    if settings.trainer.strategy == "fsdp" and WORLD == 1:
+        log.warning("trainer.strategy=fsdp: there is one process, which has the whole model")
     summary = format_table(trainer.model.summary())
     log.info("%s\n\n%s on %s", summary, dataset.title, trainer.compute)
     log.info("run folder: %s", run)

@@ -94,8 +94,9 @@ def read_parts(folder: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: if they are not as they were written.
     """
     place = folder / Path(state["parts"]["folder"]).name
-    if digests(place) != state["parts"]["digests"]:
-        raise ValueError(f"its parts, in {place}, are damaged or not there")
+    found, right = digests(place), state["parts"]["digests"]
+    if wrong := [name for name in {**right, **found} if found.get(name) != right.get(name)]:
+        raise ValueError(f"of its parts, in {place}, {wrong[0]} is not there or not as written")
     parts: dict[str, Any] = {}
 
     def find_room(tensor: Tensor, name: str) -> Tensor:

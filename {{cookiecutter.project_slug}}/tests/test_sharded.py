@@ -72,6 +72,17 @@ def test_as_many_processes_go_on_to_the_same_bits_from_what_was_saved_meanwhile(
     assert measured(part.parent) == measured(whole)
 
 
+def test_one_process_says_that_it_has_no_shares(
+    tmp_path: Path, train: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    for strategy, said in (("ddp", False), ("fsdp", True)):
+        caplog.clear()
+        assert (
+            train(tmp_path / strategy, f"trainer.strategy={strategy}", "trainer.max_steps=1") == 0
+        )
+        assert ("there is one process, which has the whole model" in caplog.text) is said
+
+
 def test_parts_stay_as_long_as_their_checkpoints(tmp_path: Path) -> None:
     """Those of half a checkpoint, too, are removed, and of best.pt they are there."""
     (tmp_path / "checkpoints/parts-7").mkdir(parents=True)
@@ -93,7 +104,7 @@ def test_damaged_parts_are_refused_and_the_checkpoint_before_is_taken(
         shard.write_bytes(damage)
         with caplog.at_level(logging.WARNING, "run"):
             assert load_first(files)[1]["step"] == 11
-        assert f"its parts, in {shard.parent}, are damaged or not there" in caplog.text
+        assert f"in {shard.parent}, {shard.name} is not there or not as written" in caplog.text
     shard.write_bytes(whole)
     assert load_first(files)[1]["step"] == 22
     shutil.copy(other, other.with_name("shard-00003-model-00001-of-00001.safetensors"))
