@@ -10,6 +10,8 @@ import pytest
 from conftest import PAYLOAD, TEMPLATE, needs_all, render, run
 
 DATA_ROOT = os.environ.get("DATA_ROOT")
+# But for most tests of several processes, which take minutes.
+SAMPLE = "not (distributed or sharded or nodes) or same_model or loses or evaluation_counts"
 needs_data = pytest.mark.skipif(
     not DATA_ROOT, reason="DATA_ROOT does not name a folder with FashionMNIST's files"
 )
@@ -49,8 +51,7 @@ def test_the_projects_own_hooks_pass_and_change_nothing(project: Path, tmp_path:
 
 def test_the_projects_own_tests_pass(project: Path) -> None:
     """But for some of those that start many processes, which make test-all runs."""
-    sample = "not (distributed or sharded or nodes) or same_model or loses or evaluation_counts"
-    chosen = [] if os.environ.get("ALL") else ["-k", sample]
+    chosen = [] if os.environ.get("ALL") else ["-k", SAMPLE]
     done = run("pytest", "-q", *chosen, cwd=project)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout

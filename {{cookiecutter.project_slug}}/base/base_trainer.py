@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
 from base.base_dataset import Batch, batch_size
@@ -72,7 +73,8 @@ class BaseTrainer(ABC):
             # amax found is looked for again, and not found among values of another precision.
             self.model.compile(options={"emulate_precision_casts": True})
         self.optimizers = self.build_optimizers()
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.half)
+        scaling = self.precision == torch.half
+        self.scaler = GradScaler(self.device.type, enabled=scaling)
         self.metrics = self.build_metrics().to(self.device)
         self.step, self.skipped = 0, 0  # steps done, and how many of them left the weights alone
         self.best, self.epochs_without_gain = math.nan, 0  # of checkpoint.monitor

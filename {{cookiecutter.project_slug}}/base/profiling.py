@@ -40,7 +40,7 @@ def profile_steps(trainer: BaseTrainer, steps: int) -> str:
             trainer.step += 1
             trainer.update([move(batch, trainer.device) for batch in next(source)])
         times.update(dict.fromkeys(times, 0.0))
-        with profile() as recorder:
+        with profile(acc_events=True) as recorder:
             begun = perf_counter()
             for batches in trainer.meter.watch(source):
                 trainer.step += 1

@@ -1,6 +1,7 @@
 """Networks for grey or colour images."""
 
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ class ConvNet(BaseModel):
         self.stage2 = convolution(width, 2 * width, nn.MaxPool2d(2))
         self.residual2 = convolution(2 * width, 2 * width)
         self.head = nn.Linear(2 * width, classes or len(dataset.classes))
-        self.to(memory_format=torch.channels_last)
+        whole: Any = self  # whose types lack this in torch 2.12
+        whole.to(memory_format=torch.channels_last)
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits, shape (N, classes), of images, shape (N, C, H, W), of 8 pixels a side or more."""

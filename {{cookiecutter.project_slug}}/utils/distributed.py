@@ -175,7 +175,8 @@ def shard(model: nn.Module, device: torch.device, precision: torch.dtype) -> nn.
         raise UserError(text)
     mesh: Any = init_device_mesh(device.type, (WORLD,))
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.affine]
-    model.to(memory_format=torch.contiguous_format)
+    whole: Any = model  # whose types lack this in torch 2.12
+    whole.to(memory_format=torch.contiguous_format)
     try:
         for part in dict.fromkeys([*norms, *blocks(model)]):
             mixed = precision != torch.float32 and any(p.ndim > 1 for p in part.parameters())
@@ -302,5 +303,6 @@ class _Sum(torch.autograd.Function):
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
     """The sum of a tensor over all processes, through which gradients go back to each."""
-    result: Tensor = _Sum.apply(tensor)
+    apply: Any = _Sum.apply
+    result: Tensor = apply(tensor)
     return result

@@ -1,0 +1,65 @@
+"""The default project with each Python, and with the newest and the oldest packages it allows."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import PROMPTS, needs_all, render, run
+from test_project import SAMPLE
+
+PYTHONS = PROMPTS["python_version"]
+
+
+def environment_of(project: Path, python: str, resolution: str) -> Path:
+    """A new environment in the project, with what its pyproject.toml says."""
+    packages = {"HOME": os.environ["HOME"], "VIRTUAL_ENV": str(project / ".venv")}
+    install = ["uv", "pip", "install", "--quiet", "--resolution", resolution]
+    commands = [
+        ["uv", "venv", "--quiet", "--python", python],
+        [*install, "--requirements", "pyproject.toml", "--extra", "dev"],
+    ]
+    for command in commands:
+        done = run(*command, cwd=project, **packages)
+        if "venv" in command and "No interpreter found" in done.stdout:
+            pytest.skip(f"Python {python} is not installed")
+        assert done.returncode == 0, done.stdout
+    return project / ".venv/bin"
+
+
+def path_with(programs: Path) -> str:
+    return f"{programs}{os.pathsep}{os.environ['PATH']}"
+
+
+def check(project: Path, programs: Path, *commands: str) -> None:
+    """Runs commands with the programs of an environment."""
+    for command in commands:
+        done = run("env", f"PATH={path_with(programs)}", *command.split(), cwd=project)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
+def test_the_oldest_packages_do(tmp_path: Path) -> None:
+    """All that the project ships with; of its tests a few, which make test-all does whole."""
+    assert render(tmp_path).returncode == 0
+    project = tmp_path / "my-project"
+    programs = environment_of(project, PYTHONS[0], "lowest-direct")
+    check(project, programs, "ruff check .", "ruff format --check .", "mypy .")
+    train = "python train.py --config config/synthetic.yaml --run-dir runs/first"
+    check(project, programs, f"{train} trainer.max_steps=20", "python evaluate.py runs/first")
+
+
+@needs_all
+@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
+@pytest.mark.parametrize("resolution", ["highest", "lowest-direct"])
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_python_does_with_the_newest_and_the_oldest_packages(
+    tmp_path: Path, python: str, resolution: str
+) -> None:
+    assert render(tmp_path, python_version=python).returncode == 0
+    project = tmp_path / "my-project"
+    programs = environment_of(project, python, resolution)
+    check(project, programs, "git add -A", "pre-commit run --all-files")
+    tests = ["pytest", "-q", "-n", "2", "-k", SAMPLE]
+    done = run("env", f"PATH={path_with(programs)}", *tests, cwd=project)
+    assert done.returncode == 0, done.stdout
