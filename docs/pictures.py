@@ -5,7 +5,7 @@ a terminal of this script's; beside it PyTorch's tutorial is trained. What the t
 what TensorBoard makes of the runs is photographed.
 
 It takes the environment that `make test` makes, Chromium, a monospaced font, FashionMNIST
-(`DATA_ROOT`, or a network), two minutes, and two packages more::
+(`DATA_ROOT`, or a network), a minute or two, and two packages more::
 
     sudo apt-get install chromium fonts-dejavu-core
     .venv/bin/uv pip install --python .venv playwright pyte
@@ -123,7 +123,7 @@ def open_board(page: Page, address: str, tags: str, runs: str, cards: int) -> No
     drawn += "'line-chart canvas, line-chart svg path, img'))"
     page.wait_for_function(f"{drawn}.length === {cards}", timeout=60_000)
     page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(2_000)  # the curves are drawn after the axes
+    page.wait_for_timeout(3_000)  # the curves are drawn after the axes
 
 
 def inline(picture: bytes) -> str:
