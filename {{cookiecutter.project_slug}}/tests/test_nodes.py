@@ -156,7 +156,7 @@ SLURM = {
 def test_the_slurm_script_saves_before_the_time_limit_and_goes_on_when_requeued(
     tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With SLURM's commands replaced; CONTRIBUTING.md of the template has it run under SLURM."""
+    """With SLURM's commands replaced; docs/slurm.md of the template has it run under SLURM."""
     slowly(tmp_path / "train.py")
     for name, text in SLURM.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")

@@ -1,0 +1,62 @@
+"""The template's own documents: what they link to is there, and their tables agree."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from conftest import TEMPLATE
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+MARKDOWN = MarkdownIt().enable("table")
+PLACES = (".", ".github", "benchmarks", "docs")
+DOCUMENTS = sorted(path for place in PLACES for path in (TEMPLATE / place).glob("*.md"))
+
+
+def links(document: Path) -> set[str]:
+    """Where the links and pictures of a document lead."""
+    tokens: list[Token] = MARKDOWN.parse(document.read_text(encoding="utf-8"))
+    inner = [child for token in tokens for child in token.children or ()]
+    found = {token.attrGet("href") or token.attrGet("src") for token in inner}
+    return {str(target) for target in found if target}
+
+
+def anchors(document: Path) -> set[str]:
+    """What GitHub calls the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(document: Path) -> None:
+    for link in links(document):
+        place, _, anchor = link.partition("#")
+        if "://" not in link:
+            target = document.parent / unquote(place) if place else document
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_links_that_are_written_are_links() -> None:
+    """A reference without its definition would be shown as it stands."""
+    for document in DOCUMENTS:
+        texts = [
+            child.content
+            for token in MARKDOWN.parse(document.read_text(encoding="utf-8"))
+            for child in token.children or ()
+            if child.type == "text"
+        ]
+        assert not [text for text in texts if re.search(r"\]\[", text)], document.name
+
+
+def test_the_readmes_comparison_is_a_part_of_the_whole_one() -> None:
+    readme, whole = TEMPLATE / "README.md", TEMPLATE / "docs/comparison.md"
+    text = readme.read_text(encoding="utf-8")
+    section = text.partition("## Beside other templates")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) > 5
+    assert set(rows) <= set(whole.read_text(encoding="utf-8").splitlines())
+    outside = {link for link in links(readme) if "/blob/" in link or "/tree/" in link}
+    assert outside <= links(whole)
+    assert all(re.search(r"/(blob|tree|commit)/[0-9a-f]{40}|/2\.6\.6/", link) for link in outside)
