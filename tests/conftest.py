@@ -72,6 +72,33 @@ def render_typed(folder: Path, **answers: str) -> subprocess.CompletedProcess[st
     return run("cookiecutter", TEMPLATE, cwd=folder, typed=typed)
 
 
+def clone(folder: Path) -> Path:
+    """A git repository of the template as it is in the working tree."""
+    target = folder / "template"
+    names = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=TEMPLATE).stdout
+    for name in filter(None, names.split("\0")):
+        if (TEMPLATE / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((TEMPLATE / name).read_bytes())
+    git(target, "init -q -b main")
+    commit(target)
+    return target
+
+
+def git(folder: Path, command: str) -> str:
+    """What a command of git prints."""
+    author = ["-c", "user.name=x", "-c", "user.email=x@y"]
+    done = run("git", *author, *command.split(), cwd=folder)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def commit(folder: Path) -> None:
+    """Commits all that is in a git repository."""
+    git(folder, "add -A")
+    git(folder, "commit -qm x")
+
+
 def files_of(project: Path) -> dict[str, bytes]:
     """Contents of all files but git's, by path."""
     files = (path for path in project.rglob("*") if path.is_file())
