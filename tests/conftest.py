@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).resolve().parent.parent
 PAYLOAD = TEMPLATE / "{{cookiecutter.project_slug}}"
@@ -66,6 +67,19 @@ def render(
     return run("cookiecutter", template, "--no-input", *options, *chosen, cwd=folder)
 
 
+def generate(folder: Path, **answers: str) -> Path:
+    """Renders within this process, over what is there; returns the project's folder."""
+    done = cookiecutter(
+        str(TEMPLATE),
+        no_input=True,
+        extra_context=answers,
+        overwrite_if_exists=True,
+        output_dir=str(folder),
+        default_config={"replay_dir": str(folder.parent / "replay")},
+    )
+    return Path(done)
+
+
 def render_typed(folder: Path, **answers: str) -> subprocess.CompletedProcess[str]:
     """Renders into `folder`, typing the answers; an empty line takes what is offered."""
     typed = "".join(f"{answers.get(name, '')}\n" for name in QUESTIONS)
@@ -101,9 +115,14 @@ def commit(folder: Path) -> None:
 
 def files_of(project: Path) -> dict[str, bytes]:
     """Contents of all files but git's, by path."""
-    files = (path for path in project.rglob("*") if path.is_file())
-    found = {path.relative_to(project).as_posix(): path.read_bytes() for path in files}
-    return {name: content for name, content in found.items() if not name.startswith(".git/")}
+    return {name: (project / name).read_bytes() for name in modes_of(project)}
+
+
+def modes_of(project: Path) -> dict[str, int]:
+    """Permissions of all files but git's, by path."""
+    files = ((path.relative_to(project).as_posix(), path) for path in project.rglob("*"))
+    shown = ((name, path) for name, path in files if not name.startswith(".git/"))
+    return {name: path.stat().st_mode & 0o777 for name, path in shown if path.is_file()}
 
 
 @pytest.fixture(scope="session")

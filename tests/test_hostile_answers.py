@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, files_of, render, run
+from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, files_of, generate, render, run
 from cookiecutter.exceptions import FailedHookException
-from cookiecutter.main import cookiecutter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -88,13 +87,7 @@ def test_any_text_is_refused_cleanly_or_comes_back_and_nothing_runs(
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder) / "here"
         try:
-            done = cookiecutter(
-                str(TEMPLATE),
-                no_input=True,
-                extra_context=answers,
-                output_dir=str(here),
-                default_config={"replay_dir": folder},
-            )
+            project = generate(here, **answers)
         except FailedHookException as error:
             assert bad or not name or not author, error
             assert re.fullmatch(r"error: \w+ .{,120}: [^\n]+", str(error))
@@ -102,9 +95,9 @@ def test_any_text_is_refused_cleanly_or_comes_back_and_nothing_runs(
         else:
             assert not bad
             del answers["license"]
-            assert_comes_back(Path(done), **answers)
-            assert list(here.iterdir()) == [Path(done)]
-            files, usual = files_of(Path(done)), files_of(default_project)
+            assert_comes_back(project, **answers)
+            assert list(here.iterdir()) == [project]
+            files, usual = files_of(project), files_of(default_project)
             assert files.keys() == usual.keys()
             changed = {path for path in files if files[path] != usual[path]}
             assert changed <= {"pyproject.toml", "README.md", "LICENSE"}
@@ -122,7 +115,8 @@ def replay(folder: Path, **changes: object) -> subprocess.CompletedProcess[str]:
 
 def from_settings(folder: Path, **answers: object) -> subprocess.CompletedProcess[str]:
     """Renders with answers from a settings file of cookiecutter."""
-    (folder / ".cookiecutterrc").write_text(json.dumps({"default_context": answers}))
+    settings = json.dumps({"default_context": answers}, ensure_ascii=False)
+    (folder / ".cookiecutterrc").write_text(settings, encoding="utf-8")
     return render(folder)
 
 
