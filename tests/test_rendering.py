@@ -141,13 +141,18 @@ def test_overwriting_keeps_what_the_user_added(tmp_path: Path) -> None:
         assert mine.read_text() == "mine"
 
 
-def test_another_example_does_not_take_the_place_of_a_file_of_the_user(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["model/text.py", "licenses/MIT"])
+def test_other_options_do_not_take_the_place_of_a_file_of_the_user(
+    tmp_path: Path, file: str
+) -> None:
     assert render(tmp_path).returncode == 0
-    mine = tmp_path / "my-project/model/text.py"
+    mine = tmp_path / "my-project" / file
+    mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     done = render(tmp_path, "--overwrite-if-exists", author_name="Somebody else")
     assert done.returncode != 0
-    assert "error: model/text.py is there, and in no project with these options" in done.stdout
+    assert f"error: {file} is there, and in no project with these options" in done.stdout
+    assert "Traceback" not in done.stdout
     assert mine.read_text() == "mine"
     assert "Somebody else" not in (tmp_path / "my-project/LICENSE").read_text()
 
