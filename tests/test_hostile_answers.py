@@ -66,7 +66,7 @@ def assert_comes_back(project: Path, **answers: str) -> None:
 
 
 @settings(
-    max_examples=500 if os.environ.get("ALL") else 60,
+    max_examples=300 if os.environ.get("ALL") else 60,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
