@@ -48,6 +48,7 @@ ALLOWED = (
 # As setuptools takes it; with another one the project could not be installed.
 ATOM = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
 EMAIL = re.compile(rf"{ATOM}(\.{ATOM})*@\w[\w-]*(\.\w[\w-]*)+")
+ANOTHER = "the answers are to another version of the template; give them anew, without --replay"
 REQUIRED = ("project_name", "author_name")
 
 
@@ -64,7 +65,7 @@ def _problem_of(name: str, answer: Any) -> str | None:
     if name.startswith("__"):
         return None
     if name.startswith("_"):
-        return None if answer == QUESTIONS[name] else "another version of the template has this"
+        return None if answer == QUESTIONS[name] else ANOTHER
     if isinstance(QUESTIONS[name], list):
         return None if answer in QUESTIONS[name] else f"choose one of {QUESTIONS[name]}"
     if not isinstance(answer, str):
