@@ -114,7 +114,8 @@ def find_foreign(answers: dict[str, Any]) -> str:
     options = answers["_files"]
     own = [file for name, files in options.items() for file in files[answers[name]]]
     all_files = [file for files in options.values() for some in files.values() for file in some]
-    return " ".join(file for file in dict.fromkeys(all_files) if file not in own)
+    licenses = [f"licenses/{name}" for name in QUESTIONS["license"] if name != answers["license"]]
+    return " ".join([*(file for file in dict.fromkeys(all_files) if file not in own), *licenses])
 
 
 def quote(text: str) -> str:
