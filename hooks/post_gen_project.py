@@ -3,25 +3,20 @@
 It works with `os` alone where it can: importing more takes longer than all that it does.
 """
 
+import io
 import os
+import sys
 
 SLUG = "{{ cookiecutter.project_slug }}"
 LICENSE = "{{ cookiecutter.license }}"
 EXAMPLE = "{{ cookiecutter.example }}"
 DEFAULT = "{{ cookiecutter._files.example[cookiecutter.example] | first }}"
-FOREIGN = "{{ cookiecutter.__foreign }}"  # files of options that were not chosen
-
-
-def keep_license(name: str) -> None:
-    """Makes licenses/`name` the project's LICENSE and removes the others."""
-    os.replace(f"licenses/{name}", "LICENSE")
-    for other in os.listdir("licenses"):
-        os.remove(f"licenses/{other}")
-    os.rmdir("licenses")
+FOREIGN = "{{ cookiecutter | foreign }}"  # files of options that were not chosen
 
 
 def keep_chosen() -> None:
-    """Removes what only other options bring, and makes the example's settings the default."""
+    """Removes what only other options bring; licence and default settings are the chosen ones."""
+    os.replace(f"licenses/{LICENSE}", "LICENSE")
     for file in FOREIGN.split():
         os.remove(file)
         folder = os.path.dirname(file)
@@ -33,7 +28,8 @@ def keep_chosen() -> None:
 
 def remove_caches() -> None:
     """Removes what tools left in the template's folder, where it is run in place."""
-    own = [name for name in os.listdir() if name == "__pycache__" or name.endswith("_cache")]
+    caches = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache")
+    own = [name for name in os.listdir() if name in caches]
     folders = [name for name in os.listdir() if os.path.isdir(name) and name not in own]
     inner = [os.path.join(folder, "__pycache__") for folder in folders]
     for cache in filter(os.path.isdir, own + inner):
@@ -70,9 +66,10 @@ def begin_repository() -> str:
 
 def main() -> None:
     """Cookiecutter runs hooks in the new project's folder."""
-    keep_license(LICENSE)
     keep_chosen()
     remove_caches()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not all terminals can show all paths
     print(
         f"\n{SLUG} is there. {begin_repository()}\n\n"
         "Next, with uv:\n\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).resolve().parent.parent
 PAYLOAD = TEMPLATE / "{{cookiecutter.project_slug}}"
@@ -67,17 +68,62 @@ def render(
     return run("cookiecutter", template, "--no-input", *options, *chosen, cwd=folder)
 
 
+def generate(folder: Path, **answers: str) -> Path:
+    """Renders within this process, over what is there; returns the project's folder."""
+    done = cookiecutter(
+        str(TEMPLATE),
+        no_input=True,
+        extra_context=answers,
+        overwrite_if_exists=True,
+        output_dir=str(folder),
+        default_config={"replay_dir": str(folder.parent / "replay")},
+    )
+    return Path(done)
+
+
 def render_typed(folder: Path, **answers: str) -> subprocess.CompletedProcess[str]:
     """Renders into `folder`, typing the answers; an empty line takes what is offered."""
     typed = "".join(f"{answers.get(name, '')}\n" for name in QUESTIONS)
     return run("cookiecutter", TEMPLATE, cwd=folder, typed=typed)
 
 
+def clone(folder: Path) -> Path:
+    """A git repository of the template as it is in the working tree."""
+    target = folder / "template"
+    names = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=TEMPLATE).stdout
+    for name in filter(None, names.split("\0")):
+        if (TEMPLATE / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((TEMPLATE / name).read_bytes())
+    git(target, "init -q -b main")
+    commit(target)
+    return target
+
+
+def git(folder: Path, command: str) -> str:
+    """What a command of git prints."""
+    author = ["-c", "user.name=x", "-c", "user.email=x@y"]
+    done = run("git", *author, *command.split(), cwd=folder)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def commit(folder: Path) -> None:
+    """Commits all that is in a git repository."""
+    git(folder, "add -A")
+    git(folder, "commit -qm x")
+
+
 def files_of(project: Path) -> dict[str, bytes]:
     """Contents of all files but git's, by path."""
-    files = (path for path in project.rglob("*") if path.is_file())
-    found = {path.relative_to(project).as_posix(): path.read_bytes() for path in files}
-    return {name: content for name, content in found.items() if not name.startswith(".git/")}
+    return {name: (project / name).read_bytes() for name in modes_of(project)}
+
+
+def modes_of(project: Path) -> dict[str, int]:
+    """Permissions of all files but git's, by path."""
+    files = ((path.relative_to(project).as_posix(), path) for path in project.rglob("*"))
+    shown = ((name, path) for name, path in files if not name.startswith(".git/"))
+    return {name: path.stat().st_mode & 0o777 for name, path in shown if path.is_file()}
 
 
 @pytest.fixture(scope="session")

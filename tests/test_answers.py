@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 
 def load_hook(name: str) -> ModuleType:
-    """A hook as a module; the Jinja in it stands in texts, so it is Python as it is."""
+    """A file of hooks/ as a module."""
     spec = importlib.util.spec_from_file_location(name, TEMPLATE / "hooks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -19,7 +19,7 @@ def load_hook(name: str) -> ModuleType:
     return module
 
 
-HOOK = load_hook("pre_gen_project")
+HOOK = load_hook("answers")
 TEXTS = [
     'He said "hi"',
     "it's",
@@ -77,7 +77,7 @@ def test_what_is_no_email_address_is_refused(email: str) -> None:
 
 
 def test_answers_that_are_no_texts_are_left_alone() -> None:
-    assert HOOK.find_problem({"_extensions": "\n", "license": "MIT"}) is None
+    assert HOOK.find_problem({"_template": "\n", "license": "MIT"}) is None
 
 
 @pytest.mark.parametrize("name", ["", "🚀", "3D net", "Torch", "Model", "한국어", "x" * 200, "--"])

@@ -134,7 +134,7 @@ def describe_run(folder: Path, settings: str, **facts: Any) -> str:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
     commit, changes = _git("rev-parse", "-q", "--verify", "HEAD"), _git("status", "--porcelain")
     origin = {
-        "template": project["tool"]["torch-template"],
+        "template": project["tool"]["torch-template"]["version"],
         "git": {"commit": commit, "dirty": bool(changes)},
         "command": shlex.join(sys.argv),
         "versions": {k: version(k) for k in PACKAGES if find_spec(k)},

@@ -3,6 +3,7 @@
 
 import csv
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,9 @@ def test_there_must_be_a_trained_model(tmp_path: Path, command: Command, capsys:
 
 def test_a_run_folder_says_what_was_run_and_with_what(trained_run: Path) -> None:
     manifest = read_json(trained_run / "manifest.json")
+    project = Path(__file__).parent.parent
+    about = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    assert manifest["template"] == about["tool"]["torch-template"]["version"]
     assert manifest["command"].startswith("train.py --config ")
     assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert manifest["data"]["samples"] == 790

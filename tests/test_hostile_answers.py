@@ -1,0 +1,270 @@
+"""Any text as an answer, by each way: it comes back exactly and does nothing, or is refused."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, files_of, generate, render, run
+from cookiecutter.exceptions import FailedHookException
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from test_answers import HOOK
+
+Way = Callable[..., subprocess.CompletedProcess[str]]
+CANARY = Path(tempfile.gettempdir()) / f"torch-template-{os.getpid()}"  # there, if something ran
+JINJA = f"{{{{ cycler.__init__.__globals__.os.system('touch {CANARY}') }}}}"
+FRAGMENTS = [
+    JINJA,
+    f"{{% set x = cycler.__init__.__globals__.os.system('touch {CANARY}') %}}",
+    "{{ 7 * 7 }}", "{{ cookiecutter.project_slug }}", "{{", "}}", "{%", "%}", "{#", "#}",
+    "{% raw %}", "{% endraw %}", "{{ undefined }}",
+    f'"; import os; os.system("touch {CANARY}") #', f"'''; open('{CANARY}', 'w')  # '''", '"""',
+    f"$(touch {CANARY})", f"`touch {CANARY}`", f"; touch {CANARY} &", f"| touch {CANARY}", "$HOME",
+    f'!!python/object/apply:os.system ["touch {CANARY}"]', "&a [*a]", "- : #", "null", "~", "1e3",
+    'x"\n[tool.evil]\ny = "', "'", '"', "\\", "\\u0041", "\\N{BULLET}", "[x]", "]]", ", ", "=",
+    "# ", "* ", "_a_", "`", "<!--", "-->", "<script>", "![a](b)", "[a]: b", "&amp;", "|", "~~",
+    "1) ", "http://a.b", "a@b.c", "\ufeff", "\u200b", "\u202e", "\xa0", " ", "é", "e\u0301", "ß",
+    "İ", "한국어", "مشروع", "👩🏽‍🔬",
+]  # fmt: skip
+CLEAN = st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))
+SOME = st.text(CLEAN, max_size=30) | st.lists(st.sampled_from(FRAGMENTS), max_size=6).map("".join)
+LONG = st.builds(lambda text: (text * 10_000)[:10_000], st.text(CLEAN, min_size=1, max_size=9))
+GOOD = (SOME | LONG).map(str.strip).map(lambda text: text or "x")
+ODD = ["", " a", "a\xa0", "a\nb", "\r\n", "\x1b[31m", *"\0\t\x7f\x85\u2028\ud800"]
+ANY = GOOD | st.text(st.characters(exclude_categories=())) | st.sampled_from(ODD)
+EMAILS = ["you@example.com", "a.b+c@пример.рф", "!#$%&'*+/=?^_`{|}~-@x--y.co", f"{'a' * 9990}@b.co"]
+FORBIDDEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+TEXTS = ("project_name", "description", "author_name", "author_email")
+AUTHORS = ['Ada, "B" <c@d> \\', "{{ 7 }} 👩🏽‍🔬, مشروع\u202e", "[tool]", "é, <@>" * 1600 + "x"]
+INSTALL = "import sys, setuptools.build_meta as m; m.prepare_metadata_for_build_wheel(sys.argv[1])"
+
+
+def assert_comes_back(project: Path, **answers: str) -> None:
+    """The answers stand in the project's files exactly; the default ones where none are given."""
+    answers = {name: answers.get(name, PROMPTS[name]) for name in TEXTS}
+    about = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    author, email = answers["author_name"], answers["author_email"]
+    assert about["project"]["description"] == answers["description"]
+    assert about["project"]["authors"] == [{"name": author, "email": email}]
+    assert answers.items() <= about["tool"]["torch-template"]["answers"].items()
+    assert f" {author}" in (project / "LICENSE").read_text(encoding="utf-8")
+    readme = MarkdownIt().parse((project / "README.md").read_text(encoding="utf-8"))
+    inlines = [token for token in readme if token.type == "inline"]
+    shown = ["".join(child.content for child in token.children or ()) for token in inlines]
+    description = [answers["description"]] if answers["description"] else []
+    assert shown[: 1 + len(description)] == [answers["project_name"], *description]
+    assert shown[-1].endswith(f"{author} <{email}>")
+
+
+@settings(
+    max_examples=300 if os.environ.get("ALL") else 60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate, Phase.shrink],
+)
+@given(texts=st.tuples(GOOD, GOOD, GOOD) | st.tuples(ANY, ANY, ANY), email=st.sampled_from(EMAILS))
+def test_any_text_is_refused_cleanly_or_comes_back_and_nothing_runs(
+    default_project: Path, texts: tuple[str, str, str], email: str
+) -> None:
+    answers = dict(zip(TEXTS, [*texts, email], strict=True))
+    bad = [text for text in answers.values() if FORBIDDEN.search(text) or text != text.strip()]
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder) / "here"
+        try:
+            project = generate(here, **answers)
+        except FailedHookException as error:
+            assert bad or not texts[0] or not texts[2], error
+            assert re.fullmatch(r"error: \w+ .{,120}: [^\n]+", str(error))
+            assert not here.exists()
+        else:
+            assert not bad
+            assert_comes_back(project, **answers)
+            assert list(here.iterdir()) == [project]
+            files, usual = files_of(project), files_of(default_project)
+            assert files.keys() == usual.keys()
+            changed = {path for path in files if files[path] != usual[path]}
+            assert changed <= {"pyproject.toml", "README.md", "LICENSE"}
+    assert not CANARY.exists()
+
+
+def replay(folder: Path, **changes: object) -> subprocess.CompletedProcess[str]:
+    """Renders once more with the last answers, after some of them were changed in their file."""
+    (path,) = (folder / ".cookiecutter_replay").iterdir()
+    answers = json.loads(path.read_text(encoding="utf-8"))
+    answers["cookiecutter"].update(changes)
+    path.write_text(json.dumps(answers), encoding="utf-8")
+    return run("cookiecutter", TEMPLATE, "--replay", "--overwrite-if-exists", cwd=folder)
+
+
+def from_settings(folder: Path, **answers: object) -> subprocess.CompletedProcess[str]:
+    """Renders with answers from a settings file of cookiecutter."""
+    settings = json.dumps({"default_context": answers}, ensure_ascii=False)
+    (folder / ".cookiecutterrc").write_text(settings, encoding="utf-8")
+    return render(folder)
+
+
+def from_replay(folder: Path, **answers: object) -> subprocess.CompletedProcess[str]:
+    """Renders with answers from a replay file."""
+    assert render(folder).returncode == 0
+    shutil.rmtree(folder / "my-project")
+    return replay(folder, **answers)
+
+
+@pytest.mark.parametrize("way", [render, from_settings, from_replay])
+def test_jinja_in_an_answer_is_text_by_whichever_way_it_comes(tmp_path: Path, way: Way) -> None:
+    answers = {"project_name": JINJA, "description": JINJA + "{# a #}"}
+    answers["author_name"] = "{{ cookiecutter.project_slug }}"
+    done = way(tmp_path, project_slug="odd", **answers)
+    assert done.returncode == 0, done.stdout
+    assert not CANARY.exists()
+    assert_comes_back(tmp_path / "odd", **answers)
+
+
+def test_jinja_in_the_path_to_the_project_is_text(tmp_path: Path) -> None:
+    folder = tmp_path / "{{ 7 * 7 }}"
+    folder.mkdir()
+    done = render(folder)
+    assert done.returncode == 0, done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert (folder / "my-project/base/__init__.py").exists()
+
+
+@pytest.mark.parametrize("way", [from_settings, from_replay])
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("project_slug", "../outside"),
+        ("description", "two\nlines"),
+        ("author_name", 3),
+        ("author_name", None),
+        ("author_name", {"first": "Ada"}),
+    ],
+)
+def test_a_bad_answer_from_a_file_is_one_line_and_leaves_nothing(
+    tmp_path: Path, way: Way, name: str, answer: object
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    done = way(work, **{name: answer})
+    if name == "author_name" and answer == 3 and way == from_settings:
+        assert done.returncode == 0, done.stdout  # cookiecutter makes a text of it
+        return
+    assert done.returncode != 0
+    (line,) = done.stdout.strip().splitlines()
+    assert line.startswith(f"error: {name} {answer!r}: ")
+    assert [path for path in work.iterdir() if path.name[0] != "."] == []
+    assert list(tmp_path.iterdir()) == [work]
+
+
+def test_choices_of_a_replay_file_are_those_of_this_version(tmp_path: Path) -> None:
+    assert render(tmp_path).returncode == 0
+    before = files_of(tmp_path / "my-project")
+    for name in ("example", "license", "python_version", "ci", "_files", "_version"):
+        done = replay(tmp_path, **{name: f"MIT\"\nopen('{CANARY}', 'w') #"})
+        assert done.returncode != 0
+        (line,) = done.stdout.strip().splitlines()
+        assert line.startswith(f"error: {name} ")
+        default = PROMPTS[name][0] if isinstance(PROMPTS[name], list) else PROMPTS[name]
+        assert replay(tmp_path, **{name: default}).returncode == 0
+    assert files_of(tmp_path / "my-project") == before
+    assert not CANARY.exists()
+
+
+def test_an_unknown_choice_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    done = render(tmp_path, license="GPL")
+    assert done.returncode != 0
+    assert "GPL provided for choice variable license" in done.stdout.splitlines()[-1]
+    assert not (tmp_path / "my-project").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_terminals_that_cannot_show_a_text_get_as_far(tmp_path: Path, encoding: str) -> None:
+    parent = tmp_path / "프로젝트"
+    (parent / ".git").mkdir(parents=True)
+    terminal = {"PYTHONIOENCODING": encoding}
+    command: list[str | Path] = ["cookiecutter", TEMPLATE, "--no-input", "--output-dir", parent]
+    done = run(*command, "author_name=한국", cwd=tmp_path, **terminal)
+    assert done.returncode == 0, done.stdout
+    assert_comes_back(parent / "my-project", author_name="한국")
+    done = run(*command, "author_name=한국 ", cwd=tmp_path, **terminal)
+    assert done.returncode == 1
+    assert "author_name" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize("author", AUTHORS)
+def test_the_project_can_be_installed_whoever_wrote_it(tmp_path: Path, author: str) -> None:
+    email, description = EMAILS[AUTHORS.index(author)], author[::-1]
+    done = render(tmp_path, author_name=author, author_email=email, description=description)
+    assert done.returncode == 0, done.stdout
+    about = tmp_path / "about"
+    about.mkdir()
+    done = run("python", "-c", INSTALL, about, cwd=tmp_path / "my-project")
+    assert done.returncode == 0, done.stdout
+    (metadata,) = about.rglob("METADATA")
+    assert f"\nSummary: {description}\n" in metadata.read_text(encoding="utf-8")
+
+
+def test_no_slug_is_the_name_of_something_that_the_project_uses() -> None:
+    about = tomllib.loads((PAYLOAD / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = about["optional-dependencies"].values()
+    needed = [need for needs in (about["dependencies"], *extras) for need in needs]
+    packages = [re.split(r"[<>=\[{]", need)[0].replace(".", "-") for need in needed]
+    files = [path for path in PAYLOAD.iterdir() if path.suffix == ".py" or path.is_dir()]
+    modules = [path.stem for path in files if (path / "__init__.py").exists() or path.is_file()]
+    devices = ["con", "aux", "nul", "prn", "com1", "lpt9"]
+    for slug in filter(None, [*packages, *modules, *devices, "pytest__xdist"]):
+        problem = HOOK.find_problem({"project_slug": slug})
+        assert problem is not None
+        assert "this is the name of" in problem, slug
+        assert HOOK.find_problem({"project_slug": HOOK.make_slug(slug)}) is None
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_has_the_slugs_name_already_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "my-project").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/train.py").write_text("mine")
+    done = render(tmp_path, *["--overwrite-if-exists"] * overwrite)
+    assert done.returncode == 1
+    (line,) = done.stdout.strip().splitlines()
+    assert "my-project" in line
+    assert (tmp_path / "my-project").read_text() == "mine"
+    if not overwrite:
+        done = render(tmp_path, project_slug="other")
+        assert done.returncode == 1
+        assert done.stdout == 'Error: "other" directory already exists\n'
+        assert [path.name for path in (tmp_path / "other").iterdir()] == ["train.py"]
+
+
+def test_a_hook_that_fails_leaves_no_half_project(tmp_path: Path) -> None:
+    template = clone(tmp_path)
+    (template / PAYLOAD.name / "licenses/MIT").unlink()
+    done = render(tmp_path, template=template)
+    assert done.returncode != 0
+    assert "licenses/MIT" in done.stdout
+    assert not (tmp_path / "my-project").exists()
+    mine = tmp_path / "my-project/model/mine.py"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert render(tmp_path, "--overwrite-if-exists", template=template).returncode != 0
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("hook", sorted(TEMPLATE.glob("hooks/*.py")), ids=lambda path: path.name)
+def test_hooks_use_no_shell_and_ask_nothing(hook: Path) -> None:
+    tree = ast.parse(hook.read_text(encoding="utf-8"))
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used |= {node.arg or "" for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+    assert used.isdisjoint({"system", "popen", "shell", "input", "eval", "exec"})

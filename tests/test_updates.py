@@ -1,0 +1,187 @@
+"""Projects of an older version of the template, with a user's work in them, updated by cruft."""
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, commit, files_of, generate, git, run
+from test_project import bash_blocks
+
+ANSWERS = {"project_name": "{{ 7 * 7 }} 'nets'", "project_slug": "nets", "author_name": 'A "B"'}
+# What the user changes, by file; adds; and deletes.
+EDITED = {
+    "README.md": ("## Start\n", "## Start\n\nFirst, look at our data.\n"),
+    "base/base_trainer.py": ("import math\n", "import math  # mine\n"),
+    "pyproject.toml": ("dependencies = [\n", 'dependencies = [\n    "pandas>=2",\n'),
+    "LICENSE": (' A "B"', ' A "B" and others'),
+    "config/default.txt": ("fashion_mnist.yaml", "mine.yaml"),
+}
+ADDED = {"model/mine.py": "# mine\n", "config/mine.yaml": "model:\n  name: mine.Mine\n"}
+NO_GIT = shutil.ignore_patterns(".git")
+DELETED = ["config/tutorial.yaml", "data_loader/fashion_mnist.py", "slurm.sh"]
+
+
+def change(file: Path, old: str, new: str) -> None:
+    """Changes the first place of a text in a file."""
+    text = file.read_bytes().decode("utf-8")
+    assert old in text, (file, old)
+    file.write_bytes(text.replace(old, new, 1).encode("utf-8"))
+
+
+def make_older(template: Path) -> None:
+    """Makes another version of the template, such as an older one may have been."""
+    payload, prompts = template / PAYLOAD.name, template / "cookiecutter.json"
+    change(prompts, f'"_version": "{PROMPTS["_version"]}"', '"_version": "0.0.1"')
+    # A filter has another name: each version needs its own hooks.
+    change(template / "hooks/answers.py", '"quoted": quote', '"as_toml": quote')
+    text = (payload / "pyproject.toml").read_text(encoding="utf-8")
+    (payload / "pyproject.toml").write_text(text.replace("| quoted", "| as_toml"), encoding="utf-8")
+    # A question is missing.
+    change(prompts, '  "python_version": ["3.11", "3.12", "3.13"],\n', "")
+    for file in ("pyproject.toml", ".python-version", ".github/workflows/checks.yml"):
+        change(payload / file, "cookiecutter.python_version", '"3.11"')
+    # Other texts: in files that the user edits, leaves alone, deletes, and never had.
+    change(payload / "README.md", "## Checks\n", "## Tests\n")
+    files = ["base/base_trainer.py", "train.py", "model/text.py", *DELETED]
+    for path in [payload / file for file in files]:
+        path.write_text(path.read_text(encoding="utf-8") + "# older\n", encoding="utf-8")
+    # A file less, and another that there is no longer.
+    (payload / "evaluate.py").unlink()
+    (payload / "utils/older.py").write_text("# older\n", encoding="utf-8")
+
+
+def make_present(template: Path) -> None:
+    """Makes a repository of the template hold what the working tree has, and commits it."""
+    git(template, "rm -rq .")
+    shutil.copytree(clone(template / "../present"), template, dirs_exist_ok=True, ignore=NO_GIT)
+    commit(template)
+
+
+def last_release() -> str:
+    """The newest tag of a version in the template's repository, if there is one."""
+    return git(TEMPLATE, "tag --list v* --sort=-version:refname").partition("\n")[0]
+
+
+@pytest.fixture(params=["made older", "last release"])
+def template(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A repository of the template with an older version of it, which is tagged with its name."""
+    if request.param == "made older":
+        folder = clone(tmp_path)
+        make_older(folder)
+        commit(folder)
+        git(folder, "tag v0.0.1")
+        return folder
+    if not (tag := last_release()):
+        pytest.skip("the template's repository has no tag of a release")
+    git(tmp_path, f"clone -q file://{TEMPLATE} template")
+    git(tmp_path / "template", f"checkout -q {tag}")
+    return tmp_path / "template"
+
+
+def cruft(folder: Path, *command: str | Path) -> str:
+    """What cruft says, with nobody there to answer a question."""
+    done = run("cruft", *command, cwd=folder, typed="")
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def create(template: Path) -> Path:
+    """A project made by cruft, with everything committed."""
+    answers = ("--no-input", "--extra-context", json.dumps(ANSWERS))
+    cruft(template.parent, "create", template, "--default-config", *answers)
+    commit(template.parent / "nets")
+    return template.parent / "nets"
+
+
+def work(project: Path) -> None:
+    """A user's work on a project."""
+    for name, (old, new) in EDITED.items():
+        change(project / name, old, new)
+    for name, text in ADDED.items():
+        (project / name).write_text(text, encoding="utf-8")
+    for name in DELETED:
+        (project / name).unlink()
+    commit(project)
+
+
+def assert_is_present(project: Path) -> None:
+    """The project is as if it were made today, but for the user's work, which is all there."""
+    files, present = files_of(project), files_of(generate(project.parent / "today", **ANSWERS))
+    assert files.keys() - {".cruft.json"} == present.keys() - {*DELETED} | ADDED.keys()
+    for name in files.keys() & present.keys():
+        text = files[name].decode("utf-8")
+        if name in EDITED:
+            old, new = EDITED[name]
+            assert new in text
+            text = text.replace(new, old, 1)
+        assert text == present[name].decode("utf-8"), name
+    for name, text in ADDED.items():
+        assert files[name].decode("utf-8") == text
+    about = tomllib.loads(files["pyproject.toml"].decode("utf-8"))["tool"]["torch-template"]
+    asked = {name: answer for name, answer in PROMPTS.items() if name[0] != "_"}
+    default = {name: a[0] if isinstance(a, list) else a for name, a in asked.items()}
+    assert about == {"version": PROMPTS["_version"], "answers": {**default, **ANSWERS}}
+
+
+def test_an_update_brings_what_is_new_and_keeps_the_users_work(template: Path) -> None:
+    project = create(template)
+    work(project)
+    make_present(template)
+    assert run("cruft", "check", cwd=project).returncode == 1
+    cruft(project, "update", "--skip-apply-ask")
+    assert_is_present(project)
+    states = {line[:2] for line in git(project, "status --porcelain").splitlines()}
+    assert states <= {"M ", "A ", "D ", " M"}  # nothing in conflict, nothing beside it
+    cruft(project, "check")
+    commit(project)
+    cruft(project, "update", "--skip-apply-ask")
+    assert git(project, "status --porcelain") == ""
+
+
+def test_a_project_made_by_cookiecutter_alone_is_updated_as_its_readme_says(template: Path) -> None:
+    answers = [f"{name}={text}" for name, text in ANSWERS.items()]
+    done = run("cookiecutter", template, "--no-input", *answers, cwd=template.parent)
+    assert done.returncode == 0, done.stdout
+    project = template.parent / "nets"
+    commit(project)
+    work(project)
+    make_present(template)
+    git(project, "config user.name x")
+    git(project, "config user.email x@y")
+    for commands in bash_blocks(project / "README.md", "Updates"):
+        local = commands.replace("gh:org/torch-template", str(template)).replace("uvx ", "")
+        local = local.replace("cruft update", "cruft update --skip-apply-ask")
+        done = run("bash", "-euo", "pipefail", "-c", local, cwd=project, typed="")
+        assert done.returncode == 0, done.stdout
+    assert_is_present(project)
+    cruft(project, "check")
+
+
+@pytest.mark.parametrize("committed_before", [True, False])
+def test_lines_that_both_changed_are_shown_and_nothing_is_lost(
+    tmp_path: Path, committed_before: bool
+) -> None:
+    template = clone(tmp_path)
+    make_older(template)
+    commit(template)
+    project = create(template)
+    change(project / "README.md", "## Tests\n", "## My tests\n")
+    if not committed_before:  # then git does not know the file as it was
+        shutil.rmtree(project / ".git")
+        git(project, "init -q")
+    commit(project)
+    make_present(template)
+    said = cruft(project, "update", "--skip-apply-ask")
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    assert "## My tests\n" in readme
+    if committed_before:
+        assert "README.md' with conflicts" in said
+        assert "<<<<<<< ours\n## My tests\n=======\n## Checks\n>>>>>>> theirs\n" in readme
+    else:
+        assert "patch failed: README.md" in said
+        rejected = (project / "README.md.rej").read_text(encoding="utf-8")
+        assert "-## Tests\n+## Checks\n" in rejected
+    assert "# older" not in (project / "train.py").read_text(encoding="utf-8")
+    assert (project / "evaluate.py").exists()
