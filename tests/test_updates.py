@@ -34,14 +34,13 @@ def make_older(template: Path) -> None:
     """Makes another version of the template, such as an older one may have been."""
     payload, prompts = template / PAYLOAD.name, template / "cookiecutter.json"
     change(prompts, f'"_version": "{PROMPTS["_version"]}"', '"_version": "0.0.1"')
-    # A filter has another name: each version needs its own hooks.
+    # A filter has another name (each version needs its own hooks), and a question is missing.
     change(template / "hooks/answers.py", '"quoted": quote', '"as_toml": quote')
-    text = (payload / "pyproject.toml").read_text(encoding="utf-8")
-    (payload / "pyproject.toml").write_text(text.replace("| quoted", "| as_toml"), encoding="utf-8")
-    # A question is missing.
     change(prompts, '  "python_version": ["3.11", "3.12", "3.13"],\n', "")
-    for file in ("pyproject.toml", ".python-version", ".github/workflows/checks.yml"):
-        change(payload / file, "cookiecutter.python_version", '"3.11"')
+    for file in filter(Path.is_file, payload.rglob("*")):
+        text = file.read_bytes()
+        older = text.replace(b"| quoted", b"| as_toml")
+        file.write_bytes(older.replace(b"cookiecutter.python_version", b'"3.11"'))
     # Other texts: in files that the user edits, leaves alone, deletes, and never had.
     change(payload / "README.md", "## Checks\n", "## Tests\n")
     files = ["base/base_trainer.py", "train.py", "model/text.py", *DELETED]
