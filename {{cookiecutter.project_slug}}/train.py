@@ -63,10 +63,12 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
         from base.guard import fit_guarded
         from builders import build_model, build_trainer, build_training_loaders, rehearse
         from logger.console import log, start_logging
+        from logger.run_log import find_tracker
         from utils import distributed
         from utils.device import find_device
         from utils.seed import seed_everything
 
+        find_tracker(settings.logger.tracker)
     start_logging()
     distributed.start(find_device(settings.device), state["step"] if state else 0)
     seed_everything(settings.seed, settings.deterministic)
