@@ -30,7 +30,8 @@ MODULES = "base builders config data_loader logger model storage trainer utils t
 COMMANDS = "train evaluate predict export preview"
 DEPENDENCIES = (
     "matplotlib numpy pillow pydantic ruamel safetensors tensorboard torch torchmetrics "
-    "torchvision tqdm onnx onnxruntime onnxscript mypy pytest ruff pip setuptools uv"
+    "torchvision tqdm onnx onnxruntime onnxscript mypy pytest ruff pip setuptools uv "
+    "mlflow sqlalchemy alembic wandb"
 )
 RESERVED = {
     **dict.fromkeys(keyword.kwlist, "a Python keyword"),

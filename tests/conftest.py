@@ -21,6 +21,7 @@ QUESTIONS = (
     "license",
     "python_version",
     "ci",
+    "experiment_tracker",
 )
 
 

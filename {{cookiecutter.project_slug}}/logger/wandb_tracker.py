@@ -17,11 +17,20 @@ from PIL import Image
 
 from config.loading import flatten
 from config.schema import Settings
-from logger.console import log
 from logger.pictures import Figure
 from utils.files import replace_file
 
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+# As far as the version of W&B knows them; what begins with x may come and go.
+OPTIONS: dict[str, Any] = {
+    "quiet": True,
+    "symlink": False,
+    "console": "off",  # which train.log has
+    "disable_code": True,  # manifest.json has the commit
+    "x_disable_stats": True,  # of the machine
+    "x_transaction_log_flush_interval": 1.0,  # seconds; what is not in a file is lost by a kill
+    "finish_timeout": 60.0,  # seconds to wait for a server; what it lacks stays in the run folder
+}
 
 
 class Tracker:
@@ -52,20 +61,10 @@ class Tracker:
             dir=folder,
             config=flatten(settings.model_dump(mode="json")),
             allow_val_change=True,  # a run may go on with other settings
-            # Neither the console again, nor the machine's load, nor the code. In the end, a server
-            # that has gone is waited for for a minute; what it lacks lies in the run folder.
-            settings=wandb.Settings(
-                console="off",
-                x_disable_stats=True,
-                disable_code=True,
-                symlink=False,
-                finish_timeout=60,
-                quiet=True,
-            ),
+            settings={k: v for k, v in OPTIONS.items() if k in wandb.Settings.model_fields},
         )
         self.first = self.run.step  # earlier ones are closed
         self._keep({})
-        log.info("Weights & Biases: run %s, %s", self.run.id, self.run.url or self.run.dir)
 
     def scalars(self, rows: Sequence[tuple[float, str, int, int, Mapping[str, float]]]) -> None:
         """Notes values, from rows of time, split, epoch, step and values by name."""

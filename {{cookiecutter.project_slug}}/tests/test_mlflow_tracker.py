@@ -81,7 +81,8 @@ def assert_same(run: Path, *speeds: str) -> None:
         if name in speeds:
             assert [step for step, _ in there[name]] == [step for step, _ in here[name]]
         else:
-            assert there[name] == [(step, pytest.approx(v, rel=1e-8)) for step, v in here[name]]
+            expected: Any = [(step, pytest.approx(v, rel=1e-8)) for step, v in here[name]]
+            assert there[name] == expected
 
 
 SPEEDS = ("train/samples_per_second", "train/waiting_for_data")
