@@ -19,7 +19,7 @@ from logger.pictures import Figure
 from utils.errors import RANK, UserError
 from utils.files import replace_file
 
-PAUSE = 0.3  # seconds between two visits to the files
+PAUSE = 10.0  # seconds between two visits to the files
 HEADER = ("data", "split", "epoch", "step", "metric", "value")
 
 
