@@ -17,8 +17,8 @@ FLOORS = [
     {"builders"},
     {"train", "evaluate", "predict", "export", "preview"},
 ]
-LIMIT = 3040  # lines of code in all; 1,500 were meant, see CONTRIBUTING.md
-OTHERS = 3320  # with another example than the default one
+LIMIT = 3075  # lines of code in all; 1,500 were meant, see CONTRIBUTING.md
+OTHERS = 3355  # with another example than the default one
 SKIPPED = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 

@@ -16,7 +16,7 @@ from config.loading import flatten
 from config.schema import Settings
 from logger.console import log
 from logger.pictures import Figure
-from utils.errors import RANK, UserError
+from utils.errors import RANK, UserError, explain
 from utils.files import replace_file
 
 PAUSE = 10.0  # seconds between two visits to the files
@@ -53,11 +53,13 @@ class RunLog:
             self.tracker = tracker and tracker(folder, settings)
         except self.failures as error:
             if not step:
-                raise UserError(f"logger.tracker = {options.tracker!r}: {_line(error)}") from error
+                raise UserError(
+                    f"logger.tracker = {options.tracker!r}: {explain(error)}"
+                ) from error
             self._end("tracker", error)
         self.file = file.open("ab", buffering=2**20)  # rows wait there while a disk is full
         self.unwritten, self.written = list[Any](), time.monotonic()
-        self.finished, self.board = False, None
+        self.ended, self.board = "stopped", None
         if options.tensorboard and not RANK:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -71,8 +73,7 @@ class RunLog:
     def __exit__(self, kind: object, *_: object) -> None:
         self._write()
         self._show("board", "close")
-        ended = "failed" if kind else "finished" if self.finished else "stopped"
-        self._show("tracker", "close", ended)
+        self._show("tracker", "close", "failed" if kind else self.ended)
         with suppress(OSError):  # which `sync` has told of
             self.file.close()
         threading.excepthook = self._usual
@@ -91,7 +92,7 @@ class RunLog:
 
     def conclude(self, results: Mapping[str, float]) -> None:
         """Notes that training is done, and enters settings and results into TensorBoard's table."""
-        self.finished = True
+        self.ended = "finished"
         flat = flatten(self.settings.model_dump(mode="json")).items()
         plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in flat}
         finals = {f"final/{name}": value for name, value in results.items()}
@@ -137,7 +138,7 @@ class RunLog:
     def _end(self, writer: str, error: Exception) -> None:
         setattr(self, writer, None)
         what = "TensorBoard's files end" if writer == "board" else "what the tracker is sent ends"
-        log.warning("%s here, metrics.csv goes on: %s", what, _line(error))
+        log.warning("%s here, metrics.csv goes on: %s", what, explain(error))
 
 
 def find_tracker(name: str) -> Any:
@@ -151,18 +152,13 @@ def find_tracker(name: str) -> Any:
     files = Path(__file__).parent.glob("*_tracker.py")
     there = ["none", *sorted(file.stem.removesuffix("_tracker") for file in files)]
     if name not in there:
-        text = f"logger.tracker = {name[:60]!r}: in logger/ this project has {', '.join(there)}"
-        raise UserError(text)
+        raise UserError(f"logger.tracker = {name[:60]!r}: this project has {', '.join(there)}")
     if RANK or name == "none":
         return None
     try:
         return import_module(f"logger.{name}_tracker").Tracker
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is missing; pip install -e '.[{name}]' brings it") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _told_by_next_call(problem: threading.ExceptHookArgs) -> None:
