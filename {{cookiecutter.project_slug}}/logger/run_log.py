@@ -53,9 +53,8 @@ class RunLog:
             self.tracker = tracker and tracker(folder, settings)
         except self.failures as error:
             if not step:
-                raise UserError(
-                    f"logger.tracker = {options.tracker!r}: {explain(error)}"
-                ) from error
+                text = f"logger.tracker = {options.tracker!r}: {explain(error)}"
+                raise UserError(text) from error
             self._end("tracker", error)
         self.file = file.open("ab", buffering=2**20)  # rows wait there while a disk is full
         self.unwritten, self.written = list[Any](), time.monotonic()
