@@ -84,6 +84,7 @@ class Tracker:
     def close(self, state: str) -> None:
         """Ends the run as ``finished``, ``stopped`` or ``failed``."""
         self.run.finish(exit_code=int(state == "failed"))
+        wandb.teardown()  # waits until its service has written all
 
     def _keep(self, steps: Mapping[str, int]) -> None:
         self.state = {**self.state, "sent": {**self.state["sent"], **steps}}
