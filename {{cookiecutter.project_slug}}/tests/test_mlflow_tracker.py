@@ -192,11 +192,19 @@ def test_a_missing_package_is_told_with_its_extra(
 
 
 def test_what_mlflow_would_refuse_is_brought_into_its_form(
-    tmp_path: Path, make_settings: Callable[..., Settings]
+    tmp_path: Path, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frozen = "x" * 900
     tracker = Tracker(tmp_path, make_settings(f"model.freeze=[{frozen}]"))
+    send, sizes = tracker.client.log_batch, list[int]()
+
+    def note(run: str, metrics: list[Any]) -> None:
+        sizes.append(len(metrics))
+        send(run, metrics)
+
+    monkeypatch.setattr(tracker.client, "log_batch", note)
     tracker.scalars([(1.0, "train", 1, step, {"IoU (%)": 0.5}) for step in range(1500)])
+    assert sizes == [1000, 500]  # which only a server insists on
     assert in_mlflow().data.params["model.freeze"] == f"['{frozen}"[:500]
     assert [step for step, _ in values_in_mlflow()["train/IoU ___"]] == [*range(1500)]
 
