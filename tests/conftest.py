@@ -23,6 +23,7 @@ QUESTIONS = (
     "python_version",
     "ci",
     "container",
+    "experiment_tracker",
 )
 
 

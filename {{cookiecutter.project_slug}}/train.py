@@ -63,10 +63,12 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
         from base.guard import fit_guarded
         from builders import build_model, build_trainer, build_training_loaders, rehearse
         from logger.console import log, start_logging
+        from logger.run_log import find_tracker
         from utils import distributed
         from utils.device import find_device
         from utils.seed import seed_everything
 
+        find_tracker(settings.logger.tracker)
     start_logging()
     distributed.start(find_device(settings.device), state["step"] if state else 0)
     seed_everything(settings.seed, settings.deterministic)
@@ -86,10 +88,6 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
             trainer.load_state_dict(state)
             trainer.guarded_until = trainer.step + ("batches" in state)  # a step that failed
         _tell(trainer, changes)
-        if settings.trainer.profile:
-            from base.profiling import profile_steps
-
-            log.info("%s\n", profile_steps(trainer, settings.trainer.profile))
         if trainer.finished:
             log.info("all is done already; trainer.epochs=N makes it longer")
         fit_guarded(trainer)
@@ -103,7 +101,7 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
 
 
 def _tell(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
-    """Says in the run folder and on the console what the run is."""
+    """Says in the run folder and on the console what the run is and, if asked to, does."""
     from logger.console import format_table, log, start_logging
 
     run, dataset, settings = trainer.run, trainer.dataset, trainer.settings
@@ -119,6 +117,10 @@ def _tell(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
     summary = format_table(trainer.model.summary())
     log.info("%s\n\n%s on %s", summary, dataset.title, trainer.compute)
     log.info("run folder: %s", run)
+    if settings.trainer.profile:
+        from base.profiling import profile_steps
+
+        log.info("%s\n", profile_steps(trainer, settings.trainer.profile))
 
 
 if __name__ == "__main__":

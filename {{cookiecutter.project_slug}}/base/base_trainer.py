@@ -164,7 +164,7 @@ class BaseTrainer(ABC):
         """
         loader, total = self.loaders["train"], self.total_steps
         options = self.settings.logger
-        self.record = RunLog(self.run, self.dataset.title, self.step, options.tensorboard)
+        self.record = RunLog(self.run, self.dataset.title, self.step, self.settings)
         bar = progress_bar(total, self.dataset.title, self.step)
         votes = distributed.Votes()
         with self.record, bar, StopSignals() as signals, self._saving(signals), votes:
@@ -319,13 +319,13 @@ class BaseTrainer(ABC):
         text = f"epoch {self.epoch}/{self.options.epochs}, validation {format_values(scalars)}"
         log.info("%s: %s%s", self.dataset.title, text, "  (best so far)" * (value == self.best))
         self.save(best=value == self.best)  # of equals the last; pictures take a while
-        if self.epoch == 1 and self.settings.logger.tensorboard:
+        if self.epoch == 1 and self.record.illustrated:
             batch = next(self.loaders["train"].steps(0, 1))[0]
             figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")
             self.record.pictures({"inputs": figure} if figure else {}, self.step)
-        if self.finished and self.settings.logger.tensorboard:
+        if self.finished and self.record.illustrated:
             self.record.pictures(self.pictures("validation", results), self.step)
-            self.record.hyperparameters(self.settings.model_dump(mode="json"), scalars)
+            self.record.conclude(scalars)
         self.meter.restart(self.step)
 
     # Saving and resuming.

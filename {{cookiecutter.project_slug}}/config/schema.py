@@ -220,6 +220,8 @@ class LoggerSettings(Section):
     """Optimizer steps between two log entries; what is logged is their mean."""
     tensorboard: bool = True
     """Write TensorBoard files, with pictures of the first inputs and of the last results."""
+    tracker: str = "none"
+    """What else shows all of that, such as mlflow where there is logger/mlflow_tracker.py."""
 
 
 CHOICE = Field(discriminator="name")

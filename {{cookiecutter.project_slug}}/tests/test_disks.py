@@ -11,6 +11,7 @@ import pytest
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
+from config.schema import Settings
 from logger import run_log
 from logger.run_log import RunLog
 from storage.checkpoint import load_checkpoint
@@ -84,12 +85,12 @@ def test_no_checkpoint_is_ahead_of_the_log(
 
 
 def test_log_entries_are_written_after_a_while_or_when_it_matters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_settings: Callable[..., Settings]
 ) -> None:
     def written() -> list[str]:
         return [line.split(",")[3] for line in (tmp_path / "metrics.csv").read_text().split()[1:]]
 
-    with RunLog(tmp_path, "data", 0, tensorboard=False) as record:
+    with RunLog(tmp_path, "data", 0, make_settings()) as record:
         record.scalars("train", 1, 1, {"loss": 1.0})
         assert written() == []
         record.sync()

@@ -111,6 +111,16 @@ def test_yaml_and_command_line_are_told_the_same(tmp_path: Path) -> None:
         assert refusal(source=file) == refusal(f"{key}={value}")
 
 
+def test_a_tracker_that_the_project_lacks_is_told_before_anything_is_written(
+    tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("nothing", "../logger/x"):
+        assert train(tmp_path / "run", f"logger.tracker={name}") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: logger.tracker = {name!r}: this project has none")
+    assert not (tmp_path / "run").exists()
+
+
 def test_several_mistakes_are_told_at_once() -> None:
     message = refusal("seed=-1", "trainer.epochs=0")
     assert "seed = -1" in message

@@ -1,0 +1,85 @@
+"""Projects that show their runs in MLflow or Weights & Biases, too."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from conftest import OPTIONS, PAYLOAD, files_of, foreign, render, run
+from test_examples import imports_of
+from test_project import bash_blocks, run_bash
+from test_rendering import parse_all
+
+TRACKERS = {"mlflow": {"mlflow-skinny", "sqlalchemy", "alembic"}, "wandb": {"wandb"}}
+HEADINGS = {"mlflow": "MLflow", "wandb": "Weights & Biases"}
+
+
+@pytest.fixture(scope="module", params=TRACKERS)
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh project with a tracker; its folder is named after that."""
+    folder = tmp_path_factory.mktemp("trackers")
+    done = render(folder, project_slug=f"my-{request.param}", experiment_tracker=request.param)
+    assert done.returncode == 0, done.stdout
+    return folder / f"my-{request.param}"
+
+
+def extras_of(project: Path) -> dict[str, list[str]]:
+    """The optional dependencies by extra."""
+    toml = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    extras: dict[str, list[str]] = toml["project"]["optional-dependencies"]
+    return extras
+
+
+def test_only_a_project_that_chose_a_tracker_has_it(project: Path, default_project: Path) -> None:
+    own = project.name.removeprefix("my-")
+    assert set(TRACKERS) == set(OPTIONS["experiment_tracker"]) - {"tensorboard"}
+    names = set(files_of(project))
+    assert names == set(files_of(default_project)) | {*OPTIONS["experiment_tracker"][own]}
+    assert not names & foreign(experiment_tracker=own)
+    extras, usual = extras_of(project), extras_of(default_project)
+    assert extras.keys() == usual.keys() | {own}
+    assert {text.split(">=")[0] for text in extras[own]} == TRACKERS[own]
+    assert f"{project.name}[onnx,{own}]" in extras["dev"]
+    assert "my-project[onnx]" in usual["dev"]
+    modules = imports_of(project / f"logger/{own}_tracker.py")
+    assert own in {module.split(".")[0] for module in modules}
+    for folder, trackers in ((project, {own}), (default_project, set[str]())):
+        readme = (folder / "README.md").read_text(encoding="utf-8")
+        assert {name for name in TRACKERS if f"logger.tracker={name}" in readme} == trackers
+        assert "\n\n\n" not in re.sub(r"```.*?```", "code", readme, flags=re.DOTALL)
+    parse_all(project)
+
+
+def test_a_project_with_a_tracker_does_as_its_readme_says(project: Path) -> None:
+    own = project.name.removeprefix("my-")
+    pytest.importorskip(own)
+    (commands,) = bash_blocks(project / "README.md", HEADINGS[own])
+    run_bash(commands, project)
+    left = {"mlflow": "mlflow.db", "wandb": f"runs/shown/wandb/offline-run-*/run-*.{own}"}
+    assert len([*project.glob(left[own])]) == 1
+    done = run("git", "status", "--porcelain", "--ignored", cwd=project)
+    ignored = {line[3:] for line in done.stdout.splitlines() if line.startswith("!!")}
+    assert {"mlflow": "mlflow.db", "wandb": "runs/"}[own] in ignored
+
+
+def test_a_project_with_a_tracker_passes_all_that_it_ships_with(
+    project: Path, tmp_path: Path
+) -> None:
+    own = project.name.removeprefix("my-")
+    pytest.importorskip(own)
+    run_bash("git add -A && git -c user.name=x -c user.email=x@y commit -qm x", project)
+    tests = ("tests/test_settings.py", f"tests/test_{own}_tracker.py")
+    for command in (["pre-commit", "run", "--all-files"], ["pytest", "-q", *tests]):
+        done = run(*command, cwd=project, HOME=str(tmp_path))
+        assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout
+    assert run("git", "status", "--porcelain", cwd=project).stdout == ""
+
+
+def test_the_tests_of_a_tracker_are_skipped_where_its_package_is_missing() -> None:
+    """In the payload, which has all trackers, in an environment without any."""
+    for own in TRACKERS:
+        code = f"import sys; sys.modules[{own!r}] = None; import pytest; sys.exit(pytest.main())"
+        options = ["-q", "-n0", "-p", "no:cacheprovider", f"tests/test_{own}_tracker.py"]
+        done = run("python", "-c", code, *options, cwd=PAYLOAD)
+        assert "1 skipped" in done.stdout, done.stdout
