@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import PROMPTS, files_of, foreign, needs_all, render, run
 from markdown_it import MarkdownIt
-from test_project import SAMPLE, run_bash, run_readme
+from test_project import SAMPLE, make_it_yours, run_bash, run_commands
 from test_rendering import parse_all
 
 OPTIONS = {k: v for k, v in PROMPTS.items() if isinstance(v, list) and not k.startswith("_")}
@@ -80,12 +80,31 @@ def test_files_are_those_of_the_choices_and_sound(
         assert done.returncode == 0, done.stdout
 
 
+FIRST = [
+    next(answers for answers in ROWS if answers[option] == choice)
+    for option in ("example", "experiment_tracker")
+    for choice in OPTIONS[option]
+]
+
+
 @needs_all
-def test_all_that_a_project_ships_with_is_green(project: Path, tmp_path: Path) -> None:
-    """Hooks that change nothing, tests but those of several processes, all that its README says."""
+def test_all_that_a_project_ships_with_is_green(
+    project: Path, answers: Answers, tmp_path: Path
+) -> None:
+    """Hooks that change nothing, its tests, what its README says.
+
+    Of the tests that are the same in all projects, those that look at settings and commands; all
+    others (but most of those of several processes), and the README's chapter on making it your own,
+    once for each example and each tracker.
+    """
     done = run("pre-commit", "run", "--all-files", cwd=project, HOME=str(tmp_path))
     assert done.returncode == 0, done.stdout
-    done = run("pytest", "-q", "-k", SAMPLE, cwd=project)
+    own = CHOSEN - foreign(**answers)
+    tests = [file for file in own if file.startswith("tests/")]
+    tests += [f"tests/test_{name}.py" for name in ("settings", "commands", "preview", "notebook")]
+    done = run("pytest", "-q", *(["-k", SAMPLE] if answers in FIRST else tests), cwd=project)
     assert done.returncode == 0, done.stdout
     assert run("git", "status", "--porcelain", cwd=project).stdout == ""
-    run_readme(project)
+    run_commands(project)
+    if answers in FIRST:
+        make_it_yours(project)

@@ -62,18 +62,12 @@ def test_a_project_with_a_tracker_does_as_its_readme_says(project: Path) -> None
     assert {"mlflow": "mlflow.db", "wandb": "runs/"}[own] in ignored
 
 
-def test_a_project_with_a_tracker_passes_all_that_it_ships_with(
-    project: Path, tmp_path: Path
-) -> None:
+def test_the_tests_of_a_tracker_pass(project: Path) -> None:
     own = project.name.removeprefix("my-")
     pytest.importorskip(own)
-    run_bash("git add -A && git -c user.name=x -c user.email=x@y commit -qm x", project)
-    tests = ("tests/test_settings.py", f"tests/test_{own}_tracker.py")
-    for command in (["pre-commit", "run", "--all-files"], ["pytest", "-q", *tests]):
-        done = run(*command, cwd=project, HOME=str(tmp_path))
-        assert done.returncode == 0, done.stdout
+    done = run("pytest", "-q", f"tests/test_{own}_tracker.py", cwd=project)
+    assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout
-    assert run("git", "status", "--porcelain", cwd=project).stdout == ""
 
 
 def test_the_tests_of_a_tracker_are_skipped_where_its_package_is_missing() -> None:
