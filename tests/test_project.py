@@ -11,7 +11,7 @@ from conftest import PAYLOAD, TEMPLATE, needs_all, render, run
 
 DATA_ROOT = os.environ.get("DATA_ROOT")
 # But for most tests of several processes, which take minutes.
-SAMPLE = "not (distributed or sharded or nodes) or same_model or loses or evaluation_counts"
+SAMPLE = "not (distributed or sharded or nodes) or same_model or loses and ddp or evaluation_counts"
 needs_data = pytest.mark.skipif(
     not DATA_ROOT, reason="DATA_ROOT does not name a folder with FashionMNIST's files"
 )
@@ -138,6 +138,7 @@ def test_data_that_cannot_be_had_is_exit_code_69(project: Path) -> None:
 
 
 @needs_data
+@needs_all
 def test_make_demo_trains_and_evaluates(tmp_path: Path) -> None:
     assert DATA_ROOT is not None
     out = run("make", "demo", cwd=TEMPLATE, HOME=os.environ["HOME"]).stdout
