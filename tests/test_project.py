@@ -153,8 +153,11 @@ def test_the_templates_readme_commands_train_to_ninety_percent(tmp_path: Path) -
     assert local != commands
     if not DATA_ROOT:
         local = local.replace("train.py", "train.py --config config/synthetic.yaml")
-    run_bash(local, tmp_path, VIRTUAL_ENV="")
     project = tmp_path / "my-project"
+    try:
+        run_bash(local, tmp_path, VIRTUAL_ENV="")
+    finally:
+        shutil.rmtree(project / ".venv", ignore_errors=True)  # 6 GB
     (start, _) = bash_blocks(project / "README.md", "Start")
     assert commands.endswith(start)
     assert shutil.which("git") is None or (project / ".git").exists()

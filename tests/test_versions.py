@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,20 +13,24 @@ from test_project import SAMPLE
 PYTHONS = PROMPTS["python_version"]
 
 
-def environment_of(project: Path, python: str, resolution: str) -> Path:
-    """A new environment in the project, with what its pyproject.toml says."""
+@contextmanager
+def environment_of(project: Path, python: str, resolution: str) -> Iterator[Path]:
+    """The programs of a new environment, with what pyproject.toml says; it takes 6 GB, and goes."""
     packages = {"HOME": os.environ["HOME"], "VIRTUAL_ENV": str(project / ".venv")}
     install = ["uv", "pip", "install", "--quiet", "--resolution", resolution]
     commands = [
         ["uv", "venv", "--quiet", "--python", python],
         [*install, "--requirements", "pyproject.toml", "--extra", "dev"],
     ]
-    for command in commands:
-        done = run(*command, cwd=project, **packages)
-        if "venv" in command and "No interpreter found" in done.stdout:
-            pytest.skip(f"Python {python} is not installed")
-        assert done.returncode == 0, done.stdout
-    return project / ".venv/bin"
+    try:
+        for command in commands:
+            done = run(*command, cwd=project, **packages)
+            if "venv" in command and "No interpreter found" in done.stdout:
+                pytest.skip(f"Python {python} is not installed")
+            assert done.returncode == 0, done.stdout
+        yield project / ".venv/bin"
+    finally:
+        shutil.rmtree(project / ".venv", ignore_errors=True)
 
 
 def path_with(programs: Path) -> str:
@@ -43,10 +49,10 @@ def test_the_oldest_packages_do(tmp_path: Path) -> None:
     """All that the project ships with; of its tests a few, which make test-all does whole."""
     assert render(tmp_path).returncode == 0
     project = tmp_path / "my-project"
-    programs = environment_of(project, PYTHONS[0], "lowest-direct")
-    check(project, programs, "ruff check .", "ruff format --check .", "mypy .")
     train = "python train.py --config config/synthetic.yaml --run-dir runs/first"
-    check(project, programs, f"{train} trainer.max_steps=20", "python evaluate.py runs/first")
+    with environment_of(project, PYTHONS[0], "lowest-direct") as programs:
+        check(project, programs, "ruff check .", "ruff format --check .", "mypy .")
+        check(project, programs, f"{train} trainer.max_steps=20", "python evaluate.py runs/first")
 
 
 @needs_all
@@ -58,8 +64,8 @@ def test_every_python_does_with_the_newest_and_the_oldest_packages(
 ) -> None:
     assert render(tmp_path, python_version=python).returncode == 0
     project = tmp_path / "my-project"
-    programs = environment_of(project, python, resolution)
-    check(project, programs, "git add -A", "pre-commit run --all-files")
     tests = ["pytest", "-q", "-n", "2", "-k", SAMPLE]
-    done = run("env", f"PATH={path_with(programs)}", *tests, cwd=project)
-    assert done.returncode == 0, done.stdout
+    with environment_of(project, python, resolution) as programs:
+        check(project, programs, "git add -A", "pre-commit run --all-files")
+        done = run("env", f"PATH={path_with(programs)}", *tests, cwd=project)
+        assert done.returncode == 0, done.stdout
