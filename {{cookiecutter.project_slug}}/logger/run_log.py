@@ -151,7 +151,7 @@ def find_tracker(name: str) -> Any:
     files = Path(__file__).parent.glob("*_tracker.py")
     there = ["none", *sorted(file.stem.removesuffix("_tracker") for file in files)]
     if name not in there:
-        raise UserError(f"logger.tracker = {name[:60]!r}: this project has {', '.join(there)}")
+        raise UserError(f"logger.tracker = {name[:60]!r}: here it is one of {', '.join(there)}")
     if RANK or name == "none":
         return None
     try:

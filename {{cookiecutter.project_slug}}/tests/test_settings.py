@@ -117,7 +117,7 @@ def test_a_tracker_that_the_project_lacks_is_told_before_anything_is_written(
     for name in ("nothing", "../logger/x"):
         assert train(tmp_path / "run", f"logger.tracker={name}") == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: logger.tracker = {name!r}: this project has none")
+        assert line.startswith(f"error: logger.tracker = {name!r}: here it is one of none")
     assert not (tmp_path / "run").exists()
 
 
