@@ -35,6 +35,9 @@ class BaseDataset(ABC, Dataset[Sample]):
         in_memory: whether batches are indexed from tensors; then workers are none by default.
             A class that says so in its own body (a subclass may do otherwise) promises to draw from
             the generator alone that `transform` is given: no other is seeded for each step then.
+        resident: names of the tensors that batches are made of, all of them, if `__getitems__` and
+            `transform` work on any device; an accelerator that has room for them keeps them.
+        device: where those tensors are, to which `__getitems__` is given its indices.
     """
 
     title: str
@@ -43,6 +46,8 @@ class BaseDataset(ABC, Dataset[Sample]):
     trained_on: str
     source = ""
     in_memory = False
+    resident: Sequence[str] = ()
+    device = torch.device("cpu")
 
     @abstractmethod
     def __len__(self) -> int:
@@ -117,10 +122,17 @@ class BaseDataset(ABC, Dataset[Sample]):
             text = "has changed since training: samples of other splits may be in this one"
             log.warning("%s %s", self.title, text)
 
+    def to(self, device: torch.device) -> None:
+        """Moves what is `resident` to a device; batches are made there from then on."""
+        if self.resident:
+            self.device = device
+        for name in self.resident:
+            setattr(self, name, getattr(self, name).to(device))
+
     @cached_property
     def example(self) -> Tensor:
         """The model's input for one sample, shape (1, ...); zeros, where any numbers will do."""
-        found = self.transform(self.collate([self[0]]), None)["input"]
+        found = self.transform(self.collate([self[0]]), None)["input"].cpu()
         return torch.zeros_like(found) if found.is_floating_point() else found
 
     @property
@@ -132,8 +144,8 @@ class BaseDataset(ABC, Dataset[Sample]):
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the length and of the samples at `probes`."""
-        batch = self.__getitems__(self.probes)
-        content = b"".join(values.numpy().tobytes() for _, values in sorted(batch.items()))
+        batch = self.__getitems__(self.probes.to(self.device))
+        content = b"".join(values.cpu().numpy().tobytes() for _, values in sorted(batch.items()))
         return hashlib.sha256(str(len(self)).encode() + content).hexdigest()[:16]
 
 

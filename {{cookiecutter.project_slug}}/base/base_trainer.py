@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.optim.swa_utils import AveragedModel
 
 from base.base_dataset import Batch, batch_size
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader
 from base.guard import update_guarded
-from base.optimization import build_optimizers, moving_average, set_learning_rates
+from base.optimization import MovingAverage, build_optimizers, set_learning_rates
 from base.saving import Saver
 from base.state import check_alike, load_trainer_state, trainer_state
 from config.schema import Settings
@@ -55,15 +54,16 @@ class BaseTrainer(ABC):
         self.loaders, self.run = loaders, run
         self.dataset = next(iter(loaders.values())).dataset
         self.device = find_device(settings.device)
+        for loader in loaders.values():
+            loader.settle(self.device)
         self.precision = find_precision(self.options.precision, self.device)
         self.compute = f"{self.device} ({str(self.precision).removeprefix('torch.')})"  # for logs
         self.sharded = WORLD > 1 and self.options.strategy == "fsdp"
         self.compute += f", {WORLD} processes{' with shares' * self.sharded}" * (WORLD > 1)
         self.model = model if self.sharded else model.to(self.device)  # else each part goes there
-        self.average: AveragedModel | None = None  # of the weights; evaluated in their place
+        self.average: MovingAverage | None = None  # of the weights; evaluated in their place
         if self.options.ema is not None:
-            ema = moving_average(self.options.ema, self.sharded)
-            self.average = AveragedModel(self.model, multi_avg_fn=ema, use_buffers=True)
+            self.average = MovingAverage(self.model, self.options.ema)
             if self.sharded:
                 distributed.shard(self.average.module, self.device, self.precision)
         self.parallel = self.spread()
@@ -321,6 +321,7 @@ class BaseTrainer(ABC):
         self.save(best=value == self.best)  # of equals the last; pictures take a while
         if self.epoch == 1 and self.record.illustrated:
             batch = next(self.loaders["train"].steps(0, 1))[0]
+            batch = {name: value.cpu() for name, value in batch.items()}
             figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")
             self.record.pictures({"inputs": figure} if figure else {}, self.step)
         if self.finished and self.record.illustrated:

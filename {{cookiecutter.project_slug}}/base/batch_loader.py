@@ -16,6 +16,7 @@ from utils.seed import Draws, generator, permuted, seed_step
 
 ORDER, LOADING = 1, 2  # purposes of random numbers: different draws from one seed
 BLOCK = 2**18  # places in an order that are made at once
+ROOM = 0.25  # share of an accelerator's free memory that a data set may take
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         epoch, position = divmod(step, self.steps_per_epoch)
         block, place = divmod(position, self.steps_per_block)
         length = self.steps_per_block * self.size
-        order = order_of(len(self.dataset), self.seed, epoch, block * length, length)
+        data, start = self.dataset, block * length
+        order = order_of(len(data), self.seed, epoch, start, length, data.device)
         indices = order[place * self.size : (place + 1) * self.size]
         # To split takes a while.
         parts = indices.split(self.batch_size) if self.accumulate > 1 else [indices]
@@ -83,6 +85,13 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
             return [self._load(part, step, draws) for part in parts]
         except Exception as error:  # of the data set
             return self._explain(error, indices)
+
+    def settle(self, device: torch.device) -> None:
+        """Has a data set that can make its batches on an accelerator do so, if there is room."""
+        sizes = [getattr(self.dataset, name).nbytes for name in self.dataset.resident]
+        able = sizes and device.type == "cuda" and not self.workers
+        if able and sum(sizes) < ROOM * torch.cuda.mem_get_info(device)[0]:
+            self.dataset.to(device)
 
     def shares(self, step: int) -> list[float]:
         """What the mean over each batch of a step here counts for in the mean over processes."""
@@ -144,10 +153,14 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
             raise self._explain(error, self.dataset.probes) from error
 
     def pick(self, count: int) -> Batch:
-        """Some samples, always the same, drawn from all and transformed as for evaluation."""
+        """Some samples, always the same, drawn from all and transformed as for evaluation.
+
+        They are on the CPU.
+        """
         samples = len(self.dataset)
         chosen = permuted(torch.arange(min(count, samples)), samples, generator(0))
-        return self.dataset.transform(self.dataset.__getitems__(chosen), None)
+        batch = self.dataset.__getitems__(chosen.to(self.dataset.device))
+        return {k: value.cpu() for k, value in self.dataset.transform(batch, None).items()}
 
     @cached_property
     def seeds_all(self) -> bool:
@@ -167,10 +180,11 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
 
     def _load(self, part: Tensor, step: int, draws: Draws | None) -> Batch:
         """This process's samples of a batch, as the model gets them; there may be none."""
-        some = len(part) > self.rank
+        count = part.shape[0]  # len() takes four times as long
+        some = count > self.rank
         rows = slice(self.rank, None, self.world) if some else slice(1)
         if draws is not None:
-            draws.samples, draws.rows = len(part), rows
+            draws.samples, draws.rows, draws.place = count, rows, part.device
         batch = self.dataset.transform(self._samples(part[rows], step), draws)
         return batch if some else {name: value[:0] for name, value in batch.items()}
 
@@ -198,14 +212,19 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
 
 
 @lru_cache(maxsize=2)  # of training and of validation
-def order_of(samples: int, seed: int | None, epoch: int, first: int, length: int) -> Tensor:
+def order_of(
+    samples: int, seed: int | None, epoch: int, first: int, length: int, device: torch.device
+) -> Tensor:
     """The samples at `length` places, from `first` on, of an epoch's order, int64, shape (N,).
 
     They come as they are without a seed. An order that is longer is nowhere held as a whole.
     """
-    if seed is None:
-        return torch.arange(first, min(first + length, samples))
-    draws = generator(seed, ORDER, epoch)
-    if samples <= length:
-        return torch.randperm(samples, generator=draws)
-    return permuted(torch.arange(first, min(first + length, samples)), samples, draws)
+    places, draws = (
+        torch.arange(first, min(first + length, samples)),
+        generator(seed or 0, ORDER, epoch),
+    )
+    if seed is not None and samples <= length:
+        places = torch.randperm(samples, generator=draws)
+    elif seed is not None:
+        places = permuted(places, samples, draws)
+    return places.to(device)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from config.schema import SGD, AdamW, Constant, Exponential, Muon, OneCycle, Settings, Step
 from utils.distributed import own
@@ -49,9 +49,10 @@ def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
 
 
 def light(kind: type[Optimizer]) -> Callable[..., Optimizer]:
-    """The same optimizer, but for the wrappers that let torch.compile meet its methods.
+    """The same optimizer, but for wrappers around its methods: those for torch.compile, and hooks.
 
-    Nothing here compiles them, and each imports the whole compiler when first called: 1.3 s.
+    Nothing here compiles them, and each of the former imports the whole compiler when first called:
+    1.3 s. Calling hooks that nobody has set took a tenth of a tiny network's step.
     """
 
     def zero_grad(self: Optimizer, set_to_none: bool = True) -> None:
@@ -61,18 +62,41 @@ def light(kind: type[Optimizer]) -> Callable[..., Optimizer]:
             for parameter in group["params"]:
                 parameter.grad = None
 
+    def no_hooks(self: Optimizer, *_: Any) -> None:
+        raise ValueError("hooks of a step are not called here; override BaseTrainer.update")
+
     names = ("add_param_group", "state_dict", "load_state_dict")
-    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     methods |= {"step": torch.no_grad()(inspect.unwrap(kind.step)), "zero_grad": zero_grad}
+    methods["step"].hooked = True  # so torch does not wrap it once more
+    methods |= dict.fromkeys(("register_step_pre_hook", "register_step_post_hook"), no_hooks)
     return type(kind.__name__, (kind,), methods)
 
 
-def moving_average(decay: float, sharded: bool) -> Callable[..., None]:
-    """What moves averages of weights towards the weights, of each only what this process holds."""
-    move: Callable[..., None] = get_ema_multi_avg_fn(decay)
-    if not sharded:
-        return move
-    return lambda averages, values, n: move([*map(own, averages)], [*map(own, values)], n)
+class MovingAverage(AveragedModel):
+    """The moving average of the weights, of each only what this process holds.
+
+    As torch's, but for what that one does in each step: it waits for the device.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay, self.pairs = decay, list[tuple[Tensor, Tensor]]()
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Moves the average towards the weights; at first, it is the weights."""
+        if not self.pairs:  # to look for them takes a while
+            both = [[*one.parameters(), *one.buffers()] for one in (self.module, model)]
+            self.pairs = [(own(average), own(value)) for average, value in zip(*both, strict=True)]
+        floats = [pair for pair in self.pairs if pair[0].is_floating_point()]
+        for average, value in self.pairs:
+            if self.n_averaged == 0 or not average.is_floating_point():
+                average.copy_(value)
+        if self.n_averaged > 0:  # which is on the CPU
+            averages, values = zip(*floats, strict=True)
+            torch._foreach_lerp_(averages, values, 1 - self.decay)
+        self.n_averaged += 1
 
 
 def set_learning_rates(

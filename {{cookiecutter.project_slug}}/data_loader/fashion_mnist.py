@@ -52,6 +52,7 @@ class FashionMNIST(BaseDataset):
     learned = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
     in_memory = True
+    resident = ("images", "targets", "indices")
 
     def __init__(
         self,

@@ -43,6 +43,7 @@ class Points(BaseDataset):
     x_mean_and_std: tuple[float, float]
     target_mean_and_std: tuple[float, float]
     in_memory = True
+    resident = ("x", "y")
 
     def __init__(
         self,

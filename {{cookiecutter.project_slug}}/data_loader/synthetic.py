@@ -32,6 +32,7 @@ class Synthetic(BaseDataset):
     learned = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
     in_memory = True
+    resident = ("images", "targets")
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
         count = {None: 0, "test": TEST}.get(split, TRAINING)

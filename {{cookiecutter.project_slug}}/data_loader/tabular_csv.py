@@ -58,6 +58,7 @@ class TabularCSV(BaseDataset):
     categories: dict[str, list[str]]
     target_mean_and_std: tuple[float, float]
     in_memory = True
+    resident = ("features", "targets")
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ def augment(
 def cropped(images: Tensor, height: int, width: int, top: Tensor, left: Tensor) -> Tensor:
     """The part of each image, shape (N, C, H, W), at its own place: `top`, `left`, shape (N,)."""
     windows = images.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, places, places, H, W)
-    return windows[torch.arange(len(images)), :, top, left]
+    return windows[torch.arange(len(images), device=images.device), :, top, left]
 
 
 def read_image(file: Path, size: int, colour: bool = False, crop: bool = False) -> Tensor:

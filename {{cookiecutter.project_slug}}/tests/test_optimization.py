@@ -72,6 +72,13 @@ def test_optimizers_compute_what_torchs_own_do(
         assert all(torch.equal(*pair) for pair in weights), name
 
 
+def test_hooks_that_would_not_be_called_are_refused(make_trainer: MakeTrainer) -> None:
+    (optimizer,) = make_trainer(*SMALL).optimizers
+    for register in (optimizer.register_step_pre_hook, optimizer.register_step_post_hook):
+        with pytest.raises(ValueError, match=r"not called here; override BaseTrainer\.update"):
+            register(print)
+
+
 def test_muon_trains_matrices_and_adamw_all_else(make_trainer: MakeTrainer) -> None:
     changes = ("optimizer.name=Muon", "optimizer.lr=0.03", "optimizer.adamw_lr=0.002")
     trainer = make_trainer(*changes)

@@ -1,5 +1,7 @@
 """Which device computes, and in which precision."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -40,9 +42,25 @@ def find_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def move(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch on a device; where copies can be made beside the computing, they are."""
+    """A batch that a loader has made on a device; where that is the CPU, it is there already.
+
+    It is copied to CUDA beside what is computed there: the host is ahead of the device, so the next
+    batch is under way while the last one is trained on.
+    """
     if device.type == "cpu":
         return batch
-    if device.type == "cuda":  # from pinned memory, the host does not wait for a copy
-        batch = {k: v.pin_memory() if v.device.type == "cpu" else v for k, v in batch.items()}
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    if device.type != "cuda" or all(value.is_cuda for value in batch.values()):
+        return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    side, current = side_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(side):  # from pinned memory, or else the host would wait
+        moved = {k: v.pin_memory().to(device, non_blocking=True) for k, v in batch.items()}
+    current.wait_stream(side)
+    for value in moved.values():
+        value.record_stream(current)  # or its memory could be used again too early
+    return moved
+
+
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where a CUDA device copies while it computes."""
+    return torch.cuda.Stream(device)

@@ -29,6 +29,7 @@ class Draws(Generator):
 
     samples = 0  # in the whole batch; 0 for those that are asked for
     rows = slice(None)  # those of them that are here
+    place = torch.device("cpu")  # where they are; numbers are drawn on the CPU, alike for all
 
 
 def uniform(generator: Generator, count: int, *shape: int) -> Tensor:
@@ -36,7 +37,7 @@ def uniform(generator: Generator, count: int, *shape: int) -> Tensor:
     if not isinstance(generator, Draws):
         return torch.rand(count, *shape, generator=generator)
     whole = torch.rand(generator.samples or count, *shape, generator=generator)
-    return whole[generator.rows]
+    return whole[generator.rows].to(generator.place, non_blocking=True)
 
 
 def generator(*key: int) -> Draws:
