@@ -184,7 +184,7 @@ def take_pictures(terminal: Terminal, runs: Path, chromium: str) -> None:
         found += [(results / name).read_bytes() for name in names]
         row = f'<div class="row">{"".join(map(inline, found))}</div>'
         save("run.png", photograph(paper, terminal.show(17, until=r"f1: [\d.]+") + row))
-        training = terminal.show(26, until=r" 1[34]\d\d/1720[^\r]*")
+        training = terminal.show(26, until=r" 1[78]\d\d/2150[^\r]*")
         save("terminal.png", photograph(paper, training + terminal.show(36)))
         browser.close()
 

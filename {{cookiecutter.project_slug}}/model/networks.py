@@ -62,16 +62,16 @@ class ConvNet(BaseModel):
         filters = torch.cat([cosines(5, 16), -cosines(5, 16)]).repeat(channels, 1, 1, 1)
         self.register_buffer("filters", filters, persistent=False)
         self.contrast = nn.BatchNorm2d(32 * channels, affine=False)
-        self.stage1 = convolution(32 * channels, width, nn.MaxPool2d(2))
+        self.stage1 = convolution(32 * channels, width, stride=2)
         self.residual1 = convolution(width, width)
-        self.stage2 = convolution(width, 2 * width, nn.MaxPool2d(2))
+        self.stage2 = convolution(width, 2 * width, stride=2)
         self.residual2 = convolution(2 * width, 2 * width)
         self.head = nn.Linear(2 * width, classes or len(dataset.classes))
         whole: Any = self  # whose types lack this in torch 2.12
         whole.to(memory_format=torch.channels_last)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits, shape (N, classes), of images, shape (N, C, H, W), of 8 pixels a side or more."""
+        """Logits, shape (N, classes), of images of any size, shape (N, C, H, W)."""
         logits = self._look(input)
         if self.mirror and not self.training:
             logits = (logits + self._look(input.flip(3))) / 2
@@ -80,16 +80,16 @@ class ConvNet(BaseModel):
     def _look(self, input: Tensor) -> Tensor:
         groups = self.channels
         found = nn.functional.conv2d(input, self.filters, stride=2, padding=2, groups=groups)
-        features = self.stage1(self.contrast(found).relu())
+        features = self.stage1(self.contrast(found).relu_())
         features = self.stage2(features + self.residual1(features))
         logits: Tensor = self.head((features + self.residual2(features)).amax((2, 3)))
         return logits
 
 
-def convolution(inputs: int, outputs: int, *pool: nn.Module) -> nn.Sequential:
-    """A convolution, pooled, normalised and rectified (pooled first, as that is less work)."""
-    layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    return nn.Sequential(layer, *pool, nn.BatchNorm2d(outputs), nn.ReLU())
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """A convolution, normalised and rectified (to stride is a quarter of the work of pooling)."""
+    layer = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def cosines(size: int, count: int) -> Tensor:
