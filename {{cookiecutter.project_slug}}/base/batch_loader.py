@@ -219,10 +219,8 @@ def order_of(
 
     They come as they are without a seed. An order that is longer is nowhere held as a whole.
     """
-    places, draws = (
-        torch.arange(first, min(first + length, samples)),
-        generator(seed or 0, ORDER, epoch),
-    )
+    places = torch.arange(first, min(first + length, samples))
+    draws = generator(seed or 0, ORDER, epoch)
     if seed is not None and samples <= length:
         places = torch.randperm(samples, generator=draws)
     elif seed is not None:
