@@ -102,8 +102,10 @@ def check(answers: dict[str, Any]) -> str:
     return ""
 
 
-def make_slug(text: str) -> str:
+def make_slug(text: Any) -> str:
     """A valid slug for a project name, whatever that is."""
+    if not isinstance(text, str):  # of a replay file that somebody wrote
+        raise FailedHookException("error: a replay file must hold all answers, or none")
     slug = slugify(text, max_length=LONGEST - 8) or "project"
     if not slug[0].isalpha() or slug in RESERVED:
         slug = f"project-{slug}"

@@ -180,6 +180,14 @@ def test_choices_of_a_replay_file_are_those_of_this_version(tmp_path: Path) -> N
     assert not CANARY.exists()
 
 
+def test_some_answers_in_a_replay_file_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "some.json").write_text('{"cookiecutter": {"project_name": "Mine"}}')
+    done = run("cookiecutter", TEMPLATE, "--replay-file", "some.json", cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stdout.strip() == "error: a replay file must hold all answers, or none"
+    assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == ["some.json"]
+
+
 def test_an_unknown_choice_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     done = render(tmp_path, license="GPL")
     assert done.returncode != 0

@@ -13,7 +13,7 @@ from utils.imports import importing
 def main() -> None:
     """Prints metrics and tables and saves them, with pictures, in the run folder."""
     parser = command_parser("Evaluates a trained model and saves the results in its run folder.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint file")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, checkpoint or last")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in device=cpu")
     arguments = parser.parse_intermixed_args()

@@ -12,7 +12,7 @@ from utils.imports import importing
 def main() -> None:
     """Prints where the file is and how well its outputs agree with the model's."""
     parser = command_parser("Writes a trained model as one file that other programs can load.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder or checkpoint file")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, checkpoint or last")
     parser.add_argument("--format", choices=("pt2", "onnx", "safetensors"), default="pt2")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: in the run folder")
     arguments = parser.parse_args()

@@ -9,7 +9,7 @@ from config.loading import DEFAULT, load_settings, meaning_changes, to_yaml
 from config.reference import command_parser
 from config.schema import Settings
 from storage import run_folder
-from utils.errors import RANK, WORLD, UserError, run_command
+from utils.errors import RANK, UV, WORLD, UserError, run_command
 from utils.imports import importing
 
 if TYPE_CHECKING:
@@ -34,9 +34,8 @@ def main() -> int:
         arguments.resume, arguments.config = begun, None  # torchrun has started it again
     if arguments.config:
         raise UserError("--resume takes the run's own settings; change single ones by KEY=VALUE")
-    last = arguments.resume == "last"
-    root = arguments.run_dir or Path("runs")
-    files = run_folder.find_checkpoints(root if last else Path(arguments.resume), best=False)
+    runs = arguments.run_dir or run_folder.RUNS
+    files = run_folder.find_checkpoints(Path(arguments.resume), best=False, runs=runs)
     if run_folder.is_run(folder := run_folder.folder_of(files[0])) and not RANK:
         with run_folder.open_run("", folder, resumed=True):
             pass  # nobody writes there, or files would come and go while they are read
@@ -93,9 +92,10 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
         fit_guarded(trainer)
         stopped = trainer.stop_signal and not trainer.finished
         if stopped:
-            log.info("stopped and saved; go on with: python train.py --resume %s", run)
+            log.info("stopped and saved; go on with: %spython train.py --resume %s", UV, run)
         else:
-            log.info("evaluate: python evaluate.py %s\ncurves: tensorboard --logdir %s", run, run)
+            log.info("evaluate: %spython evaluate.py %s", UV, run)
+            log.info("curves: %stensorboard --logdir %s", UV, run)
     distributed.stop()
     return 128 + trainer.stop_signal if stopped else 0
 

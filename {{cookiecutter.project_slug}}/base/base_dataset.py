@@ -7,6 +7,7 @@ from functools import cached_property
 from textwrap import shorten
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -98,8 +99,9 @@ class BaseDataset(ABC, Dataset[Sample]):
 
     def table(self, batch: Batch) -> list[list[str]]:
         """A transformed batch, a row for each sample below a header, for what has no picture."""
-        rows = zip(*(value.tolist() for value in batch.values()), strict=True)
-        return [[*batch], *([shorten(str(value), 60) for value in row] for row in rows)]
+        rows = zip(*(value.numpy() for value in batch.values()), strict=True)
+        short = [[shorten(np.array2string(v, precision=4), 60) for v in row] for row in rows]
+        return [[*batch], *short]
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned from the training samples, as plain data; checkpoints hold it."""

@@ -54,6 +54,5 @@ class BaseModel(nn.Module, ABC):
         """Rows of a table, the header first: layer, shape and number of its parameters."""
         frozen = self.count_parameters() - self.count_parameters(trainable=True)
         total = f"{self.count_parameters():,}" + (f" ({frozen:,} frozen)" if frozen else "")
-        own = self.named_parameters()
-        rows = [(name, str(tuple(p.shape)), f"{p.numel():,}") for name, p in own]
+        rows = [(k, str(tuple(p.shape)), f"{p.numel():,}") for k, p in self.named_parameters()]
         return [("layer", "shape", "parameters"), *rows, ("total", "", total)]

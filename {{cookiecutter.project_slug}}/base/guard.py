@@ -11,7 +11,7 @@ from logger.console import log
 from storage.checkpoint import check_finite, load_first, save_checkpoint
 from storage.run_folder import find_checkpoints
 from utils.distributed import gather
-from utils.errors import TRAINING_FAILED, NonFiniteError, UserError
+from utils.errors import TRAINING_FAILED, UV, NonFiniteError, UserError
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
@@ -58,7 +58,7 @@ def update_guarded(trainer: "BaseTrainer", batches: Sequence[Batch]) -> None:
         text = f"{error} (learning rate {rate:.4g})"
         text += f"; batch and state before it are in {file}" * (trainer.skipped < KEPT)
         if trainer.options.non_finite == "stop":
-            advice = f"python train.py --resume {file} repeats the step; try a lower optimizer.lr, "
+            advice = f"{UV}python train.py --resume {file} repeats it; try a lower optimizer.lr, "
             advice += "trainer.clip_norm, trainer.precision=fp32 or trainer.non_finite=skip"
             raise UserError(f"{text}\n{advice}", TRAINING_FAILED) from error
         trainer.load_state_dict(before)

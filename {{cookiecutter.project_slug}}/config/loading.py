@@ -19,9 +19,8 @@ from utils.errors import UserError
 
 # The settings file that commands take where none is named.
 _named = ROOT / "config/default.txt"
-DEFAULT = _named
-if _named.is_file():
-    DEFAULT = _named.parent / _named.read_bytes().decode(errors="replace").strip()
+_content = _named.read_bytes() if _named.is_file() else _named.name.encode()
+DEFAULT = _named.parent / _content.decode(errors="replace").strip()
 # What may change when a run goes on (the beginnings of names); all else makes it another run.
 MAY_CHANGE = (
     *("name", "device", "deterministic", "data.root", "data.workers", "data.mirrors"),

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from utils.errors import DATA_UNAVAILABLE, UserError
+from utils.errors import DATA_UNAVAILABLE, UV, UserError
 
 NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
 # MD5 of each archive, as torchvision checks it, and the shape of what is in it.
@@ -112,7 +112,7 @@ def load_tensors(root: Path, part: str, mirrors: tuple[str, ...]) -> tuple[Tenso
     if images is None or targets is None:
         tried = "\n  ".join(["FashionMNIST cannot be had:", *dict.fromkeys(problems)])
         hand = f"By hand: put {', '.join(FILES)} into {root / 'FashionMNIST/raw'}, or name the "
-        other = "folder that holds them by data.root or DATA_ROOT.\nOffline: python train.py "
+        other = f"folder that holds them by data.root or DATA_ROOT.\nOffline: {UV}python train.py "
         raise UserError(f"{tried}\n{hand}{other}--config config/synthetic.yaml", DATA_UNAVAILABLE)
     return images.unsqueeze(1), targets.long()
 

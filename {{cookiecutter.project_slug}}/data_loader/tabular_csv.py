@@ -177,24 +177,17 @@ def make_apartments(file: Path) -> None:
     draws = generator(3)
     uniform = torch.rand(ROWS, 8, generator=draws).tolist()
     noise = (60 * torch.randn(ROWS, generator=draws)).tolist()
-    districts, heatings = (
-        ["Centre", "Harbour", "Hill", "North", "Park"],
-        ["gas", "heat pump", "oil"],
-    )
-    rows: list[Sequence[object]] = [
-        ("area_m2", "rooms", "floor", "year", "district", "heating", "rent", "level")
-    ]
+    districts = ["Centre", "Harbour", "Hill", "North", "Park"]
+    heatings = ["gas", "heat pump", "oil"]
+    header = "area_m2 rooms floor year district heating rent level"
+    rows: list[Sequence[object]] = [header.split()]
     for (a, b, c, d, e, f, g, h), error in zip(uniform, noise, strict=True):
         area, floor, year = 20 + 110 * a * (0.5 + b / 2), int(9 * c), int(1900 + 121 * d)
         district, heating = int(5 * e), int(3 * f)
         rent = 150 + area * (11 - 1.2 * district) + 8 * floor + (year - 1950) + 40 * (heating == 1)
         rent = max(round(rent + error), 100)
         level = "low" if rent < 550 else "middle" if rent < 850 else "high"
-        known = (
-            "" if g < 0.08 else year,
-            districts[district],
-            "" if h < 0.05 else heatings[heating],
-        )
+        known = "" if g < 0.08 else year, districts[district], "" if h < 0.05 else heatings[heating]
         rows.append((f"{area:.1f}", 1 + int(area / 28 + b / 2), floor, *known, rent, level))
     write_rows(file, rows)
 

@@ -66,9 +66,8 @@ class Meter:
             for name, pair in part.items():
                 sums.setdefault(name, []).append(pair)
         means = {k: math.fsum(s for s, _ in v) / sum(n for _, n in v) for k, v in sums.items()}
-        for name in means:
-            if not math.isfinite(means[name]):
-                raise NonFiniteError(f"{name} after step {self.since} is not finite")
+        if bad := [name for name, mean in means.items() if not math.isfinite(mean)]:
+            raise NonFiniteError(f"{bad[0]} after step {self.since} is not finite")
         self.sums, self.counts = {}, {}
         return means
 

@@ -22,6 +22,7 @@ from utils.errors import UserError
 from utils.files import newest_first, replace_file
 
 PROJECT = Path(__file__).resolve().parent.parent
+RUNS = Path("runs")
 PACKAGES = ("torch", "torchvision", "numpy")  # whose versions are noted, if they are there
 
 
@@ -36,7 +37,7 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
         UserError: if it holds other things than a run that saved nothing, or another process
             writes in it.
     """
-    folder = folder or Path("runs", name, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
+    folder = folder or Path(RUNS, name, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
     new = not any(folder.glob("*"))
     begun = (folder / ".lock").exists() or (folder / ".pid").exists()  # if killed at any moment
     if not (resumed or new or (begun and not any(folder.glob("checkpoints/*.pt")))):
@@ -75,7 +76,7 @@ def find_begun(name: str, folder: Path | None) -> Path | None:
     """
     if not (job := job_name()):
         return None
-    marks = [folder / ".job"] if folder else newest_first(Path("runs", name).glob("*/.job"))
+    marks = [folder / ".job"] if folder else newest_first((RUNS / name).glob("*/.job"))
     begun = (mark.parent for mark in marks if mark.is_file() and mark.read_text() == job)
     return next((run for run in begun if is_run(run) and any(run.glob("checkpoints/*.pt"))), None)
 
@@ -89,14 +90,18 @@ def job_name() -> str:
     return Path(logs).parents[2].name if given == "none" and logs else given
 
 
-def find_checkpoints(run: Path, best: bool = True) -> list[Path]:
-    """The checkpoint that `run` is or, of a run folder or many, all: the newest first.
+def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Path]:
+    """The checkpoint that `run` is or, of a run folder, all: the newest first.
 
-    But for ``best.pt``, which comes before all others if `best`, and after them if not.
+    But for ``best.pt``, which comes before all others if `best`, and after them if not. The run
+    ``last`` is the one below `runs` that has saved most recently.
 
     Raises:
         UserError: if there is none.
     """
+    if str(run) == "last":
+        newest = newest_first(runs.rglob("checkpoints/*.pt"))
+        run = folder_of(newest[0]) if newest else runs
     if run.is_file():
         return [run]
     contents: dict[object, Path] = {}

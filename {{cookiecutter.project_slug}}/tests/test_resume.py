@@ -295,6 +295,9 @@ def test_resume_last_takes_the_run_that_saved_most_recently(
     assert steps == {"a": 1, "b": 2, "c": 1}
     starts = (tmp_path / "runs/x/b/train.log").read_text(encoding="utf-8")
     assert '"command": "train.py --resume last trainer.max_steps=2"' in starts
+    assert command("evaluate", "last") == 0
+    (metrics,) = tmp_path.glob("runs/x/*/evaluation/test/metrics.json")
+    assert metrics.parts[-4] == "b"
 
 
 def test_there_must_be_a_run_to_resume(
@@ -304,6 +307,7 @@ def test_there_must_be_a_run_to_resume(
     for run in ("last", "missing", "empty"):
         assert command("train", "--resume", run) == 2
         assert "error: " in capsys.readouterr().err
+    assert command("evaluate", "last") == 2
     assert command("train", "--resume", trained_run, "--config", "some.yaml") == 2
     assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
 

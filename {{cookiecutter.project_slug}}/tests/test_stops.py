@@ -48,7 +48,7 @@ def training(run: Path, *settings: str) -> "Iterator[subprocess.Popen[str]]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "UV": "/bin/uv"},  # as in uv run
         start_new_session=True,
     ) as process:
         yield process
@@ -81,7 +81,7 @@ def test_a_signal_saves_and_ends_the_run(
         with pytest.raises(ProcessLookupError):  # no worker is left
             os.killpg(process.pid, 0)
     assert (process.returncode, errors) == (128 + number, "")
-    assert output.endswith(f"stopped and saved; go on with: python train.py --resume {run}\n")
+    assert output.endswith(f"; go on with: uv run python train.py --resume {run}\n")
     assert last(run)["step"] >= (36 if "epoch" in moment else 0)
 
 
@@ -242,7 +242,7 @@ def test_a_step_that_is_not_finite_is_named_and_can_be_repeated(
     assert found
     assert found[1].startswith("model" if part == "gradient" else "loss")
     assert float(found[2]) == pytest.approx(last(run)["settings"]["optimizer"]["lr"], rel=0.3)
-    assert f"python train.py --resume {file} repeats the step" in message
+    assert f"python train.py --resume {file} repeats it" in message
     for saved in run.rglob("*.pt"):
         state = load_checkpoint(saved)
         assert all(weight.isfinite().all() for weight in state["model"].values()), saved

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 # This process's number, and how many there are, as torchrun says.
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+UV = "uv run " if "UV" in os.environ else ""  # what commands need before them, in advice
 TRAINING_FAILED, BAD_INPUT, DATA_UNAVAILABLE = 1, 2, 69  # the last is EX_UNAVAILABLE
 
 
