@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,14 @@ def modes_of(project: Path) -> dict[str, int]:
     files = ((path.relative_to(project).as_posix(), path) for path in project.rglob("*"))
     shown = ((name, path) for name, path in files if not name.startswith(".git/"))
     return {name: path.stat().st_mode & 0o777 for name, path in shown if path.is_file()}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def types_of_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One cache of mypy for all projects, as most of its time goes into the packages' types."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.mktemp("mypy")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from conftest import PROMPTS, needs_all, render, run
 from test_project import SAMPLE
 
 PYTHONS = PROMPTS["python_version"]
+TRACKERS = dict(zip(PYTHONS, PROMPTS["experiment_tracker"], strict=True))  # each with one Python
 
 
 @contextmanager
@@ -62,7 +63,8 @@ def test_the_oldest_packages_do(tmp_path: Path) -> None:
 def test_every_python_does_with_the_newest_and_the_oldest_packages(
     tmp_path: Path, python: str, resolution: str
 ) -> None:
-    assert render(tmp_path, python_version=python).returncode == 0
+    answers = {"python_version": python, "experiment_tracker": TRACKERS[python]}
+    assert render(tmp_path, **answers).returncode == 0
     project = tmp_path / "my-project"
     tests = ["pytest", "-q", "-n", "2", "-k", SAMPLE]
     with environment_of(project, python, resolution) as programs:

@@ -35,8 +35,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """
     archive = io.BytesIO()
     torch.save({"format": FORMAT, **state}, archive)
-    content = archive.getbuffer()
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    # The view is let go here, as Python 3.12 may crash where a garbage collection has to do it.
+    with archive.getbuffer() as content, replacing(path) as place, place.open("wb") as file:
         file.writelines([content, hashlib.sha256(content).digest()])
 
 
