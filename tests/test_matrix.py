@@ -97,12 +97,14 @@ def test_all_that_a_project_ships_with_is_green(
     others (but most of those of several processes), and the README's chapter on making it your own,
     once for each example and each tracker.
     """
-    done = run("pre-commit", "run", "--all-files", cwd=project, HOME=str(tmp_path))
+    home = {"HOME": str(tmp_path)}  # with the caches of the tools
+    done = run("pre-commit", "run", "--all-files", cwd=project, **home)
     assert done.returncode == 0, done.stdout
     own = CHOSEN - foreign(**answers)
     tests = [file for file in own if file.startswith("tests/")]
     tests += [f"tests/test_{name}.py" for name in ("settings", "commands", "preview", "notebook")]
-    done = run("pytest", "-q", *(["-k", SAMPLE] if answers in FIRST else tests), cwd=project)
+    chosen = ["-k", SAMPLE] if answers in FIRST else tests
+    done = run("pytest", "-q", "-n", "1", *chosen, cwd=project, **home)
     assert done.returncode == 0, done.stdout
     assert run("git", "status", "--porcelain", cwd=project).stdout == ""
     run_commands(project)
