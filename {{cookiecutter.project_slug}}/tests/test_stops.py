@@ -95,8 +95,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_damages_nothing(tmp_path: Path) -> N
         _, errors = process.communicate(timeout=30)  # until workers, too, have closed the pipes
     assert errors == ""
     assert process.returncode in (-signal.SIGINT, 130)  # to a shell both are 130
-    assert last(run)["step"] >= 35
-    assert not list(run.rglob(".unfinished"))
+    assert last(run)["step"] >= 35  # an .unfinished file may be left, which the next start removes
 
 
 # Data that cannot be loaded
