@@ -57,8 +57,8 @@ def run_command(main: Callable[[], int | None]) -> None:
         place = f"[rank {RANK}] " if RANK else ""
         print(f"{place}error: {error}", file=sys.stderr)
         code = getattr(error, "exit_code", BAD_INPUT)
-    if code and WORLD > 1:  # Python would wait for the others, or its libraries' threads abort it
+    if WORLD > 1:  # Python would wait for the others, or what is left of gloo's threads abort it
         logging.shutdown()
         sys.stdout.flush()
-        os._exit(code)
+        os._exit(code or 0)
     sys.exit(code)
