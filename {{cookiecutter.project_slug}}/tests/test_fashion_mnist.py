@@ -199,7 +199,7 @@ def test_data_that_cannot_be_had_ends_a_command_with_69(
         "train", "--config", config, "--run-dir", run, root, f"data.mirrors=[{NOWHERE[0]}]"
     )
     assert code == 69
-    assert "Offline: python train.py" in capsys.readouterr().err
+    assert "python train.py --config config/synthetic.yaml" in capsys.readouterr().err
     assert not run.exists()
 
 

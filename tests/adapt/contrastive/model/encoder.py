@@ -1,0 +1,22 @@
+"""A network that gives an embedding of an image."""
+
+from torch import Tensor, nn
+
+from base.base_model import BaseModel
+
+
+class Encoder(BaseModel):
+    """Three convolutions with pooling; of each feature, the mean over the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((1, 16), (16, 32), (32, 64)):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2)]
+            layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.features, self.head = nn.Sequential(*layers), nn.Linear(64, 32)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Embeddings, shape (N, 32), of images, shape (N, 1, H, W)."""
+        embeddings: Tensor = self.head(self.features(input).mean((2, 3)))
+        return embeddings
