@@ -9,7 +9,6 @@ PROJECT := build/demo/my-project
 FETCH := 'import os, pathlib, data_loader.fashion_mnist as f; f.FashionMNIST(pathlib.Path(os.environ.get("DATA_ROOT", "data")), "train", 0)'
 
 export PATH := $(BIN):$(PATH)
-export UV_COMPILE_BYTECODE := 1
 export UV_LINK_MODE ?= copy
 
 .PHONY: demo test test-all check chaos bench clean

@@ -39,8 +39,8 @@ def progress_bar(total: int, text: str, initial: int = 0) -> "tqdm[Any]":
 
 
 def format_values(values: Mapping[str, float]) -> str:
-    """Values in one line: ``loss 0.3712  accuracy 0.8694``."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    """Values in one line, of four digits: ``loss 0.3712  accuracy 0.8600``."""
+    return "  ".join(f"{name} {value:#.4g}".rstrip(".") for name, value in values.items())
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection, classification
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
+from logger.console import format_values
 from logger.meter import Meter
 from logger.metrics import ClassificationMetrics
 from logger.pictures import confusion_picture
@@ -74,6 +75,11 @@ def test_metrics_of_torchmetrics_can_be_used_and_watched(
     trainer.fit()
     best = max(logged(trainer.run, "validation", "top2"))
     assert trainer.best == pytest.approx(best)
+
+
+def test_values_in_a_line_are_of_four_digits() -> None:
+    values = {"loss": 0.5, "accuracy": 1.0, "samples": 1234.0}
+    assert format_values(values) == "loss 0.5000  accuracy 1.000  samples 1234"
 
 
 def test_what_is_logged_is_what_a_value_was_when_it_was_added() -> None:
