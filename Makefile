@@ -15,7 +15,7 @@ export UV_LINK_MODE ?= copy
 
 demo: .venv/ready
 	@rm -rf build/demo
-	@$(BIN)/cookiecutter . --no-input --default-config --output-dir build/demo > build/demo.log
+	@$(BIN)/cookiecutter . --no-input --default-config --output-dir build/demo 2> build/demo.log
 	@cd $(PROJECT) && config=config/fashion_mnist.yaml && { $(BIN)/python -c $(FETCH) > $(CURDIR)/build/data.log 2>&1 || \
 	{ echo "FashionMNIST cannot be had (build/data.log says why), so this is synthetic data:"; config=config/synthetic.yaml; }; } && \
 	$(BIN)/python train.py --config $$config --run-dir runs/demo && $(BIN)/python evaluate.py runs/demo
@@ -49,6 +49,6 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip install --quiet --python .venv --editable '.[dev]'
-	$(BIN)/cookiecutter . --no-input --default-config --output-dir build/environment > build/environment.log
+	$(BIN)/cookiecutter . --no-input --default-config --output-dir build/environment 2> build/environment.log
 	$(BIN)/uv pip install --quiet --python .venv 'build/environment/my-project[dev]'
 	@touch .venv/ready

@@ -158,7 +158,7 @@ def main() -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
         render = ["cookiecutter", str(DOCS.parent), "--no-input", "--default-config"]
-        subprocess.run(render, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(render, cwd=folder, check=True, stderr=subprocess.DEVNULL)
         project = Path(folder) / PROJECT
         terminal = Terminal(project)
         terminal.run("python train.py --run-dir runs/default")

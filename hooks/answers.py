@@ -14,6 +14,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import click
 from cookiecutter.exceptions import FailedHookException
 from jinja2 import Environment
 from jinja2.ext import Extension
@@ -55,6 +56,12 @@ REQUIRED = ("project_name", "author_name")
 
 def find_problem(answers: dict[str, Any]) -> str | None:
     """What is wrong with the answers given so far, in one line; None if nothing is."""
+    command = click.get_current_context(silent=True)  # cookiecutter's own, if it is that
+    given = command.params.get("extra_context") if command else None
+    for name in given if isinstance(given, dict) else ():
+        if name not in QUESTIONS:
+            asked = ", ".join(key for key in QUESTIONS if key[0] != "_")
+            return f"{name[:60]!r} is no question; the questions are {asked}"
     for name, answer in answers.items():
         if name in QUESTIONS and (problem := _problem_of(name, answer)):
             shown = repr(answer)

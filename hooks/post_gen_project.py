@@ -3,7 +3,6 @@
 It works with `os` alone where it can: importing more takes longer than all that it does.
 """
 
-import io
 import os
 import sys
 
@@ -68,8 +67,6 @@ def main() -> None:
     """Cookiecutter runs hooks in the new project's folder."""
     keep_chosen()
     remove_caches()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # not all terminals can show all paths
     print(
         f"\n{SLUG} is there. {begin_repository()}\n\n"
         "Next, with uv:\n\n"
@@ -81,7 +78,8 @@ def main() -> None:
         '    pip install -e ".[dev]"\n'
         "    python train.py\n\n"
         + "Without a network: add --config config/synthetic.yaml. " * (EXAMPLE == "fashion_mnist")
-        + "The README says the rest."
+        + "The README says the rest.",
+        file=sys.stderr,  # which all terminals can show in some way; and cruft diff prints a patch
     )
 
 

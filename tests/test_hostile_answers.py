@@ -188,6 +188,16 @@ def test_some_answers_in_a_replay_file_are_one_line_and_leave_nothing(tmp_path: 
     assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == ["some.json"]
 
 
+@pytest.mark.parametrize("typed", [None, "\n" * 20])
+def test_an_answer_to_no_question_is_refused(tmp_path: Path, typed: str | None) -> None:
+    options = [] if typed else ["--no-input"]
+    done = run("cookiecutter", TEMPLATE, *options, "licence=MIT", cwd=tmp_path, typed=typed)
+    assert done.returncode == 1
+    last = done.stdout.rstrip().splitlines()[-1].rpartition("error: ")[2]
+    assert last.startswith("'licence' is no question; the questions are project_name, ")
+    assert not [path for path in tmp_path.iterdir() if path.name[0] != "."]
+
+
 def test_an_unknown_choice_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     done = render(tmp_path, license="GPL")
     assert done.returncode != 0

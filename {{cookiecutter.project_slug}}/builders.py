@@ -109,7 +109,8 @@ def rehearse(trainer: BaseTrainer) -> None:
     try:
         with trainer.evaluating() as model:
             trainer.evaluation_step(model, batch)
-            trainer.training_step(model, batch)
+            if "loss" not in trainer.training_step(model, batch):
+                raise UserError(f"training_step of {type(trainer).__name__} returns no loss")
     except (*MISTAKES, AssertionError) as error:
         raise UserError(f"model and data do not go together: {explain(error)}") from error
     scalars = scalars_in(trainer.metrics.compute())

@@ -15,7 +15,7 @@ def main() -> None:
     parser = command_parser("Evaluates a trained model and saves the results in its run folder.")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, checkpoint or last")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in device=cpu")
+    parser.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="device=cpu")
     arguments = parser.parse_intermixed_args()
 
     with importing():

@@ -15,7 +15,7 @@ def main() -> int:
     """Returns the exit code: 0, or 2 if an input could not be read (the others are answered)."""
     parser = command_parser("Tells what a trained model makes of new inputs.")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, checkpoint or last")
-    inputs = "files, or inputs themselves, as the data set's read_inputs takes them"
+    inputs = "files, or inputs themselves, as read_inputs takes them; after -- if one begins with -"
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()

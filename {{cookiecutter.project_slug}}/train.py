@@ -88,7 +88,7 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
             trainer.guarded_until = trainer.step + ("batches" in state)  # a step that failed
         _tell(trainer, changes)
         if trainer.finished:
-            log.info("all is done already; trainer.epochs=N makes it longer")
+            log.info("all is done at step %d; trainer.epochs=N makes it longer", trainer.step)
         fit_guarded(trainer)
         stopped = trainer.stop_signal and not trainer.finished
         if stopped:

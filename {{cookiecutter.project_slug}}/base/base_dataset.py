@@ -121,8 +121,7 @@ class BaseDataset(ABC, Dataset[Sample]):
             setattr(self, name, state[name])
         self.trained_on = state["title"]
         if self.source and self.title == self.trained_on and self.source != state["source"]:
-            text = "has changed since training: samples of other splits may be in this one"
-            log.warning("%s %s", self.title, text)
+            log.warning("%s has changed since training: splits may share samples", self.title)
 
     def to(self, device: torch.device) -> None:
         """Moves what is `resident` to a device; batches are made there from then on."""

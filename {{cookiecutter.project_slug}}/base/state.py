@@ -37,7 +37,11 @@ def trainer_state(trainer: "BaseTrainer") -> dict[str, Any]:
 
 
 def load_trainer_state(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
-    """Takes up where `trainer_state` was taken, with any number of processes."""
+    """Takes up where `trainer_state` was taken, with any number of processes.
+
+    Raises:
+        UserError: if the settings' last step is before that.
+    """
     same = state["settings"]["optimizer"]["name"] == trainer.settings.optimizer.name
     for name, part in parts_of(trainer).items():
         known = name in state and (same or not name.startswith("optimizer"))
@@ -47,6 +51,8 @@ def load_trainer_state(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None
         part.load_state_dict(_placed(saved, part))
     for name in PROGRESS:
         setattr(trainer, name, state[name])
+    if (now := trainer.step) > (end := trainer.total_steps):
+        raise UserError(f"trainer.epochs or max_steps ends at step {end}, but the run is at {now}")
     ranks = state["ranks"]
     trainer.meter.sums, trainer.meter.counts = {}, {}
     for rank, own in enumerate(ranks):

@@ -51,7 +51,7 @@ def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = (
     for override in sorted(overrides, key=lambda text: ".name=" not in text):  # names first
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"[\w.]{1,60}", key):
-            raise UserError(f"{override[:60]!r} is no setting; write KEY=VALUE, as in seed=3")
+            raise UserError(f"{override[:60]!r} must be KEY=VALUE, as in seed=3")
         _set(values, key, _plain(text, f"the value of {key}"))
     return _validated(values)
 

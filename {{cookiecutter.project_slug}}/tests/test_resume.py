@@ -272,6 +272,19 @@ def test_a_finished_run_can_be_made_longer(
     assert measured(tmp_path / "short") == measured(tmp_path / "long")
 
 
+def test_a_run_cannot_end_before_it_is(
+    tmp_path: Path, train: Command, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path / "run", "trainer.max_steps=16") == 0
+    settings = (tmp_path / "run/settings.yaml").read_text()
+    capsys.readouterr()
+    assert command("train", "--resume", tmp_path / "run", "trainer.max_steps=8") == 2
+    assert "ends at step 8, but the run is at 16\n" in capsys.readouterr().err
+    assert (tmp_path / "run/settings.yaml").read_text() == settings
+    assert command("train", "--resume", tmp_path / "run") == 0
+    assert "all is done at step 16" in capsys.readouterr().out
+
+
 def test_the_settings_of_a_run_repeat_it(tmp_path: Path, whole_run: Path, command: Command) -> None:
     again = tmp_path / "again"
     assert command("train", "--config", whole_run / "settings.yaml", "--run-dir", again) == 0

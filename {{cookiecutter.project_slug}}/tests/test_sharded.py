@@ -186,5 +186,5 @@ def test_what_an_optimizer_keeps_is_laid_out_as_its_parameter_is() -> None:
 
 
 def test_what_cannot_be_shared_out_is_told() -> None:
-    with pytest.raises(UserError, match=r"has no fp16; trainer\.precision = bf16 or fp32 can do"):
+    with pytest.raises(UserError, match=r"has no fp16; trainer\.precision=bf16 or fp32 can do"):
         shard(Tied(), torch.device("cpu"), torch.half)

@@ -278,6 +278,18 @@ def test_a_model_that_does_not_fit_the_data_is_an_error_in_one_line(
         make_trainer(f"model.width={2**40}")
 
 
+class Lossless(Classifier):
+    """Forgets the loss."""
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"los": super().training_step(model, batch)["loss"]}
+
+
+def test_a_training_step_without_a_loss_is_an_error_in_one_line(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match=r"^training_step of Lossless returns no loss"):
+        rehearse(make_trainer(kind=Lossless))
+
+
 def test_a_metric_that_is_not_there_cannot_be_monitored(make_trainer: MakeTrainer) -> None:
     with pytest.raises(UserError, match=r"monitor = 'acuracy': allowed are .*accuracy"):
         rehearse(make_trainer("checkpoint.monitor=acuracy"))

@@ -171,8 +171,7 @@ def shard(model: nn.Module, device: torch.device, precision: torch.dtype) -> nn.
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if precision == torch.half:
-        text = "trainer.strategy = 'fsdp' has no fp16; trainer.precision = bf16 or fp32 can do"
-        raise UserError(text)
+        raise UserError("trainer.strategy=fsdp has no fp16; trainer.precision=bf16 or fp32 can do")
     mesh: Any = init_device_mesh(device.type, (WORLD,))
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.affine]
     whole: Any = model  # whose types lack this in torch 2.12
