@@ -6,7 +6,11 @@ from base.base_model import BaseModel
 
 
 class Encoder(BaseModel):
-    """Three convolutions with pooling; of each feature, the mean over the image."""
+    """Three convolutions with pooling; of each feature, the mean over the image.
+
+    Pooling smooths the noise, by which a network with sharper filters (networks.ConvNet) tells one
+    image from all others, with a lower loss, and without learning what shape it has.
+    """
 
     def __init__(self) -> None:
         super().__init__()
