@@ -17,8 +17,8 @@ FLOORS = [
     {"builders"},
     {"train", "evaluate", "predict", "export", "preview"},
 ]
-LIMIT = 3135  # lines of code in all; 1,500 were meant, see CONTRIBUTING.md
-OTHERS = 3410  # with another example than the default one
+LIMIT = 3161  # lines of code in all; 1,500 were meant, see CONTRIBUTING.md
+OTHERS = 3431  # with another example than the default one
 SKIPPED = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
 
 

@@ -1,8 +1,9 @@
 """From a data set to the batches of each step."""
 
 import signal
+import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from utils.seed import Draws, generator, permuted, seed_step
 
 ORDER, LOADING = 1, 2  # purposes of random numbers: different draws from one seed
 BLOCK = 2**18  # places in an order that are made at once
+FORKS_HANG = sys.platform == "linux" and sys.version_info < (3, 11, 10)  # see utils/forking.py
 ROOM = 0.25  # share of an accelerator's free memory that a data set may take
 
 
@@ -110,7 +112,7 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         """
         steps = range(first, last)
         source: Iterable[list[Batch] | LoadingError] = map(self.__getitem__, steps)
-        if self.workers:
+        if self.workers and len(steps) > 1:
             again = self.seed is None and steps == range(self.steps_per_epoch)
             source = iter(self._evaluation if again else self._start(steps))
             if hasattr(signal, "SIGCHLD"):  # torch's handler would raise in the midst of a step
@@ -131,7 +133,12 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
     def _start(self, steps: range, stay: bool = False) -> DataLoader[list[Batch] | LoadingError]:
         options: Any = {"num_workers": self.workers, "persistent_workers": stay}
         options["generator"] = generator(0)  # or it would draw from the one that updates draw from
-        return DataLoader(self, None, sampler=steps, **options)
+        if self.world > 1 and FORKS_HANG:
+            from utils.forking import Forking  # which Windows has not
+
+            options["multiprocessing_context"] = Forking()
+        # The copy has none of the workers that this has started, which cannot be sent to others.
+        return DataLoader(replace(self), None, sampler=steps, **options)
 
     @cached_property
     def _evaluation(self) -> DataLoader[list[Batch] | LoadingError]:

@@ -1,8 +1,11 @@
 """Data sets, splits, augmentation, loaders and image files."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import multiprocessing
 import os
 import random
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,6 +254,39 @@ def test_workers_that_evaluate_stay_for_the_next_time() -> None:
     assert processes[0] == processes[1] == processes[2]
     assert len(processes[0]) == 2
     assert os.getpid() not in processes[0]
+
+
+def test_workers_that_inherit_nothing_evaluate() -> None:
+    loader, usual = BatchLoader(Signed(40), 10, workers=1), multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        processes = [{*order(loader, epoch=0)} for _ in range(2)]
+    finally:
+        multiprocessing.set_start_method(usual, force=True)
+    assert processes[0] == processes[1]
+    assert os.getpid() not in processes[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork workers")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_worker_that_hangs_as_it_is_forked_is_forked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from utils import forking
+
+    monkeypatch.setattr(batch_loader, "FORKS_HANG", True)
+    monkeypatch.setattr(forking, "PATIENCE", 2)
+    first = multiprocessing.Semaphore(1)
+
+    def hang() -> None:
+        if first.acquire(block=False):
+            time.sleep(20)
+            os._exit(1)
+
+    os.register_at_fork(after_in_child=hang)
+    loader = BatchLoader(Signed(40), 10, workers=2, world=2)
+    assert len({*order(loader, epoch=0)} - {os.getpid()}) == 2
+    assert not first.acquire(block=False)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
