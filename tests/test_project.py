@@ -51,7 +51,8 @@ def test_the_projects_own_hooks_pass_and_change_nothing(project: Path, tmp_path:
 
 def test_the_projects_own_tests_pass(project: Path) -> None:
     """But for most of those that start many processes; make test-all runs them as CI does."""
-    done = run("pytest", "-q", "-k", SAMPLE, cwd=project)
+    slow = "" if os.environ.get("ALL") else " and not loses"
+    done = run("pytest", "-q", "-k", f"({SAMPLE}){slow}", cwd=project)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
 
