@@ -125,7 +125,10 @@ def test_starting_with_pip_trains(project: Path) -> None:
     (_, second) = bash_blocks(project / "README.md", "Start")
     if not DATA_ROOT:
         second = second.replace("train.py", "train.py --config config/synthetic.yaml")
-    run_bash(second.replace("train.py", "train.py trainer.max_steps=20"), project)
+    try:
+        run_bash(second.replace("train.py", "train.py trainer.max_steps=20"), project)
+    finally:
+        shutil.rmtree(project / ".venv", ignore_errors=True)  # 6 GB
 
 
 def test_data_that_cannot_be_had_is_exit_code_69(project: Path) -> None:
