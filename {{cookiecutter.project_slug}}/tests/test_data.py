@@ -256,6 +256,11 @@ def test_workers_that_evaluate_stay_for_the_next_time() -> None:
     assert os.getpid() not in processes[0]
 
 
+def test_one_step_alone_starts_no_workers() -> None:
+    (batch,) = next(BatchLoader(Signed(40), 10, seed=0, workers=2).steps(3, 4))
+    assert {*batch["input"].tolist()} == {os.getpid()}
+
+
 def test_workers_that_inherit_nothing_evaluate() -> None:
     loader, usual = BatchLoader(Signed(40), 10, workers=1), multiprocessing.get_start_method()
     multiprocessing.set_start_method("spawn", force=True)
