@@ -154,4 +154,4 @@ def _describe(problem: Any) -> str:
     if kind == "union_tag_invalid":
         key, value = f"{key}.name", repr(problem["ctx"]["tag"])
         message = f"should be one of {problem['ctx']['expected_tags']}"
-    return f"{key} = {value[:60]}: {message.replace('Input should', 'should')}"
+    return f"{key} = {value[:60]}: {message.removeprefix('Input ').replace('array', 'list [a, b]')}"

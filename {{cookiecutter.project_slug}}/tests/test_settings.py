@@ -88,7 +88,7 @@ WRONG = (  # setting, value, what is said to be allowed
     ("optimizer.lr", "-0.1", "greater than 0"),
     ("model.name", "os.system", "networks.MLP"),
     ("model.width", "wide", "integer"),
-    ("model.freeze", "stage1.*", "array"),
+    ("model.freeze", "stage1.*", "a valid list [a, b]"),
 )
 
 
