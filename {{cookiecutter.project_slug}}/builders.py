@@ -109,8 +109,9 @@ def rehearse(trainer: BaseTrainer) -> None:
     try:
         with trainer.evaluating() as model:
             trainer.evaluation_step(model, batch)
-            if "loss" not in trainer.training_step(model, batch):
-                raise UserError(f"training_step of {type(trainer).__name__} returns no loss")
+            scalars: Any = trainer.training_step(model, batch)
+            if not isinstance(scalars, dict) or getattr(scalars.get("loss"), "ndim", True):
+                raise UserError(f"training_step of {type(trainer).__name__} returns no scalar loss")
     except (*MISTAKES, AssertionError) as error:
         raise UserError(f"model and data do not go together: {explain(error)}") from error
     scalars = scalars_in(trainer.metrics.compute())

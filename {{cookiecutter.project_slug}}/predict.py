@@ -7,7 +7,7 @@ from typing import Any
 
 from config.reference import command_parser
 from storage.run_folder import find_checkpoints
-from utils.errors import UserError, run_command
+from utils.errors import MISTAKES, UserError, explain, run_command
 from utils.imports import importing
 
 
@@ -33,15 +33,15 @@ def main() -> int:
             try:
                 if not (found := dataset.read_inputs(source)):
                     raise UserError(f"{source}: there is nothing in it")
-            except UserError as error:
-                bar.write(f"error: {error}", file=sys.stderr)
-                entries.append({"input": source, "error": str(error)})
-                continue
-            for part in (found[k : k + size] for k in range(0, len(found), size)):
-                names, samples = zip(*part, strict=True)
-                outputs = trainer.predict(dataset.transform(dataset.collate(samples), None))
-                answers = zip(names, trainer.describe(outputs), strict=True)
-                entries += [{"input": name, "predictions": best} for name, best in answers]
+                for part in (found[k : k + size] for k in range(0, len(found), size)):
+                    names, samples = zip(*part, strict=True)
+                    outputs = trainer.predict(dataset.transform(dataset.collate(samples), None))
+                    answers = zip(names, trainer.describe(outputs), strict=True)
+                    entries += [{"input": name, "predictions": best} for name, best in answers]
+            except (UserError, *MISTAKES) as error:
+                text = f"{source}: " * (not isinstance(error, UserError)) + explain(error)
+                bar.write(f"error: {text}", file=sys.stderr)
+                entries.append({"input": source, "error": text})
     answered = [entry for entry in entries if "predictions" in entry]
     if arguments.json:
         print(json.dumps({"data": dataset.title, "inputs": entries}, indent=2, ensure_ascii=False))
@@ -59,7 +59,7 @@ def format_part(name: str, value: Any) -> str:
     """A part of an answer as a table shows it."""
     if isinstance(value, float):
         return f"{value:.1%}" if name == "probability" else f"{value:.6g}"
-    return str(value)
+    return str(value)[:100]  # --json has all of it
 
 
 if __name__ == "__main__":

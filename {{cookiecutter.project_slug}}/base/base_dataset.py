@@ -41,7 +41,7 @@ class BaseDataset(ABC, Dataset[Sample]):
         device: where those tensors are, to which `__getitems__` is given its indices.
     """
 
-    title: str
+    title = "data"
     classes: Sequence[str] = ()
     learned: Sequence[str] = ()
     trained_on: str

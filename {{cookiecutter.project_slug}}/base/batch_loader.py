@@ -155,6 +155,8 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         if not len(self.dataset):
             raise UserError(f"{self.dataset.title}: there are no samples")
         try:
+            if not isinstance(self.dataset[0], dict):
+                raise UserError("__getitem__ must give a dict of tensors, `input` among them")
             _ = self.dataset.fingerprint, self.dataset.example
         except Exception as error:  # of the data set
             raise self._explain(error, self.dataset.probes) from error

@@ -54,10 +54,12 @@ def update_guarded(trainer: "BaseTrainer", batches: Sequence[Batch]) -> None:
             state, write = {**before, "batches": seen}, partial(save_checkpoint, file)
             if parts := write_state(file.parent, state, write, trainer.sharded):
                 parts.finish()
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        text = f"{error} (learning rate {rate:.4g})"
+        text = f"{error} (learning rate {trainer.optimizers[0].param_groups[0]['lr']:.4g})"
+        bad = {k for batch in seen for k, v in batch.items() if not v.isfinite().all()}
+        text += f"; nor is {' or '.join(sorted(bad))} in the batch that the data gave" * bool(bad)
         text += f"; batch and state before it are in {file}" * (trainer.skipped < KEPT)
-        if trainer.options.non_finite == "stop":
+        # To skip is no way out where none of the first steps was good.
+        if trainer.options.non_finite == "stop" or KEPT <= trainer.step == trainer.skipped + 1:
             advice = f"{UV}python train.py --resume {file} repeats it; try a lower optimizer.lr, "
             advice += "trainer.clip_norm, trainer.precision=fp32 or trainer.non_finite=skip"
             raise UserError(f"{text}\n{advice}", TRAINING_FAILED) from error

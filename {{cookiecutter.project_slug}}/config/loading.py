@@ -26,9 +26,8 @@ MAY_CHANGE = (
     *("name", "device", "deterministic", "data.root", "data.workers", "data.mirrors"),
     *("model.init_from", "trainer.epochs", "trainer.max_steps", "trainer.early_stop"),
     *("trainer.compile", "trainer.precision", "trainer.non_finite", "trainer.clip_norm"),
-    *("trainer.tf32", "trainer.profile", "trainer.strategy"),
-    *("optimizer.lr", "optimizer.adamw_lr", "optimizer.weight_decay"),
-    *("scheduler.", "checkpoint.", "logger."),
+    *("trainer.tf32", "trainer.profile", "trainer.strategy", "scheduler.", "checkpoint."),
+    *("optimizer.lr", "optimizer.adamw_lr", "optimizer.weight_decay", "logger."),
 )
 LIMIT = 50_000  # characters of a settings file, or parts of what it means
 SECTIONS: dict[str, Any] = {name: f.annotation for name, f in Settings.model_fields.items()}

@@ -67,7 +67,7 @@ class Meter:
                 sums.setdefault(name, []).append(pair)
         means = {k: math.fsum(s for s, _ in v) / sum(n for _, n in v) for k, v in sums.items()}
         if bad := [name for name, mean in means.items() if not math.isfinite(mean)]:
-            raise NonFiniteError(f"{bad[0]} after step {self.since} is not finite")
+            raise NonFiniteError(f"{bad[0]} is not finite in some step after step {self.since}")
         self.sums, self.counts = {}, {}
         return means
 

@@ -30,10 +30,10 @@ def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
         heading: text above all.
     """
     side = math.ceil(math.sqrt(len(images)))
-    height, width = images.shape[2:]
-    figure = new_figure(1.7 * side, 1.8 * side + 0.4, titles)
+    rows, (height, width) = math.ceil(len(images) / side), images.shape[2:]
+    figure = new_figure(1.7 * side, 1.8 * rows + 0.4, titles)
     axes = figure.add_subplot(title=heading)  # one for all images, as each would take a while
-    axes.set(xlim=(0, 1.2 * side * width), ylim=(1.4 * side * height, 0))
+    axes.set(xlim=(0, 1.2 * side * width), ylim=(1.4 * rows * height, 0))
     axes.set_axis_off()
     for place, (image, title) in enumerate(zip(images, titles, strict=True)):
         left, top = place % side * 1.2 * width, (place // side * 1.4 + 0.35) * height

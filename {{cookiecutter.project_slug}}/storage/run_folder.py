@@ -83,10 +83,8 @@ def find_begun(name: str, folder: Path | None) -> Path | None:
 
 def job_name() -> str:
     """What torchrun calls the job that this process is of; nothing without torchrun."""
-    given, logs = (
-        os.environ.get("TORCHELASTIC_RUN_ID", ""),
-        os.environ.get("TORCHELASTIC_ERROR_FILE"),
-    )
+    given = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    logs = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(logs).parents[2].name if given == "none" and logs else given
 
 

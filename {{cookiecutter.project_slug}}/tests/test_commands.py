@@ -3,6 +3,7 @@
 
 import csv
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from base.base_dataset import Sample
 from base.base_model import BaseModel
 from builders import build_model, restore_dataset, restore_trainer
 from config.loading import load_settings
+from data_loader.synthetic import Synthetic
 from storage.checkpoint import load_checkpoint, trained_weights
 
 Command = Callable[..., int]
@@ -167,6 +170,27 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_classified(
     entries = json.loads(printed.out)["inputs"]
     kinds = ["predictions" if "predictions" in entry else "error" for entry in entries]
     assert kinds == ["predictions", "error", "error", "error", "predictions"]
+
+
+def test_an_input_that_does_not_fit_the_model_is_named_and_the_others_are_answered(
+    trained_run: Path,
+    pictures: list[Path],
+    command: Command,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = Synthetic.read_inputs
+
+    def read(dataset: Synthetic, source: str) -> list[tuple[str, Sample]]:
+        if source != "odd":
+            return whole(dataset, source)
+        return [("odd", {"input": torch.zeros(2, 28, 28, dtype=torch.uint8)})]
+
+    monkeypatch.setattr(Synthetic, "read_inputs", read)
+    assert command("predict", trained_run, "odd", pictures[0], "--json") == 2
+    printed = capsys.readouterr()
+    assert re.search(r"^error: odd: RuntimeError: .*, line \d+\)$", printed.err, re.MULTILINE)
+    assert ["error" in entry for entry in json.loads(printed.out)["inputs"]] == [True, False]
 
 
 def test_predictions_are_a_table_for_people(

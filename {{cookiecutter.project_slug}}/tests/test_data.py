@@ -21,6 +21,7 @@ from base.batch_loader import BatchLoader
 from builders import build_dataset, build_loader, build_training_loaders
 from config.schema import Settings
 from data_loader.synthetic import Synthetic
+from utils.errors import LoadingError
 from utils.seed import generator, permuted
 
 
@@ -210,6 +211,13 @@ def test_what_stands_for_a_set_is_spread_over_it_however_large_it_is(count: int)
     picked = loader.pick(9)["input"].tolist()  # never a list of all, which would not fit
     assert all(0 <= k < count for k in picked)
     assert len({*picked}) == len(picked) == min(count, 9)
+
+
+def test_samples_that_are_no_dicts_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Numbers, "__getitem__", lambda _, index: (torch.tensor(index), 1))
+    with pytest.raises(LoadingError, match="__getitem__ must give a dict of tensors") as caught:
+        BatchLoader(Numbers(10), 4).check()
+    assert caught.value.exit_code == 2
 
 
 def test_workers_are_for_data_that_are_not_in_memory(

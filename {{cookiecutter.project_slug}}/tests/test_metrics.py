@@ -16,7 +16,7 @@ from base.base_trainer import BaseTrainer
 from logger.console import format_values
 from logger.meter import Meter
 from logger.metrics import ClassificationMetrics
-from logger.pictures import confusion_picture
+from logger.pictures import confusion_picture, image_grid
 from model.losses import cross_entropy
 
 
@@ -111,6 +111,18 @@ def test_a_picture_of_many_classes_stays_small() -> None:
         figure = confusion_picture(torch.eye(classes, dtype=torch.int64), names, "many")
         assert len(figure.axes[0].texts) == texts
         assert max(figure.get_size_inches()) < 30
+
+
+def test_a_picture_of_images_has_the_rows_that_it_needs() -> None:
+    heights = []
+    for count, places in ((16, 4), (17, 4), (21, 5), (25, 5)):
+        figure = image_grid(torch.rand(count, 1, 8, 8), ["name"] * count, "images")
+        bottom, top = figure.axes[0].get_ylim()
+        assert bottom == pytest.approx(1.4 * 8 * places)
+        assert top == 0
+        assert max(image.get_extent()[2] for image in figure.axes[0].images) <= bottom
+        heights.append(figure.get_size_inches()[1])
+    assert heights == [pytest.approx(1.8 * places + 0.4) for places in (4, 4, 5, 5)]
 
 
 def test_class_names_in_signs_that_no_font_has_are_told_of_once(

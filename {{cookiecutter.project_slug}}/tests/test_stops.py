@@ -241,6 +241,7 @@ def test_a_step_that_is_not_finite_is_named_and_can_be_repeated(
     assert found
     assert found[1].startswith("model" if part == "gradient" else "loss")
     assert float(found[2]) == pytest.approx(last(run)["settings"]["optimizer"]["lr"], rel=0.3)
+    assert "in the batch" not in message  # which was good
     assert f"python train.py --resume {file} repeats it" in message
     for saved in run.rglob("*.pt"):
         state = load_checkpoint(saved)
@@ -272,15 +273,40 @@ def test_steps_that_are_not_finite_can_be_skipped(
     assert (run / "train.log").read_text(encoding="utf-8").count("skipped (3 so far)") == 1
 
 
-def test_a_run_that_skips_all_steps_keeps_few_batches_and_has_no_best_epoch(
-    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch
+def test_data_that_are_not_finite_are_named(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    original = Synthetic.transform
+
+    def transform(dataset: Synthetic, batch: Batch, generator: torch.Generator | None) -> Batch:
+        bad = math.nan if generator is not None else 1.0  # in training
+        return {**batch, "input": original(dataset, batch, generator)["input"] * bad}
+
+    monkeypatch.setattr(Synthetic, "transform", transform)
+    assert train(tmp_path / "run") == 1
+    said = capsys.readouterr()
+    assert re.search(r"loss is not finite in some step after step 0; the steps", said.out)
+    assert re.search(r"step 1: loss .*; nor is input in the batch that the data gave; ", said.err)
+
+
+def test_a_run_whose_first_steps_are_all_skipped_has_failed(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     spoil(monkeypatch, set(range(99)), "loss")
+    assert train(tmp_path / "run", "trainer.non_finite=skip") == 1
+    (file,) = (tmp_path / "run").glob("non_finite_00000010.pt")
+    assert f"--resume {file} repeats it" in capsys.readouterr().err
+
+
+def test_a_run_that_skips_most_steps_keeps_few_batches_and_has_no_best_epoch(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, set(range(2, 99)), "loss")
     nothing = {"loss": torch.tensor(math.nan)}
     monkeypatch.setattr(ClassificationMetrics, "compute", lambda _: nothing)
     options = ("trainer.non_finite=skip", "trainer.epochs=1", "checkpoint.monitor=loss")
     assert train(tmp_path / "run", *options) == 0
-    assert last(tmp_path / "run")["skipped"] == 16
+    assert last(tmp_path / "run")["skipped"] == 15
     assert len(list((tmp_path / "run").glob("non_finite_*.pt"))) == 10
     assert not (tmp_path / "run/checkpoints/best.pt").exists()
 

@@ -278,16 +278,18 @@ def test_a_model_that_does_not_fit_the_data_is_an_error_in_one_line(
         make_trainer(f"model.width={2**40}")
 
 
-class Lossless(Classifier):
-    """Forgets the loss."""
-
-    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"los": super().training_step(model, batch)["loss"]}
-
-
-def test_a_training_step_without_a_loss_is_an_error_in_one_line(make_trainer: MakeTrainer) -> None:
-    with pytest.raises(UserError, match=r"^training_step of Lossless returns no loss"):
-        rehearse(make_trainer(kind=Lossless))
+@pytest.mark.parametrize(
+    "answer",
+    [{"los": torch.tensor(1.0)}, torch.tensor(1.0), {"loss": torch.ones(50)}, {"loss": 1.0}],
+    ids=["no loss", "no dict", "a loss a sample", "no tensor"],
+)
+def test_a_training_step_without_a_scalar_loss_is_an_error_in_one_line(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    trainer = make_trainer()
+    monkeypatch.setattr(Classifier, "training_step", lambda *_: answer)
+    with pytest.raises(UserError, match=r"^training_step of Classifier returns no scalar loss"):
+        rehearse(trainer)
 
 
 def test_a_metric_that_is_not_there_cannot_be_monitored(make_trainer: MakeTrainer) -> None:

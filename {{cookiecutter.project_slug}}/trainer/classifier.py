@@ -81,8 +81,8 @@ class Classifier(BaseTrainer):
 
     def _draw_misclassified(self, split: str) -> dict[str, Figure]:
         """Samples that the model takes for another class, from as many as a batch has."""
-        dataset = self.loaders[split].dataset
-        batch = self.loaders[split].pick(self.settings.data.batch_size)
+        loader = self.loaders[split]
+        dataset, batch = loader.dataset, loader.pick(loader.size)
         guesses = self.predict(batch).argmax(1)
         true = labels(batch["target"])
         wrong = (guesses != true).nonzero().squeeze(1)[:25]

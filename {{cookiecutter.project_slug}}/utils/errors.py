@@ -54,8 +54,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         code = 141
     except (UserError, OSError) as error:  # the latter of a file that cannot be read or written
         logging.getLogger("run").debug("where this happened", exc_info=True)  # to train.log
-        place = f"[rank {RANK}] " if RANK else ""
-        print(f"{place}error: {error}", file=sys.stderr)
+        print(f"[rank {RANK}] " * bool(RANK) + f"error: {error}", file=sys.stderr)
         code = getattr(error, "exit_code", BAD_INPUT)
     if WORLD > 1:  # Python would wait for the others, or what is left of gloo's threads abort it
         logging.shutdown()
