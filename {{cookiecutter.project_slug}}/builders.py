@@ -37,9 +37,8 @@ def build_loader(settings: Settings, dataset: BaseDataset, training: bool = Fals
     data, cores = settings.data, torch.get_num_threads()
     workers = (0 if dataset.in_memory else cores) if data.workers is None else data.workers
     if training:
-        accumulate = settings.trainer.accumulate
-        size, seed = data.batch_size, settings.seed
-        return BatchLoader(dataset, size, seed, accumulate, workers, RANK, WORLD)
+        parts, seed = settings.trainer.accumulate, settings.seed
+        return BatchLoader(dataset, data.batch_size, seed, parts, workers, RANK, WORLD)
     size = EVALUATION * data.batch_size
     return BatchLoader(dataset, size, workers=workers, rank=RANK, world=WORLD)
 

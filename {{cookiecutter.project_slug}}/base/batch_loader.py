@@ -90,7 +90,8 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
 
     def settle(self, device: torch.device) -> None:
         """Has a data set that can make its batches on an accelerator do so, if there is room."""
-        sizes = [getattr(self.dataset, name).nbytes for name in self.dataset.resident]
+        data = self.dataset  # which may have no tensors where it has no samples
+        sizes = [getattr(data, name).nbytes for name in data.resident if len(data)]
         able = sizes and device.type == "cuda" and not self.workers
         if able and sum(sizes) < ROOM * torch.cuda.mem_get_info(device)[0]:
             self.dataset.to(device)

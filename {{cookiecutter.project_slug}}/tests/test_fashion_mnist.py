@@ -5,6 +5,7 @@ import contextlib
 import gc
 import gzip
 import hashlib
+import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
@@ -201,6 +203,24 @@ def test_data_that_cannot_be_had_ends_a_command_with_69(
     assert code == 69
     assert "python train.py --config config/synthetic.yaml" in capsys.readouterr().err
     assert not run.exists()
+
+
+def test_a_trained_run_classifies_image_files(
+    tmp_path: Path,
+    packed: dict[str, bytes],
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put(tmp_path / "data", packed)
+    config = Path(fashion_mnist.__file__).parent.parent / "config/fashion_mnist.yaml"
+    run, root = tmp_path / "run", f"data.root={tmp_path / 'data'}"
+    assert command("train", "--config", config, "--run-dir", run, root, "trainer.max_steps=1") == 0
+    shutil.rmtree(tmp_path / "data")  # which new images do not need
+    Image.new("L", (28, 28)).save(tmp_path / "black.png")
+    capsys.readouterr()
+    assert command("predict", run, tmp_path / "black.png") == 0
+    said = capsys.readouterr().out
+    assert sum(said.count(name) for name in FashionMNIST.classes) == 3
 
 
 # Augmentation
