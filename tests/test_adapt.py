@@ -50,11 +50,8 @@ def add(task: str, project: Path) -> None:
         shutil.copy(ADAPT / task / file, project / file)
 
 
-SAMPLE = ("segmentation", "sequence")  # the others take their time, too
-
-
 @pytest.mark.parametrize(
-    "task", [pytest.param(t, marks=[] if t in SAMPLE else needs_all) for t in GOALS]
+    "task", [pytest.param(t, marks=[] if t == "sequence" else needs_all) for t in GOALS]
 )
 def test_a_foreign_task_works_and_resumes_exactly(
     task: str, default_project: Path, tmp_path: Path

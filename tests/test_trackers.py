@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import OPTIONS, PAYLOAD, files_of, foreign, render, run
+from conftest import OPTIONS, PAYLOAD, files_of, foreign, needs_all, render, run
 from test_examples import imports_of
 from test_project import bash_blocks, run_bash
 from test_rendering import parse_all
@@ -62,6 +62,7 @@ def test_a_project_with_a_tracker_does_as_its_readme_says(project: Path) -> None
     assert {"mlflow": "mlflow.db", "wandb": "runs/"}[own] in ignored
 
 
+@needs_all
 def test_the_tests_of_a_tracker_pass(project: Path) -> None:
     own = project.name.removeprefix("my-")
     pytest.importorskip(own)
