@@ -24,6 +24,7 @@ from builders import build_model, restore_dataset, restore_trainer
 from config.loading import load_settings
 from data_loader.synthetic import Synthetic
 from storage.checkpoint import load_checkpoint, trained_weights
+from trainer.classifier import Classifier
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
@@ -95,6 +96,16 @@ def test_pictures_of_the_results_are_saved(evaluation: Path) -> None:
         assert min(pixels.shape) > 300
         assert pixels.min() < 64
         assert pixels.max() == 255
+
+
+def test_the_misclassified_are_those_in_one_batch_of_an_evaluation(trained_run: Path) -> None:
+    best = trained_run / "checkpoints/best.pt"
+    trainer, _ = restore_trainer([best], "test", ["data.batch_size=5"])
+    batch = trainer.loaders["test"].pick(20)
+    wrong = int((trainer.predict(batch).argmax(1) != batch["target"]).sum())
+    assert 5 < wrong < 25
+    figure = trainer.pictures("test", trainer.evaluate("test"))["misclassified"]
+    assert sum("\nas " in text.get_text() for text in figure.findobj(Text)) == wrong
 
 
 def test_any_split_of_any_checkpoint_can_be_evaluated(
@@ -203,6 +214,23 @@ def test_predictions_are_a_table_for_people(
     for row, file in zip(rows, pictures, strict=True):
         assert row.startswith(str(file))
         assert row.count("%") == 3
+
+
+def test_a_long_answer_is_cut_in_the_table_and_whole_in_json(
+    trained_run: Path,
+    pictures: list[Path],
+    command: Command,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    long = "".join(map(str, range(100)))
+    monkeypatch.setattr(Classifier, "describe", lambda *_: [[{"text": long, "score": 1 / 3}]])
+    assert command("predict", trained_run, pictures[0], "--json") == 0
+    (entry,) = json.loads(capsys.readouterr().out)["inputs"]
+    assert entry["predictions"] == [{"text": long, "score": 1 / 3}]
+    assert command("predict", trained_run, pictures[0]) == 0
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.split()[-2:] == [long[:100], "0.333333"]
 
 
 # export.py
