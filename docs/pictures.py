@@ -53,7 +53,6 @@ b { color: #7ee787; font-weight: normal }
 .row div { flex: 1; height: 288px; box-sizing: border-box; padding: 6px; overflow: hidden;
   background: white; border: 1px solid #d0d7de; border-radius: 8px }
 .row img { width: 100%; height: 100%; object-fit: contain }
-.row div:last-child img { object-fit: cover; object-position: top }
 """
 BUTTONS = "<i></i>" * 3
 

@@ -82,7 +82,7 @@ def make_it_yours(project: Path) -> None:
 
 @needs_all
 def test_the_readmes_commands_work(project: Path) -> None:
-    """Those of two examples do in `make test`, too: test_examples.py."""
+    """Those of one example do in `make test`, too: test_examples.py."""
     run_commands(project)
 
 
