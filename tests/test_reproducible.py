@@ -57,9 +57,10 @@ def test_time_zone_and_locale_make_no_difference(
     if run("python", "-c", setlocale, cwd=tmp_path, **environment).returncode != 0:
         language, _, charmap = environment["LC_ALL"].partition(".")
         make = f"localedef -i {language} -f {charmap} ./{environment['LC_ALL']}"
-        if run("bash", "-c", make, cwd=tmp_path).returncode != 0:
-            pytest.skip("this machine has no such locale, and no sources to make it of")
+        run("bash", "-c", make, cwd=tmp_path)
         environment = {**environment, "LOCPATH": str(tmp_path)}
+        if run("python", "-c", setlocale, cwd=tmp_path, **environment).returncode != 0:
+            pytest.skip("this machine has no such locale, and no sources to make it of")
     project = render_in(tmp_path / "there", **environment)
     assert without_dates(project) == without_dates(usual)
     assert modes_of(project) == modes_of(usual)
