@@ -170,12 +170,12 @@ def memory(model: Decoder, devices: int) -> tuple[float, float]:
 
 def small_network(network: Network, devices: int, samples: float) -> list[float]:
     """Seconds of the default network's step: arithmetic, launches, exchanges, all."""
-    arithmetic = samples * 17_661_952 / (PEAK * SHARE_OF_PEAK)
-    launches = 124 * LAUNCH
+    arithmetic = samples * 9_291_840 / (PEAK * SHARE_OF_PEAK)
+    launches = 104 * LAUNCH
     gather = partial(exchange, network, devices, passes=1)
     reduce = partial(exchange, network, devices, passes=2)
     exchanges = 5 * gather(4 * 65 * devices) + 4 * reduce(4 * 64)  # batch normalisation
-    exchanges += gather(4992) + gather(40) + reduce(4 * 74_762)  # buffers, gradients
+    exchanges += gather(2328) + gather(40) + reduce(4 * 70_730)  # buffers, gradients
     return [arithmetic, launches, exchanges, max(arithmetic, launches) + exchanges]
 
 

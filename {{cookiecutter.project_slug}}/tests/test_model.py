@@ -83,15 +83,28 @@ def test_a_mirrored_look_is_for_evaluation_alone(build: Build, batch: Batch) -> 
     assert torch.allclose(mirroring(images.flip(3)), both)
 
 
-def test_the_filters_are_the_lowest_frequencies_of_a_patch() -> None:
-    flat = cosines(5, 25).flatten(1)
+def test_the_filters_are_the_frequencies_of_a_patch() -> None:
+    flat, wave = cosines(5).flatten(1), torch.cos(torch.pi * (torch.arange(5) + 0.5) / 5)
     assert torch.allclose(flat @ flat.T, torch.eye(25), atol=1e-6)
-    flat, wave = cosines(5, 3).flatten(1), torch.cos(torch.pi * (torch.arange(5) + 0.5) / 5)
     assert torch.allclose(flat[0], torch.full((25,), 0.2))
     across = wave.repeat(5)
     assert torch.allclose(flat[1], across / across.norm(), atol=1e-6)
     down = wave.repeat_interleave(5)
-    assert torch.allclose(flat[2], down / down.norm(), atol=1e-6)
+    assert torch.allclose(flat[5], down / down.norm(), atol=1e-6)
+
+
+def test_the_input_has_a_gradient_where_no_edge_is(build: Build, batch: Batch) -> None:
+    images = torch.zeros_like(batch["input"]).requires_grad_()
+    build().eval()(images).sum().backward()
+    assert images.grad is not None and images.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 14), (28, 27)])
+def test_images_of_any_size_are_looked_at_whole(build: Build, size: tuple[int, int]) -> None:
+    images, model = torch.zeros(1, 1, *size), build().eval()
+    before = model(images)
+    images[..., -1, -1] = 5
+    assert before.shape == (1, 10) and not torch.equal(model(images), before)
 
 
 # Counting, freezing, summarising
