@@ -82,7 +82,7 @@ class Files(BaseDataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"input": transforms.read_grey_image(self.files[index], 28, 28)}
+        return {"input": transforms.read_image(self.files[index], 28)}
 
 
 def seconds(batches: Callable[[], Iterable[Any]]) -> float:

@@ -32,7 +32,7 @@ def main() -> None:
         (run / "checkpoints").mkdir()
         build = importlib.import_module("builders").build_trainer
         trainer = build(settings, model, loaders, run)
-        trainer.record = record(run, "benchmark", 0, False)
+        trainer.record = record(run, "benchmark", 0, settings)
         for k in range(ROUNDS + 1):
             start = time.perf_counter()
             for batches in loaders["train"].steps(k * STEPS, (k + 1) * STEPS):
