@@ -171,7 +171,7 @@ def memory(model: Decoder, devices: int) -> tuple[float, float]:
 def small_network(network: Network, devices: int, samples: float) -> list[float]:
     """Seconds of the default network's step: arithmetic, launches, exchanges, all."""
     arithmetic = samples * 9_291_840 / (PEAK * SHARE_OF_PEAK)
-    launches = 104 * LAUNCH
+    launches = 120 * LAUNCH
     gather = partial(exchange, network, devices, passes=1)
     reduce = partial(exchange, network, devices, passes=2)
     exchanges = 5 * gather(4 * 65 * devices) + 4 * reduce(4 * 64)  # batch normalisation
