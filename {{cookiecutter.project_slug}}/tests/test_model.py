@@ -99,12 +99,10 @@ def test_the_input_has_a_gradient_where_no_edge_is(build: Build, batch: Batch) -
     assert images.grad is not None and images.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("size", [(1, 1), (9, 14), (28, 27)])
-def test_images_of_any_size_are_looked_at_whole(build: Build, size: tuple[int, int]) -> None:
-    images, model = torch.zeros(1, 1, *size), build().eval()
-    before = model(images)
-    images[..., -1, -1] = 5
-    assert before.shape == (1, 10) and not torch.equal(model(images), before)
+def test_an_image_may_be_one_pixel(build: Build) -> None:
+    model = build().eval()
+    dark, bright = model(torch.zeros(1, 1, 1, 1)), model(torch.ones(1, 1, 1, 1))
+    assert dark.shape == (1, 10) and not torch.equal(dark, bright)
 
 
 # Counting, freezing, summarising
