@@ -35,8 +35,8 @@ from data_loader.fashion_mnist import FashionMNIST  # noqa: E402
 from model.networks import MLP  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
-ROUNDS, BATCH = (2, 64) if QUICK else (5, 64)
-FILES, SIDE = (300, 512) if QUICK else (600, 512)
+ROUNDS, BATCH = (1, 64) if QUICK else (5, 64)
+FILES, SIDE = (100, 512) if QUICK else (600, 512)
 
 
 class Random(FashionMNIST):

@@ -27,7 +27,7 @@ def seconds(*command: str | Path, cwd: Path, code: int = 0) -> float:
     return elapsed
 
 
-def median(measure: Callable[[], float], runs: int = 3 if os.environ.get("QUICK") else 7) -> float:
+def median(measure: Callable[[], float], runs: int = 1 if os.environ.get("QUICK") else 7) -> float:
     """The median of several measurements, after one that is not counted."""
     measure()
     return statistics.median(measure() for _ in range(runs))

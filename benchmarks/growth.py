@@ -33,7 +33,8 @@ from config.loading import load_settings  # noqa: E402
 from trainer.classifier import Classifier  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
-ROUNDS, STEPS = (2, 300) if QUICK else (9, 500)
+ROUNDS, STEPS = (1, 300) if QUICK else (9, 500)
+IMAGES = 50 if QUICK else 10**6  # steps of the default network, an epoch at most
 BATCH, ROWS = 64, 4096  # rows that are really there; a long data set has each of them many times
 OPTIONS = ["device=cpu", "trainer.precision=fp32", f"data.batch_size={BATCH}"]
 OPTIONS += ["logger.tensorboard=false", "trainer.epochs=1000000"]
@@ -127,12 +128,13 @@ def work(kind: str, steps: int) -> None:
         model: BaseModel = Net()
     else:
         changes = ["device=cpu", "trainer.epochs=1", "logger.tensorboard=false"]
+        changes += [f"trainer.max_steps={IMAGES}"]
         settings = load_settings(PAYLOAD / "config/synthetic.yaml", changes)
         loaders = build_training_loaders(settings)
         model = __import__("builders").build_model(settings, loaders["train"].dataset)
     if kind == "by hand":
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        for (batch,) in loaders["train"].steps(0, loaders["train"].steps_per_epoch):
+        for (batch,) in loaders["train"].steps(0, min(IMAGES, loaders["train"].steps_per_epoch)):
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(batch["input"])
             nn.functional.cross_entropy(logits.float(), batch["target"]).backward()
@@ -166,7 +168,7 @@ def main() -> None:
         pairs = zip(found, times["10,000 samples"], strict=True)
         ratio = statistics.median(one / base for one, base in pairs)
         print(f"{name:32s} {statistics.median(found):5.0f}  {ratio:8.2f}")
-    few, many = (2_000, 10_000) if QUICK else (10_000, 100_000)
+    few, many = (500, 1_000) if QUICK else (10_000, 100_000)
     hand, ours = peak("by hand"), peak("ours")
     print(
         f"\npeak memory: by hand {hand:.0f} MB, ours {ours:.0f} ({ours - hand:+.0f}; at most +60)"

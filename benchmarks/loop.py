@@ -292,7 +292,7 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # of the peers
-        found = measure(rounds=1 if quick else 5, steps=300 if quick else 500)
+        found = measure(rounds=1 if quick else 5, steps=230 if quick else 500)
     for name, loops in found.items():
         print(f"\n{name}, batch {BATCH}: µs a step, over the bare loop, share of its throughput")
         for loop, times in loops.items():

@@ -35,9 +35,10 @@ from data_loader.mapped import Mapped, convert  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
 BATCH, WIDTH, SAMPLES, SHARDS = 256, 200, 10**8, 5
-MARKS = (0, 100, 200, 1_000) if QUICK else (0, 100, 1_000, 3_000, 10_000)  # batches
-ROUNDS, SMALL = 3 if QUICK else 9, 60_000
-ON_DISK, COLD = 1_500_000, 10  # samples in the file, and batches of them: few, as more are cached
+MARKS = (0, 100, 200) if QUICK else (0, 100, 1_000, 3_000, 10_000)  # batches
+ROUNDS, SMALL = 1 if QUICK else 9, 60_000
+# Samples in the file, and batches of them: few, as more are cached.
+ON_DISK, COLD = 300_000 if QUICK else 1_500_000, 10
 
 
 class Tensors(BaseDataset):

@@ -1,4 +1,8 @@
-"""Runs the benchmarks, prints what they print, and writes it to RESULTS.md."""
+"""Runs the benchmarks, prints what they print, and writes it to RESULTS.md.
+
+Not scaling.py, whose processes take ten minutes to start and stop: its tables are in
+docs/scaling.md.
+"""
 
 import os
 import platform
@@ -10,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-SCRIPTS = ("loop", "data", "mapped", "scaling", "recipes", "growth", "start", "saving", "figures")
+SCRIPTS = ("loop", "data", "mapped", "recipes", "growth", "start", "saving", "figures")
 
 
 def machine() -> str:
@@ -29,11 +33,16 @@ def main() -> None:
     command = "make bench" + (f" SEEDS={seeds}" if (seeds := os.environ.get("SEEDS")) else "")
     text = f"# Results\n\n`{command}` on {date.today()}: {machine()}.\n"
     text += "The machine is shared and its speed changes: compare within a table, not between.\n"
+    # What is imported is compiled once, as it is for users: else each start takes twice as long.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     failed = []
     for name in SCRIPTS:
         print(f"\n== {name}", flush=True)
         with subprocess.Popen(
-            [sys.executable, "-u", FOLDER / f"{name}.py"], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-u", FOLDER / f"{name}.py"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as process:
             assert process.stdout is not None
             lines = []

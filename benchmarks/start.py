@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}"
-ROUNDS = 2 if os.environ.get("QUICK") else 9
+ROUNDS = 1 if os.environ.get("QUICK") else 9
 FIRST_STEP = """
 import builtins, os, train
 usual = builtins.__import__
