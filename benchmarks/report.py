@@ -1,4 +1,4 @@
-"""Runs the benchmarks, prints what they print, and writes it to RESULTS.md.
+"""Runs the benchmarks, prints what they print, writes it to RESULTS.md, and draws docs/speed.png.
 
 Not scaling.py, whose processes take ten minutes to start and stop: its tables are in
 docs/scaling.md.
@@ -12,6 +12,8 @@ import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+
+from picture import PICTURE, RESULTS, draw
 
 FOLDER = Path(__file__).resolve().parent
 SCRIPTS = ("loop", "data", "mapped", "recipes", "growth", "start", "saving", "figures")
@@ -58,7 +60,9 @@ def main() -> None:
     if failed:
         sys.exit(f"failed, so that nothing is written: {', '.join(failed)}")
     if not quick:
-        (FOLDER / "RESULTS.md").write_text(text, encoding="utf-8")
+        RESULTS.write_text(text, encoding="utf-8")
+        if os.environ.get("DATA_ROOT"):  # else there are no recipes to draw
+            draw(text).savefig(PICTURE, dpi=110)
 
 
 if __name__ == "__main__":

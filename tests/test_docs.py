@@ -60,3 +60,21 @@ def test_the_readmes_comparison_is_a_part_of_the_whole_one() -> None:
     outside = {link for link in links(readme) if "/blob/" in link or "/tree/" in link}
     assert outside <= links(whole)
     assert all(re.search(r"/(blob|tree|commit)/[0-9a-f]{40}|/2\.6\.6/", link) for link in outside)
+
+
+def test_the_readmes_say_what_the_recipes_reached() -> None:
+    results = (TEMPLATE / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    row = r"^(\S.*?)  +([\d.]+) +[\d.]+ - +[\d.]+ +([\d.]+) +(0\.\d+)"
+    table = re.findall(row, results.partition("## recipes.py")[2], re.MULTILINE)
+    found = {name: [float(value) for value in values] for name, *values in table}
+    seconds, epochs, accuracy = found["the default, five"]
+    fast, long = found["two epochs"], found["long"]
+    said = [
+        f"{accuracy:.1%} of Fashion", f"in {seconds:.0f} s", f"of {epochs:.1f} epochs",
+        f"{fast[2]:.1%} in {fast[0]:.0f} s", f"{long[2]:.1%} in {long[0]:.0f} s",
+    ]  # fmt: skip
+    text = " ".join((TEMPLATE / "README.md").read_text(encoding="utf-8").split())
+    assert not [words for words in said if words.replace("%", " %") not in text]
+    payload = TEMPLATE / "{{cookiecutter.project_slug}}/README.md"
+    text = " ".join(payload.read_text(encoding="utf-8").split())
+    assert f"for {100 * long[2]:.1f} % of the test images instead of {100 * accuracy:.1f}" in text

@@ -1,0 +1,66 @@
+"""Draws what RESULTS.md says of steps and recipes into docs/speed.png."""
+
+import re
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
+PICTURE = RESULTS.parent.parent / "docs/speed.png"
+OURS, BARE, FUSED = "torch-template, defaults", "bare loop", "bare loop, fused optimizer"
+SHOWN = {  # of the loops, from below, and what they are called
+    "Lightning, defaults": "Lightning, defaults",
+    "Lightning, all off": "Lightning, all off",
+    "Accelerate": "Accelerate",
+    "Ignite supervised trainer": "Ignite",
+    BARE: "loop by hand",
+    FUSED: "loop by hand, fused",
+    OURS: "torch-template",
+}
+COLOURS = {OURS: "#ee4c2c", BARE: "#57606a", FUSED: "#57606a"}
+OTHERS = "#afb8c1"
+
+
+def read(text: str) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Microseconds a step by loop, and tutorial epochs and accuracy in per cent by recipe."""
+    tiny = text.split("tiny (20-32-10)")[1].split("MLP (784-512-512-10)")[0]
+    loops = re.findall(r"^(\S.*?)  +([\d.]+) +[-+]", tiny, re.MULTILINE)
+    pattern = r"^(\S.*?)  +[\d.]+ +[\d.]+ - +[\d.]+ +([\d.]+) +(0\.\d+)"
+    recipes = re.findall(pattern, text.split("## recipes.py")[1], re.MULTILINE)
+    found = {name: (float(epochs), 100 * float(score)) for name, epochs, score in recipes}
+    return {name: float(value) for name, value in loops}, found
+
+
+def draw(text: str) -> Figure:
+    """Bars of the loops, and beside them what accuracy the recipes reach in which time."""
+    loops, recipes = read(text)
+    figure = Figure((9.6, 3.4), layout="constrained")
+    bars, points = figure.subplots(1, 2)
+    times = [loops[name] for name in SHOWN]
+    drawn = bars.barh([*SHOWN.values()], times, color=[COLOURS.get(n, OTHERS) for n in SHOWN])
+    bars.bar_label(drawn, [f"{time:.0f} µs" for time in times], padding=3)
+    bars.set_title("A training step of a tiny network: less is better", loc="left", fontsize=10)
+    bars.set_xlim(0, 1.15 * max(times))
+    bars.xaxis.set_visible(False)
+    bars.tick_params(left=False)
+    bars.spines[:].set_visible(False)
+    epochs, scores = zip(*recipes.values(), strict=True)
+    points.plot(epochs, scores, "o-", color=COLOURS[OURS])
+    for name, place in recipes.items():
+        style = {"textcoords": "offset points", "ha": "left", "va": "top", "fontsize": 9}
+        points.annotate(name, place, (6, -4), **style)
+    points.set_title("FashionMNIST: test accuracy, %", loc="left", fontsize=10)
+    points.set_xlabel("time of train.py, in epochs of PyTorch's tutorial", fontsize=9)
+    points.set_xscale("log")
+    ticks = [1, 2, 5, 10, 20]
+    points.set_xticks(ticks, [str(tick) for tick in ticks])
+    points.minorticks_off()
+    points.set_xlim(0.8, 50)
+    points.margins(y=0.15)
+    points.grid(alpha=0.3)
+    points.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+if __name__ == "__main__":
+    draw(RESULTS.read_text(encoding="utf-8")).savefig(PICTURE, dpi=110)
