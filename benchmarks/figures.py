@@ -2,7 +2,9 @@
 
 Each is a whole process, timed several times; what is printed is the median. Rendering is given as
 a multiple of what cookiecutter itself needs for an empty template, measured in turn with it; of a
-copy of the template without the caches that tools leave in it.
+copy of the template without the caches that tools leave in it. It was meant to be at most 1.5, and
+is more since there are more files and a hook that refuses to overwrite others': cookiecutter takes
+half a millisecond for each file's name, and 30 ms for each of the two hooks.
 """
 
 import json

@@ -4,8 +4,9 @@ Memory: 10^8 samples, 208 bytes each, in sparse files of 20.8 GB: seconds until 
 imported torch has its first shuffled batch, the checks before training included, and what it holds
 then and later: memory of its own (RssAnon) and pages of the files (RssFile, which the system takes
 back when it needs them). Speed: 60,000 samples of 784 bytes and a class, batch 256, in random
-order, mapped beside the same tensors indexed in memory; all in turn, the median of the rounds. From
-the disk: a file that is in no cache, with and without telling the system what is read next.
+order, mapped beside the same tensors indexed in memory (torch gathers bytes more slowly than NumPy,
+which reads the maps); all in turn, the median of the rounds. From the disk: a file that is in no
+cache, with and without telling the system what is read next.
 """
 
 # mypy: disable-error-code="import-not-found, misc, no-any-return, no-untyped-call"

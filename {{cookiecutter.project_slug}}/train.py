@@ -87,8 +87,6 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
             trainer.load_state_dict(state)
             trainer.guarded_until = trainer.step + ("batches" in state)  # a step that failed
         _tell(trainer, changes)
-        if trainer.finished:
-            log.info("all is done at step %d; trainer.epochs=N makes it longer", trainer.step)
         fit_guarded(trainer)
         stopped = trainer.stop_signal and not trainer.finished
         if stopped:
@@ -116,11 +114,14 @@ def _tell(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
         log.warning("trainer.strategy=fsdp: there is one process, which has the whole model")
     summary = format_table(trainer.model.summary())
     log.info("%s\n\n%s on %s", summary, dataset.title, trainer.compute)
-    log.info("run folder: %s", run)
+    log.info("run folder: %s%s", run, f", from step {trainer.step} on" * (trainer.step > 0))
+    if trainer.finished:
+        log.info("all is done at step %d; trainer.epochs=N makes it longer", trainer.step)
     if settings.trainer.profile:
         from base.profiling import profile_steps
 
-        log.info("%s\n", profile_steps(trainer, settings.trainer.profile))
+        table = profile_steps(trainer, settings.trainer.profile)
+        log.info("%s\nhttps://ui.perfetto.dev shows %s\n", table, run / "profile/trace.json")
 
 
 if __name__ == "__main__":

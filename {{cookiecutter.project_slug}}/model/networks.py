@@ -79,8 +79,9 @@ class ConvNet(BaseModel):
         return logits
 
     def _look(self, input: Tensor) -> Tensor:
+        # (N, C, H, W), from here on 18 features of each channel: (N, 18 C, H, W)
         found = nn.functional.conv2d(input, self.filters, padding=1, groups=self.channels).relu_()
-        found = nn.functional.avg_pool2d(found, 2, ceil_mode=True).sqrt_()
+        found = nn.functional.avg_pool2d(found, 2, ceil_mode=True).sqrt_()  # half as high and wide
         features = self.stage1(self.contrast(found))
         features = self.stage2(features + self.residual1(features))
         logits: Tensor = self.head((features + self.residual2(features)).amax((2, 3)))
