@@ -130,7 +130,8 @@ def test_steps_that_are_profiled_are_taken_back(
     changed = ["/settings/trainer/profile"]
     assert differences(checkpoint(run), checkpoint(whole_run)) == changed
     assert measured(run) == measured(whole_run)
-    lines = capsys.readouterr().out.partition("part of a step")[2].splitlines()[2:7]
+    lines = capsys.readouterr().out.partition("part of a step")[2].splitlines()[2:8]
+    assert lines.pop().endswith(f"shows {run / 'profile/trace.json'}")
     parts = ["waiting for data", "forward", "backward", "optimizer", "rest"]
     assert [line[:16].strip() for line in lines] == parts
     assert sum(float(line.split()[-1].rstrip("%")) for line in lines) == pytest.approx(100, abs=0.3)
@@ -282,7 +283,9 @@ def test_a_run_cannot_end_before_it_is(
     assert "ends at step 8, but the run is at 16\n" in capsys.readouterr().err
     assert (tmp_path / "run/settings.yaml").read_text() == settings
     assert command("train", "--resume", tmp_path / "run") == 0
-    assert "all is done at step 16" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"run folder: {tmp_path / 'run'}, from step 16 on\n" in said
+    assert "all is done at step 16" in said
 
 
 def test_the_settings_of_a_run_repeat_it(tmp_path: Path, whole_run: Path, command: Command) -> None:
