@@ -139,7 +139,7 @@ def test_commands_read_checkpoints_in_parts(
         run = ("--run-dir", tmp_path / strategy, f"trainer.strategy={strategy}")
         launch(2, ROOT / "train.py", *options, *run)
     wanted, found = rows(tmp_path / "ddp"), rows(tmp_path / "fsdp")
-    assert found == pytest.approx(wanted, rel=0.2)  # a sample more or less is right after 20 steps
+    assert found == pytest.approx(wanted, rel=0.2)  # rounding; float32: above
     losses = dict[int, float]()
     for count in (0, 2):
         launch(count, ROOT / "evaluate.py", tmp_path / "fsdp", "trainer.compile=false")
