@@ -39,7 +39,7 @@ def main() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     failed = []
     for name in SCRIPTS:
-        print(f"\n== {name}", flush=True)
+        print(f"\n== {name}, {time.monotonic() - begun:.0f} s since the start", flush=True)
         with subprocess.Popen(
             [sys.executable, "-u", FOLDER / f"{name}.py"],
             env=environment,
