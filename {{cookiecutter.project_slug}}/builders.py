@@ -1,6 +1,7 @@
 """The parts of a run, built as the settings say."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -105,8 +106,10 @@ def rehearse(trainer: BaseTrainer) -> None:
         UserError: if that fails, or `checkpoint.monitor` is none of the scalar metrics.
     """
     batch = move(next(trainer.loaders["train"].steps(0, 1))[0], trainer.device)
+    # What is compiled would be for batches as small as this one, smaller than those of validation.
+    eager = torch.compiler.set_stance("force_eager") if trainer.options.compile else nullcontext()
     try:
-        with trainer.evaluating() as model:
+        with eager, trainer.evaluating() as model:
             trainer.evaluation_step(model, batch)
             scalars: Any = trainer.training_step(model, batch)
             if not isinstance(scalars, dict) or getattr(scalars.get("loss"), "ndim", True):
@@ -131,10 +134,11 @@ def restore_trainer(
 ) -> tuple[BaseTrainer, Path]:
     """A trainer to evaluate a split or to predict, with the model of the first usable checkpoint.
 
-    The checkpoint's file is returned as well.
+    It is not compiled, which would take longer than what it is used for. The checkpoint's file is
+    returned as well.
     """
     checkpoint, state = load_first(files)
-    settings = load_settings(state["settings"], overrides)
+    settings = load_settings(state["settings"], ["trainer.compile=false", *overrides])
     distributed.start(find_device(settings.device))
     with distributed.in_turn():
         dataset = restore_dataset(settings, split, state)

@@ -113,7 +113,8 @@ def _tell(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
     if settings.trainer.strategy == "fsdp" and WORLD == 1:
         log.warning("trainer.strategy=fsdp: there is one process, which has the whole model")
     summary = format_table(trainer.model.summary())
-    log.info("%s\n\n%s on %s", summary, dataset.title, trainer.compute)
+    waits = ", compiled, which the first steps wait for" * settings.trainer.compile
+    log.info("%s\n\n%s on %s%s", summary, dataset.title, trainer.compute, waits)
     log.info("run folder: %s%s", run, f", from step {trainer.step} on" * (trainer.step > 0))
     if trainer.finished:
         log.info("all is done at step %d; trainer.epochs=N makes it longer", trainer.step)

@@ -61,20 +61,19 @@ class BaseTrainer(ABC):
         self.sharded = WORLD > 1 and self.options.strategy == "fsdp"
         self.compute += f", {WORLD} processes{' with shares' * self.sharded}" * (WORLD > 1)
         self.model = model if self.sharded else model.to(self.device)  # else each part goes there
-        self.average: MovingAverage | None = None  # of the weights; evaluated in their place
-        if self.options.ema is not None:
-            self.average = MovingAverage(self.model, self.options.ema)
-            if self.sharded:
-                distributed.shard(self.average.module, self.device, self.precision)
+        ema = self.options.ema  # the weights' moving average is what is evaluated
+        self.average = None if ema is None else MovingAverage(self.model, ema)
+        if self.average and self.sharded:
+            distributed.shard(self.average.module, self.device, self.precision)
         self.parallel = self.spread()
         torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
-        if self.options.compile:
+        parts = [self.model] if self.average is None else [self.model, self.average.module]
+        for part in parts * self.options.compile:
             # In place: torch.compile(model) would rename the weights. Rounded as without: what
             # amax found is looked for again, and not found among values of another precision.
-            self.model.compile(options={"emulate_precision_casts": True})
+            part.compile(options={"emulate_precision_casts": True})
         self.optimizers = self.build_optimizers()
-        scaling = self.precision == torch.half
-        self.scaler = GradScaler(self.device.type, enabled=scaling)
+        self.scaler = GradScaler(self.device.type, enabled=self.precision == torch.half)
         self.metrics = self.build_metrics().to(self.device)
         self.step, self.skipped = 0, 0  # steps done, and how many of them left the weights alone
         self.best, self.epochs_without_gain = math.nan, 0  # of checkpoint.monitor

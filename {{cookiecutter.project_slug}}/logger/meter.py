@@ -46,13 +46,11 @@ class Meter:
 
     def watch(self, items: Iterator[T]) -> Iterator[T]:
         """The same items; how long they are waited for is added up."""
-        while True:
-            begun = time.perf_counter()
-            item = next(items, None)
+        begun = time.perf_counter()
+        for item in items:
             self.waited += time.perf_counter() - begun
-            if item is None:
-                return
             yield item
+            begun = time.perf_counter()
 
     def read(self) -> dict[str, float]:
         """The means since the last time, over all processes; here the host waits for the device.

@@ -13,7 +13,7 @@ from base.base_dataset import BaseDataset, Batch, labels
 from builders import rehearse, restore_trainer
 from data_loader.synthetic import Synthetic
 from model.losses import cross_entropy
-from storage.checkpoint import load_checkpoint
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from trainer.classifier import Classifier
 from utils.errors import UserError
 
@@ -160,6 +160,27 @@ def test_products_of_float32_are_exact_unless_tf32_is_set(make_trainer: MakeTrai
 def test_a_compiled_model_keeps_the_names_of_its_weights(make_trainer: MakeTrainer) -> None:
     plain, compiled = make_trainer(), make_trainer("trainer.compile=true")
     assert plain.model.state_dict().keys() == compiled.model.state_dict().keys()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_is_evaluated_in_training_is_compiled_and_nothing_else_is(
+    make_trainer: MakeTrainer,
+) -> None:
+    from torch._dynamo.utils import counters
+
+    trainer = make_trainer(*SMALL, "trainer.compile=true", "trainer.ema=0.9")
+    counters.clear()
+    rehearse(trainer)
+    graphs: dict[str, int] = counters["stats"]
+    assert graphs["unique_graphs"] == 0
+    plain = make_trainer(*SMALL, "trainer.ema=0.9").evaluate("validation")
+    torch.testing.assert_close(trainer.evaluate("validation"), plain)
+    assert graphs["unique_graphs"] > 0
+
+    file = trainer.run / "checkpoints/last.pt"
+    save_checkpoint(file, trainer.state_dict())
+    assert not restore_trainer([file], "validation", [])[0].options.compile
+    assert restore_trainer([file], "validation", ["trainer.compile=true"])[0].options.compile
 
 
 # Evaluation
