@@ -16,7 +16,9 @@ from pathlib import Path
 from picture import PICTURE, RESULTS, draw
 
 FOLDER = Path(__file__).resolve().parent
-SCRIPTS = ("loop", "data", "mapped", "recipes", "growth", "start", "saving", "figures")
+SCRIPTS = (
+    *("loop", "accelerator", "data", "mapped", "recipes", "growth", "start", "saving", "figures"),
+)
 
 
 def machine() -> str:

@@ -10,6 +10,7 @@ from conftest import TEMPLATE, needs_all, run
 NUMBER = r" +[+-]?[\d,]*\.?\d+%? *"
 # Of each script that takes no minutes in its short form, lines that its table must have.
 LINES = {
+    "accelerator": ("by hand", "torch-template", "by hand, compiled", "torch-template, compiled"),
     "data": ("indexed by hand", "ours, [012] workers", "DataLoader, [012]"),
     "growth": ("10,000 samples", "100,000,000 samples", "20 more scalars to log"),
     "mapped": ("in memory", "mapped, [012] workers", "not told"),
@@ -22,7 +23,9 @@ LINES = {
 @needs_all
 @pytest.mark.parametrize("script", LINES)
 def test_a_benchmark_prints_its_figures(script: str, tmp_path: Path) -> None:
-    done = run(sys.executable, TEMPLATE / f"benchmarks/{script}.py", cwd=tmp_path, QUICK="1")
+    done = run(
+        sys.executable, TEMPLATE / f"benchmarks/{script}.py", cwd=tmp_path, QUICK="1", DEVICE="cpu"
+    )
     assert done.returncode == 0, done.stdout
     for line in LINES[script]:
         assert re.search(f"^{line}{NUMBER}", done.stdout, re.MULTILINE), done.stdout

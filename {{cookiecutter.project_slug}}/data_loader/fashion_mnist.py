@@ -81,11 +81,12 @@ class FashionMNIST(BaseDataset):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.__getitems__(torch.tensor(index))
+        return {k: v[0] for k, v in self.__getitems__(torch.tensor([index])).items()}
 
     def __getitems__(self, indices: Tensor) -> Batch:
         places = self.indices[indices]
-        return {"input": self.images[places], "target": self.targets[places]}
+        # It takes images[places] four times as long.
+        return {"input": self.images.index_select(0, places), "target": self.targets[places]}
 
     def transform(self, batch: Batch, generator: Generator | None) -> Batch:
         images = batch["input"]
