@@ -121,8 +121,8 @@ print(moved, new, bool((moved < new).all() and moved.mean() < 0.8 * new.mean()))
 
 @needs_data
 @needs_all
-def test_eight_kinds_of_clothes_help_with_two_others(tmp_path: Path, default_project: Path) -> None:
-    done = run("python", "-c", TRANSFER, tmp_path, cwd=default_project)
+def test_eight_kinds_of_clothes_help_with_two_others(tmp_path: Path, project: Path) -> None:
+    done = run("python", "-c", TRANSFER, tmp_path, cwd=project)
     assert done.stdout.split()[-1] == "True", done.stdout
 
 
