@@ -67,8 +67,8 @@ class BaseTrainer(ABC):
             distributed.shard(self.average.module, self.device, self.precision)
         self.parallel = self.spread()
         torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
-        parts = [self.model] if self.average is None else [self.model, self.average.module]
-        for part in parts * self.options.compile:
+        evaluated = self.model if self.average is None else self.average.module
+        for part in {self.model, evaluated} if self.options.compile else ():
             # In place: torch.compile(model) would rename the weights. Rounded as without: what
             # amax found is looked for again, and not found among values of another precision.
             part.compile(options={"emulate_precision_casts": True})
