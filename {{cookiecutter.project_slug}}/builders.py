@@ -114,11 +114,13 @@ def rehearse(trainer: BaseTrainer) -> None:
             scalars: Any = trainer.training_step(model, batch)
             if not isinstance(scalars, dict) or getattr(scalars.get("loss"), "ndim", True):
                 raise UserError(f"training_step of {type(trainer).__name__} returns no scalar loss")
+            results = trainer.metrics.compute()
+            if (name := trainer.settings.checkpoint.monitor) not in (known := scalars_in(results)):
+                raise UserError(f"checkpoint.monitor = {name!r}: allowed are {', '.join(known)}")
+            trainer.higher_is_better(name)  # which, like tables, takes metrics of a certain kind
+            trainer.tables(results)
     except (*MISTAKES, AssertionError) as error:
         raise UserError(f"model and data do not go together: {explain(error)}") from error
-    scalars = scalars_in(trainer.metrics.compute())
-    if (name := trainer.settings.checkpoint.monitor) not in scalars:
-        raise UserError(f"checkpoint.monitor = {name!r}: allowed are {', '.join(scalars)}")
 
 
 def restore_dataset(settings: Settings, split: str | None, state: Mapping[str, Any]) -> BaseDataset:

@@ -111,9 +111,10 @@ class BaseTrainer(ABC):
         return MetricCollection({"loss": MeanMetric()})
 
     def higher_is_better(self, name: str) -> bool:
-        """Whether more of a metric is better, which torchmetrics' know of themselves."""
+        """Whether more of a metric is better, which the metrics know: ours, and torchmetrics'."""
         metrics: Any = self.metrics
-        return bool(getattr(metrics[name], "higher_is_better", False))
+        own = getattr(metrics, "higher_is_better", None)
+        return bool(own(name) if own else getattr(metrics[name], "higher_is_better", False))
 
     def build_optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimizers, their groups with the highest learning rates."""
@@ -311,8 +312,7 @@ class BaseTrainer(ABC):
         self.record.scalars("validation", self.epoch, self.step, scalars)
         name = self.settings.checkpoint.monitor
         sign, value = 1 if self.higher_is_better(name) else -1, scalars[name]
-        better = math.isnan(self.best) or sign * value > sign * self.best
-        gained = better and math.isfinite(value)
+        gained = math.isfinite(value) and not sign * value <= sign * self.best  # NaN at first
         self.best, missed = (value, 0) if gained else (self.best, self.epochs_without_gain + 1)
         self.epochs_without_gain = missed
         text = f"epoch {self.epoch}/{self.options.epochs}, validation {format_values(scalars)}"

@@ -68,6 +68,10 @@ class ClassificationMetrics(nn.Module):
             "confusion": counts,
         }
 
+    def higher_is_better(self, name: str) -> bool:
+        """Whether more of a metric is better."""
+        return name != "loss"
+
 
 def scalars_in(results: Mapping[str, Tensor]) -> dict[str, float]:
     """The metrics that are single numbers."""

@@ -33,8 +33,7 @@ class RegressionMetrics:
 
     def compute(self) -> dict[str, Tensor]:
         """The metrics of all samples, of all processes together."""
-        pairs = zip(self.true, self.predicted, strict=True)
-        parts = gather([(true.cpu(), predicted.cpu()) for true, predicted in pairs])
+        parts = gather([(t.cpu(), p.cpu()) for t, p in zip(self.true, self.predicted, strict=True)])
         batches = [pair for own in parts for pair in own]  # a process may have none
         true, predicted = (torch.cat(values) for values in zip(*batches, strict=True))
         error, total = predicted - true, (true - true.mean(0)).square().sum()
@@ -45,6 +44,10 @@ class RegressionMetrics:
             "true": true,
             "predicted": predicted,
         }
+
+    def higher_is_better(self, name: str) -> bool:
+        """Whether more of a metric is better."""
+        return name == "r2"
 
     def to(self, device: torch.device) -> Self:
         """Nothing is held beforehand; what comes is on the right device."""

@@ -107,7 +107,7 @@ def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Pa
     for file in sorted(files, key=lambda file: (file.name == "best.pt") != best):
         contents.setdefault(file.stat().st_ino or file, file)  # the others are second names
     if not contents:
-        raise UserError(f"{run} is neither a checkpoint nor a run folder that holds one")
+        raise UserError(f"{run} {'holds no checkpoint' if run.exists() else 'does not exist'}")
     return list(contents.values())
 
 

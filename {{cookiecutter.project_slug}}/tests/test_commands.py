@@ -289,7 +289,7 @@ def test_a_safetensors_file_has_the_trained_weights(
 def test_there_must_be_a_trained_model(tmp_path: Path, command: Command, capsys: Captured) -> None:
     for arguments in (["evaluate", "nothing"], ["predict", "nothing", "x"], ["export", "nothing"]):
         assert command(*arguments) == 2
-        assert "nothing is neither a checkpoint nor a run folder" in capsys.readouterr().err
+        assert "nothing does not exist" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,11 +13,14 @@ from torchmetrics import MeanMetric, MetricCollection, classification
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
+from builders import rehearse
 from logger.console import format_values
 from logger.meter import Meter
 from logger.metrics import ClassificationMetrics
 from logger.pictures import confusion_picture, image_grid
 from model.losses import cross_entropy
+from trainer.classifier import Classifier
+from utils.errors import UserError
 
 
 def test_metrics_of_classes_are_those_of_torchmetrics() -> None:
@@ -75,6 +78,64 @@ def test_metrics_of_torchmetrics_can_be_used_and_watched(
     trainer.fit()
     best = max(logged(trainer.run, "validation", "top2"))
     assert trainer.best == pytest.approx(best)
+
+
+class Calibrated(Classifier):
+    """A classifier whose metrics are torchmetrics' alone, which its tables are not made for."""
+
+    def build_metrics(self) -> Any:
+        ece = classification.MulticlassCalibrationError(10)
+        return MetricCollection({"ece": ece, "accuracy": classification.MulticlassAccuracy(10)})
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+        self.metrics.update(model(batch["input"]).softmax(1), batch["target"])
+
+
+def test_metrics_say_themselves_whether_more_is_better(make_trainer: Callable[..., Any]) -> None:
+    trainer = make_trainer()
+    higher = [name for name in ("loss", "accuracy", "f1") if trainer.higher_is_better(name)]
+    assert higher == ["accuracy", "f1"]
+    trainer = make_trainer(kind=Calibrated)
+    assert trainer.higher_is_better("accuracy")
+    assert not trainer.higher_is_better("ece")
+
+
+class MeanLoss:
+    """Metrics that do not say whether more is better."""
+
+    def reset(self) -> None:
+        self.losses: list[Tensor] = []
+
+    def update(self, losses: Tensor, logits: Tensor, target: Tensor) -> None:
+        self.losses.append(losses)
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"loss": torch.cat(self.losses).mean()}
+
+    def to(self, device: torch.device) -> "MeanLoss":
+        self.reset()
+        return self
+
+
+class Plain(Classifier):
+    """A classifier with metrics that are not its own, either."""
+
+    def build_metrics(self) -> Any:
+        return MeanLoss()
+
+
+@pytest.mark.parametrize(
+    ("kind", "monitor", "said"),
+    [
+        (Calibrated, "ece", r"KeyError: 'precision_by_class' \(.*classifier\.py, line"),
+        (Plain, "loss", r"TypeError: 'MeanLoss' object .*base_trainer\.py, line"),
+    ],
+)
+def test_metrics_that_a_trainer_cannot_do_with_are_told_before_training(
+    make_trainer: Callable[..., Any], kind: type[Classifier], monitor: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        rehearse(make_trainer(f"checkpoint.monitor={monitor}", kind=kind))
 
 
 def test_values_in_a_line_are_of_four_digits() -> None:

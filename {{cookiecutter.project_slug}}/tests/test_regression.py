@@ -123,6 +123,7 @@ def test_metrics_are_those_of_all_samples_together() -> None:
     assert found["mae"].item() == pytest.approx(errors.abs().mean().item(), rel=1e-4)
     r2 = 1 - (errors.square().mean() / true.double().var(correction=0)).item()
     assert found["r2"].item() == pytest.approx(r2, rel=1e-3)
+    assert [name for name in ("loss", "mae", "r2") if metrics.higher_is_better(name)] == ["r2"]
     constant = RegressionMetrics()
     constant.update(predicted, torch.ones(50, 1))
     assert constant.compute()["r2"] == 0

@@ -33,8 +33,7 @@ class Classifier(BaseTrainer):
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         logits, target = model(batch["input"]), batch["target"]
-        if logits.shape[1:] != (count := len(self.dataset.classes),):
-            shape = tuple(logits.shape[1:])
+        if (shape := tuple(logits.shape[1:])) != (count := len(self.dataset.classes),):
             hint = "" if count else "; a classifier is not for data that have none"
             text = f"the model gives {shape} for an input, but there are {count} classes"
             raise UserError(text + hint)
@@ -50,9 +49,6 @@ class Classifier(BaseTrainer):
 
     def build_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))
-
-    def higher_is_better(self, name: str) -> bool:
-        return name != "loss"
 
     def describe(self, outputs: Tensor) -> list[list[dict[str, str | float]]]:
         """The three most probable classes."""
@@ -83,8 +79,7 @@ class Classifier(BaseTrainer):
         """Samples that the model takes for another class, from as many as a batch has."""
         loader = self.loaders[split]
         dataset, batch = loader.dataset, loader.pick(loader.size)
-        guesses = self.predict(batch).argmax(1)
-        true = labels(batch["target"])
+        guesses, true = self.predict(batch).argmax(1), labels(batch["target"])
         wrong = (guesses != true).nonzero().squeeze(1)[:25]
         pairs = zip(true[wrong], guesses[wrong], strict=True)
         titles = [f"{dataset.classes[t]}\nas {dataset.classes[g]}" for t, g in pairs]

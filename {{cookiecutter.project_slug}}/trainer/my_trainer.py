@@ -22,9 +22,6 @@ class MyTrainer(BaseTrainer):
     def build_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))
 
-    def higher_is_better(self, name: str) -> bool:
-        return name != "loss"
-
     def describe(self, outputs: Tensor) -> list[list[dict[str, str]]]:
         """The most probable class."""
         return [[{"class": self.dataset.classes[k]}] for k in outputs.argmax(1).tolist()]

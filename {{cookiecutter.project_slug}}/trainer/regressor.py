@@ -46,9 +46,6 @@ class Regressor(BaseTrainer):
     def build_metrics(self) -> RegressionMetrics:
         return RegressionMetrics()
 
-    def higher_is_better(self, name: str) -> bool:
-        return name == "r2"
-
     def describe(self, outputs: Tensor) -> list[list[dict[str, float]]]:
         """The numbers."""
         return [[{"value": value} for value in row] for row in outputs.tolist()]
