@@ -333,11 +333,12 @@ def test_a_run_that_skips_most_steps_keeps_few_batches_and_has_no_best_epoch(
     tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, set(range(2, 99)), "loss")
-    nothing = {"loss": torch.tensor(math.nan)}
-    monkeypatch.setattr(ClassificationMetrics, "compute", lambda _: nothing)
+    nothing, counted = {"loss": torch.tensor(math.nan)}, ClassificationMetrics.compute
+    monkeypatch.setattr(ClassificationMetrics, "compute", lambda self: counted(self) | nothing)
     options = ("trainer.non_finite=skip", "trainer.epochs=1", "checkpoint.monitor=loss")
     assert train(tmp_path / "run", *options) == 0
     assert last(tmp_path / "run")["skipped"] == 15
+    assert last(tmp_path / "run")["epochs_without_gain"] == 1
     assert len(list((tmp_path / "run").glob("non_finite_*.pt"))) == 10
     assert not (tmp_path / "run/checkpoints/best.pt").exists()
 
