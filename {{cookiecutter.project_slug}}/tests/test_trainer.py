@@ -163,6 +163,7 @@ def test_a_compiled_model_keeps_the_names_of_its_weights(make_trainer: MakeTrain
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # Python 3.13.0
 def test_what_is_evaluated_in_training_is_compiled_and_nothing_else_is(
     make_trainer: MakeTrainer,
 ) -> None:
