@@ -30,7 +30,7 @@ from base.batch_loader import BatchLoader  # noqa: E402
 from config.loading import load_settings  # noqa: E402
 from model.networks import ConvNet  # noqa: E402
 from trainer.classifier import Classifier  # noqa: E402
-from utils.device import find_device, find_precision  # noqa: E402
+from utils.device import autocast_dtype, select_device  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
 BATCH, EDGE = 128, 10 if QUICK else 50  # EDGE: steps at either end that are not timed
@@ -63,7 +63,7 @@ def by_hand(data: Random, device: torch.device, compiled: bool) -> float:
         model.compile()
     fast: Any = {"momentum": 0.9, "nesterov": True, "fused": True}
     optimizer = torch.optim.SGD(model.parameters(), 0.2, weight_decay=5e-4, **fast)
-    precision = find_precision("auto", device)
+    precision = autocast_dtype("auto", device)
     pixels, targets = data.images.to(device), data.targets.to(device)
     mean, std = (255 * value for value in data.mean_and_std)
     for step, indices in enumerate(torch.randperm(len(data), device=device).split(BATCH)[:STEPS]):
@@ -103,7 +103,7 @@ def ours(data: Random, device: torch.device, compiled: bool) -> float:
 
 def main() -> None:
     """Prints a table."""
-    device = find_device(os.environ.get("DEVICE", "auto"))
+    device = select_device(os.environ.get("DEVICE", "auto"))
     if device.type == "cpu" and "DEVICE" not in os.environ:
         print("no accelerator here")
         return
@@ -119,7 +119,7 @@ def main() -> None:
             data = Random(BATCH * (STEPS + 1))  # anew, as ours moves it
             data.flip = True
             found[name].append(loop(data, device))
-    print(f"{device}, {find_precision('auto', device)}: images a second, share of those by hand")
+    print(f"{device}, {autocast_dtype('auto', device)}: images a second, share of those by hand")
     base = statistics.median(found["by hand"])
     for name, values in found.items():
         print(

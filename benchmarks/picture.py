@@ -1,4 +1,4 @@
-"""Draws what RESULTS.md says of steps and recipes into docs/speed.png."""
+"""BatchGenerator what RESULTS.md says of steps and recipes into docs/speed.png."""
 
 import re
 from pathlib import Path

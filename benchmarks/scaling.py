@@ -41,7 +41,7 @@ sys.path.insert(0, str(PAYLOAD))
 
 from builders import build_model, build_trainer, build_training_loaders  # noqa: E402
 from config.loading import load_settings  # noqa: E402
-from utils import distributed  # noqa: E402
+from utils import parallel as distributed  # noqa: E402
 from utils.errors import RANK, WORLD  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))

@@ -253,7 +253,7 @@ def tell_limits(model: Decoder, batch: int) -> None:
 
 
 def draw(model: Decoder, batch: int, path: str) -> None:
-    """Draws the efficiency with one batch for all."""
+    """BatchGenerator the efficiency with one batch for all."""
     from matplotlib.figure import Figure
 
     figure = Figure((6.4, 3.6), layout="constrained")

@@ -157,14 +157,14 @@ def parts(file: Path) -> dict[str, str | bytes]:
         else:
             found[place] = repr(value)
 
-    state = importlib.import_module("storage.checkpoint").load_checkpoint(file)
+    state = importlib.import_module("storage.checkpoint_file").load_checkpoint(file)
     visit({key: value for key, value in state.items() if key != "settings"}, "")
     return found
 
 
 def checkpoint_step(run: str) -> int:
     """The newest step that is saved; each file must be whole at any time."""
-    load = importlib.import_module("storage.checkpoint").load_checkpoint
+    load = importlib.import_module("storage.checkpoint_file").load_checkpoint
     return max((load(file)["step"] for file in Path(run).glob("checkpoints/*.pt")), default=0)
 
 

@@ -30,7 +30,7 @@ COMPARE = """
 import sys
 from pathlib import Path
 sys.path.append("tests")
-from storage.checkpoint import load_checkpoint
+from storage.checkpoint_file import load_checkpoint
 from test_resume import differences
 print(differences(*(load_checkpoint(Path(run, "checkpoints/last.pt")) for run in sys.argv[1:])))
 """

@@ -36,7 +36,12 @@ def payload() -> Iterator[SimpleNamespace]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PAYLOAD))
         patch.delenv("DATA_ROOT", raising=False)
-        modules = "config.loading", "utils.errors", "storage.checkpoint", "data_loader.synthetic"
+        modules = (
+            "config.loading",
+            "utils.errors",
+            "storage.checkpoint_file",
+            "data_loader.synthetic",
+        )
         found = {name.split(".")[1]: importlib.import_module(name) for name in modules}
         patch.setattr(found["synthetic"], "TRAINING", 400)
         patch.setattr(found["synthetic"], "VALIDATION", 100)

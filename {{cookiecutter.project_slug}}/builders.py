@@ -12,16 +12,16 @@ from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Loaders
 from base.batch_loader import BatchLoader
-from base.building import build_part
+from config.constructors import construct
 from config.loading import load_settings
 from config.schema import Settings
 from logger.console import log
-from logger.metrics import scalars_in
-from storage.checkpoint import load_first, trained_weights
-from storage.run_folder import find_checkpoints, folder_of
-from utils import distributed
-from utils.device import find_device, move
-from utils.errors import MISTAKES, RANK, WORLD, UserError, explain
+from metrics.classification import scalars_in
+from storage.checkpoint_file import evaluation_weights, load_first_usable
+from storage.run_folder import find_checkpoints, run_folder_of
+from utils import parallel as distributed
+from utils.device import move, select_device
+from utils.errors import RANK, USER_CODE_ERRORS, WORLD, UserError, explain
 
 EVALUATION = 4  # times the training batch: as no activations are kept, it takes no more memory
 
@@ -29,7 +29,7 @@ EVALUATION = 4  # times the training batch: as no activations are kept, it takes
 def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
     """One split of the data set that the settings name; None gives one that only reads inputs."""
     data = settings.data
-    dataset: BaseDataset = build_part(data, BaseDataset, data.root, split, settings.seed)
+    dataset: BaseDataset = construct(data, BaseDataset, data.root, split, settings.seed)
     return dataset
 
 
@@ -65,10 +65,10 @@ def build_model(
     A new one starts from `model.init_from` and is partly frozen, if the settings say so.
     """
     options = settings.model
-    model: BaseModel = build_part(options, BaseModel, dataset=dataset)
+    model: BaseModel = construct(options, BaseModel, dataset=dataset)
     if state is not None:
         try:
-            model.load_state_dict(trained_weights(state))
+            model.load_state_dict(evaluation_weights(state))
         except RuntimeError as error:  # which lists what is missing, unexpected, of other shapes
             lines = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()[1:]]
             text = "\n  ".join([*lines[:5], f"and {len(lines) - 5} more"][: len(lines)])
@@ -83,7 +83,7 @@ def build_model(
 
 def _take_weights(model: BaseModel, source: Path) -> None:
     """Copies the weights whose name and shape fit, and says which are left as they were."""
-    found = trained_weights(load_first(find_checkpoints(source))[1])
+    found = evaluation_weights(load_first_usable(find_checkpoints(source))[1])
     own = model.state_dict()
     fitting = {n: w for n, w in found.items() if n in own and w.shape == own[n].shape}
     if not fitting:
@@ -95,7 +95,7 @@ def _take_weights(model: BaseModel, source: Path) -> None:
 
 def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> BaseTrainer:
     """The trainer that the settings name."""
-    trainer: BaseTrainer = build_part(settings.trainer, BaseTrainer, settings, model, loaders, run)
+    trainer: BaseTrainer = construct(settings.trainer, BaseTrainer, settings, model, loaders, run)
     return trainer
 
 
@@ -119,7 +119,7 @@ def rehearse(trainer: BaseTrainer) -> None:
                 raise UserError(f"checkpoint.monitor = {name!r}: allowed are {', '.join(known)}")
             trainer.higher_is_better(name)  # which, like tables, takes metrics of a certain kind
             trainer.tables(results)
-    except (*MISTAKES, AssertionError) as error:
+    except (*USER_CODE_ERRORS, AssertionError) as error:
         raise UserError(f"model and data do not go together: {explain(error)}") from error
 
 
@@ -139,13 +139,13 @@ def restore_trainer(
     It is not compiled, which would take longer than what it is used for. The checkpoint's file is
     returned as well.
     """
-    checkpoint, state = load_first(files)
+    checkpoint, state = load_first_usable(files)
     settings = load_settings(state["settings"], ["trainer.compile=false", *overrides])
-    distributed.start(find_device(settings.device))
+    distributed.start(select_device(settings.device))
     with distributed.in_turn():
         dataset = restore_dataset(settings, split, state)
     loaders = {split or "predict": build_loader(settings, dataset)}
     model = build_model(settings, dataset, state)
-    trainer = build_trainer(settings, model, loaders, folder_of(checkpoint))
+    trainer = build_trainer(settings, model, loaders, run_folder_of(checkpoint))
     trainer.step = state["step"]
     return trainer, checkpoint

@@ -4,8 +4,8 @@ import csv
 import json
 from pathlib import Path
 
-from config.reference import command_parser
-from storage.run_folder import find_checkpoints, folder_of
+from config.help import command_parser
+from storage.run_folder import find_checkpoints, run_folder_of
 from utils.errors import RANK, run_command
 from utils.imports import importing
 
@@ -21,9 +21,9 @@ def main() -> None:
     with importing():
         from builders import restore_trainer
         from logger.console import format_table
-        from logger.metrics import scalars_in
-        from logger.pictures import LEGIBLE
-        from utils import distributed
+        from logger.figures import MAX_LABELLED_CLASSES
+        from metrics.classification import scalars_in
+        from utils import parallel as distributed
 
     split, files = arguments.split, find_checkpoints(arguments.run)
     trainer, checkpoint = restore_trainer(files, split, arguments.settings)
@@ -33,8 +33,8 @@ def main() -> None:
     metrics = {name: float(f"{value:.6g}") for name, value in scalars_in(results).items()}
     other = trainer.dataset.title != trainer.dataset.trained_on  # the run's own results stay
     place = f"{trainer.dataset.title} {split}" if other else split
-    folder, tables = folder_of(checkpoint) / "evaluation" / place, trainer.tables(results)
-    pictures = trainer.pictures(split, results)
+    folder, tables = run_folder_of(checkpoint) / "evaluation" / place, trainer.tables(results)
+    pictures = trainer.figures(split, results)
     distributed.stop()
     if RANK:
         return
@@ -48,7 +48,7 @@ def main() -> None:
 
     print("\n".join(f"{name}: {value}" for name, value in (about | metrics).items()))
     for name, table in tables.items():
-        large = max(len(table), len(table[0])) > 2 * LEGIBLE
+        large = max(len(table), len(table[0])) > 2 * MAX_LABELLED_CLASSES
         print(f"\n{folder / name}.csv" if large else f"\n{format_table(table)}")
     print(f"\nsaved in {folder}")
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from config.help import command_parser
 from config.loading import load_settings
-from config.reference import command_parser
-from storage.run_folder import find_checkpoints, folder_of
+from storage.run_folder import find_checkpoints, run_folder_of
 from utils.errors import UserError, run_command
 from utils.imports import importing
 
@@ -21,15 +21,15 @@ def main() -> None:
 
     with importing():
         from builders import build_model, restore_dataset
-        from storage.checkpoint import load_first
+        from storage.checkpoint_file import load_first_usable
         from storage.export import export_model
 
-    checkpoint, state = load_first(find_checkpoints(arguments.run))
+    checkpoint, state = load_first_usable(find_checkpoints(arguments.run))
     settings = load_settings(state["settings"])
     model = build_model(settings, restore_dataset(settings, None, state), state).eval()
     title = state["data"]["title"]
     about = {name: state[name] for name in ("settings", "data", "step")}
-    file = arguments.output or folder_of(checkpoint) / "export" / f"model.{arguments.format}"
+    file = arguments.output or run_folder_of(checkpoint) / "export" / f"model.{arguments.format}"
     difference = export_model(model, state["example"], arguments.format, file, about)
     print(f"{file}: outputs within {difference:.1e} of the model's; trained on {title}")
 

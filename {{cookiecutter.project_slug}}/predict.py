@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from config.reference import command_parser
+from config.help import command_parser
 from storage.run_folder import find_checkpoints
-from utils.errors import MISTAKES, UserError, explain, run_command
+from utils.errors import USER_CODE_ERRORS, UserError, explain, run_command
 from utils.imports import importing
 
 
@@ -38,7 +38,7 @@ def main() -> int:
                     outputs = trainer.predict(dataset.transform(dataset.collate(samples), None))
                     answers = zip(names, trainer.describe(outputs), strict=True)
                     entries += [{"input": name, "predictions": best} for name, best in answers]
-            except (UserError, *MISTAKES) as error:
+            except (UserError, *USER_CODE_ERRORS) as error:
                 text = f"{source}: " * (not isinstance(error, UserError)) + explain(error)
                 bar.write(f"error: {text}", file=sys.stderr)
                 entries.append({"input": source, "error": text})

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from config.help import command_parser
 from config.loading import DEFAULT, load_settings
-from config.reference import command_parser
 from utils.errors import run_command
 from utils.imports import importing
 
@@ -11,7 +11,7 @@ SHOWN = 9  # samples
 
 
 def main() -> None:
-    """Draws some samples, augmented and not; what cannot be drawn becomes a table."""
+    """BatchGenerator some samples, augmented and not; what cannot be drawn becomes a table."""
     parser = command_parser("Shows samples as the model gets them, augmented and not.")
     parser.add_argument("--config", type=Path, default=DEFAULT, metavar="FILE")
     parser.add_argument("--split", choices=("train", "validation"), default="train")
@@ -25,7 +25,7 @@ def main() -> None:
 
         from builders import build_dataset, build_loader
         from logger.console import format_table
-        from utils.seed import generator, permuted, seed_everything
+        from utils.randomness import generator, permute, seed_everything
 
     seed_everything(settings.seed)
     dataset = train = build_dataset(settings, "train")
@@ -35,7 +35,7 @@ def main() -> None:
     build_loader(settings, dataset).check()
     draws = generator(settings.seed)
     places = torch.arange(min(SHOWN, len(dataset)))
-    batch = dataset.__getitems__(permuted(places, len(dataset), draws))
+    batch = dataset.__getitems__(permute(places, len(dataset), draws))
     plain = dataset.transform(batch, None)
     kinds = {"plain": plain, "augmented": dataset.transform(batch, draws)}
     if all(torch.equal(plain[name], value) for name, value in kinds["augmented"].items()):

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.help import command_parser
 from config.loading import DEFAULT, load_settings, meaning_changes, to_yaml
-from config.reference import command_parser
 from config.schema import Settings
 from storage import run_folder
 from utils.errors import RANK, UV, WORLD, UserError, run_command
@@ -29,21 +29,21 @@ def main() -> int:
     arguments = parser.parse_intermixed_args()
     if not arguments.resume:
         settings = load_settings(arguments.config or DEFAULT, arguments.settings)
-        if not (begun := run_folder.find_begun(settings.name, arguments.run_dir)):
+        if not (begun := run_folder.find_interrupted_run(settings.name, arguments.run_dir)):
             return train(settings, arguments.run_dir)
         arguments.resume, arguments.config = begun, None  # torchrun has started it again
     if arguments.config:
         raise UserError("--resume takes the run's own settings; change single ones by KEY=VALUE")
     runs = arguments.run_dir or run_folder.RUNS
     files = run_folder.find_checkpoints(Path(arguments.resume), best=False, runs=runs)
-    if run_folder.is_run(folder := run_folder.folder_of(files[0])) and not RANK:
+    if run_folder.is_run(folder := run_folder.run_folder_of(files[0])) and not RANK:
         with run_folder.open_run("", folder, resumed=True):
             pass  # nobody writes there, or files would come and go while they are read
 
     with importing():
-        from storage.checkpoint import load_first
-    file, state = load_first(files)
-    if not run_folder.is_run(folder := run_folder.folder_of(file)):
+        from storage.checkpoint_file import load_first_usable
+    file, state = load_first_usable(files)
+    if not run_folder.is_run(folder := run_folder.run_folder_of(file)):
         raise UserError(f"{file} is in no run folder; model.init_from={file} takes its weights")
     settings = load_settings(state["settings"], arguments.settings)
     return train(settings, folder, state, arguments.force)
@@ -59,17 +59,17 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
         UserError: if settings or data would make it another run, and `force` does not allow that.
     """
     with importing():  # torch takes seconds, so it waits until the settings are known
-        from base.guard import fit_guarded
         from builders import build_model, build_trainer, build_training_loaders, rehearse
-        from logger.console import log, start_logging
+        from logger.console import configure_logging, log
         from logger.run_log import find_tracker
-        from utils import distributed
-        from utils.device import find_device
-        from utils.seed import seed_everything
+        from storage.non_finite import fit_guarded
+        from utils import parallel as distributed
+        from utils.device import select_device
+        from utils.randomness import seed_everything
 
         find_tracker(settings.logger.tracker)
-    start_logging()
-    distributed.start(find_device(settings.device), state["step"] if state else 0)
+    configure_logging()
+    distributed.start(select_device(settings.device), state["step"] if state else 0)
     seed_everything(settings.seed, settings.deterministic)
     loaders = build_training_loaders(settings)
     dataset = loaders["train"].dataset
@@ -100,14 +100,14 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
 
 def _tell(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
     """Says in the run folder and on the console what the run is and, if asked to, does."""
-    from logger.console import format_table, log, start_logging
+    from logger.console import configure_logging, format_table, log
 
     run, dataset, settings = trainer.run, trainer.dataset, trainer.settings
-    start_logging(run / "train.log")
+    configure_logging(run / "train.log")
     if not RANK:
         data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
         about: dict[str, Any] = {"device": trainer.compute, "processes": WORLD, "data": data}
-        log.debug(run_folder.describe_run(run, to_yaml(settings), **about))
+        log.debug(run_folder.write_manifest(run, to_yaml(settings), **about))
     for change in changes:
         log.warning("--force: goes on with %s", change)
     if settings.trainer.strategy == "fsdp" and WORLD == 1:
@@ -119,7 +119,7 @@ def _tell(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
     if trainer.finished:
         log.info("all is done at step %d; trainer.epochs=N makes it longer", trainer.step)
     if settings.trainer.profile:
-        from base.profiling import profile_steps
+        from profiling import profile_steps
 
         table = profile_steps(trainer, settings.trainer.profile)
         log.info("%s\nhttps://ui.perfetto.dev shows %s\n", table, run / "profile/trace.json")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from logger.console import log
-from logger.pictures import Figure, image_grid
+from logger.figures import Figure, image_grid
 from utils.errors import UserError
 
 Sample = dict[str, Tensor]
@@ -36,18 +36,18 @@ class BaseDataset(ABC, Dataset[Sample]):
         in_memory: whether batches are indexed from tensors; then workers are none by default.
             A class that says so in its own body (a subclass may do otherwise) promises to draw from
             the generator alone that `transform` is given: no other is seeded for each step then.
-        resident: names of the tensors that batches are made of, all of them, if `__getitems__` and
+        device_tensors: names of the tensors that batches are made of, all of them, if `__getitems__` and
             `transform` work on any device; an accelerator that has room for them keeps them.
         device: where those tensors are, to which `__getitems__` is given its indices.
     """
 
     title = "data"
     classes: Sequence[str] = ()
-    learned: Sequence[str] = ()
+    fitted: Sequence[str] = ()
     trained_on: str
     source = ""
     in_memory = False
-    resident: Sequence[str] = ()
+    device_tensors: Sequence[str] = ()
     device = torch.device("cpu")
 
     @abstractmethod
@@ -105,7 +105,7 @@ class BaseDataset(ABC, Dataset[Sample]):
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned from the training samples, as plain data; checkpoints hold it."""
-        return {name: getattr(self, name) for name in ("title", "classes", "source", *self.learned)}
+        return {name: getattr(self, name) for name in ("title", "classes", "source", *self.fitted)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` gave.
@@ -117,17 +117,17 @@ class BaseDataset(ABC, Dataset[Sample]):
             both = (self.classes, state["classes"])
             mine, known = (", ".join(names)[:60] or "(none)" for names in both)
             raise UserError(f"{self.title} has the classes {mine}; in training, they were {known}")
-        for name in ("classes", *self.learned):
+        for name in ("classes", *self.fitted):
             setattr(self, name, state[name])
         self.trained_on = state["title"]
         if self.source and self.title == self.trained_on and self.source != state["source"]:
             log.warning("%s has changed since training: splits may share samples", self.title)
 
     def to(self, device: torch.device) -> None:
-        """Moves what is `resident` to a device; batches are made there from then on."""
-        if self.resident:
+        """Moves what is `device_tensors` to a device; batches are made there from then on."""
+        if self.device_tensors:
             self.device = device
-        for name in self.resident:
+        for name in self.device_tensors:
             setattr(self, name, getattr(self, name).to(device))
 
     @cached_property
@@ -137,15 +137,15 @@ class BaseDataset(ABC, Dataset[Sample]):
         return torch.zeros_like(found) if found.is_floating_point() else found
 
     @property
-    def probes(self) -> Tensor:
+    def probe_indices(self) -> Tensor:
         """Indices of 64 samples, or all if there are fewer, spread evenly over the set."""
         count = min(64, len(self))  # in integers, as float32 ends at 16,777,216
         return torch.arange(count) * (len(self) - 1) // max(count - 1, 1)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the length and of the samples at `probes`."""
-        batch = self.__getitems__(self.probes.to(self.device))
+        """A hash of the length and of the samples at `probe_indices`."""
+        batch = self.__getitems__(self.probe_indices.to(self.device))
         content = b"".join(values.cpu().numpy().tobytes() for _, values in sorted(batch.items()))
         return hashlib.sha256(str(len(self)).encode() + content).hexdigest()[:16]
 

@@ -15,21 +15,21 @@ from torch.amp.grad_scaler import GradScaler
 from base.base_dataset import Batch, batch_size
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader
-from base.guard import update_guarded
-from base.optimization import MovingAverage, build_optimizers, set_learning_rates
-from base.saving import Saver
-from base.state import check_alike, load_trainer_state, trainer_state
 from config.schema import Settings
 from logger.console import format_values, log, progress_bar
+from logger.figures import Figure
 from logger.meter import Meter
-from logger.metrics import Metrics, scalars_in
-from logger.pictures import Figure
 from logger.run_log import RunLog
-from storage.checkpoint import check_finite
-from utils import distributed
-from utils.device import find_device, find_precision, move
+from metrics.classification import Metrics, scalars_in
+from optim.optimizers import MovingAverage, build_optimizers, set_learning_rates
+from storage.checkpoint_file import check_finite
+from storage.checkpointer import Saver
+from storage.non_finite import update_guarded
+from storage.state import check_alike, load_trainer_state, trainer_state
+from utils import parallel as distributed
+from utils.device import autocast_dtype, move, select_device
 from utils.errors import RANK, TRAINING_FAILED, WORLD, LoadingError, UserError
-from utils.seed import seed_torch
+from utils.randomness import seed_torch
 from utils.signals import StopSignals
 
 Loaders = Mapping[str, BatchLoader]
@@ -38,7 +38,7 @@ Loaders = Mapping[str, BatchLoader]
 class BaseTrainer(ABC):
     """Trains a model, evaluates it and predicts with it.
 
-    A project defines `training_step` and `evaluation_step`, and may override `build_metrics`,
+    A project defines `training_step` and `evaluation_step`, and may override `configure_metrics`,
     `build_optimizers`, `update`, `pictures` and `tables`. Further constructor arguments are
     settings.
 
@@ -53,10 +53,10 @@ class BaseTrainer(ABC):
         self.settings, self.options = settings, settings.trainer
         self.loaders, self.run = loaders, run
         self.dataset = next(iter(loaders.values())).dataset
-        self.device = find_device(settings.device)
+        self.device = select_device(settings.device)
         for loader in loaders.values():
-            loader.settle(self.device)
-        self.precision = find_precision(self.options.precision, self.device)
+            loader.cache_on_device(self.device)
+        self.precision = autocast_dtype(self.options.precision, self.device)
         self.compute = f"{self.device} ({str(self.precision).removeprefix('torch.')})"  # for logs
         self.sharded = WORLD > 1 and self.options.strategy == "fsdp"
         self.compute += f", {WORLD} processes{' with shares' * self.sharded}" * (WORLD > 1)
@@ -72,11 +72,11 @@ class BaseTrainer(ABC):
             # In place: torch.compile(model) would rename the weights. Rounded as without: what
             # amax found is looked for again, and not found among values of another precision.
             part.compile(options={"emulate_precision_casts": True})
-        self.optimizers = self.build_optimizers()
+        self.optimizers = self.configure_optimizers()
         self.scaler = GradScaler(self.device.type, enabled=self.precision == torch.half)
-        self.metrics = self.build_metrics().to(self.device)
+        self.metrics = self.configure_metrics().to(self.device)
         self.step, self.skipped = 0, 0  # steps done, and how many of them left the weights alone
-        self.best, self.epochs_without_gain = math.nan, 0  # of checkpoint.monitor
+        self.best, self.validations_without_improvement = math.nan, 0  # of checkpoint.monitor
         self.stop_signal = 0  # what ended fit
         self.evaluated, self.log_due = True, False  # no validation is due; nor is a log entry
         self.meter = Meter()
@@ -104,7 +104,7 @@ class BaseTrainer(ABC):
 
     # What a project may change.
 
-    def build_metrics(self) -> Metrics:
+    def configure_metrics(self) -> Metrics:
         """The metrics that `evaluation_step` updates: the mean ``loss``, from ``value``."""
         from torchmetrics import MeanMetric, MetricCollection  # takes seconds to import
 
@@ -116,13 +116,13 @@ class BaseTrainer(ABC):
         own = getattr(metrics, "higher_is_better", None)
         return bool(own(name) if own else getattr(metrics[name], "higher_is_better", False))
 
-    def build_optimizers(self) -> list[torch.optim.Optimizer]:
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """The optimizers, their groups with the highest learning rates."""
         return build_optimizers(self.model, self.settings)
 
     def update(self, batches: Sequence[Batch]) -> None:
         """One optimizer step, on batches whose gradients add up to that of their mean loss."""
-        shares = self.loaders["train"].shares(self.step - 1)
+        shares = self.loaders["train"].loss_weights(self.step - 1)
         for batch, share in zip(batches, shares, strict=True):
             last = batch is batches[-1]
             with nullcontext() if last else distributed.unsynced(self.parallel):
@@ -144,7 +144,7 @@ class BaseTrainer(ABC):
         """What `predict.py` says of each sample's outputs: one answer or more, best first."""
         return [[{"output": output}] for output in outputs.tolist()]
 
-    def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+    def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         """Pictures of what `evaluate` found, by name."""
         return {}
 
@@ -211,7 +211,7 @@ class BaseTrainer(ABC):
                     self.evaluation_step(model, move(batch, self.device))
                 elif self.sharded:  # the others gather the model with this process's shares
                     metrics, self.metrics = self.metrics, copy.deepcopy(self.metrics)
-                    self.evaluation_step(model, move(loader.pick(1), self.device))
+                    self.evaluation_step(model, move(loader.sample_batch(1), self.device))
                     self.metrics = metrics
                 bar.update()
             return {name: value.cpu() for name, value in self.metrics.compute().items()}
@@ -233,7 +233,9 @@ class BaseTrainer(ABC):
     @property
     def finished(self) -> bool:
         """Whether all steps are done, or `trainer.early_stop` epochs have brought no gain."""
-        stopped_early = self.epochs_without_gain >= (self.options.early_stop or math.inf)
+        stopped_early = self.validations_without_improvement >= (
+            self.options.early_stop or math.inf
+        )
         return self.evaluated and (self.step >= self.total_steps or stopped_early)
 
     @property
@@ -313,8 +315,10 @@ class BaseTrainer(ABC):
         name = self.settings.checkpoint.monitor
         sign, value = 1 if self.higher_is_better(name) else -1, scalars[name]
         gained = math.isfinite(value) and not sign * value <= sign * self.best  # NaN at first
-        self.best, missed = (value, 0) if gained else (self.best, self.epochs_without_gain + 1)
-        self.epochs_without_gain = missed
+        self.best, missed = (
+            (value, 0) if gained else (self.best, self.validations_without_improvement + 1)
+        )
+        self.validations_without_improvement = missed
         text = f"epoch {self.epoch}/{self.options.epochs}, validation {format_values(scalars)}"
         log.info("%s: %s%s", self.dataset.title, text, "  (best so far)" * (value == self.best))
         self.save(best=value == self.best)  # of equals the last; pictures take a while
@@ -322,9 +326,9 @@ class BaseTrainer(ABC):
             batch = next(self.loaders["train"].steps(0, 1))[0]
             batch = {name: value.cpu() for name, value in batch.items()}
             figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")
-            self.record.pictures({"inputs": figure} if figure else {}, self.step)
+            self.record.figures({"inputs": figure} if figure else {}, self.step)
         if self.finished and self.record.illustrated:
-            self.record.pictures(self.pictures("validation", results), self.step)
+            self.record.figures(self.figures("validation", results), self.step)
             self.record.conclude(scalars)
         self.meter.restart(self.step)
 

@@ -1,7 +1,7 @@
 """From a data set to the batches of each step."""
 
+import multiprocessing
 import signal
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -13,11 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseDataset, Batch
 from utils.errors import TRAINING_FAILED, LoadingError, UserError, explain
-from utils.seed import Draws, generator, permuted, seed_step
+from utils.randomness import BatchGenerator, generator, permute, seed_all
 
 ORDER, LOADING = 1, 2  # purposes of random numbers: different draws from one seed
 BLOCK = 2**18  # places in an order that are made at once
-FORKS_HANG = sys.platform == "linux" and sys.version_info < (3, 11, 10)  # see utils/forking.py
 ROOM = 0.25  # share of an accelerator's free memory that a data set may take
 
 
@@ -88,15 +87,15 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         except Exception as error:  # of the data set
             return self._explain(error, indices)
 
-    def settle(self, device: torch.device) -> None:
+    def cache_on_device(self, device: torch.device) -> None:
         """Has a data set that can make its batches on an accelerator do so, if there is room."""
         data = self.dataset  # which may have no tensors where it has no samples
-        sizes = [getattr(data, name).nbytes for name in data.resident if len(data)]
+        sizes = [getattr(data, name).nbytes for name in data.device_tensors if len(data)]
         able = sizes and device.type == "cuda" and not self.workers
         if able and sum(sizes) < ROOM * torch.cuda.mem_get_info(device)[0]:
             self.dataset.to(device)
 
-    def shares(self, step: int) -> list[float]:
+    def loss_weights(self, step: int) -> list[float]:
         """What the mean over each batch of a step here counts for in the mean over processes."""
         if self.world == 1 and self.accumulate == 1:
             return [1.0]
@@ -134,10 +133,10 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
     def _start(self, steps: range, stay: bool = False) -> DataLoader[list[Batch] | LoadingError]:
         options: Any = {"num_workers": self.workers, "persistent_workers": stay}
         options["generator"] = generator(0)  # or it would draw from the one that updates draw from
-        if self.world > 1 and FORKS_HANG:
-            from utils.forking import Forking  # which Windows has not
-
-            options["multiprocessing_context"] = Forking()
+        if self.world > 1 and "forkserver" in multiprocessing.get_all_start_methods():
+            # A process that is forked while another thread runs, such as those of gloo, may hang
+            # (python/cpython#112275).
+            options["multiprocessing_context"] = multiprocessing.get_context("forkserver")
         # The copy has none of the workers that this has started, which cannot be sent to others.
         return DataLoader(replace(self), None, sampler=steps, **options)
 
@@ -160,15 +159,15 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
                 raise UserError("__getitem__ must give a dict of tensors, `input` among them")
             _ = self.dataset.fingerprint, self.dataset.example
         except Exception as error:  # of the data set
-            raise self._explain(error, self.dataset.probes) from error
+            raise self._explain(error, self.dataset.probe_indices) from error
 
-    def pick(self, count: int) -> Batch:
+    def sample_batch(self, count: int) -> Batch:
         """Some samples, always the same, drawn from all and transformed as for evaluation.
 
         They are on the CPU.
         """
         samples = len(self.dataset)
-        chosen = permuted(torch.arange(min(count, samples)), samples, generator(0))
+        chosen = permute(torch.arange(min(count, samples)), samples, generator(0))
         batch = self.dataset.__getitems__(chosen.to(self.dataset.device))
         return {k: value.cpu() for k, value in self.dataset.transform(batch, None).items()}
 
@@ -180,15 +179,15 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
         """
         return not vars(type(self.dataset)).get("in_memory", False)
 
-    def _draws(self, step: int) -> Draws | None:
+    def _draws(self, step: int) -> BatchGenerator | None:
         """What a step's samples are augmented with; None where they are not."""
         if self.seeds_all:
-            seed_step(self.seed or 0, LOADING, step, self.rank)
+            seed_all(self.seed or 0, LOADING, step, self.rank)
         augments = type(self.dataset).transform is not BaseDataset.transform
         augmented = self.seed is not None and augments
         return generator(self.seed or 0, LOADING, step) if augmented else None
 
-    def _load(self, part: Tensor, step: int, draws: Draws | None) -> Batch:
+    def _load(self, part: Tensor, step: int, draws: BatchGenerator | None) -> Batch:
         """This process's samples of a batch, as the model gets them; there may be none."""
         count = part.shape[0]  # len() takes four times as long
         some = count > self.rank
@@ -204,7 +203,7 @@ class BatchLoader(Dataset[list[Batch] | LoadingError]):
             return self.dataset.__getitems__(indices)
         samples = []
         for index in indices.tolist():
-            seed_step(self.seed or 0, LOADING, step, index)
+            seed_all(self.seed or 0, LOADING, step, index)
             samples.append(self.dataset[index])
         return self.dataset.collate(samples)
 
@@ -234,5 +233,5 @@ def order_of(
     if seed is not None and samples <= length:
         places = torch.randperm(samples, generator=draws)
     elif seed is not None:
-        places = permuted(places, samples, draws)
+        places = permute(places, samples, draws)
     return places.to(device)

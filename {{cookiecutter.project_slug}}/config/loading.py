@@ -13,7 +13,7 @@ from typing import Any
 import pydantic
 from ruamel.yaml import YAML
 
-from config.reference import CLASSES, ROOT, rows, schema_with
+from config.help import CLASSES, ROOT, rows, schema_with
 from config.schema import Settings
 from utils.errors import UserError
 

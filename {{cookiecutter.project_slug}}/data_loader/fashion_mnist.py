@@ -49,10 +49,10 @@ class FashionMNIST(BaseDataset):
 
     title = "FashionMNIST"
     classes = NAMES.split(", ")
-    learned = ("mean_and_std",)  # of the training pixels, as shares of 255
+    fitted = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
     in_memory = True
-    resident = ("images", "targets", "indices")
+    device_tensors = ("images", "targets", "indices")
 
     def __init__(
         self,

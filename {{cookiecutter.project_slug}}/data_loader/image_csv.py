@@ -14,7 +14,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader.tables import class_indices, divide, hash_of, read_data, write_rows
 from data_loader.transforms import augment, cropped, normalize, pixel_statistics, read_image
 from utils.errors import UserError
-from utils.seed import generator, uniform
+from utils.randomness import generator, uniform
 
 IMAGES = 900  # in the example
 MEASURED = 500  # images from which mean and standard deviation are found
@@ -41,7 +41,7 @@ class ImageCSV(BaseDataset):
         UserError: if there is no such file, or it names an image that is not there.
     """
 
-    learned = ("mean_and_std",)  # of the training pixels, as shares of 255
+    fitted = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
 
     def __init__(

@@ -19,14 +19,14 @@ from numpy.lib import format as npy
 from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from base.building import build_part
+from config.constructors import construct
+from config.help import command_parser, complete
 from config.loading import DEFAULT, load_settings
-from config.reference import command_parser, complete
 from config.schema import DataSettings
 from logger.console import progress_bar
-from utils.errors import DATA_UNAVAILABLE, MISTAKES, UserError, explain, run_command
+from utils.errors import DATA_UNAVAILABLE, USER_CODE_ERRORS, UserError, explain, run_command
 from utils.files import replace_file, sync
-from utils.seed import seed_everything
+from utils.randomness import seed_everything
 
 ABOUT = "about.json"
 AGAIN = "delete the folder and make it anew by python -m data_loader.mapped"
@@ -66,12 +66,12 @@ class Mapped(BaseDataset):
         about, options = read_about(root / folder, like)
         self.original: BaseDataset | None = None
         if options:
-            self.original = build_part(options, BaseDataset, root, None, seed)
+            self.original = construct(options, BaseDataset, root, None, seed)
             for name in ("collate", "read_inputs", "draw", "table"):
                 if getattr(type(self), name) is getattr(BaseDataset, name):  # not a subclass's own
                     setattr(self, name, getattr(self.original, name))
         self.title, self.classes = about["title"], about["classes"]
-        self.learned = [*about["learned"]]
+        self.fitted = [*about["learned"]]
         if split is not None and split not in about["splits"]:
             raise UserError(f"{root / folder} holds no {split} split", DATA_UNAVAILABLE)
         self.part = about["splits"].get(split, {"names": [], "samples": []})
@@ -218,7 +218,7 @@ def convert(
                 raise UserError(f"{folder} cannot be made: {name} would give other samples")
         unfinished.replace(folder)
         sync(folder.parent)
-    except MISTAKES as error:
+    except USER_CODE_ERRORS as error:
         raise UserError(f"{folder} cannot be made: {explain(error)}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -226,7 +226,7 @@ def convert(
 
 def _look(data: BaseDataset) -> list[tuple[str, bytes]]:
     """Samples that stand for all, as they are and transformed."""
-    batch = data.__getitems__(data.probes)
+    batch = data.__getitems__(data.probe_indices)
     both = [*batch.items(), *data.transform(batch, None).items()]
     return [(name, values.numpy().tobytes()) for name, values in both]
 
@@ -283,7 +283,7 @@ def main() -> None:
     seed_everything(settings.seed)
     data, splits = settings.data, dict[str, BaseDataset]()
     for split in ("train", "validation", "test"):
-        splits[split] = build_part(data, BaseDataset, data.root, split, settings.seed)
+        splits[split] = construct(data, BaseDataset, data.root, split, settings.seed)
         splits[split].load_state_dict(splits["train"].state_dict())
     like = {"name": data.name, **data.model_dump(mode="json", include=data.arguments)}
     convert(splits, data.root / arguments.folder, like)

@@ -6,7 +6,7 @@ import torch
 
 from base.base_dataset import BaseDataset, Sample
 from utils.errors import UserError
-from utils.seed import generator
+from utils.randomness import generator
 
 COUNTS = {"train": 2000, "validation": 500, "test": 500}
 

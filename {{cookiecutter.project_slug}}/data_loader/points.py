@@ -16,10 +16,10 @@ from data_loader.tables import (
     read_rows,
     write_rows,
 )
-from logger.pictures import Figure
-from logger.regression import curve_picture
+from logger.figures import Figure
+from metrics.regression import curve_figure
 from utils.errors import UserError
-from utils.seed import generator
+from utils.randomness import generator
 
 POINTS, NOISE = 1200, 0.2  # how many of them the examples have, and its standard deviation
 
@@ -39,11 +39,11 @@ class Points(BaseDataset):
         UserError: if there is no such file, or a cell is no number.
     """
 
-    learned = ("x_mean_and_std", "target_mean_and_std")
+    fitted = ("x_mean_and_std", "target_mean_and_std")
     x_mean_and_std: tuple[float, float]
     target_mean_and_std: tuple[float, float]
     in_memory = True
-    resident = ("x", "y")
+    device_tensors = ("x", "y")
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Points(BaseDataset):
         return [(f"{value.item():.6g}", {"input": value.float()}) for value in numbers]
 
     def draw(self, batch: Batch, heading: str, titles: object = ()) -> Figure:
-        return curve_picture(batch["input"], batch["target"], heading, self.axes)
+        return curve_figure(batch["input"], batch["target"], heading, self.axes)
 
 
 def make_line(file: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from utils.seed import generator
+from utils.randomness import generator
 
 TRAINING, VALIDATION, TEST = 10_000, 1_000, 2_000  # images; validation is a part of training
 TILT = 0.25  # spread of the stripes' angle, as a share of the angle between two classes
@@ -29,10 +29,10 @@ class Synthetic(BaseDataset):
 
     title = "synthetic data"
     classes = [f"synthetic {18 * k} degrees" for k in range(10)]  # noqa: RUF012
-    learned = ("mean_and_std",)  # of the training pixels, as shares of 255
+    fitted = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
     in_memory = True
-    resident = ("images", "targets")
+    device_tensors = ("images", "targets")
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
         count = {None: 0, "test": TEST}.get(split, TRAINING)

@@ -23,7 +23,7 @@ from data_loader.tables import (
     write_rows,
 )
 from utils.errors import UserError
-from utils.seed import generator
+from utils.randomness import generator
 
 ROWS = 3000  # in the example
 CATEGORIES = 100  # that a column may have; more of them are names or numbers
@@ -53,12 +53,12 @@ class TabularCSV(BaseDataset):
         UserError: naming file, column and row, if a cell does not fit.
     """
 
-    learned = ("numbers", "categories", "target_mean_and_std")
+    fitted = ("numbers", "categories", "target_mean_and_std")
     numbers: dict[str, tuple[float, float, bool]]  # mean, standard deviation, whether with gaps
     categories: dict[str, list[str]]
     target_mean_and_std: tuple[float, float]
     in_memory = True
-    resident = ("features", "targets")
+    device_tensors = ("features", "targets")
 
     def __init__(
         self,

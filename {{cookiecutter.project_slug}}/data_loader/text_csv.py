@@ -13,7 +13,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from config.schema import Count
 from data_loader.tables import class_indices, divide, hash_of, read_data, write_rows
 from utils.errors import UserError
-from utils.seed import generator
+from utils.randomness import generator
 
 MESSAGES = 3000  # in the example
 PADDING, UNKNOWN = 0, 1  # numbers of no word
@@ -41,7 +41,7 @@ class TextCSV(BaseDataset):
         UserError: if there is no such file, or it has no such columns.
     """
 
-    learned = ("vocabulary",)
+    fitted = ("vocabulary",)
     vocabulary: list[str]
     in_memory = True
 

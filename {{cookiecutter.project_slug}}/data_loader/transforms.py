@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from utils.errors import UserError
-from utils.seed import generator, uniform
+from utils.randomness import generator, uniform
 
 
 def split_indices(targets: Tensor, split: str, validation: int, seed: int) -> Tensor:

@@ -14,7 +14,7 @@ from utils.errors import RANK
 log = logging.getLogger("run")
 
 
-def start_logging(file: Path | None = None) -> None:
+def configure_logging(file: Path | None = None) -> None:
     """Sends log lines to the console and, from the debug level on, to `file`.
 
     Of several processes, only the first one says more than warnings.

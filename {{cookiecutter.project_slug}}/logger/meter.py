@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from utils.distributed import gather
 from utils.errors import WORLD, NonFiniteError
+from utils.parallel import gather
 
 T = TypeVar("T")
 

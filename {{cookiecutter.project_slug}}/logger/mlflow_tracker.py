@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from config.loading import flatten, to_yaml
 from config.schema import Settings
 from logger.console import log
-from logger.pictures import Figure
+from logger.figures import Figure
 from utils.files import replace_file
 
 # Training waits for a server that has gone for less than a minute, instead of a quarter of an hour.

@@ -15,7 +15,7 @@ from typing import Any
 from config.loading import flatten
 from config.schema import Settings
 from logger.console import log
-from logger.pictures import Figure
+from logger.figures import Figure
 from utils.errors import RANK, UserError, explain
 from utils.files import replace_file
 
@@ -83,7 +83,7 @@ class RunLog:
         if time.monotonic() > self.written + PAUSE:
             self._write()
 
-    def pictures(self, pictures: Mapping[str, Figure], step: int) -> None:
+    def figures(self, pictures: Mapping[str, Figure], step: int) -> None:
         """Shows figures, by their names."""
         for name, figure in pictures.items():
             self._show("tracker", "picture", name, figure, step)

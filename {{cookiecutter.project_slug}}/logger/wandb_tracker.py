@@ -17,7 +17,7 @@ from PIL import Image
 
 from config.loading import flatten
 from config.schema import Settings
-from logger.pictures import Figure
+from logger.figures import Figure
 from utils.files import replace_file
 
 PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"

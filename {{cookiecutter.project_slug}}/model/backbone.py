@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
-from utils.errors import DATA_UNAVAILABLE, MISTAKES, UserError
+from utils.errors import DATA_UNAVAILABLE, USER_CODE_ERRORS, UserError
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -68,7 +68,7 @@ class Backbone(BaseModel):
             found = torch.load(file, map_location="cpu", weights_only=True)
             kept = {k: v for k, v in found.items() if not k.startswith(f"{self.last}.")}
             self.network.load_state_dict(kept)
-        except (*MISTAKES, EOFError, pickle.UnpicklingError) as error:
+        except (*USER_CODE_ERRORS, EOFError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:150]
             if isinstance(error, pickle.UnpicklingError):  # torch would advise to run it
                 reason = "it holds more than plain data, or something else"

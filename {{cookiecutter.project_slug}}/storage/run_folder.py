@@ -68,7 +68,7 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
         lock.release()
 
 
-def find_begun(name: str, folder: Path | None) -> Path | None:
+def find_interrupted_run(name: str, folder: Path | None) -> Path | None:
     """The folder in which the job of torchrun that this process is of has begun a run.
 
     torchrun starts the same command again when a process has died; --rdzv-id (of a cluster's
@@ -99,7 +99,7 @@ def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Pa
     """
     if str(run) == "last":
         newest = newest_first(runs.rglob("checkpoints/*.pt"))
-        run = folder_of(newest[0]) if newest else runs
+        run = run_folder_of(newest[0]) if newest else runs
     if run.is_file():
         return [run]
     contents: dict[object, Path] = {}
@@ -111,7 +111,7 @@ def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Pa
     return list(contents.values())
 
 
-def folder_of(checkpoint: Path) -> Path:
+def run_folder_of(checkpoint: Path) -> Path:
     """The run folder that a checkpoint lies in, or else the checkpoint's own folder."""
     return next(filter(is_run, checkpoint.parents), checkpoint.parent)
 
@@ -129,7 +129,7 @@ def _git(*arguments: str) -> str | None:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
 
 
-def describe_run(folder: Path, settings: str, **facts: Any) -> str:
+def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
     """Writes ``settings.yaml`` and, when a run begins, ``manifest.json``; returns what that says.
 
     That is what it takes to trace a run: code, command, versions, machine, and the `facts` given.

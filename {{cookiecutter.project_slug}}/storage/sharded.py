@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from utils.distributed import gather, side_group
 from utils.errors import RANK
+from utils.parallel import gather, side_group
 
 Write = Callable[[dict[str, Any]], None]
 
@@ -42,13 +42,13 @@ class Saving:
         place = folder / gather(next(free))[0]
         parts: dict[str, Any] = {}
 
-        def set_apart(tensor: Tensor, name: str) -> Tensor:
+        def detach_shards(tensor: Tensor, name: str) -> Tensor:
             if not hasattr(tensor, "to_local"):
                 return tensor.detach().clone()  # as training goes on
             parts[name] = tensor
             return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
-        rest = map_tensors(state, set_apart)
+        rest = map_tensors(state, detach_shards)
 
         def finish(digests: dict[str, str]) -> None:
             write({**rest, "parts": {"folder": place.name, "digests": digests}})
@@ -99,12 +99,12 @@ def read_parts(folder: Path, state: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"of its parts, in {place}, {wrong[0]} is not there or not as written")
     parts: dict[str, Any] = {}
 
-    def find_room(tensor: Tensor, name: str) -> Tensor:
+    def allocate(tensor: Tensor, name: str) -> Tensor:
         if tensor.is_meta:
             tensor = parts[name] = torch.empty_like(tensor, device="cpu")
         return tensor
 
-    whole: dict[str, Any] = map_tensors(state, find_room)
+    whole: dict[str, Any] = map_tensors(state, allocate)
     try:
         with warnings.catch_warnings(action="ignore"):  # it warns that there is one process
             load(parts, storage_reader=HuggingFaceStorageReader(str(place)), no_dist=True)

@@ -21,7 +21,7 @@ from data_loader import synthetic
 from logger.console import log
 from trainer.classifier import Classifier
 from utils.errors import run_command
-from utils.seed import seed_everything
+from utils.randomness import seed_everything
 
 gc.freeze()  # as commands do, once torch is imported
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,12 +16,12 @@ from builders import build_loader, build_model
 from config.loading import load_settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
-from storage.checkpoint import load_checkpoint
+from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
-from utils import distributed
-from utils.distributed import own
+from utils import parallel as distributed
 from utils.errors import RANK, run_command
-from utils.seed import seed_everything
+from utils.parallel import own
+from utils.randomness import seed_everything
 
 SAMPLES = 121  # in batches of 24, so that the last one has a sample for one process alone
 CONFIG = Path(__file__).resolve().parent.parent / "config/synthetic.yaml"
@@ -116,7 +116,7 @@ def train(job: str, run: Path, *changes: str) -> None:
     if (last := run / "checkpoints/last.pt").exists():
         trainer.load_state_dict(load_checkpoint(last))
     if job == "breaking":
-        from base.guard import fit_guarded
+        from storage.non_finite import fit_guarded
 
         fit_guarded(trainer)
     else:

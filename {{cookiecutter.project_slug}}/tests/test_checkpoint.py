@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from storage.checkpoint import FORMAT, load_checkpoint, save_checkpoint, save_step
+from storage.checkpoint_file import FORMAT, load_checkpoint, save_checkpoint, save_step
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

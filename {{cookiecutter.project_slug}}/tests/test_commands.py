@@ -23,7 +23,7 @@ from base.base_model import BaseModel
 from builders import build_model, restore_dataset, restore_trainer
 from config.loading import load_settings
 from data_loader.synthetic import Synthetic
-from storage.checkpoint import load_checkpoint, trained_weights
+from storage.checkpoint_file import evaluation_weights, load_checkpoint
 from trainer.classifier import Classifier
 
 Command = Callable[..., int]
@@ -44,7 +44,7 @@ def trained_model(run: Path) -> BaseModel:
     state = load_checkpoint(run / "checkpoints/best.pt")
     settings = load_settings(state["settings"])
     model = build_model(settings, restore_dataset(settings, None, state))
-    model.load_state_dict(trained_weights(state))
+    model.load_state_dict(evaluation_weights(state))
     return model.eval()
 
 
@@ -101,10 +101,10 @@ def test_pictures_of_the_results_are_saved(evaluation: Path) -> None:
 def test_the_misclassified_are_those_in_one_batch_of_an_evaluation(trained_run: Path) -> None:
     best = trained_run / "checkpoints/best.pt"
     trainer, _ = restore_trainer([best], "test", ["data.batch_size=5"])
-    batch = trainer.loaders["test"].pick(20)
+    batch = trainer.loaders["test"].sample_batch(20)
     wrong = int((trainer.predict(batch).argmax(1) != batch["target"]).sum())
     assert 5 < wrong < 25
-    figure = trainer.pictures("test", trainer.evaluate("test"))["misclassified"]
+    figure = trainer.figures("test", trainer.evaluate("test"))["misclassified"]
     assert sum("\nas " in text.get_text() for text in figure.findobj(Text)) == wrong
 
 
@@ -123,7 +123,7 @@ def test_any_split_of_any_checkpoint_can_be_evaluated(
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
+def figures(tmp_path: Path) -> list[Path]:
     """One picture in many kinds and sizes of image files."""
     stripes = np.sin(np.arange(40) / 2).reshape(1, -1).repeat(30, 0)
     image = Image.fromarray((127 + 120 * stripes).astype(np.uint8))
@@ -348,7 +348,7 @@ def test_all_that_is_made_of_a_trained_model_says_that_the_data_is_synthetic(
         assert "synthetic data" in capsys.readouterr().out
 
     trainer, _ = restore_trainer([trained_run / "checkpoints/best.pt"], "validation", [])
-    figures = trainer.pictures("validation", trainer.evaluate("validation"))
+    figures = trainer.figures("validation", trainer.evaluate("validation"))
     assert figures.keys() == {"confusion_matrix", "misclassified"}
     for figure in figures.values():
         texts = [text.get_text() for text in figure.findobj(Text)]

@@ -4,8 +4,6 @@
 import multiprocessing
 import os
 import random
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from builders import build_dataset, build_loader, build_training_loaders
 from config.schema import Settings
 from data_loader.synthetic import Synthetic
 from utils.errors import LoadingError
-from utils.seed import generator, permuted
+from utils.randomness import generator, permute
 
 
 class Numbers(BaseDataset):
@@ -169,9 +167,9 @@ def test_the_order_changes_with_epoch_and_seed() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 10, 1000, 4097])
 def test_a_permutation_takes_each_number_to_one_of_its_own(count: int) -> None:
-    first, second = (permuted(torch.arange(count), count, generator(k)) for k in (1, 2))
+    first, second = (permute(torch.arange(count), count, generator(k)) for k in (1, 2))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(count))
-    assert permuted(torch.tensor([1]), count, generator(1)) == first[1]
+    assert permute(torch.tensor([1]), count, generator(1)) == first[1]
     if count >= 1000:  # without a trace of the order before, or of the other one
         for other in (torch.arange(count), first.roll(1), second):
             correlation = torch.corrcoef(torch.stack([first, other]).double())[0, 1]
@@ -179,7 +177,7 @@ def test_a_permutation_takes_each_number_to_one_of_its_own(count: int) -> None:
 
 
 def test_every_order_of_few_samples_is_as_likely() -> None:
-    orders = [tuple(permuted(torch.arange(4), 4, generator(k)).tolist()) for k in range(2400)]
+    orders = [tuple(permute(torch.arange(4), 4, generator(k)).tolist()) for k in range(2400)]
     counts = [orders.count(order) for order in set(orders)]
     assert len(counts) == 24
     assert sum((count - 100) ** 2 / 100 for count in counts) < 49.7  # one in a thousand by chance
@@ -202,13 +200,13 @@ def test_a_long_order_is_shuffled_in_blocks_of_bounded_size(
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 1000, 10**8, 10**12])
 def test_what_stands_for_a_set_is_spread_over_it_however_large_it_is(count: int) -> None:
-    probes = Numbers(count).probes.tolist()
-    assert probes[0] == 0
-    assert probes[-1] == count - 1
-    assert len({*probes}) == len(probes) == min(count, 64)
+    probe_indices = Numbers(count).probe_indices.tolist()
+    assert probe_indices[0] == 0
+    assert probe_indices[-1] == count - 1
+    assert len({*probe_indices}) == len(probe_indices) == min(count, 64)
     loader = BatchLoader(Numbers(count), 4)
     loader.check()
-    picked = loader.pick(9)["input"].tolist()  # never a list of all, which would not fit
+    picked = loader.sample_batch(9)["input"].tolist()  # never a list of all, which would not fit
     assert all(0 <= k < count for k in picked)
     assert len({*picked}) == len(picked) == min(count, 9)
 
@@ -278,28 +276,6 @@ def test_workers_that_inherit_nothing_evaluate() -> None:
         multiprocessing.set_start_method(usual, force=True)
     assert processes[0] == processes[1]
     assert os.getpid() not in processes[0]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not fork workers")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_worker_that_hangs_as_it_is_forked_is_forked_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from utils import forking
-
-    monkeypatch.setattr(batch_loader, "FORKS_HANG", True)
-    monkeypatch.setattr(forking, "PATIENCE", 2)
-    first = multiprocessing.Semaphore(1)
-
-    def hang() -> None:
-        if first.acquire(block=False):
-            time.sleep(20)
-            os._exit(1)
-
-    os.register_at_fork(after_in_child=hang)
-    loader = BatchLoader(Signed(40), 10, workers=2, world=2)
-    assert len({*order(loader, epoch=0)} - {os.getpid()}) == 2
-    assert not first.acquire(block=False)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -18,10 +18,10 @@ from config.schema import Settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
 from data_loader.transforms import augment
-from storage.checkpoint import load_checkpoint
+from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 from utils.device import move
-from utils.seed import seed_everything, uniform
+from utils.randomness import seed_everything, uniform
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 CUDA = torch.device("cuda")
@@ -108,7 +108,7 @@ def test_batches_are_made_where_the_data_are(
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         for loader in loaders.values():
             dataset = loader.dataset
-            for name in dataset.resident:
+            for name in dataset.device_tensors:
                 setattr(dataset, name, fake.from_tensor(getattr(dataset, name)))
             dataset.to(CUDA)
             batches = next(loader.steps(0, 1))
@@ -125,7 +125,7 @@ def test_data_in_memory_move_to_the_device_and_give_the_same_batches(
 ) -> None:
     settings = make_settings("trainer.accumulate=2")
     on_cpu, on_cuda = (build_training_loaders(settings)["train"] for _ in range(2))
-    on_cuda.settle(CUDA)
+    on_cuda.cache_on_device(CUDA)
     assert on_cuda.dataset.device.type == "cuda"
     fingerprint = on_cuda.dataset.fingerprint
     del on_cuda.dataset.fingerprint
@@ -134,8 +134,8 @@ def test_data_in_memory_move_to_the_device_and_give_the_same_batches(
         for one, other in zip(ours, theirs, strict=True):
             assert one["input"].is_cuda and one["target"].is_cuda
             assert alike(one, other)
-    assert alike(on_cuda.pick(7), on_cpu.pick(7))
-    assert not on_cuda.pick(7)["input"].is_cuda
+    assert alike(on_cuda.sample_batch(7), on_cpu.sample_batch(7))
+    assert not on_cuda.sample_batch(7)["input"].is_cuda
 
 
 @needs_cuda
@@ -143,11 +143,11 @@ def test_data_stay_on_the_host_for_workers_and_where_there_is_no_room(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = build_training_loaders(make_settings("data.workers=1"))["train"]
-    loader.settle(CUDA)
+    loader.cache_on_device(CUDA)
     assert loader.dataset.device.type == "cpu"
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 10**9))
     loader = build_training_loaders(make_settings())["train"]
-    loader.settle(CUDA)
+    loader.cache_on_device(CUDA)
     assert loader.dataset.device.type == "cpu"
 
 

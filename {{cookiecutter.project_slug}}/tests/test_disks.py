@@ -14,7 +14,7 @@ from base.base_dataset import Batch
 from config.schema import Settings
 from logger import run_log
 from logger.run_log import RunLog
-from storage.checkpoint import load_checkpoint
+from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parent.parent

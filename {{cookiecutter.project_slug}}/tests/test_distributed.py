@@ -22,7 +22,7 @@ from torch import Generator
 from base.base_dataset import BaseDataset, Batch, Sample
 from base.batch_loader import LOADING, BatchLoader
 from utils.errors import UV
-from utils.seed import seed_step, uniform
+from utils.randomness import seed_all, uniform
 
 PROCESSES = ROOT / "tests/processes.py"
 STARTED: list[subprocess.Popen[Any]] = []
@@ -116,7 +116,7 @@ def test_dropout_differs_between_processes_and_is_resumed(tmp_path: Path) -> Non
 
 
 class Drawing(BaseDataset):
-    """Draws as it likes, for each sample."""
+    """BatchGenerator as it likes, for each sample."""
 
     title = "draws"
 
@@ -143,7 +143,7 @@ def test_processes_share_the_samples_of_a_step_and_their_draws(world: int) -> No
             for name, values in batch.items():
                 for rank in range(world):
                     assert torch.equal(values[rank::world], found[rank][name])
-        shares = torch.tensor([part.shares(step) for part in parts])
+        shares = torch.tensor([part.loss_weights(step) for part in parts])
         assert shares.sum() / world == pytest.approx(1)
 
 
@@ -153,7 +153,7 @@ def test_what_a_step_draws_does_not_depend_on_what_the_samples_drew(workers: int
     drawn = []
     for _ in loader.steps(0, 3):
         drawn += [random.random(), float(torch.rand(()))]
-    seed_step(1, LOADING, 2, 0)
+    seed_all(1, LOADING, 2, 0)
     assert drawn[-2:] == [random.random(), float(torch.rand(()))]
 
 

@@ -24,7 +24,7 @@ from base.base_dataset import BaseDataset
 from data_loader import fashion_mnist
 from data_loader.fashion_mnist import FILES, FashionMNIST
 from utils.errors import DATA_UNAVAILABLE, UserError
-from utils.seed import generator
+from utils.randomness import generator
 
 # FashionMNIST: files of the right names and sizes, so nothing has to be downloaded. Image k is
 # black but for its first pixel, k % 251, and is of class k % 10.

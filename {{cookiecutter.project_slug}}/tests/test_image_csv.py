@@ -17,9 +17,9 @@ from builders import build_dataset, build_loader, build_model, build_trainer, re
 from config.loading import load_settings
 from data_loader.image_csv import make_shapes
 from data_loader.tables import write_rows
-from storage.checkpoint import load_checkpoint
+from storage.checkpoint_file import load_checkpoint
 from utils.errors import UserError
-from utils.seed import generator
+from utils.randomness import generator
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
@@ -109,7 +109,7 @@ def test_a_broken_image_that_is_met_in_training_is_named_too(
 ) -> None:
     photos("train")
     monkeypatch.setattr("data_loader.image_csv.MEASURED", 2)
-    monkeypatch.setattr(BaseDataset, "probes", torch.tensor([0]))
+    monkeypatch.setattr(BaseDataset, "probe_indices", torch.tensor([0]))
     (tmp_path / "7.jpg").write_bytes((tmp_path / "7.jpg").read_bytes()[:200])
     own = (f"data.root={tmp_path}", "data.file=mine.csv", "data.image=path", "data.target=kind")
     assert command("train", "--config", CONFIG, *own, *QUICK, "data.workers=1") == 2

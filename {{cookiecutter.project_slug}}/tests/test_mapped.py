@@ -182,7 +182,7 @@ def test_samples_may_come_from_anything_that_can_be_gone_through(tmp_path: Path)
     convert(splits, tmp_path / "mapped", state=state)
     data = of(tmp_path / "mapped")
     assert (data.title, [*data.classes]) == ("rows", ["even", "odd"])
-    found = BatchLoader(data, 500).pick(500)
+    found = BatchLoader(data, 500).sample_batch(500)
     number = (found["input"][:, 0] * 7).round().long()
     assert sorted(number.tolist()) == list(range(500))
     assert torch.equal(number % 2, found["target"])
@@ -245,7 +245,7 @@ before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monoton
 data = Mapped(folder.parent, "train", 0, folder.name)
 loader = BatchLoader(data, 256, seed=0)
 loader.check()
-loader.pick(25)
+loader.sample_batch(25)
 next(loader.steps(loader.steps_per_epoch // 2, loader.steps_per_epoch))
 first = time.monotonic() - begun
 for _ in loader.steps(0, 500):

@@ -222,7 +222,7 @@ def test_samples_that_change_their_shape_are_refused(tmp_path: Path) -> None:
 class Weighted(Synthetic):
     """Has learned what JSON makes other things of: numbers as keys."""
 
-    learned = ("weights",)
+    fitted = ("weights",)
     weights: dict[Any, float] = {k: 1 / (k + 1) for k in range(10)}  # noqa: RUF012
 
     def transform(self, batch: Batch, generator: torch.Generator | None) -> Batch:

@@ -15,9 +15,9 @@ from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
 from builders import rehearse
 from logger.console import format_values
+from logger.figures import confusion_matrix_figure, image_grid
 from logger.meter import Meter
-from logger.metrics import ClassificationMetrics
-from logger.pictures import confusion_picture, image_grid
+from metrics.classification import ClassificationMetrics
 from model.losses import cross_entropy
 from trainer.classifier import Classifier
 from utils.errors import UserError
@@ -57,7 +57,7 @@ def test_metrics_of_classes_are_those_of_torchmetrics() -> None:
 class WithTorchmetrics(BaseTrainer):
     """As a project would use metrics that are there already."""
 
-    def build_metrics(self) -> MetricCollection:
+    def configure_metrics(self) -> MetricCollection:
         top2 = classification.MulticlassAccuracy(10, top_k=2)
         return MetricCollection({"loss": MeanMetric(), "top2": top2})
 
@@ -83,7 +83,7 @@ def test_metrics_of_torchmetrics_can_be_used_and_watched(
 class Calibrated(Classifier):
     """A classifier whose metrics are torchmetrics' alone, which its tables are not made for."""
 
-    def build_metrics(self) -> Any:
+    def configure_metrics(self) -> Any:
         ece = classification.MulticlassCalibrationError(10)
         return MetricCollection({"ece": ece, "accuracy": classification.MulticlassAccuracy(10)})
 
@@ -120,7 +120,7 @@ class MeanLoss:
 class Plain(Classifier):
     """A classifier with metrics that are not its own, either."""
 
-    def build_metrics(self) -> Any:
+    def configure_metrics(self) -> Any:
         return MeanLoss()
 
 
@@ -169,7 +169,7 @@ def test_a_step_counts_the_same_when_the_number_of_processes_changes(
 def test_a_picture_of_many_classes_stays_small() -> None:
     for classes, texts in ((30, 900), (400, 0)):
         names = [f"class {k}" for k in range(classes)]
-        figure = confusion_picture(torch.eye(classes, dtype=torch.int64), names, "many")
+        figure = confusion_matrix_figure(torch.eye(classes, dtype=torch.int64), names, "many")
         assert len(figure.axes[0].texts) == texts
         assert max(figure.get_size_inches()) < 30
 
@@ -194,6 +194,6 @@ def test_class_names_in_signs_that_no_font_has_are_told_of_once(
     monkeypatch.setattr(font_manager, "get_font_names", lambda: ["DejaVu Sans"])
     with warnings.catch_warnings(action="error"):
         for names in (["배송", "환불"], ["é", "ß"]):
-            confusion_picture(torch.eye(2), names, "한글").savefig(tmp_path / "x.png")
+            confusion_matrix_figure(torch.eye(2), names, "한글").savefig(tmp_path / "x.png")
     (record,) = caplog.records
     assert "install Noto Sans CJK" in record.message

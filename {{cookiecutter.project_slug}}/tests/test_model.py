@@ -9,12 +9,12 @@ import torch
 
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
-from base.optimization import build_optimizers
 from builders import build_model
 from config.schema import Settings
 from model.losses import cross_entropy
 from model.networks import cosines
-from storage.checkpoint import load_checkpoint, save_checkpoint, trained_weights
+from optim.optimizers import build_optimizers
+from storage.checkpoint_file import evaluation_weights, load_checkpoint, save_checkpoint
 from utils.errors import UserError
 
 NETWORKS = ("networks.ConvNet", "networks.MLP")  # add yours
@@ -186,7 +186,7 @@ def test_init_from_takes_the_weights_that_fit_and_leaves_the_others(
 
 
 def test_init_from_takes_the_best_weights_of_a_run(trained_run: Path, build: Build) -> None:
-    best = trained_weights(load_checkpoint(trained_run / "checkpoints/best.pt"))
+    best = evaluation_weights(load_checkpoint(trained_run / "checkpoints/best.pt"))
     for source in (trained_run, trained_run / "checkpoints/best.pt"):
         model = build(f"model.init_from={source}")
         assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch
 from builders import build_model
-from storage.checkpoint import load_checkpoint, trained_weights
+from storage.checkpoint_file import evaluation_weights, load_checkpoint
 from trainer.classifier import Classifier
 
 MakeTrainer = Callable[..., Any]
@@ -149,7 +149,7 @@ def test_the_average_of_the_weights_is_kept_saved_and_evaluated(
     for weights in others:
         average = {name: 0.75 * a + 0.25 * weights[name] for name, a in average.items()}
 
-    saved = trained_weights(load_checkpoint(trainer.run / "checkpoints/last.pt"))
+    saved = evaluation_weights(load_checkpoint(trainer.run / "checkpoints/last.pt"))
     assert all(torch.allclose(saved[name], a, atol=1e-6) for name, a in average.items())
     assert not torch.allclose(saved["head.weight"], others[-1]["head.weight"])
 

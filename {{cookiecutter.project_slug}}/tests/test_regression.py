@@ -16,7 +16,7 @@ from builders import build_dataset, restore_trainer
 from config.loading import load_settings
 from data_loader.points import EXAMPLES
 from data_loader.tables import read_rows, write_rows
-from logger.regression import RegressionMetrics
+from metrics.regression import RegressionMetrics
 from model.curves import Polynomial
 from utils.errors import UserError
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from data_loader import synthetic
-from storage.checkpoint import load_checkpoint
+from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 from utils.errors import LoadingError
 

@@ -14,7 +14,7 @@ import filelock
 import pytest
 
 from storage import run_folder
-from storage.checkpoint import load_checkpoint
+from storage.checkpoint_file import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., int]

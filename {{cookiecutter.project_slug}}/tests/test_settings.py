@@ -12,9 +12,9 @@ from typing import Any, get_args
 
 import pytest
 
-from config import reference
+from config import help as reference
+from config.help import complete, find_classes
 from config.loading import load_settings, to_yaml
-from config.reference import complete, find_classes
 from config.schema import AdamW, Cosine, ModelSettings, Section, Settings
 from utils.errors import UserError
 

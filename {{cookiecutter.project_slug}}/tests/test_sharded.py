@@ -15,10 +15,10 @@ from test_resume import checkpoint, measured
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
-from storage.checkpoint import load_first
+from storage.checkpoint_file import load_first_usable
 from storage.run_folder import find_checkpoints
-from utils.distributed import blocks, place_like, shard
 from utils.errors import UserError
+from utils.parallel import blocks, place_like, shard
 
 Command = Callable[..., int]
 FSDP = "trainer.strategy=fsdp"
@@ -96,19 +96,19 @@ def test_damaged_parts_are_refused_and_the_checkpoint_before_is_taken(
 ) -> None:
     together(2, "train", tmp_path, FSDP)
     (newest, *_) = files = find_checkpoints(tmp_path, best=False)
-    assert load_first(files)[1]["step"] == 22
+    assert load_first_usable(files)[1]["step"] == 22
     state = torch.load(newest, weights_only=True)
     (shard, other) = sorted((newest.parent / state["parts"]["folder"]).iterdir())
     whole = shard.read_bytes()
     for damage in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
         shard.write_bytes(damage)
         with caplog.at_level(logging.WARNING, "run"):
-            assert load_first(files)[1]["step"] == 11
+            assert load_first_usable(files)[1]["step"] == 11
         assert f"in {shard.parent}, {shard.name} is not there or not as written" in caplog.text
     shard.write_bytes(whole)
-    assert load_first(files)[1]["step"] == 22
+    assert load_first_usable(files)[1]["step"] == 22
     shutil.copy(other, other.with_name("shard-00003-model-00001-of-00001.safetensors"))
-    assert load_first(files)[1]["step"] == 11
+    assert load_first_usable(files)[1]["step"] == 11
 
 
 def test_a_part_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_loss_that_is_no_number_in_one_process_is_left_out_by_all(tmp_path: Pa
     together(2, "breaking", tmp_path, *options)
     state = checkpoint(tmp_path)
     assert (state["step"], state["skipped"]) == (8, 1)
-    (_, kept) = load_first([tmp_path / "non_finite_00000003.pt"])
+    (_, kept) = load_first_usable([tmp_path / "non_finite_00000003.pt"])
     assert kept["step"] == 2
     assert len(kept["batches"]) == 2
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from base.base_dataset import Batch, Sample
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
-from logger.metrics import ClassificationMetrics
-from storage.checkpoint import load_checkpoint
+from metrics.classification import ClassificationMetrics
+from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -338,7 +338,7 @@ def test_a_run_that_skips_most_steps_keeps_few_batches_and_has_no_best_epoch(
     options = ("trainer.non_finite=skip", "trainer.epochs=1", "checkpoint.monitor=loss")
     assert train(tmp_path / "run", *options) == 0
     assert last(tmp_path / "run")["skipped"] == 15
-    assert last(tmp_path / "run")["epochs_without_gain"] == 1
+    assert last(tmp_path / "run")["validations_without_improvement"] == 1
     assert len(list((tmp_path / "run").glob("non_finite_*.pt"))) == 10
     assert not (tmp_path / "run/checkpoints/best.pt").exists()
 

@@ -13,7 +13,7 @@ from base.base_dataset import BaseDataset, Batch, labels
 from builders import rehearse, restore_trainer
 from data_loader.synthetic import Synthetic
 from model.losses import cross_entropy
-from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.checkpoint_file import load_checkpoint, save_checkpoint
 from trainer.classifier import Classifier
 from utils.errors import UserError
 

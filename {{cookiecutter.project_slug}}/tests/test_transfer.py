@@ -13,7 +13,7 @@ from builders import build_dataset, build_loader, build_model
 from config.schema import Settings
 from data_loader import synthetic
 from trainer.classifier import Classifier
-from utils.seed import seed_everything
+from utils.randomness import seed_everything
 
 Splits = Mapping[str, BaseDataset]
 

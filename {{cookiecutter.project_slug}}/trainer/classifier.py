@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch, labels
 from base.base_trainer import BaseTrainer
-from logger.metrics import ClassificationMetrics
-from logger.pictures import Figure, confusion_picture
+from logger.figures import Figure, confusion_matrix_figure
+from metrics.classification import ClassificationMetrics
 from model.losses import cross_entropy
 from utils.errors import UserError
 
@@ -47,7 +47,7 @@ class Classifier(BaseTrainer):
         counts = torch.bincount(labels(targets), minlength=len(self.dataset.classes))
         return (len(targets) / (counts * (counts > 0).sum()).clamp(min=1)).to(self.device)
 
-    def build_metrics(self) -> ClassificationMetrics:
+    def configure_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))
 
     def describe(self, outputs: Tensor) -> list[list[dict[str, str | float]]]:
@@ -58,9 +58,9 @@ class Classifier(BaseTrainer):
             for ranked in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
-    def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+    def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         heading = f"{self.dataset.title}: {split}, accuracy {results['accuracy'].item():.2%}"
-        picture = confusion_picture(results["confusion"], self.dataset.classes, heading)
+        picture = confusion_matrix_figure(results["confusion"], self.dataset.classes, heading)
         return {"confusion_matrix": picture, **self._draw_misclassified(split)}
 
     def tables(self, results: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
@@ -78,7 +78,7 @@ class Classifier(BaseTrainer):
     def _draw_misclassified(self, split: str) -> dict[str, Figure]:
         """Samples that the model takes for another class, from as many as a batch has."""
         loader = self.loaders[split]
-        dataset, batch = loader.dataset, loader.pick(loader.size)
+        dataset, batch = loader.dataset, loader.sample_batch(loader.size)
         guesses, true = self.predict(batch).argmax(1), labels(batch["target"])
         wrong = (guesses != true).nonzero().squeeze(1)[:25]
         pairs = zip(true[wrong], guesses[wrong], strict=True)

@@ -32,8 +32,8 @@ class FineTuner(Classifier):
         self.unfreeze_epoch, self.backbone_rate = unfreeze_epoch, backbone_rate
         super().__init__(settings, model, loaders, run)
 
-    def build_optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers = super().build_optimizers()
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers = super().configure_optimizers()
         self.frozen = [p for p in self.model.parameters() if not p.requires_grad]
         if self.unfreeze_epoch and self.frozen:  # without gradients, they stay as they are
             rate = self.backbone_rate * self.settings.optimizer.lr

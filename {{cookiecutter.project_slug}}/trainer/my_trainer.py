@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from logger.metrics import ClassificationMetrics
+from metrics.classification import ClassificationMetrics
 
 
 class MyTrainer(BaseTrainer):
@@ -19,7 +19,7 @@ class MyTrainer(BaseTrainer):
         losses = functional.cross_entropy(logits, target, reduction="none")
         self.metrics.update(losses, logits, target)
 
-    def build_metrics(self) -> ClassificationMetrics:
+    def configure_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))
 
     def describe(self, outputs: Tensor) -> list[list[dict[str, str]]]:

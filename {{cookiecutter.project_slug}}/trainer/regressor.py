@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from logger.pictures import Figure
-from logger.regression import RegressionMetrics, agreement_picture, curve_picture
-from utils.distributed import gathered
+from logger.figures import Figure
+from metrics.regression import RegressionMetrics, curve_figure, predicted_vs_true_figure
 from utils.errors import UserError
+from utils.parallel import gathered
 
 DRAWN = 500  # points through which a curve is drawn
 
@@ -38,12 +38,12 @@ class Regressor(BaseTrainer):
             raise UserError(f"the model gives {shapes}{tuple(target.shape[1:])}{hint}")
         self.metrics.update(outputs, target)
 
-    def build_optimizers(self) -> list[torch.optim.Optimizer]:
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         if self.options.balanced or self.options.label_smoothing:
             raise UserError("trainer.balanced and trainer.label_smoothing are for classes")
-        return super().build_optimizers()
+        return super().configure_optimizers()
 
-    def build_metrics(self) -> RegressionMetrics:
+    def configure_metrics(self) -> RegressionMetrics:
         return RegressionMetrics()
 
     def describe(self, outputs: Tensor) -> list[list[dict[str, float]]]:
@@ -61,12 +61,12 @@ class Regressor(BaseTrainer):
         text = " ".join(terms).replace(f" {x}^0", "").replace(f"{x}^1", x).removeprefix("+")
         return {"formula": [[self.dataset.title], [f"{y} = {text}"]]}
 
-    def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+    def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         title = f"{self.dataset.title}: {split}, R² {results['r2'].item():.4f}"
-        figure = agreement_picture(results["true"], results["predicted"], title)
-        batch = self.loaders[split].pick(DRAWN)
+        figure = predicted_vs_true_figure(results["true"], results["predicted"], title)
+        batch = self.loaders[split].sample_batch(DRAWN)
         if batch["input"].shape[1:] != (1,):
             return {"predicted": figure}
         axes = getattr(self.dataset, "axes", ("x", "y"))
-        curve = curve_picture(batch["input"], batch["target"], title, axes, self.predict(batch))
+        curve = curve_figure(batch["input"], batch["target"], title, axes, self.predict(batch))
         return {"predicted": figure, "curve": curve}

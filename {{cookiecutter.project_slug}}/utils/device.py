@@ -5,13 +5,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from utils.distributed import LOCAL_RANK
 from utils.errors import WORLD, UserError
+from utils.parallel import LOCAL_RANK
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def find_device(name: str) -> torch.device:
+def select_device(name: str) -> torch.device:
     """The device called `name`; ``auto`` is the accelerator that is there, or else the CPU.
 
     Raises:
@@ -30,7 +30,7 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def find_precision(name: str, device: torch.device) -> torch.dtype:
+def autocast_dtype(name: str, device: torch.device) -> torch.dtype:
     """The number format of the forward pass; ``auto`` is bf16 where the hardware computes in it."""
     if name != "auto":
         return PRECISIONS[name]

@@ -29,7 +29,7 @@ class NonFiniteError(Exception):
 
 
 # What the code of a project raises where it is wrong, or given what it does not expect.
-MISTAKES = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+USER_CODE_ERRORS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def explain(error: Exception) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from utils.seed import generator
+from utils.randomness import generator
 
 COUNTS = {"train": 4000, "validation": 500, "test": 1000}
 
@@ -21,7 +21,7 @@ class Blobs(BaseDataset):
     """
 
     title = "blobs"
-    learned = ("mean", "std")  # of the training images
+    fitted = ("mean", "std")  # of the training images
     mean: float
     std: float
     in_memory = True

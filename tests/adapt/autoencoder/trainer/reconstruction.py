@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from logger.pictures import Figure
+from logger.figures import Figure
 
 
 class Reconstruction(BaseTrainer):
@@ -20,7 +20,7 @@ class Reconstruction(BaseTrainer):
         errors = (model(batch["input"]).float() - batch["input"]) ** 2
         self.metrics.update(value=errors.flatten(1).mean(1))
 
-    def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+    def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         dataset = self.loaders[split].dataset
         batch = dataset.transform(dataset.__getitems__(torch.arange(25)), None)
         pairs = torch.cat([batch["input"], self.predict(batch)], dim=3)

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from utils.seed import generator
+from utils.randomness import generator
 
 COUNTS = {"train": 3000, "validation": 500, "test": 1000}
 
@@ -23,7 +23,7 @@ class Shapes(BaseDataset):
 
     title = "shapes"
     classes = ("circle", "square", "cross")
-    learned = ("mean_and_std",)
+    fitted = ("mean_and_std",)
     mean_and_std: tuple[float, float]
     in_memory = True
 

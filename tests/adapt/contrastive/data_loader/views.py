@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from utils.seed import generator
+from utils.randomness import generator
 
 COUNTS = {"train": 6000, "validation": 500, "test": 1000}
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from utils.seed import generator
+from utils.randomness import generator
 
 COUNTS = {"train": 50_000, "validation": 1000, "test": 1000}
 ANGLES = torch.arange(8) * math.tau / 8

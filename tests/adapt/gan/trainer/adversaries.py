@@ -11,14 +11,14 @@ from torch.optim import Adam, Optimizer
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
 from data_loader.ring import PLACES, SPREAD
-from logger.metrics import Metrics
-from utils.seed import generator
+from metrics.classification import Metrics
+from utils.randomness import generator
 
 
 class Adversaries(BaseTrainer):
     """Lets both networks make a step in turn (Goodfellow et al., arXiv:1406.2661)."""
 
-    def build_optimizers(self) -> list[Optimizer]:
+    def configure_optimizers(self) -> list[Optimizer]:
         model: Any = self.model
         rate, parts = self.settings.optimizer.lr, (model.discriminator, model.generator)
         return [Adam(part.parameters(), rate, betas=(0.5, 0.99)) for part in parts]
@@ -45,7 +45,7 @@ class Adversaries(BaseTrainer):
         noise = torch.randn(1000, 2, generator=generator(0)).to(self.device)
         self.metrics.update(value=nearest(model(noise)))
 
-    def build_metrics(self) -> Metrics:
+    def configure_metrics(self) -> Metrics:
         return Coverage()
 
     def higher_is_better(self, name: str) -> bool:

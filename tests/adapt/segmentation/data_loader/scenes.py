@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from logger.pictures import Figure, image_grid
-from utils.seed import generator
+from logger.figures import Figure, image_grid
+from utils.randomness import generator
 
 COUNTS = {"train": 2000, "validation": 300, "test": 500}
 

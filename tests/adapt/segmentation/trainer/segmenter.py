@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from logger.metrics import Metrics
-from logger.pictures import Figure
+from metrics.classification import Metrics
+from logger.figures import Figure
 
 
 class Segmenter(BaseTrainer):
@@ -21,13 +21,13 @@ class Segmenter(BaseTrainer):
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         self.metrics.update(model(batch["input"]).argmax(1), batch["target"])
 
-    def build_metrics(self) -> Metrics:
+    def configure_metrics(self) -> Metrics:
         from torchmetrics import MetricCollection
         from torchmetrics.classification import MulticlassJaccardIndex
 
         return MetricCollection({"iou": MulticlassJaccardIndex(len(self.dataset.classes))})
 
-    def pictures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+    def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         batch = self.loaders[split].dataset.__getitems__(torch.arange(9))
         guesses = {**batch, "target": self.predict(batch).argmax(1)}
         figure = self.dataset.draw(guesses, f"scenes: {split}, IoU {results['iou'].item():.3f}")

@@ -10,9 +10,9 @@ from typing import Any
 
 from config.schema import CheckpointSettings
 from logger.console import log
-from storage.checkpoint import save_step
-from utils.distributed import gather
+from storage.checkpoint_file import save_step
 from utils.errors import RANK, WORLD
+from utils.parallel import gather
 
 
 class Saver:

@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from utils.distributed import add_up
+from utils.parallel import add_up
 
 
 class Metrics(Protocol):

@@ -5,10 +5,10 @@ import inspect
 from typing import Any
 
 from config.schema import ClassSection
-from utils.errors import MISTAKES, UserError, explain
+from utils.errors import USER_CODE_ERRORS, UserError, explain
 
 
-def build_part(options: ClassSection, base: type, *arguments: Any, **wanted: Any) -> Any:
+def construct(options: ClassSection, base: type, *arguments: Any, **wanted: Any) -> Any:
     """An object of the class that a section names, which is in its folder and nowhere else.
 
     Its constructor is given the `arguments`, and what it has asked for of those by name.
@@ -24,5 +24,5 @@ def build_part(options: ClassSection, base: type, *arguments: Any, **wanted: Any
     try:
         wanted = {k: wanted[k] for k in inspect.signature(found).parameters if k in wanted}
         return found(*arguments, **wanted, **options.model_dump(include=options.arguments))
-    except MISTAKES as error:
+    except USER_CODE_ERRORS as error:
         raise UserError(f"{options.name} cannot be made: {explain(error)}") from error

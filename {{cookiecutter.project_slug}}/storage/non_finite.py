@@ -6,12 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from base.base_dataset import Batch
-from base.saving import write_state
 from logger.console import log
-from storage.checkpoint import check_finite, load_first, save_checkpoint
+from storage.checkpoint_file import check_finite, load_first_usable, save_checkpoint
+from storage.checkpointer import write_state
 from storage.run_folder import find_checkpoints
-from utils.distributed import gather
 from utils.errors import TRAINING_FAILED, UV, NonFiniteError, UserError
+from utils.parallel import gather
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
@@ -30,7 +30,7 @@ def fit_guarded(trainer: "BaseTrainer") -> None:
         except NonFiniteError as error:
             log.warning("%s; the steps since the last checkpoint are repeated one by one", error)
             trainer.guarded_until = trainer.step
-            trainer.load_state_dict(load_first(find_checkpoints(trainer.run, best=False))[1])
+            trainer.load_state_dict(load_first_usable(find_checkpoints(trainer.run, best=False))[1])
 
 
 def update_guarded(trainer: "BaseTrainer", batches: Sequence[Batch]) -> None:

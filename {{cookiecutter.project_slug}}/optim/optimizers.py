@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from config.schema import SGD, AdamW, Constant, Exponential, Muon, OneCycle, Settings, Step
-from utils.distributed import own
 from utils.errors import UserError
+from utils.parallel import own
 
 
 def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:

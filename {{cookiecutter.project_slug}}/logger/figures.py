@@ -18,7 +18,7 @@ else:
 
 
 ASIAN = re.compile("CJK|Gothic|Nanum|YaHei|Unicode MS")  # fonts
-LEGIBLE = 30  # classes whose names and counts are shown; each count takes a while
+MAX_LABELLED_CLASSES = 30  # classes whose names and counts are shown; each count takes a while
 
 
 def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
@@ -43,7 +43,7 @@ def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
     return figure
 
 
-def confusion_picture(matrix: Tensor, classes: Sequence[str], heading: str) -> Figure:
+def confusion_matrix_figure(matrix: Tensor, classes: Sequence[str], heading: str) -> Figure:
     """A confusion matrix, with its counts and names where there is room for them.
 
     Args:
@@ -51,11 +51,11 @@ def confusion_picture(matrix: Tensor, classes: Sequence[str], heading: str) -> F
         classes: one name a class.
         heading: text above the matrix.
     """
-    side = 3 + 0.8 * min(len(classes), LEGIBLE)
+    side = 3 + 0.8 * min(len(classes), MAX_LABELLED_CLASSES)
     figure = new_figure(side, side, classes)
     axes = figure.add_subplot(title=heading, xlabel="predicted", ylabel="true")
     axes.imshow(matrix.numpy(), cmap="Blues")
-    if len(classes) > LEGIBLE:
+    if len(classes) > MAX_LABELLED_CLASSES:
         return figure
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from utils.distributed import gather, place_like
 from utils.errors import RANK, TRAINING_FAILED, WORLD, UserError
-from utils.seed import draws_state, load_draws_state
+from utils.parallel import gather, place_like
+from utils.randomness import rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
 
-PROGRESS = ("step", "evaluated", "best", "epochs_without_gain", "skipped")
+PROGRESS = ("step", "evaluated", "best", "validations_without_improvement", "skipped")
 
 
 def parts_of(trainer: "BaseTrainer") -> dict[str, Any]:
@@ -24,7 +24,7 @@ def trainer_state(trainer: "BaseTrainer") -> dict[str, Any]:
     """The state of a trainer; of several processes, that of each where they differ (``ranks``)."""
     meter, dataset = trainer.meter, trainer.dataset
     sums = {name: value.cpu() for name, value in meter.sums.items()}
-    own = {"draws": draws_state(trainer.device), "sums": sums, "counts": meter.counts}
+    own = {"draws": rng_state(trainer.device), "sums": sums, "counts": meter.counts}
     return {
         "settings": trainer.settings.model_dump(mode="json"),
         "data": dataset.state_dict(),
@@ -59,7 +59,7 @@ def load_trainer_state(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None
         if rank % WORLD == RANK:  # of more processes than there are now, several
             trainer.meter.take(own["sums"], own["counts"])
     if len(ranks) > RANK:
-        load_draws_state(ranks[RANK]["draws"], trainer.device)
+        set_rng_state(ranks[RANK]["draws"], trainer.device)
 
 
 def _placed(saved: Mapping[str, Any], part: Any) -> dict[str, Any]:

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from logger.console import log
-from utils.distributed import gather, own
 from utils.errors import NonFiniteError, UserError
 from utils.files import newest_first, replacing
+from utils.parallel import gather, own
 
 FORMAT = 2
 DIGEST = hashlib.sha256().digest_size  # in bytes
@@ -68,7 +68,7 @@ def save_step(folder: Path, state: Mapping[str, Any], keep: int, best: bool) -> 
             shutil.rmtree(place)
 
 
-def load_first(files: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
+def load_first_usable(files: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
     """The first of `files` that is usable, and what is in it; those before it are warned of.
 
     Raises:
@@ -136,7 +136,7 @@ def _not_finite(state: Any, place: str) -> Iterator[str]:
             yield from _not_finite(value, f"{place} {name}")
 
 
-def trained_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def evaluation_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The weights in a checkpoint that are evaluated: their average, where one was kept."""
     weights: dict[str, torch.Tensor] = state.get("average", state["model"])
     return {n.removeprefix("module."): value for n, value in weights.items() if n != "n_averaged"}

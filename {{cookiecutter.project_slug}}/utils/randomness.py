@@ -14,13 +14,13 @@ from torch import Generator, Tensor
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
     """Seeds Python, NumPy and torch; `deterministic` allows only repeatable algorithms."""
-    seed_step(seed)
+    seed_all(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
 
 
-class Draws(Generator):
+class BatchGenerator(Generator):
     """A generator for the samples of a batch, of which this process may have some only.
 
     What is drawn for a sample does not depend on the number of processes, where all draws are made
@@ -34,25 +34,25 @@ class Draws(Generator):
 
 def uniform(generator: Generator, count: int, *shape: int) -> Tensor:
     """Numbers from 0 to 1 for the `count` samples of a batch, float32, shape (count, *shape)."""
-    if not isinstance(generator, Draws):
+    if not isinstance(generator, BatchGenerator):
         return torch.rand(count, *shape, generator=generator)
     whole = torch.rand(generator.samples or count, *shape, generator=generator)
     return whole[generator.rows].to(generator.place, non_blocking=True)
 
 
-def generator(*key: int) -> Draws:
+def generator(*key: int) -> BatchGenerator:
     """A generator that depends on nothing but `key`, such as (seed, purpose, step)."""
-    draws = Draws()
+    draws = BatchGenerator()
     draws.manual_seed(_hash(key))
     return draws
 
 
-def permuted(numbers: Tensor, count: int, draws: Generator) -> Tensor:
+def permute(numbers: Tensor, count: int, draws: Generator) -> Tensor:
     """Where a random permutation of 0, 1, ..., `count` - 1 takes `numbers`, of the same shape.
 
     A Feistel network over pairs of digits (Luby and Rackoff, 1988), whose six rounds `draws`
     choose, so that it needs no memory but for `numbers`, int64. Its pairs are a few more than
-    `count`; what they are taken for beyond that is permuted again (Black and Rogaway, 2002).
+    `count`; what they are taken for beyond that is permute again (Black and Rogaway, 2002).
     """
     base = math.isqrt(count - 1) + 1
     keys = torch.randint(2**62, (6,), generator=draws).tolist()
@@ -71,7 +71,7 @@ def permuted(numbers: Tensor, count: int, draws: Generator) -> Tensor:
     return numbers
 
 
-def seed_step(*key: int) -> None:
+def seed_all(*key: int) -> None:
     """Puts the generators of Python, NumPy and torch into a state that `key` alone decides."""
     number = _hash(key)
     random.seed(number)
@@ -79,7 +79,7 @@ def seed_step(*key: int) -> None:
     torch.default_generator.manual_seed(number)  # torch.manual_seed takes 80 times as long
 
 
-def draws_state(device: torch.device) -> dict[str, Any]:
+def rng_state(device: torch.device) -> dict[str, Any]:
     """The states of the global generators: torch's, on the CPU and on `device`, and others'."""
     name, keys, *rest = np.random.get_state()
     numpy = (name, np.asarray(keys).tolist(), *rest)
@@ -89,8 +89,8 @@ def draws_state(device: torch.device) -> dict[str, Any]:
     return states
 
 
-def load_draws_state(states: Mapping[str, Any], device: torch.device) -> None:
-    """Takes over what `draws_state` gave; another kind of device keeps its own."""
+def set_rng_state(states: Mapping[str, Any], device: torch.device) -> None:
+    """Takes over what `rng_state` gave; another kind of device keeps its own."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["cpu"])

@@ -5,8 +5,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from logger.pictures import Figure, new_figure
-from utils.distributed import gather
+from logger.figures import Figure, new_figure
+from utils.parallel import gather
 
 SHOWN = 2000  # points in a picture, at most
 
@@ -54,7 +54,7 @@ class RegressionMetrics:
         return self
 
 
-def agreement_picture(true: Tensor, predicted: Tensor, heading: str) -> Figure:
+def predicted_vs_true_figure(true: Tensor, predicted: Tensor, heading: str) -> Figure:
     """Predicted against true numbers, both of shape (N, K); what is right is on the diagonal."""
     figure = new_figure(6, 6)
     axes = figure.add_subplot(title=heading, xlabel="true", ylabel="predicted")
@@ -67,7 +67,7 @@ def agreement_picture(true: Tensor, predicted: Tensor, heading: str) -> Figure:
     return figure
 
 
-def curve_picture(
+def curve_figure(
     x: Tensor, y: Tensor, heading: str, names: tuple[str, str], curve: Tensor | None = None
 ) -> Figure:
     """Points (x, y) by their names, and the curve that a model takes through them at the same x.
