@@ -43,6 +43,7 @@ class Random(FashionMNIST):
     """Random pixels in FashionMNIST's place, not augmented."""
 
     in_memory = True
+    uses_global_rng = False
 
     def __init__(self, length: int) -> None:
         draws = torch.Generator().manual_seed(0)

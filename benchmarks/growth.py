@@ -46,6 +46,7 @@ class Points(BaseDataset):
     title = "points"
     classes = tuple("0123456789")
     in_memory = True
+    uses_global_rng = False
 
     def __init__(self, length: int) -> None:
         draws = torch.Generator().manual_seed(0)

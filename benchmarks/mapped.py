@@ -47,6 +47,7 @@ class Tensors(BaseDataset):
 
     title = "tensors"
     in_memory = True
+    uses_global_rng = False
 
     def __init__(self, count: int) -> None:
         draws = torch.Generator().manual_seed(0)

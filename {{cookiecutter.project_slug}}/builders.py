@@ -1,12 +1,9 @@
-"""The parts of a run, built as the settings say."""
+"""The components of a run, built from its settings."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
-
-import torch
 
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
@@ -16,115 +13,151 @@ from config.constructors import construct
 from config.loading import load_settings
 from config.schema import Settings
 from logger.console import log
-from metrics.classification import scalars_in
-from storage.checkpoint_file import evaluation_weights, load_first_usable
+from storage.checkpoint_file import load_first_usable
 from storage.run_folder import find_checkpoints, run_folder_of
-from utils import parallel as distributed
-from utils.device import move, select_device
-from utils.errors import RANK, USER_CODE_ERRORS, WORLD, UserError, explain
+from storage.state import evaluation_weights, load_weights
+from utils.device import select_device
+from utils.errors import UserError
+from utils.process_group import (
+    all_gather_object,
+    check_batch_size,
+    initialize_process_group,
+    main_process_first,
+)
+from utils.ranks import is_main_process, local_world_size, rank, world_size
 
-EVALUATION = 4  # times the training batch: as no activations are kept, it takes no more memory
+# An evaluation batch is larger than a training batch: without activations that are kept for the
+# backward pass, it takes no more memory.
+EVALUATION_BATCH_FACTOR = 4
 
 
 def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
-    """One split of the data set that the settings name; None gives one that only reads inputs."""
+    """One split of the data set in the settings; None gives one that only reads inputs."""
     data = settings.data
-    dataset: BaseDataset = construct(data, BaseDataset, data.root, split, settings.seed)
+    dataset: BaseDataset = construct(
+        data, BaseDataset, root=data.root, split=split, seed=settings.seed
+    )
     return dataset
 
 
 def build_loader(settings: Settings, dataset: BaseDataset, training: bool = False) -> BatchLoader:
-    """A loader that goes through a data set in order or, for training, shuffles and augments."""
-    data, cores = settings.data, torch.get_num_threads()
-    workers = (0 if dataset.in_memory else cores) if data.workers is None else data.workers
+    """A loader in the order of the data set, or a shuffling and augmenting one for training."""
+    batch_size = settings.data.batch_size
+    workers = settings.data.workers
+    if workers is None:
+        workers = default_workers(dataset)
     if training:
-        parts, seed = settings.trainer.accumulate, settings.seed
-        return BatchLoader(dataset, data.batch_size, seed, parts, workers, RANK, WORLD)
-    size = EVALUATION * data.batch_size
-    return BatchLoader(dataset, size, workers=workers, rank=RANK, world=WORLD)
+        return BatchLoader(
+            dataset,
+            batch_size,
+            seed=settings.seed,
+            accumulate=settings.trainer.accumulate,
+            workers=workers,
+            rank=rank(),
+            world_size=world_size(),
+        )
+    return BatchLoader(
+        dataset,
+        EVALUATION_BATCH_FACTOR * batch_size,
+        workers=workers,
+        rank=rank(),
+        world_size=world_size(),
+    )
+
+
+def default_workers(dataset: BaseDataset) -> int:
+    """No workers for data in memory, otherwise this process's part of the machine's cores."""
+    if dataset.in_memory:
+        return 0
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # macOS and Windows
+        cores = os.cpu_count() or 1
+    return max(1, cores // local_world_size())
 
 
 def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
-    """Loaders of the training set, from which everything is learned, and of the validation set."""
-    distributed.check_size(settings.data.batch_size)
-    with distributed.in_turn():
-        train, validation = build_dataset(settings, "train"), build_dataset(settings, "validation")
+    """Loaders of the training set, on which all statistics are fitted, and the validation set."""
+    check_batch_size(settings.data.batch_size)
+    with main_process_first():
+        train = build_dataset(settings, "train")
+        validation = build_dataset(settings, "validation")
     validation.load_state_dict(train.state_dict())
-    loaders = {"train": build_loader(settings, train, training=True)}
-    loaders["validation"] = build_loader(settings, validation)
+    loaders = {
+        "train": build_loader(settings, train, training=True),
+        "validation": build_loader(settings, validation),
+    }
     for loader in loaders.values():
         loader.check()
+    share_fingerprint(loaders["train"])
     return loaders
 
 
-def build_model(
-    settings: Settings, dataset: BaseDataset, state: Mapping[str, Any] | None = None
-) -> BaseModel:
-    """The network that the settings name: a new one, or the trained one of a checkpoint.
-
-    A new one starts from `model.init_from` and is partly frozen, if the settings say so.
-    """
-    options = settings.model
-    model: BaseModel = construct(options, BaseModel, dataset=dataset)
-    if state is not None:
+def share_fingerprint(loader: BatchLoader) -> None:
+    """Computes the fingerprint of a data set in the main process, and sends it to the others."""
+    fingerprint = ""
+    if is_main_process():
         try:
-            model.load_state_dict(evaluation_weights(state))
-        except RuntimeError as error:  # which lists what is missing, unexpected, of other shapes
-            lines = [shorten(line, 150, placeholder=" ...") for line in str(error).splitlines()[1:]]
-            text = "\n  ".join([*lines[:5], f"and {len(lines) - 5} more"][: len(lines)])
-            raise UserError(f"the checkpoint is not of this model:\n  {text}") from error
-    else:
-        model.start()
-        if options.init_from is not None:
-            _take_weights(model, options.init_from)
-    model.freeze(options.freeze)
+            fingerprint = loader.dataset.fingerprint
+        except Exception as error:  # whatever the code of a data set may raise
+            raise loader.source.explain(error, loader.dataset.probe_indices) from error
+    loader.dataset.fingerprint = all_gather_object(fingerprint)[0]
+
+
+def build_model(settings: Settings, dataset: BaseDataset) -> BaseModel:
+    """The network in the settings, with the parameters of `model.freeze` frozen."""
+    model: BaseModel = construct(settings.model, BaseModel, dataset=dataset)
+    model.freeze(settings.model.freeze)
     return model
 
 
-def _take_weights(model: BaseModel, source: Path) -> None:
-    """Copies the weights whose name and shape fit, and says which are left as they were."""
-    found = evaluation_weights(load_first_usable(find_checkpoints(source))[1])
-    own = model.state_dict()
-    fitting = {n: w for n, w in found.items() if n in own and w.shape == own[n].shape}
-    if not fitting:
-        raise UserError(f"model.init_from = {source}: no weights there that fit this model")
-    model.load_state_dict(fitting, strict=False)
-    left = own.keys() - fitting.keys()
-    log.info("%d weights from %s; as they were: %s", len(fitting), source, sorted(left))
+def build_new_model(settings: Settings, dataset: BaseDataset) -> BaseModel:
+    """A network for a new run: initialised, or with the weights of `model.init_from`."""
+    model = build_model(settings, dataset)
+    model.initialize()
+    if settings.model.init_from is not None:
+        copy_matching_weights(model, settings.model.init_from)
+    return model
+
+
+def build_trained_model(
+    settings: Settings, dataset: BaseDataset, state: Mapping[str, Any]
+) -> BaseModel:
+    """The network of a checkpoint, with the weights that are evaluated."""
+    model = build_model(settings, dataset)
+    load_weights(model, evaluation_weights(state))
+    return model
+
+
+def copy_matching_weights(model: BaseModel, source: Path) -> None:
+    """Copies the weights of a checkpoint whose names and shapes match, and logs the others.
+
+    Raises:
+        UserError: if no weights match.
+    """
+    _, state = load_first_usable(find_checkpoints(source))
+    current = model.state_dict()
+    matching = {}
+    for name, value in evaluation_weights(state).items():
+        if name in current and value.shape == current[name].shape:
+            matching[name] = value
+    if not matching:
+        raise UserError(f"model.init_from = {source}: no weights match this model")
+    model.load_state_dict(matching, strict=False)
+    unchanged = sorted(current.keys() - matching.keys())
+    log.info("copied %d weights from %s; not copied: %s", len(matching), source, unchanged)
 
 
 def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> BaseTrainer:
-    """The trainer that the settings name."""
-    trainer: BaseTrainer = construct(settings.trainer, BaseTrainer, settings, model, loaders, run)
+    """The trainer in the settings."""
+    trainer: BaseTrainer = construct(
+        settings.trainer, BaseTrainer, settings=settings, model=model, loaders=loaders, run=run
+    )
     return trainer
 
 
-def rehearse(trainer: BaseTrainer) -> None:
-    """Goes through a step on one batch, without an update, to find what does not fit together.
-
-    Raises:
-        UserError: if that fails, or `checkpoint.monitor` is none of the scalar metrics.
-    """
-    batch = move(next(trainer.loaders["train"].steps(0, 1))[0], trainer.device)
-    # What is compiled would be for batches as small as this one, smaller than those of validation.
-    eager = torch.compiler.set_stance("force_eager") if trainer.options.compile else nullcontext()
-    try:
-        with eager, trainer.evaluating() as model:
-            trainer.evaluation_step(model, batch)
-            scalars: Any = trainer.training_step(model, batch)
-            if not isinstance(scalars, dict) or getattr(scalars.get("loss"), "ndim", True):
-                raise UserError(f"training_step of {type(trainer).__name__} returns no scalar loss")
-            results = trainer.metrics.compute()
-            if (name := trainer.settings.checkpoint.monitor) not in (known := scalars_in(results)):
-                raise UserError(f"checkpoint.monitor = {name!r}: allowed are {', '.join(known)}")
-            trainer.higher_is_better(name)  # which, like tables, takes metrics of a certain kind
-            trainer.tables(results)
-    except (*USER_CODE_ERRORS, AssertionError) as error:
-        raise UserError(f"model and data do not go together: {explain(error)}") from error
-
-
 def restore_dataset(settings: Settings, split: str | None, state: Mapping[str, Any]) -> BaseDataset:
-    """One split of the data set, or None, with what a checkpoint knows of the training data."""
+    """One split of the data set, with what a checkpoint contains of the training data."""
     dataset = build_dataset(settings, split)
     dataset.load_state_dict(state["data"])
     dataset.example = state["example"]
@@ -134,18 +167,25 @@ def restore_dataset(settings: Settings, split: str | None, state: Mapping[str, A
 def restore_trainer(
     files: Sequence[Path], split: str | None, overrides: Iterable[str]
 ) -> tuple[BaseTrainer, Path]:
-    """A trainer to evaluate a split or to predict, with the model of the first usable checkpoint.
+    """A trainer to evaluate a split, or to predict, with the first usable checkpoint.
 
-    It is not compiled, which would take longer than what it is used for. The checkpoint's file is
-    returned as well.
+    The model is not compiled: that would take longer than its use.
+
+    Args:
+        files: checkpoints in the order in which to try them.
+        split: the split to evaluate, or None to predict.
+        overrides: settings as KEY=VALUE that replace those of the checkpoint.
+
+    Returns:
+        The trainer, and the checkpoint that it comes from.
     """
     checkpoint, state = load_first_usable(files)
     settings = load_settings(state["settings"], ["trainer.compile=false", *overrides])
-    distributed.start(select_device(settings.device))
-    with distributed.in_turn():
+    initialize_process_group(select_device(settings.device))
+    with main_process_first():
         dataset = restore_dataset(settings, split, state)
     loaders = {split or "predict": build_loader(settings, dataset)}
-    model = build_model(settings, dataset, state)
+    model = build_trained_model(settings, dataset, state)
     trainer = build_trainer(settings, model, loaders, run_folder_of(checkpoint))
-    trainer.step = state["step"]
+    trainer.progress.load_state_dict(state["progress"])
     return trainer, checkpoint

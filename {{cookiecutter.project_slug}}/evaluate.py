@@ -1,55 +1,96 @@
-"""Evaluates a trained model; the one place that touches the test data."""
+"""Evaluates a trained model: the only command that uses the test set."""
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from config.help import command_parser
 from storage.run_folder import find_checkpoints, run_folder_of
-from utils.errors import RANK, run_command
-from utils.imports import importing
+from utils.command import run_command
+from utils.ranks import is_main_process
+
+SIGNIFICANT_DIGITS = 6
+SPLITS = ("train", "validation", "test")
+
+Table = Sequence[Sequence[str]]
 
 
 def main() -> None:
-    """Prints metrics and tables and saves them, with pictures, in the run folder."""
-    parser = command_parser("Evaluates a trained model and saves the results in its run folder.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, checkpoint or last")
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    parser.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="device=cpu")
+    """Prints metrics and tables, and saves them with figures in the run folder."""
+    parser = command_parser("Evaluates a trained model, and saves the results in its run folder.")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="run folder, checkpoint file, or last"
+    )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument(
+        "settings", nargs="*", default=[], metavar="KEY=VALUE", help="a setting, such as device=cpu"
+    )
     arguments = parser.parse_intermixed_args()
+    split = arguments.split
 
-    with importing():
-        from builders import restore_trainer
-        from logger.console import format_table
-        from logger.figures import MAX_LABELLED_CLASSES
-        from metrics.classification import scalars_in
-        from utils import parallel as distributed
+    # These import torch, which takes 1.3 s: not needed for --help.
+    from builders import restore_trainer
+    from metrics.protocol import scalar_results
+    from utils.process_group import destroy_process_group
 
-    split, files = arguments.split, find_checkpoints(arguments.run)
+    files = find_checkpoints(arguments.run)
     trainer, checkpoint = restore_trainer(files, split, arguments.settings)
+    dataset = trainer.dataset
     results = trainer.evaluate(split)
-    about = {"data": trainer.dataset.title, "split": split, "samples": len(trainer.dataset)}
-    about |= {"checkpoint": str(checkpoint), "step": trainer.step}
-    metrics = {name: float(f"{value:.6g}") for name, value in scalars_in(results).items()}
-    other = trainer.dataset.title != trainer.dataset.trained_on  # the run's own results stay
-    place = f"{trainer.dataset.title} {split}" if other else split
-    folder, tables = run_folder_of(checkpoint) / "evaluation" / place, trainer.tables(results)
-    pictures = trainer.figures(split, results)
-    distributed.stop()
-    if RANK:
+    tables = trainer.tables(results)
+    figures = trainer.figures(split, results)
+    destroy_process_group()
+    if not is_main_process():
         return
+
+    summary: dict[str, Any] = {
+        "data": dataset.title,
+        "split": split,
+        "samples": len(dataset),
+        "checkpoint": str(checkpoint),
+        "step": trainer.progress.step,
+    }
+    for name, value in scalar_results(results).items():
+        summary[name] = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    folder_name = split
+    if dataset.title != dataset.trained_on:  # keeps the results on the run's own data
+        folder_name = f"{dataset.title} {split}"
+    folder = run_folder_of(checkpoint) / "evaluation" / folder_name
+    save_results(folder, summary, tables, figures)
+    print_results(folder, summary, tables)
+
+
+def save_results(
+    folder: Path,
+    summary: Mapping[str, Any],
+    tables: Mapping[str, Table],
+    figures: Mapping[str, Any],
+) -> None:
+    """Writes metrics.json, a CSV file for each table, and a PNG file for each figure."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(about | metrics, indent=2), encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     for name, table in tables.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(table)
-    for name, figure in pictures.items():
+    for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=100)
 
-    print("\n".join(f"{name}: {value}" for name, value in (about | metrics).items()))
+
+def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
+    """Prints the metrics and the tables; of a large table, the name of its file."""
+    from logger.console import format_table
+    from logger.figures import MAX_LABELLED_CLASSES
+
+    for name, value in summary.items():
+        print(f"{name}: {value}")
     for name, table in tables.items():
-        large = max(len(table), len(table[0])) > 2 * MAX_LABELLED_CLASSES
-        print(f"\n{folder / name}.csv" if large else f"\n{format_table(table)}")
+        largest_side = max(len(table), len(table[0]))
+        if largest_side > 2 * MAX_LABELLED_CLASSES:
+            print(f"\n{folder / name}.csv")
+        else:
+            print(f"\n{format_table(table)}")
     print(f"\nsaved in {folder}")
 
 

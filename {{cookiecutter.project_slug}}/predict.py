@@ -1,65 +1,112 @@
-"""Tells what a trained model makes of new inputs."""
+"""Runs inference on new inputs: python predict.py RUN INPUT ..."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config.help import command_parser
 from storage.run_folder import find_checkpoints
-from utils.errors import USER_CODE_ERRORS, UserError, explain, run_command
-from utils.imports import importing
+from utils.command import run_command
+from utils.errors import BAD_INPUT, USER_CODE_ERRORS, UserError, describe_error
+
+if TYPE_CHECKING:
+    from base.base_trainer import BaseTrainer
+
+MAX_CELL_CHARACTERS = 100  # --json prints the whole value
+
+Entry = dict[str, Any]
 
 
 def main() -> int:
-    """Returns the exit code: 0, or 2 if an input could not be read (the others are answered)."""
-    parser = command_parser("Tells what a trained model makes of new inputs.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, checkpoint or last")
-    inputs = "files, or inputs themselves, as read_inputs takes them; after -- if one begins with -"
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
+    """Prints the predictions; returns 2 if an input could not be read, else 0."""
+    parser = command_parser("Runs inference on new inputs.")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="run folder, checkpoint file, or last"
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="files, or the inputs themselves; write -- before an input that starts with -",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
 
-    with importing():
-        from builders import EVALUATION, restore_trainer
-        from logger.console import format_table, progress_bar
+    # These import torch, which takes 1.3 s: not needed for --help.
+    from builders import restore_trainer
+    from logger.console import progress_bar
 
     trainer, _ = restore_trainer(find_checkpoints(arguments.run), None, ["device=auto"])
-    dataset, size = trainer.dataset, EVALUATION * trainer.settings.data.batch_size
-    entries: list[dict[str, Any]] = []
-    with progress_bar(len(arguments.inputs), dataset.title) as bar:
+    title = trainer.dataset.title
+    entries: list[Entry] = []
+    with progress_bar(len(arguments.inputs), title) as bar:
         for source in arguments.inputs:
             bar.update()
             try:
-                if not (found := dataset.read_inputs(source)):
-                    raise UserError(f"{source}: there is nothing in it")
-                for part in (found[k : k + size] for k in range(0, len(found), size)):
-                    names, samples = zip(*part, strict=True)
-                    outputs = trainer.predict(dataset.transform(dataset.collate(samples), None))
-                    answers = zip(names, trainer.describe(outputs), strict=True)
-                    entries += [{"input": name, "predictions": best} for name, best in answers]
+                entries += predict_source(trainer, source)
             except (UserError, *USER_CODE_ERRORS) as error:
-                text = f"{source}: " * (not isinstance(error, UserError)) + explain(error)
-                bar.write(f"error: {text}", file=sys.stderr)
-                entries.append({"input": source, "error": text})
-    answered = [entry for entry in entries if "predictions" in entry]
+                message = describe_error(error)
+                if not isinstance(error, UserError):  # which names the input itself
+                    message = f"{source}: {message}"
+                bar.write(f"error: {message}", file=sys.stderr)
+                entries.append({"input": source, "error": message})
+
     if arguments.json:
-        print(json.dumps({"data": dataset.title, "inputs": entries}, indent=2, ensure_ascii=False))
-    elif answered:
-        columns = [name for answer in answered[0]["predictions"] for name in answer]
-        rows = [[f"input ({dataset.title})", *columns]]
-        for entry in answered:
-            parts = [part for answer in entry["predictions"] for part in answer.items()]
-            rows.append([entry["input"], *(format_part(*part) for part in parts)])
-        print(format_table(rows))
-    return 0 if len(answered) == len(entries) else 2
+        print(json.dumps({"data": title, "inputs": entries}, indent=2, ensure_ascii=False))
+    else:
+        print_table(title, entries)
+    has_error = any("error" in entry for entry in entries)
+    return BAD_INPUT if has_error else 0
 
 
-def format_part(name: str, value: Any) -> str:
-    """A part of an answer as a table shows it."""
-    if isinstance(value, float):
-        return f"{value:.1%}" if name == "probability" else f"{value:.6g}"
-    return str(value)[:100]  # --json has all of it
+def predict_source(trainer: "BaseTrainer", source: str) -> list[Entry]:
+    """The predictions for all inputs that an argument names."""
+    from builders import EVALUATION_BATCH_FACTOR
+
+    dataset = trainer.dataset
+    inputs = dataset.read_inputs(source)
+    if not inputs:
+        raise UserError(f"{source}: it contains no inputs")
+    batch_size = EVALUATION_BATCH_FACTOR * trainer.settings.data.batch_size
+    entries = []
+    for start in range(0, len(inputs), batch_size):
+        named_samples = inputs[start : start + batch_size]
+        samples = [sample for _, sample in named_samples]
+        batch = dataset.transform(dataset.collate(samples), None)
+        predictions = trainer.describe(trainer.predict(batch))
+        for (name, _), prediction in zip(named_samples, predictions, strict=True):
+            entries.append({"input": name, "predictions": prediction})
+    return entries
+
+
+def print_table(title: str, entries: Sequence[Entry]) -> None:
+    """Prints a row for each input with predictions."""
+    from logger.console import format_table
+
+    answered = [entry for entry in entries if "predictions" in entry]
+    if not answered:
+        return
+    header = [f"input ({title})"]
+    for answer in answered[0]["predictions"]:
+        header.extend(answer)
+    rows = [header]
+    for entry in answered:
+        row = [entry["input"]]
+        for answer in entry["predictions"]:
+            row += [format_cell(name, value) for name, value in answer.items()]
+        rows.append(row)
+    print(format_table(rows))
+
+
+def format_cell(name: str, value: Any) -> str:
+    """A value of an answer, as the table shows it."""
+    if not isinstance(value, float):
+        return str(value)[:MAX_CELL_CHARACTERS]
+    if name == "probability":
+        return f"{value:.1%}"
+    return f"{value:.6g}"
 
 
 if __name__ == "__main__":

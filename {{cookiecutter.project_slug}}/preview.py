@@ -1,55 +1,87 @@
 """Shows samples as the model gets them: python preview.py --help."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config.help import command_parser
 from config.loading import DEFAULT, load_settings
-from utils.errors import run_command
-from utils.imports import importing
+from config.schema import Settings
+from utils.command import run_command
 
-SHOWN = 9  # samples
+if TYPE_CHECKING:
+    from base.base_dataset import BaseDataset, Batch
+
+SHOWN_SAMPLES = 9
+SPLITS = ("train", "validation")  # only evaluate.py uses the test set
 
 
 def main() -> None:
-    """BatchGenerator some samples, augmented and not; what cannot be drawn becomes a table."""
-    parser = command_parser("Shows samples as the model gets them, augmented and not.")
-    parser.add_argument("--config", type=Path, default=DEFAULT, metavar="FILE")
-    parser.add_argument("--split", choices=("train", "validation"), default="train")
-    parser.add_argument("--output", type=Path, default=Path("preview"), metavar="DIR")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in seed=3")
+    """Draws some samples, plain and augmented; prints a table of those that cannot be drawn."""
+    parser = command_parser("Shows samples as the model gets them, plain and augmented.")
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT, metavar="FILE", help=f"default: {DEFAULT.name}"
+    )
+    parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
+    parser.add_argument(
+        "--output", type=Path, default=Path("preview"), metavar="DIR", help="default: preview"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as seed=3"
+    )
     arguments = parser.parse_intermixed_args()
     settings = load_settings(arguments.config, arguments.settings)
 
-    with importing():
-        import torch
-
-        from builders import build_dataset, build_loader
-        from logger.console import format_table
-        from utils.randomness import generator, permute, seed_everything
+    from utils.randomness import seed_everything  # imports torch, which takes 1.3 s
 
     seed_everything(settings.seed)
-    dataset = train = build_dataset(settings, "train")
-    if arguments.split == "validation":  # the test data are for evaluate.py alone
+    dataset = load_split(settings, arguments.split)
+    for kind, batch in sample_batches(dataset, settings.seed).items():
+        heading = f"{dataset.title}: {arguments.split}, {kind}"
+        file = arguments.output / f"{arguments.split}_{kind}.png"
+        show(dataset, batch, heading, file)
+
+
+def load_split(settings: Settings, split: str) -> "BaseDataset":
+    """A split of the data set, with statistics fitted on the training samples."""
+    from builders import build_dataset, build_loader
+
+    train = build_dataset(settings, "train")
+    dataset = train
+    if split == "validation":
         dataset = build_dataset(settings, "validation")
         dataset.load_state_dict(train.state_dict())
     build_loader(settings, dataset).check()
-    draws = generator(settings.seed)
-    places = torch.arange(min(SHOWN, len(dataset)))
-    batch = dataset.__getitems__(permute(places, len(dataset), draws))
+    return dataset
+
+
+def sample_batches(dataset: "BaseDataset", seed: int) -> Mapping[str, "Batch"]:
+    """Random samples as for evaluation and, if that differs, as for training."""
+    import torch
+
+    from utils.randomness import make_generator, permute
+
+    rng = make_generator(seed)
+    positions = torch.arange(min(SHOWN_SAMPLES, len(dataset)))
+    batch = dataset.__getitems__(permute(positions, len(dataset), rng))
     plain = dataset.transform(batch, None)
-    kinds = {"plain": plain, "augmented": dataset.transform(batch, draws)}
-    if all(torch.equal(plain[name], value) for name, value in kinds["augmented"].items()):
-        del kinds["augmented"]
-    for kind, samples in kinds.items():
-        heading = f"{dataset.title}: {arguments.split}, {kind}"
-        figure = dataset.draw(samples, heading)
-        if figure is None:
-            print(f"{heading}\n{format_table(dataset.table(samples))}\n")
-        else:
-            arguments.output.mkdir(parents=True, exist_ok=True)
-            file = arguments.output / f"{arguments.split}_{kind}.png"
-            figure.savefig(file, dpi=100)
-            print(file)
+    augmented = dataset.transform(batch, rng)
+    if all(torch.equal(plain[name], value) for name, value in augmented.items()):
+        return {"plain": plain}
+    return {"plain": plain, "augmented": augmented}
+
+
+def show(dataset: "BaseDataset", batch: "Batch", heading: str, file: Path) -> None:
+    """Saves a figure of a batch, or prints it as a table."""
+    from logger.console import format_table
+
+    figure = dataset.draw(batch, heading)
+    if figure is None:
+        print(f"{heading}\n{format_table(dataset.table(batch))}\n")
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=100)
+    print(file)
 
 
 if __name__ == "__main__":

@@ -1,79 +1,107 @@
-"""Where the time of a training step goes."""
+"""Where the time of a training step goes: trainer.profile=N."""
 
 import copy
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch.profiler import profile, record_function
+from torch.autograd.profiler import record_function
+from torch.profiler import profile
 
 from base.base_trainer import BaseTrainer
+from base.batch_loader import Step
 from logger.console import format_table
-from utils.device import move
-from utils.errors import RANK
+from utils.ranks import is_main_process
 
-WARM_UP = 5  # steps that are not looked at, as the first ones take longer
+WARM_UP_STEPS = 5  # the first steps take longer
+FORWARD = "forward"
+# Names of torch's own events begin with these.
+BACKWARD_EVENTS = "autograd::engine::evaluate_function"
+OPTIMIZER_EVENTS = "Optimizer.step"
 
 
 def profile_steps(trainer: BaseTrainer, steps: int) -> str:
-    """Makes some steps, looks at them, and takes them back.
+    """Makes some steps under torch's profiler, and undoes them.
 
-    ``profile/trace.json`` in the run folder, which https://ui.perfetto.dev shows, is what torch's
-    profiler has seen; recording it makes the steps slower.
+    It writes ``profile/trace.json`` in the run folder, for https://ui.perfetto.dev. The profiler
+    makes the steps slower.
 
     Returns:
-        A table: milliseconds of the parts of a step, and their shares. An accelerator is waited for
-        after each part, so that its work is counted where it belongs.
+        A table of the parts of a step: milliseconds and percentage. For an accelerator, these are
+        the times of its kernels.
     """
-    before = copy.deepcopy(trainer.state_dict())
-    times = {"waiting for data": 0.0, "forward": 0.0, "backward": 0.0, "optimizer": 0.0}
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or it prints what it does
-    source = trainer.loaders["train"].steps(trainer.step, trainer.step + WARM_UP + steps)
-    places = [(trainer, "training_step", "forward"), (torch.Tensor, "backward", "backward")]
-    with ExitStack() as labels:
-        for place in [*places, *((one, "step", "optimizer") for one in trainer.optimizers)]:
-            labels.enter_context(_labelled(*place, trainer.device, times))
-        for _ in range(WARM_UP):
-            trainer.step += 1
-            trainer.update([move(batch, trainer.device) for batch in next(source)])
-        times.update(dict.fromkeys(times, 0.0))
-        with profile(acc_events=True) as recorder:
-            begun = perf_counter()
-            for batches in trainer.meter.watch(source):
-                trainer.step += 1
-                trainer.update([move(batch, trainer.device) for batch in batches])
-            total = perf_counter() - begun
-    trainer.load_state_dict(before)
-    if not RANK:
-        (trainer.run / "profile").mkdir(exist_ok=True)
-        recorder.export_chrome_trace(str(trainer.run / "profile/trace.json"))
-    times["waiting for data"] = trainer.meter.waited
-    times["rest"] = total - sum(times.values())
-    rows = [(part, f"{1e3 * t / steps:.3f}", f"{t / total:.1%}") for part, t in times.items()]
-    return format_table([("part of a step", "ms", "share"), *rows])
+    state_before = copy.deepcopy(trainer.state_dict())
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler reports errors only
+    first = trainer.progress.step
+    source = trainer.loaders["train"].steps(first, first + WARM_UP_STEPS + steps)
+    for _ in range(WARM_UP_STEPS):
+        _make_step(trainer, next(source))
+    with _labelled_forward(trainer.model), profile(acc_events=True) as profiler:
+        trainer.meter.restart_timer()
+        started = perf_counter()
+        for step in trainer.meter.time_waiting(source):
+            _make_step(trainer, step)
+        if trainer.device.type != "cpu":
+            torch.accelerator.synchronize(trainer.device)
+        total_seconds = perf_counter() - started
+    seconds_waiting = trainer.meter.seconds_waiting
+    trainer.load_state_dict(state_before)
+    if is_main_process():
+        folder = trainer.run / "profile"
+        folder.mkdir(exist_ok=True)
+        profiler.export_chrome_trace(str(folder / "trace.json"))
+
+    on_device = trainer.device.type != "cpu"
+    seconds = {
+        "waiting for data": seconds_waiting,
+        "forward": _seconds(profiler, FORWARD, on_device),
+        "backward": _seconds(profiler, BACKWARD_EVENTS, on_device),
+        "optimizer": _seconds(profiler, OPTIMIZER_EVENTS, on_device),
+    }
+    seconds["other"] = total_seconds - sum(seconds.values())
+    rows = [("part of a step", "ms", "%")]
+    for part, value in seconds.items():
+        rows.append((part, f"{1e3 * value / steps:.3f}", f"{100 * value / total_seconds:.1f}"))
+    return format_table(rows)
+
+
+def _make_step(trainer: BaseTrainer, step: Step) -> None:
+    trainer.update(step.to(trainer.device))
+    trainer.progress.step += 1
 
 
 @contextmanager
-def _labelled(
-    owner: Any, name: str, label: str, device: torch.device, times: dict[str, float]
-) -> Iterator[None]:
-    """Within it, the time that a method takes is added up and labelled in the trace."""
-    method = getattr(owner, name)
+def _labelled_forward(model: torch.nn.Module) -> Iterator[None]:
+    """Within this context, the trace has an event for each forward pass of the model."""
+    labels: list[Any] = []
 
-    def timed(*arguments: Any, **options: Any) -> Any:
-        begun = perf_counter()
-        with record_function(label):
-            result = method(*arguments, **options)
-            if device.type != "cpu":
-                torch.accelerator.synchronize(device)
-        times[label] += perf_counter() - begun
-        return result
+    def begin(*_: Any) -> None:
+        label = record_function(FORWARD)
+        label.__enter__()
+        labels.append(label)
 
-    setattr(owner, name, timed)
+    def end(*_: Any) -> None:
+        labels.pop().__exit__(None, None, None)
+
+    hooks = [model.register_forward_pre_hook(begin), model.register_forward_hook(end)]
     try:
         yield
     finally:
-        setattr(owner, name, method)
+        for hook in hooks:
+            hook.remove()
+
+
+def _seconds(profiler: Any, name_start: str, on_device: bool) -> float:
+    """The total time of the events whose names begin so."""
+    microseconds = 0.0
+    for event in profiler.events():
+        if not event.name.startswith(name_start):
+            continue
+        if on_device:
+            microseconds += event.device_time_total
+        else:
+            microseconds += event.cpu_time_total
+    return microseconds / 1e6

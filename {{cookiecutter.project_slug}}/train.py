@@ -1,6 +1,7 @@
-"""Trains a model as the settings say: python train.py --help."""
+"""Trains a model with the given settings: python train.py --help."""
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,120 +10,206 @@ from config.help import command_parser
 from config.loading import DEFAULT, load_settings, meaning_changes, to_yaml
 from config.schema import Settings
 from storage import run_folder
-from utils.errors import RANK, UV, WORLD, UserError, run_command
-from utils.imports import importing
+from utils.command import run_command
+from utils.errors import COMMAND_PREFIX, UserError
+from utils.ranks import is_main_process, world_size
 
 if TYPE_CHECKING:
+    from base.base_dataset import BaseDataset
     from base.base_trainer import BaseTrainer
 
 
 def main() -> int:
-    """Reads the settings, or those of the run to go on with, and trains."""
-    parser = command_parser("Trains a model, or goes on training it.")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"default: config/{DEFAULT.name}"
-    )
-    parser.add_argument("--resume", metavar="RUN|last", help="go on with a run, or the newest one")
-    parser.add_argument("--force", action="store_true", help="resume even if that changes the run")
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<name>/<time>")
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in trainer.epochs=3")
-    arguments = parser.parse_intermixed_args()
-    if not arguments.resume:
-        settings = load_settings(arguments.config or DEFAULT, arguments.settings)
-        if not (begun := run_folder.find_interrupted_run(settings.name, arguments.run_dir)):
-            return train(settings, arguments.run_dir)
-        arguments.resume, arguments.config = begun, None  # torchrun has started it again
-    if arguments.config:
-        raise UserError("--resume takes the run's own settings; change single ones by KEY=VALUE")
-    runs = arguments.run_dir or run_folder.RUNS
-    files = run_folder.find_checkpoints(Path(arguments.resume), best=False, runs=runs)
-    if run_folder.is_run(folder := run_folder.run_folder_of(files[0])) and not RANK:
-        with run_folder.open_run("", folder, resumed=True):
-            pass  # nobody writes there, or files would come and go while they are read
+    """Starts a new run, or resumes one; returns the exit code."""
+    arguments = parse_arguments()
+    if arguments.resume is not None:
+        if arguments.config is not None:
+            raise UserError(
+                "--config cannot be combined with --resume, which uses the settings of the run; "
+                "change single settings by KEY=VALUE"
+            )
+        return resume_run(Path(arguments.resume), arguments)
+    settings = load_settings(arguments.config or DEFAULT, arguments.settings)
+    interrupted = run_folder.find_interrupted_run(settings.name, arguments.run_dir)
+    if interrupted is not None:  # torchrun has restarted this command
+        return resume_run(interrupted, arguments)
+    return train(settings, arguments.run_dir)
 
-    with importing():
-        from storage.checkpoint_file import load_first_usable
+
+def parse_arguments() -> argparse.Namespace:
+    """The arguments of the command line."""
+    parser = command_parser("Trains a model, or resumes its training.")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"settings file; default: config/{DEFAULT.name}"
+    )
+    parser.add_argument(
+        "--resume", metavar="RUN|last", help="resume a run, or the run that saved most recently"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="resume even with other data or other settings"
+    )
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="run folder; default: runs/<name>/<time>"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as trainer.epochs=3"
+    )
+    return parser.parse_intermixed_args()
+
+
+def resume_run(run: Path, arguments: argparse.Namespace) -> int:
+    """Resumes a run from its newest usable checkpoint; returns the exit code."""
+    runs = arguments.run_dir or run_folder.RUNS
+    files = run_folder.find_checkpoints(run, best=False, runs=runs)
+    folder = run_folder.run_folder_of(files[0])
+    if run_folder.is_run(folder) and is_main_process():
+        with run_folder.open_run("", folder, resumed=True):
+            pass  # fails if another process still writes the files that are about to be read
+
+    from storage.checkpoint_file import load_first_usable
+
     file, state = load_first_usable(files)
-    if not run_folder.is_run(folder := run_folder.run_folder_of(file)):
-        raise UserError(f"{file} is in no run folder; model.init_from={file} takes its weights")
+    folder = run_folder.run_folder_of(file)
+    if not run_folder.is_run(folder):
+        raise UserError(
+            f"--resume {file}: the file is not in a run folder; to start a new run with its "
+            f"weights, use model.init_from={file}"
+        )
     settings = load_settings(state["settings"], arguments.settings)
     return train(settings, folder, state, arguments.force)
 
 
-def train(settings: Settings, folder: Path | None, state: Any = None, force: bool = False) -> int:
-    """Builds the parts and trains, from a checkpoint's `state` on if there is one.
+def train(
+    settings: Settings,
+    folder: Path | None,
+    state: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> int:
+    """Builds the components and trains, from the state of a checkpoint if there is one.
 
     Returns:
-        0, or 128 and the signal that stopped training.
+        0, or 128 plus the number of the signal that stopped training.
+    """
+    # torch takes 1.3 s to import, so it is imported after the settings were checked.
+    import builders
+    from logger.console import configure_logging, log
+    from logger.run_log import find_tracker
+    from sanity_check import check_trainer
+    from storage.non_finite_guard import fit_with_recovery
+    from utils.device import select_device
+    from utils.process_group import (
+        all_gather_object,
+        destroy_process_group,
+        initialize_process_group,
+    )
+    from utils.randomness import seed_everything
+
+    find_tracker(settings.logger.tracker)  # fails if its package is missing
+    configure_logging()
+    step = 0 if state is None else state["progress"]["step"]
+    initialize_process_group(select_device(settings.device), step)
+    seed_everything(settings.seed, settings.deterministic)
+    loaders = builders.build_training_loaders(settings)
+    dataset = loaders["train"].dataset
+    if state is None:
+        changes = []
+        model = builders.build_new_model(settings, dataset)
+    else:
+        changes = check_changes(state, settings, dataset, force)
+        model = builders.build_model(settings, dataset)  # the trainer loads the weights
+
+    opened = nullcontext(Path())
+    if is_main_process():
+        opened = run_folder.open_run(settings.name, folder, resumed=state is not None)
+    with opened as run:
+        run = all_gather_object(run)[0]
+        trainer = builders.build_trainer(settings, model, loaders, run)
+        check_trainer(trainer)
+        if state is not None:
+            trainer.load_state_dict(state)
+            if "batches" in state:  # the file of a step with a non-finite value
+                trainer.guard.checked_until = trainer.progress.step + 1
+        configure_logging(run / "train.log")
+        describe_start(trainer, changes)
+        if settings.trainer.profile is not None:
+            print_profile(trainer, settings.trainer.profile)
+        fit_with_recovery(trainer)
+        was_stopped = bool(trainer.stop_signal) and not trainer.is_finished()
+        if was_stopped:
+            log.info(
+                "stopped and saved; resume: %spython train.py --resume %s", COMMAND_PREFIX, run
+            )
+        else:
+            log.info("evaluate: %spython evaluate.py %s", COMMAND_PREFIX, run)
+            log.info("curves: %stensorboard --logdir %s", COMMAND_PREFIX, run)
+    destroy_process_group()
+    if was_stopped:
+        return 128 + trainer.stop_signal
+    return 0
+
+
+def check_changes(
+    state: Mapping[str, Any], settings: Settings, dataset: "BaseDataset", force: bool
+) -> list[str]:
+    """What resuming with these settings and data would change of the run.
 
     Raises:
-        UserError: if settings or data would make it another run, and `force` does not allow that.
+        UserError: if there are changes, and `force` does not allow them.
     """
-    with importing():  # torch takes seconds, so it waits until the settings are known
-        from builders import build_model, build_trainer, build_training_loaders, rehearse
-        from logger.console import configure_logging, log
-        from logger.run_log import find_tracker
-        from storage.non_finite import fit_guarded
-        from utils import parallel as distributed
-        from utils.device import select_device
-        from utils.randomness import seed_everything
-
-        find_tracker(settings.logger.tracker)
-    configure_logging()
-    distributed.start(select_device(settings.device), state["step"] if state else 0)
-    seed_everything(settings.seed, settings.deterministic)
-    loaders = build_training_loaders(settings)
-    dataset = loaders["train"].dataset
-    changes = meaning_changes(state, settings, dataset.fingerprint) if state else []
+    changes = meaning_changes(state, settings, dataset.fingerprint)
     if changes and not force:
-        lines = ["going on would change what this run is:", *changes]
-        raise UserError("\n  ".join(lines) + "\nStart a new run, or insist with --force")
-    model = build_model(settings, dataset, state)
-    opened = run_folder.open_run(settings.name, folder, resumed=bool(state))
-    with nullcontext(Path()) if RANK else opened as run:
-        run = distributed.gather(run)[0]
-        trainer = build_trainer(settings, model, loaders, run)
-        rehearse(trainer)
-        if state:
-            trainer.load_state_dict(state)
-            trainer.guarded_until = trainer.step + ("batches" in state)  # a step that failed
-        _tell(trainer, changes)
-        fit_guarded(trainer)
-        stopped = trainer.stop_signal and not trainer.finished
-        if stopped:
-            log.info("stopped and saved; go on with: %spython train.py --resume %s", UV, run)
-        else:
-            log.info("evaluate: %spython evaluate.py %s", UV, run)
-            log.info("curves: %stensorboard --logdir %s", UV, run)
-    distributed.stop()
-    return 128 + trainer.stop_signal if stopped else 0
+        lines = "\n  ".join(["resuming would change the meaning of this run:", *changes])
+        raise UserError(f"{lines}\nStart a new run, or add --force")
+    return changes
 
 
-def _tell(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
-    """Says in the run folder and on the console what the run is and, if asked to, does."""
-    from logger.console import configure_logging, format_table, log
+def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
+    """Writes the manifest, and logs the model, the data, the device and the run folder."""
+    from logger.console import format_table, log
 
-    run, dataset, settings = trainer.run, trainer.dataset, trainer.settings
-    configure_logging(run / "train.log")
-    if not RANK:
+    settings = trainer.settings
+    dataset = trainer.dataset
+    device = describe_device(trainer)
+    if is_main_process():
         data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
-        about: dict[str, Any] = {"device": trainer.compute, "processes": WORLD, "data": data}
-        log.debug(run_folder.write_manifest(run, to_yaml(settings), **about))
+        manifest = run_folder.write_manifest(
+            trainer.run, to_yaml(settings), device=device, processes=world_size(), data=data
+        )
+        log.debug("%s", manifest)
     for change in changes:
-        log.warning("--force: goes on with %s", change)
-    if settings.trainer.strategy == "fsdp" and WORLD == 1:
-        log.warning("trainer.strategy=fsdp: there is one process, which has the whole model")
-    summary = format_table(trainer.model.summary())
-    waits = ", compiled, which the first steps wait for" * settings.trainer.compile
-    log.info("%s\n\n%s on %s%s", summary, dataset.title, trainer.compute, waits)
-    log.info("run folder: %s%s", run, f", from step {trainer.step} on" * (trainer.step > 0))
-    if trainer.finished:
-        log.info("all is done at step %d; trainer.epochs=N makes it longer", trainer.step)
-    if settings.trainer.profile:
-        from profiling import profile_steps
+        log.warning("--force: resuming with %s", change)
+    if settings.trainer.strategy == "fsdp" and world_size() == 1:
+        log.warning("trainer.strategy=fsdp has no effect: there is a single process")
+    log.info("%s\n", format_table(trainer.model.summary()))
+    log.info("%s on %s", dataset.title, device)
+    if settings.trainer.compile:
+        log.info("trainer.compile: the first steps wait until the model is compiled")
+    log.info("run folder: %s", trainer.run)
+    if trainer.progress.step > 0:
+        log.info("resuming from step %d", trainer.progress.step)
+    if trainer.is_finished():
+        log.info("all %d steps are done; trainer.epochs=N extends the run", trainer.progress.step)
 
-        table = profile_steps(trainer, settings.trainer.profile)
-        log.info("%s\nhttps://ui.perfetto.dev shows %s\n", table, run / "profile/trace.json")
+
+def describe_device(trainer: "BaseTrainer") -> str:
+    """The device, the autocast dtype, and the number of processes."""
+    dtype = str(trainer.autocast_dtype).removeprefix("torch.")
+    description = f"{trainer.device} ({dtype})"
+    if world_size() > 1:
+        description += f", {world_size()} processes"
+    if trainer.sharded:
+        description += ", sharded"
+    return description
+
+
+def print_profile(trainer: "BaseTrainer", steps: int) -> None:
+    """Logs where the time of a step goes."""
+    from logger.console import log
+    from profiling import profile_steps
+
+    table = profile_steps(trainer, steps)
+    trace = trainer.run / "profile/trace.json"
+    log.info("%s\ntrace of the steps, for https://ui.perfetto.dev: %s\n", table, trace)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The abstract bases that data sets, models and trainers are built on."""
+"""The abstract classes of data sets, models and trainers, and the loader of batches."""

@@ -1,8 +1,8 @@
-"""What every data set gives: samples, whole batches, and what was learned from training rows."""
+"""The abstract data set: samples, whole batches, and statistics fitted on the training samples."""
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from textwrap import shorten
 from typing import Any
@@ -15,30 +15,38 @@ from torch.utils.data import Dataset
 from logger.console import log
 from logger.figures import Figure, image_grid
 from utils.errors import UserError
+from utils.nested import named_tensors
+from utils.randomness import RandomStream, preserve_global_rng, seed_global_generators
 
 Sample = dict[str, Tensor]
 Batch = dict[str, Tensor]
+
+MAX_PROBES = 64  # samples that the fingerprint is computed from
+MAX_DRAWN_IMAGES = 25
+MAX_CELL_CHARACTERS = 60
 
 
 class BaseDataset(ABC, Dataset[Sample]):
     """Samples by index.
 
-    A constructor takes ``root``, ``split`` (``"train"``, ``"validation"``, ``"test"``, or None for
-    an empty set that only reads inputs for `predict.py`) and ``seed``; its further arguments are
-    settings.
+    A constructor takes ``root``, ``split`` and ``seed``; its further parameters are settings.
+    The split is ``"train"``, ``"validation"``, ``"test"``, or None for a data set without samples
+    that only reads inputs for predict.py.
 
     Attributes:
-        title: the data's name, as logs, tables and pictures give it.
-        classes: names of the classes, by target; empty where there are none.
-        learned: names of the attributes that were learned from the training samples, plain data.
-        trained_on: title of the data that `load_state_dict` gave what was learned from.
-        source: hash of what the splits are divided from, where that may change.
-        in_memory: whether batches are indexed from tensors; then workers are none by default.
-            A class that says so in its own body (a subclass may do otherwise) promises to draw from
-            the generator alone that `transform` is given: no other is seeded for each step then.
-        device_tensors: names of the tensors that batches are made of, all of them, if `__getitems__` and
-            `transform` work on any device; an accelerator that has room for them keeps them.
-        device: where those tensors are, to which `__getitems__` is given its indices.
+        title: the name of the data in logs, tables and figures.
+        classes: names of the classes, by target; empty if there are none.
+        fitted: names of the attributes that are fitted on the training samples: plain data.
+        trained_on: title of the data that the fitted attributes come from.
+        source: hash of the files that are divided into splits, if they may change.
+        in_memory: whether batches are indexed from tensors; then no workers are started by
+            default.
+        uses_global_rng: whether the data set may draw random numbers from the global generators
+            of Python, NumPy or torch, which are then seeded for each step. Set it to False, which
+            saves 30 µs per step, if `transform` draws from its `rng` only.
+        device_tensors: names of all tensors that batches are made of, if `__getitems__` and
+            `transform` work on any device. An accelerator with enough memory keeps them.
+        device: the device of these tensors; `__getitems__` gets its indices on it.
     """
 
     title = "data"
@@ -47,6 +55,7 @@ class BaseDataset(ABC, Dataset[Sample]):
     trained_on: str
     source = ""
     in_memory = False
+    uses_global_rng = True
     device_tensors: Sequence[str] = ()
     device = torch.device("cpu")
 
@@ -59,72 +68,81 @@ class BaseDataset(ABC, Dataset[Sample]):
         """One sample: tensors by name, such as ``input`` and ``target``."""
 
     def __getitems__(self, indices: Tensor) -> Batch:
-        """A whole batch of the samples at `indices` (int64, shape (N,)); override it for speed."""
+        """The batch of the samples at `indices` (int64, shape (N,)); override it for speed."""
         return self.collate([self[index] for index in indices.tolist()])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """A batch from samples, here of equal shapes; override it to pad others."""
+        """Stacks samples of equal shapes into a batch; override it to pad others."""
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
-    def transform(self, batch: Batch, generator: torch.Generator | None) -> Batch:
-        """What the model gets for a batch; random (augmented) only where a generator is given."""
+    def transform(self, batch: Batch, rng: torch.Generator | None) -> Batch:
+        """The batch that the model gets, augmented at random only if there is an `rng`."""
         return batch
 
     def read_inputs(self, source: str) -> Sequence[tuple[str, Sample]]:
-        """Samples without targets, each with a name, from an argument of `predict.py`.
-
-        That is the name of a file, or an input itself; a file may hold many.
-
-        Raises:
-            UserError: if there is none to be had.
-        """
-        raise UserError(f"{type(self).__name__} reads no inputs (it has no read_inputs)")
-
-    def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
-        """A picture of a transformed batch's first 25 samples; None where ``input`` is no images.
+        """Samples without targets, each with a name, from an argument of predict.py.
 
         Args:
-            batch: what `transform` gave; images have the shape (N, C, H, W).
-            heading: text above all.
-            titles: one text a sample; by default the classes.
-        """
-        images = batch["input"][:25].float()
-        if images.ndim != 4 or not len(images):
-            return None
-        if not titles and self.classes:
-            titles = [self.classes[label] for label in labels(batch["target"][:25])]
-        titles = titles[:25] or [""] * len(images)
-        low, high = images.amin(), images.amax()
-        return image_grid((images - low) / (high - low), titles, heading)
-
-    def table(self, batch: Batch) -> list[list[str]]:
-        """A transformed batch, a row for each sample below a header, for what has no picture."""
-        rows = zip(*(value.numpy() for value in batch.values()), strict=True)
-        short = [[shorten(np.array2string(v, precision=4), 60) for v in row] for row in rows]
-        return [[*batch], *short]
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was learned from the training samples, as plain data; checkpoints hold it."""
-        return {name: getattr(self, name) for name in ("title", "classes", "source", *self.fitted)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` gave.
+            source: the name of a file with one or more inputs, or an input itself.
 
         Raises:
-            UserError: if it was of other classes than there are here.
+            UserError: if there is no such input.
         """
-        if len(self) and [*self.classes] != [*state["classes"]]:
-            both = (self.classes, state["classes"])
-            mine, known = (", ".join(names)[:60] or "(none)" for names in both)
-            raise UserError(f"{self.title} has the classes {mine}; in training, they were {known}")
+        raise UserError(f"{type(self).__name__} does not define read_inputs, so it reads no inputs")
+
+    def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
+        """A figure of the first images of a transformed batch; None if ``input`` is no images.
+
+        Args:
+            batch: the result of `transform`; images have the shape (N, C, H, W).
+            heading: title of the figure.
+            titles: one title per sample; by default the classes.
+        """
+        images = batch["input"][:MAX_DRAWN_IMAGES].float()
+        if images.ndim != 4 or len(images) == 0:
+            return None
+        if not titles and self.classes:
+            targets = class_labels(batch["target"])
+            titles = [self.classes[target] for target in targets[:MAX_DRAWN_IMAGES]]
+        if not titles:
+            titles = [""] * len(images)
+        low = images.amin()
+        high = images.amax()
+        return image_grid((images - low) / (high - low), titles[:MAX_DRAWN_IMAGES], heading)
+
+    def table(self, batch: Batch) -> list[list[str]]:
+        """A transformed batch as a header and a row for each sample, for data without figures."""
+        rows = [list(batch)]
+        for values in zip(*(tensor.numpy() for tensor in batch.values()), strict=True):
+            texts = [np.array2string(value, precision=4) for value in values]
+            rows.append([shorten(text, MAX_CELL_CHARACTERS) for text in texts])
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fitted attributes, classes and title, as plain data for checkpoints."""
+        names = ("title", "classes", "source", *self.fitted)
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the result of `state_dict`.
+
+        Raises:
+            UserError: if the classes differ from those of this data set.
+        """
+        if len(self) and list(self.classes) != list(state["classes"]):
+            raise UserError(
+                f"{self.title} has the classes {_listing(self.classes)}; "
+                f"the model was trained with {_listing(state['classes'])}"
+            )
         for name in ("classes", *self.fitted):
             setattr(self, name, state[name])
         self.trained_on = state["title"]
-        if self.source and self.title == self.trained_on and self.source != state["source"]:
+        source_changed = bool(self.source) and self.source != state["source"]
+        if source_changed and self.title == self.trained_on:
             log.warning("%s has changed since training: splits may share samples", self.title)
 
     def to(self, device: torch.device) -> None:
-        """Moves what is `device_tensors` to a device; batches are made there from then on."""
+        """Moves the `device_tensors` to a device, where batches are made from then on."""
         if self.device_tensors:
             self.device = device
         for name in self.device_tensors:
@@ -132,32 +150,55 @@ class BaseDataset(ABC, Dataset[Sample]):
 
     @cached_property
     def example(self) -> Tensor:
-        """The model's input for one sample, shape (1, ...); zeros, where any numbers will do."""
-        found = self.transform(self.collate([self[0]]), None)["input"].cpu()
-        return torch.zeros_like(found) if found.is_floating_point() else found
+        """The model's input for one sample, shape (1, ...); zeros if it is floating-point."""
+        batch = self.transform(self.collate([self[0]]), None)
+        model_input = batch["input"].cpu()
+        if model_input.is_floating_point():
+            return torch.zeros_like(model_input)
+        return model_input
 
     @property
     def probe_indices(self) -> Tensor:
-        """Indices of 64 samples, or all if there are fewer, spread evenly over the set."""
-        count = min(64, len(self))  # in integers, as float32 ends at 16,777,216
+        """Indices of up to 64 samples, spread evenly over the data set: int64, shape (N,)."""
+        count = min(MAX_PROBES, len(self))
+        # Integers: float32 is exact up to 16,777,216 only.
         return torch.arange(count) * (len(self) - 1) // max(count - 1, 1)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the length and of the samples at `probe_indices`."""
-        batch = self.__getitems__(self.probe_indices.to(self.device))
-        content = b"".join(values.cpu().numpy().tobytes() for _, values in sorted(batch.items()))
-        return hashlib.sha256(str(len(self)).encode() + content).hexdigest()[:16]
+        """A hash of the number of samples and of the samples at `probe_indices`."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        with preserve_global_rng():
+            for index in self.probe_indices.tolist():
+                seed_global_generators(RandomStream.LOADING, index)
+                for name, tensor in sorted(named_tensors(self[index])):
+                    digest.update(name.encode())
+                    digest.update(_as_bytes(tensor))
+        return digest.hexdigest()[:16]
 
 
 def batch_size(batch: Batch) -> int:
     """The number of samples in a batch."""
-    return next(iter(batch.values())).shape[0]  # len() takes four times as long
+    first_tensor = next(iter(batch.values()))
+    return first_tensor.shape[0]
 
 
-def labels(target: Tensor) -> Tensor:
-    """Classes, int64, shape (N,): targets that are classes, or the largest share of soft ones.
+def class_labels(target: Tensor) -> Tensor:
+    """Classes, int64, shape (N,), of hard or soft targets.
 
-    Soft targets, one-hot ones among them, are floats of shape (N, C).
+    Args:
+        target: classes, int64, shape (N,), or class probabilities (soft or one-hot targets),
+            floating-point, shape (N, C), of which the most probable class is taken.
     """
-    return target.argmax(1) if target.is_floating_point() else target
+    if target.is_floating_point():
+        return target.argmax(1)
+    return target
+
+
+def _as_bytes(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names)[:MAX_CELL_CHARACTERS] or "(none)"

@@ -18,7 +18,7 @@ class BaseModel(nn.Module, ABC):
     def forward(self, input: Tensor) -> Tensor:
         """The network's outputs for a batch of inputs, shape (N, ...)."""
 
-    def start(self) -> None:
+    def initialize(self) -> None:
         """Called for a new model, not for a saved one: takes weights from elsewhere, say."""
 
     def train(self, mode: bool = True) -> Self:

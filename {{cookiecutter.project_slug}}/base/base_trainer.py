@@ -1,10 +1,10 @@
-"""The training loop, whole: `BaseTrainer.fit` is all of it."""
+"""The abstract trainer; `BaseTrainer.fit` is the whole training loop."""
 
-import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,31 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from base.base_dataset import Batch, batch_size
+from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
-from base.batch_loader import BatchLoader
+from base.batch_loader import BatchLoader, Step
 from config.schema import Settings
 from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
 from logger.meter import Meter
 from logger.run_log import RunLog
-from metrics.classification import Metrics, scalars_in
-from optim.optimizers import MovingAverage, build_optimizers, set_learning_rates
-from storage.checkpoint_file import check_finite
-from storage.checkpointer import Saver
-from storage.non_finite import update_guarded
-from storage.state import check_alike, load_trainer_state, trainer_state
-from utils import parallel as distributed
-from utils.device import autocast_dtype, move, select_device
-from utils.errors import RANK, TRAINING_FAILED, WORLD, LoadingError, UserError
-from utils.randomness import seed_torch
+from metrics.average import mean_over_batches
+from metrics.protocol import Metric, higher_is_better, scalar_results
+from optim.moving_average import MovingAverage
+from optim.optimizers import build_optimizers
+from optim.schedules import learning_rate_factor, set_learning_rates
+from storage.checkpointer import Checkpointer
+from storage.non_finite_guard import NonFiniteGuard
+from storage.progress import Progress
+from storage.state import collect_state, restore_state
+from utils.device import select_autocast_dtype, select_device, to_device
+from utils.errors import BAD_INPUT, LoadingError, UserError
+from utils.finite import check_finite
+from utils.parallel import check_replicas_equal, no_gradient_sync, shard_model, wrap_model
+from utils.randomness import GlobalRandomState, RandomStream, preserve_global_rng, seed_torch
+from utils.ranks import rank, world_size
 from utils.signals import StopSignals
+from utils.stop_flag import StopFlag
 
 Loaders = Mapping[str, BatchLoader]
 
@@ -38,56 +44,86 @@ Loaders = Mapping[str, BatchLoader]
 class BaseTrainer(ABC):
     """Trains a model, evaluates it and predicts with it.
 
-    A project defines `training_step` and `evaluation_step`, and may override `configure_metrics`,
-    `build_optimizers`, `update`, `pictures` and `tables`. Further constructor arguments are
-    settings.
+    A project defines `training_step` and `evaluation_step`. It may override `configure_metrics`,
+    `configure_optimizers`, `update`, `describe`, `figures` and `tables`. The further parameters
+    of a constructor are settings.
 
     Args:
         settings: all settings of the run.
-        model: the network; it is moved to the device.
-        loaders: batches by split; `fit` needs ``train`` and ``validation``.
-        run: the folder in which `fit` saves and logs.
+        model: the network.
+        loaders: a loader for each split; `fit` needs ``train`` and ``validation``.
+        run: the run folder, where `fit` saves and logs.
+
+    Attributes:
+        progress: steps made so far, best value, and so on.
+        stop_signal: the signal that ended `fit`, or 0.
     """
 
     def __init__(self, settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> None:
-        self.settings, self.options = settings, settings.trainer
-        self.loaders, self.run = loaders, run
-        self.dataset = next(iter(loaders.values())).dataset
+        self.settings = settings
+        self.options = settings.trainer
+        self.loaders = loaders
+        self.run = run
         self.device = select_device(settings.device)
+        self.autocast_dtype = select_autocast_dtype(self.options.precision, self.device)
+        self.sharded = world_size() > 1 and self.options.strategy == "fsdp"
+        self.model = model
+        if not self.sharded:  # otherwise each process moves its shards only
+            self.model.to(self.device)
         for loader in loaders.values():
-            loader.cache_on_device(self.device)
-        self.precision = autocast_dtype(self.options.precision, self.device)
-        self.compute = f"{self.device} ({str(self.precision).removeprefix('torch.')})"  # for logs
-        self.sharded = WORLD > 1 and self.options.strategy == "fsdp"
-        self.compute += f", {WORLD} processes{' with shares' * self.sharded}" * (WORLD > 1)
-        self.model = model if self.sharded else model.to(self.device)  # else each part goes there
-        ema = self.options.ema  # the weights' moving average is what is evaluated
-        self.average = None if ema is None else MovingAverage(self.model, ema)
-        if self.average and self.sharded:
-            distributed.shard(self.average.module, self.device, self.precision)
-        self.parallel = self.spread()
-        torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
-        evaluated = self.model if self.average is None else self.average.module
-        for part in {self.model, evaluated} if self.options.compile else ():
-            # In place: torch.compile(model) would rename the weights. Rounded as without: what
-            # amax found is looked for again, and not found among values of another precision.
-            part.compile(options={"emulate_precision_casts": True})
-        self.optimizers = self.configure_optimizers()
-        self.scaler = GradScaler(self.device.type, enabled=self.precision == torch.half)
-        self.metrics = self.configure_metrics().to(self.device)
-        self.step, self.skipped = 0, 0  # steps done, and how many of them left the weights alone
-        self.best, self.validations_without_improvement = math.nan, 0  # of checkpoint.monitor
-        self.stop_signal = 0  # what ended fit
-        self.evaluated, self.log_due = True, False  # no validation is due; nor is a log entry
-        self.meter = Meter()
-        self.saver = Saver(run / "checkpoints", settings.checkpoint, self.sharded)
-        self.guarded_until = 0  # the last step that is checked, and taken back if it fails
-        self.own = (RANK,) if RANK else ()  # dropout differs between processes
-        seed_torch(settings.seed, UPDATE, *self.own, device=self.device)  # or else each step is
+            loader.use_device(self.device)
 
-    def spread(self) -> nn.Module:
-        """What is trained in the model's place; anew when other parameters are to be trained."""
-        return distributed.spread(self.model, self.device, self.sharded, self.precision)
+        self.progress = Progress()
+        self.meter = Meter()
+        self.scaler = GradScaler(self.device.type, enabled=self.autocast_dtype == torch.half)
+        self.random_state = GlobalRandomState(self.device)
+        self.run_log = RunLog(run, self.dataset.title, settings)
+        self.checkpointer = Checkpointer(run / "checkpoints", settings.checkpoint, self.sharded)
+        skips = self.options.non_finite == "skip"
+        self.guard = NonFiniteGuard(run, skips, self.sharded)
+        self.stop_signal = 0
+
+        torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
+        # Dropout differs between processes. (Rank 0 has the numbers of a single process.)
+        self._update_key = (settings.seed, RandomStream.UPDATE)
+        self._rank_key = (rank(),) if rank() > 0 else ()
+        seed_torch(*self._update_key, *self._rank_key, device=self.device)
+
+    # The following parts are built when they are first used, so that the constructor of a
+    # subclass can set its attributes after `super().__init__(**kwargs)`.
+
+    @cached_property
+    def average(self) -> MovingAverage | None:
+        """The moving average of the weights, which is evaluated; None without `trainer.ema`."""
+        if self.options.ema is None:
+            return None
+        average = MovingAverage(self.model, self.options.ema)
+        if self.sharded:
+            shard_model(average.module, self.device, self.autocast_dtype)
+        return average
+
+    @cached_property
+    def parallel_model(self) -> nn.Module:
+        """The module to call in training: the model, or the model wrapped in DDP or FSDP2."""
+        evaluated_model = self.evaluated_model  # a copy is made before the model is sharded
+        parallel_model = self.wrap_model()
+        if self.options.compile:
+            for module in {self.model, evaluated_model}:
+                # In place: torch.compile(model) would rename the weights. The option rounds as
+                # eager mode does; otherwise values that compare equal there may differ.
+                module.compile(options={"emulate_precision_casts": True})
+        return parallel_model
+
+    @cached_property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """What `configure_optimizers` returns."""
+        _ = self.parallel_model  # FSDP2 replaces the parameters
+        return self.configure_optimizers()
+
+    @cached_property
+    def metrics(self) -> Metric:
+        """What `configure_metrics` returns, on the device."""
+        return self.configure_metrics().to(self.device)
 
     # What every project defines.
 
@@ -95,42 +131,65 @@ class BaseTrainer(ABC):
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The ``loss`` of a batch, a scalar mean over its samples, and other scalars to log.
 
-        If one of them is not finite, training stops.
+        If a value is NaN or infinite, training ends or skips the step.
+
+        Args:
+            model: the module to call; gradients of other modules are not exchanged.
+            batch: a transformed batch on the device.
         """
 
     @abstractmethod
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         """Updates `self.metrics` with a batch."""
 
-    # What a project may change.
+    # What a project may override.
 
-    def configure_metrics(self) -> Metrics:
-        """The metrics that `evaluation_step` updates: the mean ``loss``, from ``value``."""
-        from torchmetrics import MeanMetric, MetricCollection  # takes seconds to import
+    def configure_metrics(self) -> Metric:
+        """The metrics that `evaluation_step` updates; by default the mean ``loss``."""
+        from torchmetrics import MeanMetric, MetricCollection  # takes 1.5 s to import
 
         return MetricCollection({"loss": MeanMetric()})
 
     def higher_is_better(self, name: str) -> bool:
-        """Whether more of a metric is better, which the metrics know: ours, and torchmetrics'."""
-        metrics: Any = self.metrics
-        own = getattr(metrics, "higher_is_better", None)
-        return bool(own(name) if own else getattr(metrics[name], "higher_is_better", False))
+        """Whether higher values of the metric `name` are better, which decides on the best model.
+
+        Raises:
+            UserError: if the metric does not define it.
+        """
+        direction = higher_is_better(self.metrics, name)
+        if direction is None:
+            raise UserError(
+                f"checkpoint.monitor = {name!r}: the metric does not define whether higher is "
+                "better; set its attribute `higher_is_better`, or override "
+                "`higher_is_better(name)` in the trainer"
+            )
+        return direction
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimizers, their groups with the highest learning rates."""
+        """The optimizers; the schedule scales the learning rate of each parameter group."""
         return build_optimizers(self.model, self.settings)
 
-    def update(self, batches: Sequence[Batch]) -> None:
-        """One optimizer step, on batches whose gradients add up to that of their mean loss."""
-        shares = self.loaders["train"].loss_weights(self.step - 1)
-        for batch, share in zip(batches, shares, strict=True):
-            last = batch is batches[-1]
-            with nullcontext() if last else distributed.unsynced(self.parallel):
+    def update(self, step: Step) -> dict[str, Tensor]:
+        """One optimizer step: forward, backward, clip, step.
+
+        Args:
+            step: the batches, on the device; their gradients are accumulated.
+
+        Returns:
+            The scalars of `training_step`, averaged over the samples of this process.
+        """
+        outputs = []
+        last_batch = step.batches[-1]
+        for batch, loss_weight in zip(step.batches, step.loss_weights, strict=True):
+            with self.accumulating(is_last=batch is last_batch):
                 with self.autocast():
-                    scalars = self.training_step(self.parallel, batch)
-                loss = scalars["loss"] if share == 1 else scalars["loss"] * share
+                    batch_outputs = self.training_step(self.parallel_model, batch)
+                loss = batch_outputs["loss"]
+                if loss_weight != 1:
+                    loss = loss * loss_weight
                 self.scaler.scale(loss).backward()
-            self.meter.add(scalars, share)
+            outputs.append(batch_outputs)
+
         if self.options.clip_norm is not None:
             for optimizer in self.optimizers:
                 self.scaler.unscale_(optimizer)
@@ -139,219 +198,339 @@ class BaseTrainer(ABC):
             self.scaler.step(optimizer)
             optimizer.zero_grad()
         self.scaler.update()
+        return mean_over_batches(outputs, step.samples)
 
     def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
-        """What `predict.py` says of each sample's outputs: one answer or more, best first."""
+        """What predict.py prints for each sample: one or more answers, the best first.
+
+        Args:
+            outputs: the result of `predict`, shape (N, ...).
+        """
         return [[{"output": output}] for output in outputs.tolist()]
 
     def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
-        """Pictures of what `evaluate` found, by name."""
+        """Figures of the results of `evaluate`, by name."""
         return {}
 
     def tables(self, results: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
-        """Tables of what `evaluate` found, by name; the first row is the header."""
+        """Tables of the results of `evaluate`, by name; the first row is the header."""
         return {}
 
     # The loop.
 
     def fit(self) -> None:
-        """Trains from step `self.step` to the last, an early stop, or a signal to stop.
+        """Trains from the current step to the last one, an early stop, or a signal.
 
         Raises:
-            NonFiniteError: if the loss or a weight is no number any more; see `base/guard.py`.
-            LoadingError: if a batch cannot be had; the state is saved.
-            UserError: if the run folder cannot be written when training begins or ends.
+            NonFiniteError: if a loss or a weight is not finite; see `fit_with_recovery`.
+            LoadingError: if a batch cannot be loaded; the state is saved.
+            UserError: if the first or the last checkpoint cannot be saved.
         """
-        loader, total = self.loaders["train"], self.total_steps
-        options = self.settings.logger
-        self.record = RunLog(self.run, self.dataset.title, self.step, self.settings)
-        bar = progress_bar(total, self.dataset.title, self.step)
-        votes = distributed.Votes()
-        with self.record, bar, StopSignals() as signals, self._saving(signals), votes:
-            self._begin()
-            steps = loader.steps(self.step, self.step if self.finished else total)
-            for batches in self.meter.watch(steps):
-                factor = self._set_rates(self.step)
-                self.step += 1
-                epoch_ends = self.step in (self.epoch * loader.steps_per_epoch, total)
-                self.log_due = epoch_ends or self.step % options.every_steps == 0
-
-                batches = [move(batch, self.device) for batch in batches]
-                if loader.seeds_all:
-                    key = (self.settings.seed, UPDATE, self.step, *self.own)
-                    seed_torch(*key, device=self.device)
-                if self.step > self.guarded_until:
-                    self.update(batches)
-                else:
-                    update_guarded(self, batches)
+        with (
+            StopSignals() as signals,
+            StopFlag() as stop_flag,
+            self.run_log.open(self.progress.step),
+            self.checkpointer,
+            self._saving_on_loading_error(signals),
+            progress_bar(self.total_steps, self.dataset.title, self.progress.step) as bar,
+        ):
+            self._start()
+            for step in self.meter.time_waiting(self._remaining_steps()):
+                self.set_learning_rates()
+                self._seed_step()
+                outputs = self._checked_update(step.to(self.device))
                 if self.average is not None:
                     self.average.update_parameters(self.model)
-
+                self.progress.step += 1
+                self.meter.add(outputs, sum(step.samples))
                 bar.update()
-                if self.log_due:
-                    bar.set_postfix_str(self._log_step(factor), refresh=False)
-                # A signal may come at any moment, and to one process alone.
-                self.stop_signal = votes.agree(signals.received)
-                if epoch_ends:
-                    self._end_epoch()
-                elif self.stop_signal or self.saver.due(self.step, self.log_due):
+
+                if self.is_log_step(self.progress.step):
+                    values = self.log_training()
+                    bar.set_postfix_str(format_values(values), refresh=False)
+                self.stop_signal = stop_flag.exchange(signals.received)
+                if self.validation_is_due():
+                    self.validate()
+                elif self.stop_signal or self.checkpoint_is_due():
                     self.save()
-                if self.stop_signal or (epoch_ends and self.finished):
+                if self.stop_signal or self.is_finished():
                     break
-        if self.saver.failure:
-            raise UserError(self.saver.failure, TRAINING_FAILED)
+        self.checkpointer.raise_failure()
 
     def evaluate(self, split: str) -> dict[str, Tensor]:
-        """The metrics over a split, on the CPU."""
+        """The metrics of all samples of a split, on the CPU.
+
+        Raises:
+            UserError: if the model is sharded and there are fewer samples than processes.
+        """
         loader = self.loaders[split]
+        if self.sharded and len(loader.dataset) < world_size():
+            raise UserError(
+                f"{loader.dataset.title}, {split}: {len(loader.dataset)} samples are too few for "
+                f"{world_size()} processes with trainer.strategy=fsdp; use ddp or fewer processes"
+            )
         self.metrics.reset()
         with self.evaluating() as model, progress_bar(loader.steps_per_epoch, split) as bar:
-            for (batch,) in loader.steps(0, loader.steps_per_epoch):
-                if batch_size(batch):
-                    self.evaluation_step(model, move(batch, self.device))
-                elif self.sharded:  # the others gather the model with this process's shares
-                    metrics, self.metrics = self.metrics, copy.deepcopy(self.metrics)
-                    self.evaluation_step(model, move(loader.sample_batch(1), self.device))
-                    self.metrics = metrics
+            for step in loader.steps(0, loader.steps_per_epoch):
+                if sum(step.samples) > 0:
+                    (batch,) = step.to(self.device).batches
+                    self.evaluation_step(model, batch)
                 bar.update()
-            return {name: value.cpu() for name, value in self.metrics.compute().items()}
+            results: dict[str, Tensor] = self.metrics.compute()
+        return {name: value.cpu() for name, value in results.items()}
 
     def predict(self, batch: Batch) -> Tensor:
-        """The model's outputs for a batch, float32, on the CPU."""
+        """The model's outputs for a transformed batch, float32, on the CPU."""
         with self.evaluating() as model:
-            outputs: Tensor = model(move(batch, self.device)["input"])
+            outputs: Tensor = model(to_device(batch, self.device)["input"])
             return outputs.float().cpu()
 
-    # What these are made of.
+    def log_training(self) -> dict[str, float]:
+        """Logs the means since the last entry; returns them. The host waits for the device here."""
+        values = self.meter.read()
+        values["lr"] = self.optimizers[0].param_groups[0]["lr"]
+        logged_values = {**values, **self.meter.read_speed()}
+        self.run_log.scalars("train", self.epoch, self.progress.step, logged_values)
+        log.debug("step %d  %s", self.progress.step, format_values(logged_values))
+        self.meter.restart_timer()
+        return values
+
+    def validate(self) -> None:
+        """Evaluates the validation set, logs the results, and saves.
+
+        If that fails, the state is saved before the error is raised; a resumed run validates
+        first.
+        """
+        try:
+            results = self.evaluate("validation")
+        except Exception:
+            if world_size() == 1:  # several processes can only save together
+                self.save()
+            raise
+        scalars = scalar_results(results)
+        self.run_log.scalars("validation", self.epoch, self.progress.step, scalars)
+        monitor = self.settings.checkpoint.monitor
+        is_best = self.progress.record_validation(scalars[monitor], self.higher_is_better(monitor))
+        message = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, "
+        message += f"validation {format_values(scalars)}"
+        if is_best:
+            message += "  (best so far)"
+        log.info("%s", message)
+        self.save(is_best=is_best)  # before the figures, which take time
+        self._log_figures(results)
+        self.meter.restart_timer()
+
+    # When something is due.
 
     @property
     def total_steps(self) -> int:
-        """The step that training ends with."""
+        """The number of optimizer steps of the whole run."""
         steps = self.options.epochs * self.loaders["train"].steps_per_epoch
-        return min(steps, self.options.max_steps or steps)
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done, or `trainer.early_stop` epochs have brought no gain."""
-        stopped_early = self.validations_without_improvement >= (
-            self.options.early_stop or math.inf
-        )
-        return self.evaluated and (self.step >= self.total_steps or stopped_early)
+        if self.options.max_steps is not None:
+            steps = min(steps, self.options.max_steps)
+        return steps
 
     @property
     def epoch(self) -> int:
-        """The epoch at work, from 1."""
-        return max(self.step - 1, 0) // self.loaders["train"].steps_per_epoch + 1
+        """The epoch, from 1, of the last step that was made."""
+        return self.epoch_of(max(self.progress.step, 1))
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch of a step; both count from 1."""
+        return (step - 1) // self.loaders["train"].steps_per_epoch + 1
+
+    def is_log_step(self, step: int) -> bool:
+        """Whether there is a log entry after a step, which counts from 1."""
+        return step % self.settings.logger.every_steps == 0 or self._ends_epoch(step)
+
+    def validation_is_due(self) -> bool:
+        """Whether an epoch has ended whose validation has not."""
+        step = self.progress.step
+        return self._ends_epoch(step) and self.progress.validated_step < step
+
+    def checkpoint_is_due(self) -> bool:
+        """Whether to save in the middle of an epoch."""
+        step = self.progress.step
+        return self.checkpointer.is_due(step, self.is_log_step(step))
+
+    def is_finished(self) -> bool:
+        """Whether all steps are made, or `trainer.early_stop` applies."""
+        if self.validation_is_due():
+            return False
+        patience = self.options.early_stop or math.inf
+        stops_early = self.progress.validations_without_improvement >= patience
+        return stops_early or self.progress.step >= self.total_steps
+
+    def _ends_epoch(self, step: int) -> bool:
+        return step % self.loaders["train"].steps_per_epoch == 0 or step == self.total_steps
+
+    # Parts of a step.
+
+    def set_learning_rates(self) -> None:
+        """Sets the learning rates of the next step, a function of its number."""
+        self._set_learning_rates_of(self.progress.step)
+
+    def wrap_model(self) -> nn.Module:
+        """Wraps the model in DDP or FSDP2; call it again when other parameters are trained."""
+        return wrap_model(self.model, self.device, self.sharded, self.autocast_dtype)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which the model computes."""
-        mixed = self.precision != torch.float32
-        return torch.autocast(self.device.type, self.precision) if mixed else nullcontext()
+        """The context in which the model computes in the autocast dtype."""
+        if self.autocast_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast_dtype)
+
+    def accumulating(self, is_last: bool) -> AbstractContextManager[Any]:
+        """The context of one of the batches of a step; processes exchange gradients in the last."""
+        if is_last:
+            return nullcontext()
+        return no_gradient_sync(self.parallel_model)
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """The moving average if there is one, else the model."""
+        if self.average is None:
+            return self.model
+        evaluated_model: nn.Module = self.average.module
+        return evaluated_model
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """The model to be evaluated (the average, where there is one), in evaluation mode."""
-        model = self.model if self.average is None else self.average.module
-        training = model.training
-        model.eval()
-        # What blocks are gathered into is used again in training, where those cannot be.
+        """The evaluated model, in evaluation mode and without gradients.
+
+        Afterwards the model is in its previous mode, and the random generators are as before.
+        """
+        _ = self.parallel_model  # shards the model if necessary
+        _ = self.metrics  # built here, because tensors made in inference mode cannot be updated
+        model = self.evaluated_model
+        was_training = model.training
+        # FSDP2 uses the gathered parameters again in training, where inference tensors fail.
         without_gradients = torch.no_grad() if self.sharded else torch.inference_mode()
-        with without_gradients, self.autocast():
-            yield model
-        model.train(training)
+        model.eval()
+        try:
+            with preserve_global_rng(self.device), without_gradients, self.autocast():
+                yield model
+        finally:
+            model.train(was_training)
+
+    # Saving and resuming.
+
+    def save(self, is_best: bool = False) -> None:
+        """Saves a checkpoint in the run folder.
+
+        Raises:
+            NonFiniteError: if a value in it is not finite; nothing is saved then.
+        """
+        state = self.state_dict()
+        check_finite(state, f"step {self.progress.step}:")
+        if not self.sharded:
+            check_replicas_equal(self.model, f"step {self.progress.step}")
+        self.checkpointer.save(state, self.progress.step, is_best, self.run_log.flush)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, as tensors and plain values."""
+        _ = self.optimizers  # builds them, if this is the first use
+        return {
+            "settings": self.settings.model_dump(mode="json"),
+            "data": self.dataset.state_dict(),
+            "fingerprint": self.dataset.fingerprint,
+            "example": self.dataset.example,
+            **collect_state(self),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from the result of `state_dict`, with any number of processes.
+
+        Raises:
+            UserError: if the model differs, or the run would already have ended.
+        """
+        _ = self.optimizers
+        saved_optimizer = state["settings"]["optimizer"]["name"]
+        restore_state(self, state, saved_optimizer == self.settings.optimizer.name)
+        if self.progress.step > self.total_steps:
+            raise UserError(
+                f"trainer.epochs or trainer.max_steps ends the run at step {self.total_steps}, "
+                f"but it is already at step {self.progress.step}"
+            )
+
+    @property
+    def dataset(self) -> BaseDataset:
+        """The training set, or the only data set of a trainer that does not train."""
+        loader = self.loaders.get("train")
+        if loader is None:
+            (loader,) = self.loaders.values()
+        return loader.dataset
+
+    # Details of the loop.
+
+    def _start(self) -> None:
+        """Saves the first state, to find now whether the run folder can be written."""
+        if self.validation_is_due():  # the run was stopped in the middle of a validation
+            self._set_learning_rates_of(self.progress.step - 1)
+            self.validate()
+        if self.progress.step == 0:
+            self.save()
+            self.checkpointer.finish()
+            self.checkpointer.raise_failure(BAD_INPUT)
+        self.meter.restart_timer()
+
+    def _remaining_steps(self) -> Iterator[Step]:
+        if self.is_finished():
+            return iter(())
+        return self.loaders["train"].steps(self.progress.step, self.total_steps)
+
+    def _set_learning_rates_of(self, steps_before: int) -> None:
+        factor = learning_rate_factor(
+            self.settings.scheduler,
+            steps_before,
+            self.total_steps,
+            self.loaders["train"].steps_per_epoch,
+        )
+        set_learning_rates(self.optimizers, factor)
+
+    def _seed_step(self) -> None:
+        """Seeds what the next step draws, such as dropout, if loading may have drawn numbers."""
+        if self.dataset.uses_global_rng:
+            number = self.progress.step + 1
+            seed_torch(*self._update_key, number, *self._rank_key, device=self.device)
+
+    def _checked_update(self, step: Step) -> dict[str, Tensor]:
+        """A step, which the non-finite guard checks if training repeats steps."""
+        if self.progress.step < self.guard.checked_until:
+            return self.guard.update(self, step)
+        return self.update(step)
+
+    def _log_figures(self, results: Mapping[str, Tensor]) -> None:
+        if not self.run_log.takes_figures:
+            return
+        step = self.progress.step
+        if self.epoch == 1:
+            self.run_log.figures(self._draw_inputs(), step)
+        if self.is_finished():
+            self.run_log.figures(self.figures("validation", results), step)
+            self.run_log.finish(scalar_results(results))
+
+    def _draw_inputs(self) -> dict[str, Figure]:
+        """A figure of the first training batch, augmented."""
+        first_step = next(self.loaders["train"].steps(0, 1))
+        batch = to_device(first_step.batches[0], torch.device("cpu"))
+        figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")
+        if figure is None:
+            return {}
+        return {"inputs": figure}
 
     @contextmanager
-    def _saving(self, signals: StopSignals) -> Iterator[None]:
-        """Saves if a batch cannot be had, which is no error after a signal to all processes."""
+    def _saving_on_loading_error(self, signals: StopSignals) -> Iterator[None]:
+        """Saves if a batch cannot be loaded, which is no error after a signal.
+
+        (A signal that reaches all processes of a terminal ends the workers as well.)
+        """
         try:
             yield
         except LoadingError:
-            if WORLD > 1:  # the others are in the midst of a step
+            if world_size() > 1:  # the others are in the middle of a step
                 raise
             self.save()
             self.stop_signal = signals.received
             if not self.stop_signal:
                 raise
-        finally:
-            self.saver.finish()
-
-    def _begin(self) -> None:
-        """Saves the first state, so that a folder that cannot be written is found now.
-
-        Of a run that goes on, a validation may be due, which is saved with the rates of its step.
-        """
-        if not self.evaluated:
-            self._set_rates(min(self.step, self.total_steps) - 1)
-            self._end_epoch()
-        if self.step == 0:
-            self.save()
-            self.saver.finish()
-            if self.saver.failure:
-                raise UserError(self.saver.failure)
-        self.meter.restart(self.step)
-
-    def _set_rates(self, done: int) -> float:
-        """Sets the learning rates of the step after `done` steps; their share of the highest."""
-        per_epoch = self.loaders["train"].steps_per_epoch
-        return set_learning_rates(self.optimizers, self.settings, done, self.total_steps, per_epoch)
-
-    def _log_step(self, factor: float) -> str:
-        """Writes the means since the last log entry; here the host waits for the device."""
-        values = {**self.meter.read(), "lr": factor * self.settings.optimizer.lr}
-        text, before = format_values(values), self.loaders["train"].samples_before
-        values |= self.meter.speed(before(self.step) - before(self.meter.since))
-        self.record.scalars("train", self.epoch, self.step, values)
-        log.debug("step %d  %s", self.step, format_values(values))
-        self.meter.restart(self.step)
-        return text
-
-    def _end_epoch(self) -> None:
-        """Evaluates, logs, notes whether it is the best so far, and saves."""
-        self.evaluated = False
-        results = self.evaluate("validation")
-        self.evaluated = True
-        scalars = scalars_in(results)
-        self.record.scalars("validation", self.epoch, self.step, scalars)
-        name = self.settings.checkpoint.monitor
-        sign, value = 1 if self.higher_is_better(name) else -1, scalars[name]
-        gained = math.isfinite(value) and not sign * value <= sign * self.best  # NaN at first
-        self.best, missed = (
-            (value, 0) if gained else (self.best, self.validations_without_improvement + 1)
-        )
-        self.validations_without_improvement = missed
-        text = f"epoch {self.epoch}/{self.options.epochs}, validation {format_values(scalars)}"
-        log.info("%s: %s%s", self.dataset.title, text, "  (best so far)" * (value == self.best))
-        self.save(best=value == self.best)  # of equals the last; pictures take a while
-        if self.epoch == 1 and self.record.illustrated:
-            batch = next(self.loaders["train"].steps(0, 1))[0]
-            batch = {name: value.cpu() for name, value in batch.items()}
-            figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")
-            self.record.figures({"inputs": figure} if figure else {}, self.step)
-        if self.finished and self.record.illustrated:
-            self.record.figures(self.figures("validation", results), self.step)
-            self.record.conclude(scalars)
-        self.meter.restart(self.step)
-
-    # Saving and resuming.
-
-    def save(self, best: bool = False) -> None:
-        """Saves a checkpoint in the run folder; where that fails, `saver.failure` says why.
-
-        Raises:
-            NonFiniteError: if there is a weight in it that is no number; nothing is saved then.
-        """
-        state = self.state_dict()
-        check_finite(state, f"step {self.step}:")
-        check_alike(self)
-        self.saver.save(state, best, self.record.sync)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as tensors and plain values."""
-        return trainer_state(self)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up where `state_dict` was taken."""
-        load_trainer_state(self, state)
-
-
-UPDATE = 3  # purpose of random numbers, as in batch_loader

@@ -1,8 +1,9 @@
-"""From a data set to the batches of each step."""
+"""The loader: which batches an optimizer step consists of, and the workers that load them."""
 
 import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -12,226 +13,382 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseDataset, Batch
-from utils.errors import TRAINING_FAILED, LoadingError, UserError, explain
-from utils.randomness import BatchGenerator, generator, permute, seed_all
+from utils.device import to_device
+from utils.errors import TRAINING_FAILED, LoadingError, UserError, describe_error
+from utils.nested import map_tensors
+from utils.randomness import (
+    BatchGenerator,
+    RandomStream,
+    make_generator,
+    permute,
+    seed_global_generators,
+)
 
-ORDER, LOADING = 1, 2  # purposes of random numbers: different draws from one seed
-BLOCK = 2**18  # places in an order that are made at once
-ROOM = 0.25  # share of an accelerator's free memory that a data set may take
+ORDER_BLOCK_SAMPLES = 2**18  # of a larger data set, the order is computed in blocks
+MAX_FREE_MEMORY_FRACTION = 0.25  # of an accelerator's free memory, for the tensors of a data set
 
 
 @dataclass(frozen=True)
-class BatchLoader(Dataset[list[Batch] | LoadingError]):
-    """The batches of step k, a pure function of the seed and k.
+class Step:
+    """The batches of one optimizer step, as far as this process has their samples.
 
-    So any step can be made by any process at any time: a run resumes anywhere, with any number of
-    workers, and there is no state to save.
+    Attributes:
+        batches: one batch, or several whose gradients are accumulated.
+        loss_weights: factor of each batch's mean loss, so that the gradient, averaged over the
+            processes, is that of the mean loss over all samples of the step.
+        samples: samples of this process in each batch.
+    """
+
+    batches: list[Batch]
+    loss_weights: list[float]
+    samples: list[int]
+
+    def to(self, device: torch.device) -> "Step":
+        """The same step with its batches on a device."""
+        if device.type == "cpu":
+            return self
+        return replace(self, batches=[to_device(batch, device) for batch in self.batches])
+
+    def pin_memory(self) -> "Step":
+        """The same step in pinned memory; torch's DataLoader calls it in a thread of its own."""
+        pinned = map_tensors(lambda tensor: tensor.pin_memory(), self.batches)
+        return replace(self, batches=pinned)
+
+
+@dataclass(frozen=True)
+class StepSource(Dataset["Step | LoadingError"]):
+    """The batches of step k as a pure function of the seed and k.
+
+    Any process can load any step at any time. A run can therefore resume at any step, with any
+    number of workers, and there is no state to save.
 
     Args:
         dataset: the samples.
-        batch_size: samples in a batch; the last one of an epoch may be smaller.
-        seed: for training, what order and augmentation are drawn from; without it, samples come
-            in their own order and as they are.
-        accumulate: batches in one step.
-        workers: processes that make the batches.
-        rank: which of the `world` processes that train together this is; it has each sample whose
-            place in a batch, modulo `world`, is `rank`.
-        world: how many those are.
+        batch_size: samples of a batch in all processes; the last batch of an epoch may be smaller.
+        seed: for training: determines order and augmentation. Without a seed, samples come in
+            their own order and are not augmented.
+        accumulate: batches of one step.
+        rank: this process has the samples at the positions rank, rank + world_size, ... of a
+            batch.
+        world_size: processes that train together.
     """
 
     dataset: BaseDataset
     batch_size: int
     seed: int | None = None
     accumulate: int = 1
-    workers: int = 0
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @cached_property
-    def size(self) -> int:
-        """The samples in a step."""
+    def step_size(self) -> int:
+        """Samples of a whole step."""
         return self.batch_size * self.accumulate
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        """The steps in which every sample comes once."""
-        return -(-len(self.dataset) // self.size)
+        """Steps in which each sample comes once."""
+        full_steps, remainder = divmod(len(self.dataset), self.step_size)
+        if remainder == 0:
+            return full_steps
+        if self.seed is None and full_steps > 0 and remainder < self.world_size:
+            # In evaluation, the last step takes the remaining samples as well, so that no process
+            # has an empty batch. (In training, the steps must not depend on the world size.)
+            return full_steps
+        return full_steps + 1
 
-    @cached_property
-    def steps_per_block(self) -> int:
-        """The steps whose samples are found at once."""
-        return max(1, BLOCK // self.size)
+    def __getitem__(self, step: int) -> "Step | LoadingError":
+        """The batches of a step of the run.
 
-    def samples_before(self, step: int) -> int:
-        """The samples in all steps before `step`."""
+        An error is returned and not raised, because it would lose its type on the way from a
+        worker to the training process.
+        """
+        indices = self.sample_indices(step)
+        try:
+            return self._load_step(step, indices)
+        except Exception as error:  # whatever the code of a data set may raise
+            return self.explain(error, indices)
+
+    def sample_indices(self, step: int) -> Tensor:
+        """Indices of the samples of a whole step: int64, shape (N,)."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        samples = len(self.dataset)
-        return epoch * samples + min(position * self.size, samples)
+        start = position * self.step_size
+        stop = start + self.step_size
+        if position == self.steps_per_epoch - 1:
+            stop = len(self.dataset)
+        if self.seed is None:
+            return torch.arange(start, stop, device=self.dataset.device)
+        steps_per_block = max(1, ORDER_BLOCK_SAMPLES // self.step_size)
+        block_start = position // steps_per_block * steps_per_block * self.step_size
+        order = shuffled_block(
+            len(self.dataset),
+            self.seed,
+            epoch,
+            block_start,
+            steps_per_block * self.step_size,
+            self.dataset.device,
+        )
+        return order[start - block_start : stop - block_start]
 
-    def __getitem__(self, step: int) -> list[Batch] | LoadingError:
-        """The batches of step `step` of the run, or why they cannot be had.
+    def _load_step(self, step: int, indices: Tensor) -> Step:
+        self.seed_global_generators(step)
+        rng = self._augmentation_rng(step)
+        if self.accumulate == 1:
+            parts = [indices]
+        else:
+            parts = list(indices.split(self.batch_size))
+        batches = [self._load_batch(part, step, rng) for part in parts]
+        sizes = [part.shape[0] for part in parts]
+        samples = [len(range(self.rank, size, self.world_size)) for size in sizes]
+        step_samples = indices.shape[0]
+        loss_weights = [count * self.world_size / step_samples for count in samples]
+        return Step(batches, loss_weights, samples)
 
-        An error is not raised but given back, as it would lose its type on the way from a worker.
-        """
-        epoch, position = divmod(step, self.steps_per_epoch)
-        block, place = divmod(position, self.steps_per_block)
-        length = self.steps_per_block * self.size
-        data, start = self.dataset, block * length
-        order = order_of(len(data), self.seed, epoch, start, length, data.device)
-        indices = order[place * self.size : (place + 1) * self.size]
-        # To split takes a while.
-        parts = indices.split(self.batch_size) if self.accumulate > 1 else [indices]
-        draws = self._draws(step)
-        try:
-            return [self._load(part, step, draws) for part in parts]
-        except Exception as error:  # of the data set
-            return self._explain(error, indices)
+    def seed_global_generators(self, step: int) -> None:
+        """Seeds the global generators for a step, if the data set may use them."""
+        if self.dataset.uses_global_rng:
+            seed_global_generators(self.seed or 0, RandomStream.LOADING, step, self.rank)
 
-    def cache_on_device(self, device: torch.device) -> None:
-        """Has a data set that can make its batches on an accelerator do so, if there is room."""
-        data = self.dataset  # which may have no tensors where it has no samples
-        sizes = [getattr(data, name).nbytes for name in data.device_tensors if len(data)]
-        able = sizes and device.type == "cuda" and not self.workers
-        if able and sum(sizes) < ROOM * torch.cuda.mem_get_info(device)[0]:
-            self.dataset.to(device)
+    def _augmentation_rng(self, step: int) -> BatchGenerator | None:
+        """The generator for `transform`; None in evaluation, or if the data set has none."""
+        has_transform = type(self.dataset).transform is not BaseDataset.transform
+        if self.seed is None or not has_transform:
+            return None
+        return make_generator(self.seed, RandomStream.LOADING, step)
 
-    def loss_weights(self, step: int) -> list[float]:
-        """What the mean over each batch of a step here counts for in the mean over processes."""
-        if self.world == 1 and self.accumulate == 1:
-            return [1.0]
-        samples = self.samples_before(step + 1) - self.samples_before(step)
-        sizes = [min(self.batch_size, samples - k) for k in range(0, samples, self.batch_size)]
-        own = [len(range(self.rank, size, self.world)) for size in sizes]
-        return [size * self.world / samples for size in own]
+    def _load_batch(self, indices: Tensor, step: int, rng: BatchGenerator | None) -> Batch:
+        """This process's samples of a batch, transformed; there may be none."""
+        size = indices.shape[0]
+        rows = slice(self.rank, None, self.world_size)
+        is_empty = self.rank >= size
+        if is_empty:
+            rows = slice(0, 1)  # a sample of another process, to know the shapes
+        if rng is not None:
+            rng.batch_size = size
+            rng.rows = rows
+            rng.output_device = indices.device
+        batch = self.dataset.transform(self._read_samples(indices[rows], step), rng)
+        if is_empty:
+            batch = map_tensors(lambda tensor: tensor[:0], batch)
+        return batch
 
-    def steps(self, first: int, last: int) -> Iterator[list[Batch]]:
-        """The batches of each step from `first` up to, not including, `last`.
-
-        Raises:
-            LoadingError: naming data set, sample and cause, if a batch cannot be had.
-        """
-        steps = range(first, last)
-        source: Iterable[list[Batch] | LoadingError] = map(self.__getitem__, steps)
-        if self.workers and len(steps) > 1:
-            again = self.seed is None and steps == range(self.steps_per_epoch)
-            source = iter(self._evaluation if again else self._start(steps))
-            if hasattr(signal, "SIGCHLD"):  # torch's handler would raise in the midst of a step
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        try:
-            for step, batches in zip(steps, source, strict=True):
-                if isinstance(batches, LoadingError):
-                    raise batches
-                if self.seeds_all:  # whatever was drawn for the batches, and wherever
-                    self._draws(step)
-                yield batches
-        except (RuntimeError, OSError, EOFError) as error:  # also in the midst of a batch
-            text = f"{self.dataset.title}: a worker died ({error}); data.workers=0 tells more"
-            raise LoadingError(text, TRAINING_FAILED) from error
-        finally:
-            del source  # ends workers; left to the garbage collector, they take 5 s each
-
-    def _start(self, steps: range, stay: bool = False) -> DataLoader[list[Batch] | LoadingError]:
-        options: Any = {"num_workers": self.workers, "persistent_workers": stay}
-        options["generator"] = generator(0)  # or it would draw from the one that updates draw from
-        if self.world > 1 and "forkserver" in multiprocessing.get_all_start_methods():
-            # A process that is forked while another thread runs, such as those of gloo, may hang
-            # (python/cpython#112275).
-            options["multiprocessing_context"] = multiprocessing.get_context("forkserver")
-        # The copy has none of the workers that this has started, which cannot be sent to others.
-        return DataLoader(replace(self), None, sampler=steps, **options)
-
-    @cached_property
-    def _evaluation(self) -> DataLoader[list[Batch] | LoadingError]:
-        """The whole set, by workers that stay for the next time."""
-        return self._start(range(self.steps_per_epoch), stay=True)
-
-    def check(self) -> None:
-        """Reads the samples that stand for all, so that what cannot be read is told beforehand.
-
-        Raises:
-            LoadingError: naming data set, sample and cause.
-            UserError: if there are no samples.
-        """
-        if not len(self.dataset):
-            raise UserError(f"{self.dataset.title}: there are no samples")
-        try:
-            if not isinstance(self.dataset[0], dict):
-                raise UserError("__getitem__ must give a dict of tensors, `input` among them")
-            _ = self.dataset.fingerprint, self.dataset.example
-        except Exception as error:  # of the data set
-            raise self._explain(error, self.dataset.probe_indices) from error
-
-    def sample_batch(self, count: int) -> Batch:
-        """Some samples, always the same, drawn from all and transformed as for evaluation.
-
-        They are on the CPU.
-        """
-        samples = len(self.dataset)
-        chosen = permute(torch.arange(min(count, samples)), samples, generator(0))
-        batch = self.dataset.__getitems__(chosen.to(self.dataset.device))
-        return {k: value.cpu() for k, value in self.dataset.transform(batch, None).items()}
-
-    @cached_property
-    def seeds_all(self) -> bool:
-        """Whether the data set may draw as it likes, so that all generators are seeded a step.
-
-        It takes a while: of a small network's step, a tenth.
-        """
-        return not vars(type(self.dataset)).get("in_memory", False)
-
-    def _draws(self, step: int) -> BatchGenerator | None:
-        """What a step's samples are augmented with; None where they are not."""
-        if self.seeds_all:
-            seed_all(self.seed or 0, LOADING, step, self.rank)
-        augments = type(self.dataset).transform is not BaseDataset.transform
-        augmented = self.seed is not None and augments
-        return generator(self.seed or 0, LOADING, step) if augmented else None
-
-    def _load(self, part: Tensor, step: int, draws: BatchGenerator | None) -> Batch:
-        """This process's samples of a batch, as the model gets them; there may be none."""
-        count = part.shape[0]  # len() takes four times as long
-        some = count > self.rank
-        rows = slice(self.rank, None, self.world) if some else slice(1)
-        if draws is not None:
-            draws.samples, draws.rows, draws.place = count, rows, part.device
-        batch = self.dataset.transform(self._samples(part[rows], step), draws)
-        return batch if some else {name: value[:0] for name, value in batch.items()}
-
-    def _samples(self, indices: Tensor, step: int) -> Batch:
-        """The samples, each of which draws on its own where it may draw as it likes."""
-        if not self.seeds_all or type(self.dataset).__getitems__ is not BaseDataset.__getitems__:
+    def _read_samples(self, indices: Tensor, step: int) -> Batch:
+        reads_one_by_one = type(self.dataset).__getitems__ is BaseDataset.__getitems__
+        if not (self.dataset.uses_global_rng and reads_one_by_one):
             return self.dataset.__getitems__(indices)
+        # Each sample has a seed of its own, so that it does not depend on the other processes.
         samples = []
         for index in indices.tolist():
-            seed_all(self.seed or 0, LOADING, step, index)
+            seed_global_generators(self.seed or 0, RandomStream.LOADING, step, index)
             samples.append(self.dataset[index])
         return self.dataset.collate(samples)
 
-    def _explain(self, error: Exception, indices: Tensor) -> LoadingError:
-        """The error with data set, sample (where one alone brings it about) and place."""
-        sample = f"samples {', '.join(map(str, indices[:3].tolist()))}, ... together"
+    def explain(self, error: Exception, indices: Tensor) -> LoadingError:
+        """The error with the data set and, if one sample alone causes it, that sample."""
+        first_indices = ", ".join(str(index) for index in indices[:3].tolist())
+        sample = f"samples {first_indices}, ... together"
         for index in indices.tolist():
             try:
                 self.dataset[index]
-            except Exception as alone:
-                sample, error = f"sample {index}", alone
+            except Exception as sample_error:
+                sample = f"sample {index}"
+                error = sample_error
                 break
-        text, code = explain(error), getattr(error, "exit_code", TRAINING_FAILED)
-        return LoadingError(f"{self.dataset.title}: {sample}: {text}", code)
+        exit_code = getattr(error, "exit_code", TRAINING_FAILED)
+        return LoadingError(f"{self.dataset.title}: {sample}: {describe_error(error)}", exit_code)
 
 
-@lru_cache(maxsize=2)  # of training and of validation
-def order_of(
-    samples: int, seed: int | None, epoch: int, first: int, length: int, device: torch.device
+@lru_cache(maxsize=2)
+def shuffled_block(
+    count: int, seed: int, epoch: int, start: int, length: int, device: torch.device
 ) -> Tensor:
-    """The samples at `length` places, from `first` on, of an epoch's order, int64, shape (N,).
+    """Part of the shuffled order of an epoch: int64, shape (N,).
 
-    They come as they are without a seed. An order that is longer is nowhere held as a whole.
+    The last blocks are cached, so that an order is computed once for many steps. A longer order is
+    never in memory as a whole.
+
+    Args:
+        count: samples of the data set.
+        seed: random seed of the run.
+        epoch: number of the epoch, from 0.
+        start: first position of the block.
+        length: positions of a block.
+        device: device of the result.
     """
-    places = torch.arange(first, min(first + length, samples))
-    draws = generator(seed or 0, ORDER, epoch)
-    if seed is not None and samples <= length:
-        places = torch.randperm(samples, generator=draws)
-    elif seed is not None:
-        places = permute(places, samples, draws)
-    return places.to(device)
+    rng = make_generator(seed, RandomStream.SHUFFLING, epoch)
+    if count <= length:
+        return torch.randperm(count, generator=rng).to(device)
+    positions = torch.arange(start, min(start + length, count))
+    return permute(positions, count, rng).to(device)
+
+
+class BatchLoader:
+    """Loads steps, in this process or in workers; the arguments are those of `StepSource`.
+
+    Args:
+        dataset: the samples.
+        batch_size: samples of a batch in all processes.
+        seed: random seed for training; None for evaluation.
+        accumulate: batches of one step.
+        workers: processes that load batches; 0 loads them in this process.
+        rank: number of this process among those that train together.
+        world_size: the number of those processes.
+    """
+
+    def __init__(
+        self,
+        dataset: BaseDataset,
+        batch_size: int,
+        seed: int | None = None,
+        accumulate: int = 1,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.dataset = dataset
+        self.workers = workers
+        self.source = StepSource(dataset, batch_size, seed, accumulate, rank, world_size)
+        self._pins_memory = False
+
+    @property
+    def step_size(self) -> int:
+        """Samples of a whole step in all processes."""
+        return self.source.step_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which each sample comes once."""
+        return self.source.steps_per_epoch
+
+    def use_device(self, device: torch.device) -> None:
+        """Prepares for batches on a device: moves the data set there if it fits."""
+        if device.type != "cuda":
+            return
+        self._pins_memory = True
+        if self.workers == 0 and len(self.dataset) and self.dataset.device_tensors:
+            tensors = [getattr(self.dataset, name) for name in self.dataset.device_tensors]
+            free_bytes, _ = torch.cuda.mem_get_info(device)
+            if sum(t.nbytes for t in tensors) < MAX_FREE_MEMORY_FRACTION * free_bytes:
+                self.dataset.to(device)
+
+    def steps(self, first: int, last: int) -> Iterator[Step]:
+        """The steps from `first` up to, but not including, `last`.
+
+        Raises:
+            LoadingError: naming data set, sample and cause, if a batch cannot be loaded.
+        """
+        steps = range(first, last)
+        with _reporting_dead_workers(self.dataset.title), _keeping_sigchld_handler():
+            loaded = self._load(steps)
+            _use_default_sigchld_handler()
+            try:
+                for step, result in zip(steps, loaded, strict=True):
+                    if isinstance(result, LoadingError):
+                        raise result
+                    # Training continues with the same generators, wherever the step was loaded.
+                    self.source.seed_global_generators(step)
+                    yield result
+            finally:
+                # Ends the workers now: left to the garbage collector, each takes 5 s to end.
+                del loaded
+
+    def _load(self, steps: range) -> "Iterator[Step | LoadingError]":
+        if self.workers == 0 or len(steps) <= 1:
+            return map(self.source.__getitem__, steps)
+        is_evaluation = self.source.seed is None and steps == range(self.steps_per_epoch)
+        if is_evaluation:
+            return iter(self._evaluation_loader)
+        return iter(self._make_loader(steps))
+
+    @cached_property
+    def _evaluation_loader(self) -> "DataLoader[Step | LoadingError]":
+        """Loads all samples, with workers that stay for the next evaluation."""
+        return self._make_loader(range(self.steps_per_epoch), persistent=True)
+
+    def _make_loader(
+        self, steps: Iterable[int], persistent: bool = False
+    ) -> "DataLoader[Step | LoadingError]":
+        options: dict[str, Any] = {}
+        if self.source.world_size > 1 and "forkserver" in multiprocessing.get_all_start_methods():
+            # A process that is forked while a thread of gloo runs may hang
+            # (python/cpython#112275).
+            options["multiprocessing_context"] = multiprocessing.get_context("forkserver")
+        return DataLoader(
+            self.source,
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.workers,
+            persistent_workers=persistent,
+            pin_memory=self._pins_memory,
+            # Without a generator, it would draw from the global one, which training uses.
+            generator=make_generator(0),
+            **options,
+        )
+
+    def check(self) -> None:
+        """Reads the first and the last sample, to report unreadable data before training.
+
+        Raises:
+            LoadingError: naming data set, sample and cause.
+            UserError: if there are no samples, or they are no dicts.
+        """
+        count = len(self.dataset)
+        if count == 0:
+            raise UserError(f"{self.dataset.title}: there are no samples")
+        try:
+            if not isinstance(self.dataset[0], dict):
+                name = type(self.dataset).__name__
+                raise UserError(
+                    f"__getitem__ of {name} must return a dict of tensors with the key `input`"
+                )
+            _ = self.dataset.example
+            _ = self.dataset[count - 1]
+        except Exception as error:  # whatever the code of a data set may raise
+            raise self.source.explain(error, torch.tensor([0, count - 1])) from error
+
+    def sample_batch(self, count: int) -> Batch:
+        """Up to `count` random samples, always the same ones, transformed as for evaluation.
+
+        They are on the CPU.
+        """
+        total = len(self.dataset)
+        positions = torch.arange(min(count, total))
+        indices = permute(positions, total, make_generator(0))
+        batch = self.dataset.__getitems__(indices.to(self.dataset.device))
+        transformed: Batch = map_tensors(
+            lambda tensor: tensor.cpu(), self.dataset.transform(batch, None)
+        )
+        return transformed
+
+
+@contextmanager
+def _reporting_dead_workers(title: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        raise LoadingError(
+            f"{title}: a worker process died ({error}); data.workers=0 shows the error itself",
+            TRAINING_FAILED,
+        ) from error
+
+
+@contextmanager
+def _keeping_sigchld_handler() -> Iterator[None]:
+    """Restores the handler of SIGCHLD, which torch replaces with the first worker."""
+    if not hasattr(signal, "SIGCHLD"):  # Windows
+        yield
+        return
+    previous = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, previous)
+
+
+def _use_default_sigchld_handler() -> None:
+    """Keeps torch's handler from raising in the middle of a step when a worker dies.
+
+    The error is raised when the next batch is needed.
+    """
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from utils.errors import DATA_UNAVAILABLE, UV, UserError
+from utils.errors import COMMAND_PREFIX, DATA_UNAVAILABLE, UserError
 
 NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
 # MD5 of each archive, as torchvision checks it, and the shape of what is in it.
@@ -52,6 +52,7 @@ class FashionMNIST(BaseDataset):
     fitted = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
     in_memory = True
+    uses_global_rng = False
     device_tensors = ("images", "targets", "indices")
 
     def __init__(
@@ -113,7 +114,7 @@ def load_tensors(root: Path, part: str, mirrors: tuple[str, ...]) -> tuple[Tenso
     if images is None or targets is None:
         tried = "\n  ".join(["FashionMNIST cannot be had:", *dict.fromkeys(problems)])
         hand = f"By hand: put {', '.join(FILES)} into {root / 'FashionMNIST/raw'}, or name the "
-        other = f"folder that holds them by data.root or DATA_ROOT.\nOffline: {UV}python train.py "
+        other = f"folder that holds them by data.root or DATA_ROOT.\nOffline: {COMMAND_PREFIX}python train.py "
         raise UserError(f"{tried}\n{hand}{other}--config config/synthetic.yaml", DATA_UNAVAILABLE)
     return images.unsqueeze(1), targets.long()
 

@@ -14,7 +14,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader.tables import class_indices, divide, hash_of, read_data, write_rows
 from data_loader.transforms import augment, cropped, normalize, pixel_statistics, read_image
 from utils.errors import UserError
-from utils.randomness import generator, uniform
+from utils.randomness import make_generator, uniform
 
 IMAGES = 900  # in the example
 MEASURED = 500  # images from which mean and standard deviation are found
@@ -100,7 +100,7 @@ class ImageCSV(BaseDataset):
 
 def make_shapes(file: Path) -> None:
     """Circles, squares and triangles, more of the one than of the other, of many sizes."""
-    draws = generator(5)
+    draws = make_generator(5)
     rows: list[Sequence[str]] = [("file", "class")]
     (file.parent / "shapes").mkdir(exist_ok=True)
     for number in range(IMAGES):

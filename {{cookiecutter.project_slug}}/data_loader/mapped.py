@@ -24,7 +24,7 @@ from config.help import command_parser, complete
 from config.loading import DEFAULT, load_settings
 from config.schema import DataSettings
 from logger.console import progress_bar
-from utils.errors import DATA_UNAVAILABLE, USER_CODE_ERRORS, UserError, explain, run_command
+from utils.errors import DATA_UNAVAILABLE, USER_CODE_ERRORS, UserError, describe_error, run_command
 from utils.files import replace_file, sync
 from utils.randomness import seed_everything
 
@@ -219,7 +219,7 @@ def convert(
         unfinished.replace(folder)
         sync(folder.parent)
     except USER_CODE_ERRORS as error:
-        raise UserError(f"{folder} cannot be made: {explain(error)}") from error
+        raise UserError(f"{folder} cannot be made: {describe_error(error)}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

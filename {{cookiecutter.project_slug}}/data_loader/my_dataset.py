@@ -6,7 +6,7 @@ import torch
 
 from base.base_dataset import BaseDataset, Sample
 from utils.errors import UserError
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 COUNTS = {"train": 2000, "validation": 500, "test": 500}
 
@@ -22,10 +22,11 @@ class MyDataset(BaseDataset):
 
     title = "my data"
     classes = ("outside", "inside")
-    in_memory = True  # so that no workers are started
+    in_memory = True
+    uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws = generator(seed, *map(ord, split or ""))
+        draws = make_generator(seed, *map(ord, split or ""))
         self.points = 2 * torch.rand(COUNTS.get(split or "", 0), 2, generator=draws) - 1
         self.targets = (self.points.norm(dim=1) < 0.8).long()
 

@@ -19,7 +19,7 @@ from data_loader.tables import (
 from logger.figures import Figure
 from metrics.regression import curve_figure
 from utils.errors import UserError
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 POINTS, NOISE = 1200, 0.2  # how many of them the examples have, and its standard deviation
 
@@ -43,6 +43,7 @@ class Points(BaseDataset):
     x_mean_and_std: tuple[float, float]
     target_mean_and_std: tuple[float, float]
     in_memory = True
+    uses_global_rng = False
     device_tensors = ("x", "y")
 
     def __init__(
@@ -90,13 +91,13 @@ class Points(BaseDataset):
 
 def make_line(file: Path) -> None:
     """Points around y = 2x + 3."""
-    x, noise = _draw(generator(1), 5.0)
+    x, noise = _draw(make_generator(1), 5.0)
     _write(file, x, 2 * x + 3 + noise)
 
 
 def make_sine(file: Path) -> None:
     """Points around a wave of the sine, for x from -π to π."""
-    x, noise = _draw(generator(2), torch.pi)
+    x, noise = _draw(make_generator(2), torch.pi)
     _write(file, x, x.sin() + noise)
 
 

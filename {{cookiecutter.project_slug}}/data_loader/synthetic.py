@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 TRAINING, VALIDATION, TEST = 10_000, 1_000, 2_000  # images; validation is a part of training
 TILT = 0.25  # spread of the stripes' angle, as a share of the angle between two classes
@@ -32,11 +32,12 @@ class Synthetic(BaseDataset):
     fitted = ("mean_and_std",)  # of the training pixels, as shares of 255
     mean_and_std: tuple[float, float]
     in_memory = True
+    uses_global_rng = False
     device_tensors = ("images", "targets")
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
         count = {None: 0, "test": TEST}.get(split, TRAINING)
-        self.images, self.targets = make_stripes(count, draws=generator(split == "test"))
+        self.images, self.targets = make_stripes(count, draws=make_generator(split == "test"))
         chosen = transforms.split_indices(self.targets, split or "test", VALIDATION, seed)
         self.images, self.targets = self.images[chosen], self.targets[chosen]
         if split == "train":  # other splits are given what is learned here

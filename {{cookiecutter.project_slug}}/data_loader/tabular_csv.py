@@ -23,7 +23,7 @@ from data_loader.tables import (
     write_rows,
 )
 from utils.errors import UserError
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 ROWS = 3000  # in the example
 CATEGORIES = 100  # that a column may have; more of them are names or numbers
@@ -58,6 +58,7 @@ class TabularCSV(BaseDataset):
     categories: dict[str, list[str]]
     target_mean_and_std: tuple[float, float]
     in_memory = True
+    uses_global_rng = False
     device_tensors = ("features", "targets")
 
     def __init__(
@@ -174,7 +175,7 @@ class TabularCSV(BaseDataset):
 
 def make_apartments(file: Path) -> None:
     """Flats for rent, of which year and heating are not always known."""
-    draws = generator(3)
+    draws = make_generator(3)
     uniform = torch.rand(ROWS, 8, generator=draws).tolist()
     noise = (60 * torch.randn(ROWS, generator=draws)).tolist()
     districts = ["Centre", "Harbour", "Hill", "North", "Park"]

@@ -13,7 +13,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from config.schema import Count
 from data_loader.tables import class_indices, divide, hash_of, read_data, write_rows
 from utils.errors import UserError
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 MESSAGES = 3000  # in the example
 PADDING, UNKNOWN = 0, 1  # numbers of no word
@@ -44,6 +44,7 @@ class TextCSV(BaseDataset):
     fitted = ("vocabulary",)
     vocabulary: list[str]
     in_memory = True
+    uses_global_rng = False
 
     def __init__(
         self,
@@ -132,7 +133,7 @@ def words_of(sentence: str) -> list[str]:
 
 def make_messages(file: Path) -> None:
     """What guests of a hotel write; which is praise depends on the order of the words, too."""
-    draws = generator(4)
+    draws = make_generator(4)
     things = ["room", "breakfast", "view", "bed", "shower", "lobby", "staff", "price"]
     good = ["wonderful", "clean", "kind", "lovely", "perfect", "quiet"]
     bad = ["dirty", "noisy", "rude", "broken", "awful", "cold"]

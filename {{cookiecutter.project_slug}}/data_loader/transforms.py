@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from utils.errors import UserError
-from utils.randomness import generator, uniform
+from utils.randomness import make_generator, uniform
 
 
 def split_indices(targets: Tensor, split: str, validation: int, seed: int) -> Tensor:
@@ -26,7 +26,7 @@ def split_indices(targets: Tensor, split: str, validation: int, seed: int) -> Te
     """
     if split == "test":
         return torch.arange(len(targets))
-    order = torch.randperm(len(targets), generator=generator(seed, 0))
+    order = torch.randperm(len(targets), generator=make_generator(seed, 0))
     order = order[targets[order].argsort(stable=True)]  # by class, at random within a class
     kept_back = torch.zeros(len(targets), dtype=torch.bool)
     # Evenly spaced places in an order by class give each class its share.

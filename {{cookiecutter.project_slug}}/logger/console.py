@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
-from utils.errors import RANK
+from utils.ranks import rank
 
 log = logging.getLogger("run")
 
@@ -24,17 +24,17 @@ def configure_logging(file: Path | None = None) -> None:
     for handler in log.handlers:
         handler.close()
     log.handlers = [logging.StreamHandler(DummyTqdmFile(sys.stdout))]  # above progress bars
-    log.handlers[0].setLevel(logging.WARNING if RANK else logging.INFO)
-    if RANK:
-        log.handlers[0].setFormatter(logging.Formatter(f"[rank {RANK}] %(message)s"))
-    if file is not None and RANK == 0:
+    log.handlers[0].setLevel(logging.WARNING if rank() else logging.INFO)
+    if rank():
+        log.handlers[0].setFormatter(logging.Formatter(f"[rank {rank()}] %(message)s"))
+    if file is not None and rank() == 0:
         log.addHandler(logging.FileHandler(file, encoding="utf-8"))
         log.handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
 
 def progress_bar(total: int, text: str, initial: int = 0) -> "tqdm[Any]":
     """A progress bar that goes away when done, and is not there without a terminal."""
-    off = True if RANK else None
+    off = True if rank() else None
     return tqdm(total=total, desc=text, initial=initial, leave=False, disable=off, unit="step")
 
 

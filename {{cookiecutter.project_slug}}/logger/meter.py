@@ -1,75 +1,92 @@
-"""What is measured between two log entries of training."""
+"""What is measured between two log entries of training: means of scalars and speed."""
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from utils.errors import WORLD, NonFiniteError
-from utils.parallel import gather
+from metrics.average import WeightedMeans
+from utils.errors import NonFiniteError
+from utils.process_group import all_gather_object
+from utils.ranks import rank, world_size
 
 T = TypeVar("T")
 
 
 class Meter:
-    """Means of scalars, which stay on the device until they are read, and the speed."""
+    """Means over the samples since the last log entry, and samples per second.
+
+    The state differs between processes: each has the sums of its own samples.
+    """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, float] = {}  # how many values each of them adds up
-        self.restart(0)
+        self.means = WeightedMeans()
+        self.restart_timer()
 
-    def restart(self, step: int) -> None:
-        """Lets time count from now on, which is `step` of the run."""
-        self.since, self.started, self.waited = step, time.perf_counter(), 0.0
+    def add(self, outputs: Mapping[str, Tensor], samples: int) -> None:
+        """Adds the outputs of a step, which are means over `samples` samples of this process."""
+        self.means.add(outputs, samples)
+        self.samples += samples
 
-    def add(self, scalars: Mapping[str, Tensor], weight: float = 1.0) -> None:
-        """Takes account of values, without waiting for the device.
+    def restart_timer(self) -> None:
+        """Measures the speed from now on."""
+        self.started = time.perf_counter()
+        self.seconds_waiting = 0.0
+        self.samples = 0
 
-        Of no samples, with a weight of zero, they are no numbers.
-        """
-        if not weight:
-            return
-        weight /= WORLD  # so that a step counts the same if their number changes before it is read
-        for name, value in scalars.items():
-            part = value.detach() if weight == 1 else value.detach() * weight
-            self.sums[name] = self.sums[name] + part if name in self.sums else part.clone()
-            self.counts[name] = self.counts.get(name, 0.0) + weight
-
-    def take(self, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> None:
-        """Takes account of what another meter has added up."""
-        for name, value in sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0.0) + counts[name]
-
-    def watch(self, items: Iterator[T]) -> Iterator[T]:
-        """The same items; how long they are waited for is added up."""
-        begun = time.perf_counter()
+    def time_waiting(self, items: Iterator[T]) -> Iterator[T]:
+        """The same items; adds up the time that training waits for them."""
+        wait_started = time.perf_counter()
         for item in items:
-            self.waited += time.perf_counter() - begun
+            self.seconds_waiting += time.perf_counter() - wait_started
             yield item
-            begun = time.perf_counter()
+            wait_started = time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        """The means since the last time, over all processes; here the host waits for the device.
+        """The means since the last call, over all processes; the host waits for the device.
 
         Raises:
-            NonFiniteError: if one of them is NaN or infinite.
+            NonFiniteError: if a mean is NaN or infinite.
         """
-        own = {name: (float(total), self.counts[name]) for name, total in self.sums.items()}
-        sums: dict[str, list[tuple[float, float]]] = {}
-        for part in gather(own):
-            for name, pair in part.items():
-                sums.setdefault(name, []).append(pair)
-        means = {k: math.fsum(s for s, _ in v) / sum(n for _, n in v) for k, v in sums.items()}
-        if bad := [name for name, mean in means.items() if not math.isfinite(mean)]:
-            raise NonFiniteError(f"{bad[0]} is not finite in some step after step {self.since}")
-        self.sums, self.counts = {}, {}
+        local_sums = {name: float(total) for name, total in self.means.sums.items()}
+        gathered = all_gather_object((local_sums, self.means.weights))
+        means = {}
+        for name in _names_in_order(sums for sums, _ in gathered):
+            total = math.fsum(sums[name] for sums, _ in gathered if name in sums)
+            weight = math.fsum(weights[name] for _, weights in gathered if name in weights)
+            means[name] = total / weight
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                raise NonFiniteError(f"{name} is not finite in a step since the last log entry")
+        self.means.reset()
         return means
 
-    def speed(self, samples: int) -> dict[str, float]:
-        """Samples per second, and the share of the time that training waited for them."""
+    def read_speed(self) -> dict[str, float]:
+        """Samples per second of all processes, and the fraction of time spent waiting for data."""
         elapsed = time.perf_counter() - self.started
-        return {"samples_per_second": samples / elapsed, "waiting_for_data": self.waited / elapsed}
+        samples = sum(all_gather_object(self.samples))
+        return {
+            "samples_per_second": samples / elapsed,
+            "waiting_for_data": self.seconds_waiting / elapsed,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums since the last log entry."""
+        return self.means.state_dict()
+
+    def load_rank_states(self, rank_states: Sequence[Mapping[str, Any]]) -> None:
+        """Restores the sums of a saved run, which may have had another number of processes."""
+        self.means.reset()
+        for saved_rank, state in enumerate(rank_states):
+            if saved_rank % world_size() == rank():
+                self.means.add_state(state)
+
+
+def _names_in_order(groups: Iterator[Mapping[str, float]]) -> list[str]:
+    """All names, each once, in the order of their first occurrence."""
+    names: dict[str, None] = {}
+    for group in groups:
+        names.update(dict.fromkeys(group))
+    return list(names)

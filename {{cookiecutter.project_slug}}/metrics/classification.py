@@ -6,7 +6,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from utils.parallel import add_up
+from utils.process_group import all_reduce_sum
 
 
 class Metrics(Protocol):
@@ -55,7 +55,7 @@ class ClassificationMetrics(nn.Module):
     def compute(self) -> dict[str, Tensor]:
         """The metrics of all samples, of all processes together."""
         counts, losses = self.counts.clone(), self.losses.clone()
-        add_up([counts, losses])
+        all_reduce_sum([counts, losses])
         right, true, guessed = counts.diagonal(), counts.sum(1), counts.sum(0)
         f1 = 2 * right / (true + guessed).clamp(min=1)
         return {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from logger.figures import Figure, new_figure
-from utils.parallel import gather
+from utils.process_group import all_gather_object
 
 SHOWN = 2000  # points in a picture, at most
 
@@ -33,7 +33,9 @@ class RegressionMetrics:
 
     def compute(self) -> dict[str, Tensor]:
         """The metrics of all samples, of all processes together."""
-        parts = gather([(t.cpu(), p.cpu()) for t, p in zip(self.true, self.predicted, strict=True)])
+        parts = all_gather_object(
+            [(t.cpu(), p.cpu()) for t, p in zip(self.true, self.predicted, strict=True)]
+        )
         batches = [pair for own in parts for pair in own]  # a process may have none
         true, predicted = (torch.cat(values) for values in zip(*batches, strict=True))
         error, total = predicted - true, (true - true.mean(0)).square().sum()

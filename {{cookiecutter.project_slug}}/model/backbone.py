@@ -55,7 +55,7 @@ class Backbone(BaseModel):
         logits: Tensor = self.head(features)
         return logits
 
-    def start(self) -> None:
+    def initialize(self) -> None:
         """Takes the weights that are asked for, but for those of the layer that is replaced."""
         if self.weights == "none":
             return

@@ -1,1 +1,1 @@
-"""What outlives a run: its folder and its checkpoints."""
+"""What a run leaves on the disk: its folder, its checkpoints, exported models."""

@@ -1,17 +1,19 @@
-"""Checkpoint files: complete, plain data, checked when read.
+"""Checkpoint files: complete, plain data, verified when read.
 
-A file is what torch.save writes, and the SHA-256 of that at its end: the check sums that are in the
-archive leave out names, sizes and padding, and torch.load does not look at them. What several
-processes hold parts of lies beside it; see `storage/sharded.py`.
+A file is what torch.save writes, followed by its SHA-256. The digest is at the end of the file
+itself, and not in a second file, so that it stays with a checkpoint that is renamed or copied. It
+finds every flipped byte and every truncation. torch.load finds few: it does not verify the
+checksums in the archive, and these do not cover names, sizes and padding. (safetensors and torch's
+distributed checkpoints have no checksums.)
+
+The parameters that several processes have sharded are in files next to it, see
+`storage/sharded.py`.
 """
 
 import hashlib
 import io
-import os
 import pickle
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,57 +21,30 @@ import numpy as np
 import torch
 
 from logger.console import log
-from utils.errors import NonFiniteError, UserError
-from utils.files import newest_first, replacing
-from utils.parallel import gather, own
+from utils.errors import UserError
+from utils.files import replacing
 
-FORMAT = 2
-DIGEST = hashlib.sha256().digest_size  # in bytes
+FORMAT = 3
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes `state` (tensors and plain values); `path` has the old content or the new, never half.
+    """Writes a state of tensors and plain values; `path` has the old content or all of the new.
 
     Raises:
         OSError: if it cannot be written.
     """
     archive = io.BytesIO()
     torch.save({"format": FORMAT, **state}, archive)
-    # The view is let go here, as Python 3.12 may crash where a garbage collection has to do it.
-    with archive.getbuffer() as content, replacing(path) as place, place.open("wb") as file:
-        file.writelines([content, hashlib.sha256(content).digest()])
-
-
-def save_step(folder: Path, state: Mapping[str, Any], keep: int, best: bool) -> None:
-    """Saves ``step_*.pt`` in `folder`, also named ``last.pt`` (and ``best.pt``, if it is).
-
-    Of the ``step_*.pt`` the newest `keep` stay; an old one goes when the new one is safe.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    # In this order, a run that is killed in between and resumed lacks none of the names that count.
-    names = ["best.pt"] * best + ["last.pt", f"step_{state['step']:08d}.pt"]
-    file, *others = (folder / name for name in names)
-    save_checkpoint(file, state)
-    for other in others:
-        with replacing(other) as temporary:
-            try:
-                os.link(file, temporary)
-            except OSError:  # a file system without hard links
-                shutil.copy2(file, temporary)
-    for old in newest_first(folder.glob("step_*.pt"))[keep:]:
-        old.unlink()
-    if parts := {*folder.glob("parts-*")}:  # of these files, of removed ones, of half a checkpoint
-        for file in folder.glob("*.pt"):
-            with suppress(UserError):
-                parts.discard(folder / _read(file).get("parts", {}).get("folder", ""))
-        for place in parts:
-            shutil.rmtree(place)
+    # `with` releases the view here: Python 3.12 may crash if the garbage collector releases it.
+    with archive.getbuffer() as content, replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.write(hashlib.sha256(content).digest())
 
 
 def load_first_usable(files: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
-    """The first of `files` that is usable, and what is in it; those before it are warned of.
+    """The first usable checkpoint of several, and its state; unusable ones give a warning.
 
     Raises:
         UserError: if none is usable.
@@ -78,65 +53,52 @@ def load_first_usable(files: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
         try:
             return file, load_checkpoint(file)
         except UserError as error:
-            log.warning("%s; taking the one before it", error)
+            log.warning("%s; using the previous checkpoint", error)
     return files[-1], load_checkpoint(files[-1])
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads what `save_checkpoint` wrote, onto the CPU; code in the file is refused, never run.
+    """Reads what `save_checkpoint` wrote, onto the CPU; code in the file is never run.
 
     Raises:
-        UserError: if the file is missing, damaged, holds more than plain data, or is of another
-            format.
+        UserError: if the file is missing or damaged, contains more than plain data, or has
+            another format.
     """
-    state = _read(path)
-    if "parts" in state:
-        from storage.sharded import read_parts
+    state = read_verified(path)
+    if "shards" not in state:
+        return state
+    from storage.sharded import read_shards
 
-        try:
-            return read_parts(path.parent, state)
-        except Exception as error:
-            raise UserError(f"{path} is no usable checkpoint: {error}") from error
-    return state
+    try:
+        return read_shards(path.parent, state)
+    except Exception as error:  # whatever a malicious file may cause
+        raise UserError(f"{path} is not a usable checkpoint: {error}") from error
+
+
+def read_verified(path: Path) -> dict[str, Any]:
+    """The content of the file itself, without the shards next to it.
+
+    Raises:
+        UserError: as `load_checkpoint`.
+    """
+    try:
+        return _read(path)
+    except pickle.UnpicklingError as error:  # torch's message advises to run the code in it
+        reason = "it contains more than plain data"
+        raise UserError(f"{path} is not a usable checkpoint: {reason}") from error
+    except Exception as error:  # whatever a malicious file may cause
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is not a usable checkpoint: {reason}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What is in the file itself."""
-    try:
-        content = np.memmap(path, np.uint8, "r")
-        if hashlib.sha256(content[:-DIGEST].data).digest() != content[-DIGEST:].tobytes():
-            raise ValueError("it is damaged, cut short, or not of this project")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["format"] != FORMAT:
-            raise ValueError(f"it has format {state['format']}, and this project reads {FORMAT}")
-    except Exception as error:  # a file made with ill intent can bring about any
-        reason = str(error).partition("\n")[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run it
-            reason = "it holds more than plain data"
-        raise UserError(f"{path} is no usable checkpoint: {reason}") from error
+    content = np.memmap(path, np.uint8, "r")
+    digest = content[-DIGEST_BYTES:].tobytes()
+    if hashlib.sha256(content[:-DIGEST_BYTES].data).digest() != digest:
+        raise ValueError("it is damaged, incomplete, or was not written by this project")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if state["format"] != FORMAT:
+        raise ValueError(
+            f"it has format {state['format']}; this version of the project reads format {FORMAT}"
+        )
     return state
-
-
-def check_finite(state: Any, place: str) -> None:
-    """Raises a NonFiniteError with the place of a tensor in `state` that has NaN or infinity.
-
-    All processes raise it, whichever of them holds such a number.
-    """
-    if found := next(filter(None, gather(next(_not_finite(state, place), ""))), ""):
-        raise NonFiniteError(f"{found} is not finite")
-
-
-def _not_finite(state: Any, place: str) -> Iterator[str]:
-    if isinstance(state, torch.Tensor):
-        if state.is_floating_point() and not own(state).isfinite().all():
-            yield place
-    elif isinstance(state, Mapping | list):
-        named = state.items() if isinstance(state, Mapping) else enumerate(state)
-        for name, value in named:
-            yield from _not_finite(value, f"{place} {name}")
-
-
-def evaluation_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights in a checkpoint that are evaluated: their average, where one was kept."""
-    weights: dict[str, torch.Tensor] = state.get("average", state["model"])
-    return {n.removeprefix("module."): value for n, value in weights.items() if n != "n_averaged"}

@@ -1,88 +1,166 @@
-"""When a checkpoint is due, how it is written, and what becomes of a run where that fails."""
+"""The checkpointer: when a checkpoint is due, which files it is, and which old ones are deleted."""
 
-import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from config.schema import CheckpointSettings
 from logger.console import log
-from storage.checkpoint_file import save_step
-from utils.errors import RANK, WORLD
-from utils.parallel import gather
+from storage.checkpoint_file import read_verified, save_checkpoint
+from utils.errors import TRAINING_FAILED, UserError
+from utils.files import newest_first, replacing
+from utils.process_group import all_gather_object
+from utils.ranks import is_main_process, world_size
+
+SHARD_FOLDERS = "shards-*"
 
 
-class Saver:
-    """Writes the checkpoints of a run; of several processes the first does, or each its part.
+class Checkpointer:
+    """Saves the checkpoints of a run: ``step_*.pt``, ``last.pt`` and ``best.pt``.
+
+    A failure to write, such as a full disk, does not end training: the next save tries again. As
+    a context, it waits at the end for a checkpoint that is still being written.
 
     Args:
-        folder: where the files go.
-        settings: when a checkpoint is due, and how many stay.
-        sharded: whether each process writes what it holds, while training goes on.
+        folder: where the files are written.
+        settings: when a checkpoint is due, and how many are kept.
+        sharded: whether each process writes its own shards, in the background. Otherwise the main
+            process writes the whole state.
     """
 
     def __init__(self, folder: Path, settings: CheckpointSettings, sharded: bool) -> None:
-        self.folder, self.settings, self.sharded = folder, settings, sharded
-        self.failure, self.pending = "", None  # why the last one failed; what is being written
-        self.saved = time.monotonic()
+        self.folder = folder
+        self.settings = settings
+        self.sharded = sharded
+        self._failure = ""  # why the last save failed
+        self._background_save: Any = None
+        self._last_save_time = time.monotonic()
 
-    def due(self, step: int, compare: bool) -> bool:
-        """Whether it is time for a checkpoint within an epoch; the same in all processes.
+    def __enter__(self) -> "Checkpointer":
+        return self
 
-        Their clocks differ; they are compared where `compare` says so.
-        """
-        minutes = (time.monotonic() - self.saved) / 60
-        late = minutes >= (self.settings.every_minutes or math.inf)
-        if WORLD > 1:
-            late = compare and self.settings.every_minutes is not None and any(gather(late))
-        return late or bool(self.settings.every_steps and step % self.settings.every_steps == 0)
-
-    def save(self, state: Mapping[str, Any], best: bool, sync: Callable[[], None]) -> None:
-        """Writes a state, after `sync` has made durable what was logged up to it."""
+    def __exit__(self, *_: object) -> None:
         self.finish()
-        self.failure, self.saved = "", time.monotonic()
-        with self._noting_failure(state["step"]):
-            if not RANK:
-                sync()
-        if any(gather(self.failure)):  # of the first process
+
+    def is_due(self, step: int, is_log_step: bool) -> bool:
+        """Whether to save within an epoch; the answer is the same in all processes.
+
+        Args:
+            step: optimizer steps made so far.
+            is_log_step: whether the processes wait for each other anyway: their clocks differ, so
+                only then do several of them compare the time.
+        """
+        every_steps = self.settings.every_steps
+        if every_steps is not None and step % every_steps == 0:
+            return True
+        if self.settings.every_minutes is None:
+            return False
+        minutes = (time.monotonic() - self._last_save_time) / 60
+        is_late = minutes >= self.settings.every_minutes
+        if world_size() == 1:
+            return is_late
+        return is_log_step and any(all_gather_object(is_late))
+
+    def save(
+        self, state: Mapping[str, Any], step: int, is_best: bool, flush_logs: Callable[[], None]
+    ) -> None:
+        """Saves a state.
+
+        Args:
+            state: the state of the run, the same in all processes except for sharded tensors.
+            step: optimizer steps made so far.
+            is_best: whether it becomes ``best.pt`` as well.
+            flush_logs: makes the log entries up to this step durable, before the state is.
+        """
+        self.finish()
+        self._failure = ""
+        self._last_save_time = time.monotonic()
+        with self._recording_failure(step):
+            if is_main_process():
+                flush_logs()
+        if any(all_gather_object(self._failure)):
             return
-        write = partial(save_step, self.folder, keep=self.settings.keep, best=best)
-        with self._noting_failure(state["step"]):
-            self.pending = write_state(self.folder, state, write, self.sharded)
+
+        def publish(whole_state: Mapping[str, Any]) -> None:
+            write_step_files(self.folder, whole_state, step, self.settings.keep, is_best)
+
+        with self._recording_failure(step):
+            if self.sharded:
+                from storage.sharded import BackgroundSave  # imports 1 s of torch.distributed
+
+                self._background_save = BackgroundSave(self.folder, state, step, publish)
+            elif is_main_process():
+                publish(state)
 
     def finish(self) -> None:
-        """Waits for what is being written."""
-        pending, self.pending = self.pending, None
-        if pending:
-            with self._noting_failure(pending.step):
-                pending.finish()
+        """Waits for the save in the background, if there is one."""
+        save = self._background_save
+        self._background_save = None
+        if save is not None:
+            with self._recording_failure(save.step):
+                save.wait()
+
+    def raise_failure(self, exit_code: int = TRAINING_FAILED) -> None:
+        """Raises a UserError if the last save failed."""
+        if self._failure:
+            raise UserError(self._failure, exit_code)
 
     @contextmanager
-    def _noting_failure(self, step: int) -> Iterator[None]:
+    def _recording_failure(self, step: int) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self.failure = f"step {step} could not be saved: {error}"
-            log.warning("%s; training goes on, and the next save tries again", self.failure)
+            self._failure = f"the checkpoint of step {step} could not be saved: {error}"
+            log.warning("%s; training continues, and the next save tries again", self._failure)
 
 
-def write_state(
-    folder: Path, state: Mapping[str, Any], write: Callable[[Any], None], sharded: bool
-) -> Any:
-    """Has the first process write a state or, if `sharded`, begins to have each write its part.
+def write_step_files(
+    folder: Path, state: Mapping[str, Any], step: int, keep: int, is_best: bool
+) -> None:
+    """Writes ``step_*.pt``, also named ``last.pt`` and, if it is the best, ``best.pt``.
 
-    The parts, the result, are safe when they are finished.
+    The newest `keep` of the ``step_*.pt`` are kept; an old one is deleted after the new one is
+    safe.
 
     Raises:
         OSError: if it cannot be written.
     """
-    if sharded:
-        from storage.sharded import Saving  # with what takes a while to import
+    names = ["last.pt", f"step_{step:08d}.pt"]
+    if is_best:
+        # First: if the process is killed here and resumes, best.pt is not missing.
+        names.insert(0, "best.pt")
+    first_file = folder / names[0]
+    save_checkpoint(first_file, state)
+    for name in names[1:]:
+        _link_or_copy(first_file, folder / name)
+    for old_file in newest_first(folder.glob("step_*.pt"))[keep:]:
+        old_file.unlink()
+    _delete_unused_shards(folder)
 
-        return Saving(folder, state, write)
-    if not RANK:
-        write(state)
-    return None
+
+def _link_or_copy(file: Path, other_name: Path) -> None:
+    with replacing(other_name) as temporary:
+        try:
+            os.link(file, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copy2(file, temporary)
+
+
+def _delete_unused_shards(folder: Path) -> None:
+    """Deletes the shards of deleted checkpoints, and of those that were not completed."""
+    unused = set(folder.glob(SHARD_FOLDERS))
+    if not unused:
+        return
+    for file in folder.glob("*.pt"):
+        try:
+            state = read_verified(file)
+        except UserError:  # a damaged file has no shards that could be read
+            continue
+        if "shards" in state:
+            unused.discard(folder / state["shards"]["folder"])
+    for shard_folder in unused:
+        shutil.rmtree(shard_folder)

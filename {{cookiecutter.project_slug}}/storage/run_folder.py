@@ -1,4 +1,4 @@
-"""The folder of one run: where everything that it leaves behind has its place."""
+"""The folder of a run: how it is created, locked, found and described."""
 
 import json
 import os
@@ -19,133 +19,209 @@ from typing import Any
 import filelock
 
 from utils.errors import UserError
-from utils.files import newest_first, replace_file
+from utils.files import TEMPORARY_NAME, newest_first, replace_file
 
 PROJECT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs")
-PACKAGES = ("torch", "torchvision", "numpy")  # whose versions are noted, if they are there
+CHECKPOINTS = "checkpoints/*.pt"
+RECORDED_PACKAGES = ("torch", "torchvision", "numpy")
 
 
 @contextmanager
 def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[Path]:
-    """The folder of a run, kept from all other processes: `folder`, or ``runs/<name>/<date-time>``.
+    """Creates or opens the folder of a run, and locks it against all other processes.
 
-    A new one in which nothing was saved is removed in the end, with the parents made for it.
+    A new folder in which no checkpoint was saved is deleted in the end, together with the parents
+    that were created for it.
+
+    Args:
+        name: name of the settings.
+        folder: the folder; by default ``runs/<name>/<date and time>``.
+        resumed: whether the folder contains a run that continues.
 
     Raises:
-        OSError: if `folder` cannot be written.
-        UserError: if it holds other things than a run that saved nothing, or another process
-            writes in it.
+        OSError: if the folder cannot be written.
+        UserError: if it contains anything but a run without a checkpoint, or another process uses
+            it.
     """
-    folder = folder or Path(RUNS, name, f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
-    new = not any(folder.glob("*"))
-    begun = (folder / ".lock").exists() or (folder / ".pid").exists()  # if killed at any moment
-    if not (resumed or new or (begun and not any(folder.glob("checkpoints/*.pt")))):
-        raise UserError(f"{folder} is not empty; name another --run-dir, or --resume it")
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    if folder is None:
+        folder = RUNS / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+    is_new = not any(folder.glob("*"))
+    if not resumed and not is_new and not _holds_aborted_run(folder):
+        raise UserError(f"{folder} is not empty; use another --run-dir, or --resume {folder}")
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock")  # the system frees it when the process dies
+    lock = _lock(folder)
     try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout as error:
-        pid = folder / ".pid"  # written right after the lock was taken
-        owner = f"process {pid.read_text()}" if pid.exists() else "another process"
-        raise UserError(f"{folder} is in use by {owner}") from error
-    (folder / ".pid").write_text(str(os.getpid()))
-    if job := job_name():
-        (folder / ".job").write_text(job)
-    (folder / "checkpoints").mkdir(exist_ok=True)
-    for rest in folder.rglob(".unfinished"):  # of a process that was killed
-        rest.unlink()
-    try:
+        _prepare(folder)
         yield folder
     finally:
-        if new and not any(folder.glob("checkpoints/*.pt")):
+        if is_new and not has_checkpoint(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # of a parent in which there is something else by now
-                for parent in made[1:]:
+            with suppress(OSError):  # another run may use a parent by now
+                for parent in created[1:]:
                     parent.rmdir()
         lock.release()
 
 
+def _holds_aborted_run(folder: Path) -> bool:
+    """Whether a run that was killed before its first checkpoint has left this folder."""
+    was_opened = (folder / ".lock").exists() or (folder / ".pid").exists()
+    return was_opened and not has_checkpoint(folder)
+
+
+def _lock(folder: Path) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(folder / ".lock")  # the system releases it when the process ends
+    pid_file = folder / ".pid"
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        owner = "another process"
+        if pid_file.exists():
+            owner = f"process {pid_file.read_text()}"
+        raise UserError(f"{folder} is in use by {owner}") from error
+    pid_file.write_text(str(os.getpid()))
+    return lock
+
+
+def _prepare(folder: Path) -> None:
+    job = torchrun_job()
+    if job:
+        (folder / ".job").write_text(job)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    for temporary in folder.rglob(TEMPORARY_NAME):  # of a process that was killed
+        temporary.unlink()
+
+
 def find_interrupted_run(name: str, folder: Path | None) -> Path | None:
-    """The folder in which the job of torchrun that this process is of has begun a run.
+    """The folder of the run that this job of torchrun has already started, if there is one.
 
-    torchrun starts the same command again when a process has died; --rdzv-id (of a cluster's
-    scheduler, the job's number) tells that it is the same job, or else the folder of its own logs.
+    After the death of a process, torchrun starts the same command again.
+
+    Args:
+        name: name of the settings.
+        folder: the folder of the run, if the command line states it.
     """
-    if not (job := job_name()):
+    job = torchrun_job()
+    if not job:
         return None
-    marks = [folder / ".job"] if folder else newest_first((RUNS / name).glob("*/.job"))
-    begun = (mark.parent for mark in marks if mark.is_file() and mark.read_text() == job)
-    return next((run for run in begun if is_run(run) and any(run.glob("checkpoints/*.pt"))), None)
+    if folder is not None:
+        job_files = [folder / ".job"]
+    else:
+        job_files = newest_first((RUNS / name).glob("*/.job"))
+    for job_file in job_files:
+        run = job_file.parent
+        is_same_job = job_file.is_file() and job_file.read_text() == job
+        if is_same_job and is_run(run) and has_checkpoint(run):
+            return run
+    return None
 
 
-def job_name() -> str:
-    """What torchrun calls the job that this process is of; nothing without torchrun."""
-    given = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    logs = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    return Path(logs).parents[2].name if given == "none" and logs else given
+def torchrun_job() -> str:
+    """The identifier of the torchrun job of this process; an empty text without torchrun.
+
+    It is --rdzv-id, which is the same in all restarts (in a cluster, the number of the
+    scheduler's job). Without it, it is the name of the folder of torchrun's own logs.
+    """
+    job_id = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if job_id == "none" and error_file:
+        return Path(error_file).parents[2].name
+    return job_id
 
 
 def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Path]:
-    """The checkpoint that `run` is or, of a run folder, all: the newest first.
+    """The checkpoints that an argument RUN refers to, in the order in which to try them.
 
-    But for ``best.pt``, which comes before all others if `best`, and after them if not. The run
-    ``last`` is the one below `runs` that has saved most recently.
+    Args:
+        run: a checkpoint file; a run folder, whose checkpoints are sorted by time, the newest
+            first; or ``last``, the run that has saved most recently.
+        best: whether ``best.pt`` comes before all others, and not after them.
+        runs: the folder in which ``last`` looks for runs.
 
     Raises:
         UserError: if there is none.
     """
     if str(run) == "last":
-        newest = newest_first(runs.rglob("checkpoints/*.pt"))
+        newest = newest_first(runs.rglob(CHECKPOINTS))
         run = run_folder_of(newest[0]) if newest else runs
     if run.is_file():
         return [run]
-    contents: dict[object, Path] = {}
-    files = newest_first(run.rglob("checkpoints/*.pt"))
-    for file in sorted(files, key=lambda file: (file.name == "best.pt") != best):
-        contents.setdefault(file.stat().st_ino or file, file)  # the others are second names
-    if not contents:
-        raise UserError(f"{run} {'holds no checkpoint' if run.exists() else 'does not exist'}")
-    return list(contents.values())
+    files = newest_first(run.rglob(CHECKPOINTS))
+    best_files = [file for file in files if file.name == "best.pt"]
+    other_files = [file for file in files if file.name != "best.pt"]
+    if best:
+        files = best_files + other_files
+    else:
+        files = other_files + best_files
+    if not files:
+        problem = "contains no checkpoint" if run.exists() else "does not exist"
+        raise UserError(f"{run} {problem}")
+    return _without_second_names(files)
+
+
+def _without_second_names(files: list[Path]) -> list[Path]:
+    """The files without those that are hard links to an earlier one."""
+    by_inode: dict[object, Path] = {}
+    for file in files:
+        inode = file.stat().st_ino  # 0 on file systems without inodes
+        by_inode.setdefault(inode or file, file)
+    return list(by_inode.values())
 
 
 def run_folder_of(checkpoint: Path) -> Path:
-    """The run folder that a checkpoint lies in, or else the checkpoint's own folder."""
-    return next(filter(is_run, checkpoint.parents), checkpoint.parent)
+    """The run folder that contains a checkpoint, or else the folder of the file."""
+    for folder in checkpoint.parents:
+        if is_run(folder):
+            return folder
+    return checkpoint.parent
 
 
 def is_run(folder: Path) -> bool:
-    """Whether that is a run folder."""
+    """Whether a folder is a run folder."""
     return (folder / "manifest.json").is_file()
 
 
-def _git(*arguments: str) -> str | None:
-    """What git prints about the project; None for nothing, or where there is no git."""
-    if not shutil.which("git"):
-        return None
-    command = ["git", "-C", str(PROJECT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run folder contains a checkpoint."""
+    return any(folder.glob(CHECKPOINTS))
 
 
 def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
-    """Writes ``settings.yaml`` and, when a run begins, ``manifest.json``; returns what that says.
+    """Writes ``settings.yaml`` and, when a run starts, ``manifest.json``.
 
-    That is what it takes to trace a run: code, command, versions, machine, and the `facts` given.
+    Args:
+        folder: the run folder.
+        settings: all settings as YAML.
+        **facts: more entries of the manifest.
+
+    Returns:
+        The manifest of this start as JSON: code, command, versions, machine and `facts`.
     """
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-    commit, changes = _git("rev-parse", "-q", "--verify", "HEAD"), _git("status", "--porcelain")
-    origin = {
+    versions = {name: version(name) for name in RECORDED_PACKAGES if find_spec(name)}
+    manifest = {
         "template": project["tool"]["torch-template"]["version"],
-        "git": {"commit": commit, "dirty": bool(changes)},
+        "git": {
+            "commit": _git_output("rev-parse", "-q", "--verify", "HEAD"),
+            "dirty": bool(_git_output("status", "--porcelain")),
+        },
         "command": shlex.join(sys.argv),
-        "versions": {k: version(k) for k in PACKAGES if find_spec(k)},
+        "versions": versions,
         "machine": f"Python {platform.python_version()}, {platform.platform()}",
         **facts,
     }
-    text = json.dumps(origin, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     replace_file(folder / "settings.yaml", settings.encode())
     if not (folder / "manifest.json").exists():
         replace_file(folder / "manifest.json", text.encode())
     return text
+
+
+def _git_output(*arguments: str) -> str | None:
+    """The output of a git command in the project's folder; None if it is empty or git is missing."""
+    if not shutil.which("git"):
+        return None
+    command = ["git", "-C", str(PROJECT), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.stdout.strip() or None

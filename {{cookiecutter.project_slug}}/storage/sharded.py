@@ -1,7 +1,8 @@
-"""Checkpoints of which each process writes what it holds, by torch's distributed checkpoint.
+"""The shards of a checkpoint: each process writes the part of each tensor that it holds.
 
-These parts are safetensors files, in a folder beside the checkpoint's own file. That one is written
-last; it has all else, and the check sums of the parts. (torch's usual index would be a pickle.)
+torch's distributed checkpoint writes them as safetensors files, in a folder next to the checkpoint
+file. That file is written last. It contains everything else and the SHA-256 of each shard. (The
+usual index of torch's distributed checkpoint is a pickle, which could run code.)
 """
 
 import hashlib
@@ -20,114 +21,146 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from utils.errors import RANK
-from utils.parallel import gather, side_group
+from utils.parallel import is_sharded
+from utils.process_group import all_gather_object, background_group
+from utils.ranks import rank
 
-Write = Callable[[dict[str, Any]], None]
+Publish = Callable[[Mapping[str, Any]], None]
 
 
-class Saving:
-    """Parts that are being written while training goes on.
+class BackgroundSave:
+    """A checkpoint that is being written while training continues.
 
     Args:
-        folder: where the checkpoint's file will be; the parts get a new folder in it.
-        state: tensors, some of which are spread over the processes, and plain values.
-        write: called by the first process when all parts are safe, with all else in `state`.
+        folder: the folder of the checkpoint file; the shards get a new folder in it.
+        state: tensors, some of them sharded, and plain values.
+        step: optimizer steps made so far.
+        publish: writes the checkpoint file; called in the main process when all shards are safe.
     """
 
-    def __init__(self, folder: Path, state: Mapping[str, Any], write: Write) -> None:
-        start = f"parts-{state['step']:08d}-"  # and a number, as a run may have gone back
-        taken = {place.name for place in folder.glob("parts-*")}
-        free = (name for k in range(len(taken) + 1) if (name := f"{start}{k}") not in taken)
-        place = folder / gather(next(free))[0]
-        parts: dict[str, Any] = {}
+    def __init__(self, folder: Path, state: Mapping[str, Any], step: int, publish: Publish) -> None:
+        self.step = step
+        shard_folder = folder / _new_folder_name(folder, step)
+        shards: dict[str, Tensor] = {}
+        remainder = _take_shards(state, shards)
 
-        def detach_shards(tensor: Tensor, name: str) -> Tensor:
-            if not hasattr(tensor, "to_local"):
-                return tensor.detach().clone()  # as training goes on
-            parts[name] = tensor
-            return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        def publish_with_digests(digests: dict[str, str]) -> None:
+            about_shards = {"folder": shard_folder.name, "digests": digests}
+            publish({**remainder, "shards": about_shards})
 
-        rest = map_tensors(state, detach_shards)
+        self._future: Any = async_save(
+            shards,
+            storage_writer=_DigestingWriter(shard_folder, publish_with_digests),
+            process_group=background_group(),
+        )
 
-        def finish(digests: dict[str, str]) -> None:
-            write({**rest, "parts": {"folder": place.name, "digests": digests}})
-
-        self.step = state["step"]
-        writer = _Writer(place, finish)
-        self.future: Any = async_save(parts, storage_writer=writer, process_group=side_group())
-
-    def finish(self) -> None:
-        """Waits until all is written.
+    def wait(self) -> None:
+        """Waits until everything is written.
 
         Raises:
-            OSError: if that failed, in whichever process.
+            OSError: if writing failed in any of the processes.
         """
         try:
-            self.future.result()
+            self._future.result()
         except CheckpointException as error:
-            cause = next(iter(error.failures.values()))[0]
+            cause, _ = next(iter(error.failures.values()))
             raise OSError(str(cause)) from error
 
 
-class _Writer(HuggingFaceStorageWriter):
-    """Tells `publish` the check sums of all files, when they are written."""
+class _DigestingWriter(HuggingFaceStorageWriter):
+    """Passes the digests of all shard files to `publish` when they are written."""
 
     def __init__(self, folder: Path, publish: Callable[[dict[str, str]], None]) -> None:
         super().__init__(str(folder), save_distributed=True)
-        self.folder, self.publish = folder, publish
+        self.folder = folder
+        self.publish = publish
 
     def write_data(self, plan: Any, planner: Any) -> Any:
         super().write_data(plan, planner).wait()
-        own: torch.futures.Future[Any] = torch.futures.Future()
-        own.set_result([digests(self.folder, f"shard-{RANK + 1:05d}-*")])
-        return own
+        digests = file_digests(self.folder, f"shard-{rank() + 1:05d}-*")
+        future: torch.futures.Future[Any] = torch.futures.Future()
+        future.set_result([digests])
+        return future
 
     def finish(self, metadata: Any, results: list[list[Any]]) -> None:
-        self.publish({name: own[name] for (own,) in results for name in own})
+        all_digests: dict[str, str] = {}
+        for process_results in results:
+            for digests in process_results:
+                all_digests.update(digests)
+        self.publish(all_digests)
 
 
-def read_parts(folder: Path, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole of a state whose parts are in a folder in `folder`, on the CPU.
+def read_shards(folder: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole state, with the tensors of its shards, on the CPU.
+
+    Args:
+        folder: the folder of the checkpoint file.
+        state: the content of that file.
 
     Raises:
-        ValueError: if they are not as they were written.
+        ValueError: if the shards are not as they were written.
     """
-    place = folder / Path(state["parts"]["folder"]).name
-    found, right = digests(place), state["parts"]["digests"]
-    if wrong := [name for name in {**right, **found} if found.get(name) != right.get(name)]:
-        raise ValueError(f"of its parts, in {place}, {wrong[0]} is not there or not as written")
-    parts: dict[str, Any] = {}
-
-    def allocate(tensor: Tensor, name: str) -> Tensor:
-        if tensor.is_meta:
-            tensor = parts[name] = torch.empty_like(tensor, device="cpu")
-        return tensor
-
-    whole: dict[str, Any] = map_tensors(state, allocate)
+    shard_folder = folder / Path(state["shards"]["folder"]).name
+    expected = state["shards"]["digests"]
+    found = file_digests(shard_folder)
+    for name in {**expected, **found}:
+        if found.get(name) != expected.get(name):
+            raise ValueError(f"its shard {shard_folder / name} is missing or damaged")
+    shards: dict[str, Tensor] = {}
+    whole: dict[str, Any] = _allocate_shards(state, shards)
     try:
-        with warnings.catch_warnings(action="ignore"):  # it warns that there is one process
-            load(parts, storage_reader=HuggingFaceStorageReader(str(place)), no_dist=True)
+        with warnings.catch_warnings(action="ignore"):  # that there is a single process
+            reader = HuggingFaceStorageReader(str(shard_folder))
+            load(shards, storage_reader=reader, no_dist=True)
     except CheckpointException as error:
-        raise ValueError(f"its parts, in {place}, are not what it says") from error
-    return {name: value for name, value in whole.items() if name != "parts"}
+        raise ValueError(f"its shards in {shard_folder} have other tensors") from error
+    del whole["shards"]
+    return whole
 
 
-def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
-    """The SHA-256 of files, by name."""
-    found = {}
+def file_digests(folder: Path, pattern: str = "*") -> dict[str, str]:
+    """The SHA-256 of each file that matches a pattern, by file name."""
+    digests = {}
     for file in sorted(folder.glob(pattern)):
         with file.open("rb") as stream:
-            found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
+            digests[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests
 
 
-def map_tensors(state: Any, function: Callable[[Tensor, str], Any], place: str = "") -> Any:
-    """A state with what a function makes of each tensor and its place, instead of the tensor."""
+def _new_folder_name(folder: Path, step: int) -> str:
+    """A name that is not in use: a run that was resumed may save the same step again."""
+    number = 0
+    while (folder / f"shards-{step:08d}-{number}").exists():
+        number += 1
+    return all_gather_object(f"shards-{step:08d}-{number}")[0]
+
+
+def _take_shards(state: Any, shards: dict[str, Tensor], path: str = "") -> Any:
+    """A copy of a state in which meta tensors replace the sharded ones, which go to `shards`."""
     if isinstance(state, Tensor):
-        return function(state, place)
+        if not is_sharded(state):
+            return state.detach().clone()  # training continues while it is written
+        shards[path] = state
+        return torch.empty(state.shape, dtype=state.dtype, device="meta")
+    return _map_items(state, lambda item, name: _take_shards(item, shards, f"{path}/{name}"))
+
+
+def _allocate_shards(state: Any, shards: dict[str, Tensor], path: str = "") -> Any:
+    """A copy of a state in which empty tensors, also in `shards`, replace the meta tensors."""
+    if isinstance(state, Tensor):
+        if not state.is_meta:
+            return state
+        shards[path] = torch.empty_like(state, device="cpu")
+        return shards[path]
+    return _map_items(state, lambda item, name: _allocate_shards(item, shards, f"{path}/{name}"))
+
+
+def _map_items(state: Any, function: Callable[[Any, Any], Any]) -> Any:
+    """A dict, list or tuple with `function(item, name)` for each item; other values unchanged."""
     if isinstance(state, Mapping):
-        return {k: map_tensors(v, function, f"{place}/{k}") for k, v in state.items()}
+        return {name: function(item, name) for name, item in state.items()}
     if isinstance(state, list):
-        return [map_tensors(v, function, f"{place}/{k}") for k, v in enumerate(state)]
+        return [function(item, index) for index, item in enumerate(state)]
+    if isinstance(state, tuple):
+        return tuple(function(item, index) for index, item in enumerate(state))
     return state

@@ -1,86 +1,122 @@
-"""Everything that the next step of training depends on, as tensors and plain values."""
+"""The state of a run: what each of its objects that have a state contributes, as plain data."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from textwrap import shorten
+from typing import Any
 
-from utils.errors import RANK, TRAINING_FAILED, WORLD, UserError
-from utils.parallel import gather, place_like
-from utils.randomness import rng_state, set_rng_state
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    from base.base_trainer import BaseTrainer
+from utils.errors import UserError
+from utils.parallel import match_layout
+from utils.process_group import all_gather_object
 
-PROGRESS = ("step", "evaluated", "best", "validations_without_improvement", "skipped")
-
-
-def parts_of(trainer: "BaseTrainer") -> dict[str, Any]:
-    """All that has a state of its own."""
-    parts: dict[str, Any] = {"model": trainer.model, "scaler": trainer.scaler}
-    parts |= {f"optimizer{k}": part for k, part in enumerate(trainer.optimizers)}
-    return parts if trainer.average is None else parts | {"average": trainer.average}
+MAX_LISTED_PROBLEMS = 5
+MAX_LINE_CHARACTERS = 150
 
 
-def trainer_state(trainer: "BaseTrainer") -> dict[str, Any]:
-    """The state of a trainer; of several processes, that of each where they differ (``ranks``)."""
-    meter, dataset = trainer.meter, trainer.dataset
-    sums = {name: value.cpu() for name, value in meter.sums.items()}
-    own = {"draws": rng_state(trainer.device), "sums": sums, "counts": meter.counts}
-    return {
-        "settings": trainer.settings.model_dump(mode="json"),
-        "data": dataset.state_dict(),
-        "fingerprint": dataset.fingerprint,
-        "example": dataset.example,
-        **{name: getattr(trainer, name) for name in PROGRESS},
-        "ranks": gather(own),
-        **{name: part.state_dict() for name, part in parts_of(trainer).items()},
-    }
+def stateful_objects(owner: Any) -> dict[str, Any]:
+    """The attributes of an object that have a state, by name; list members as ``name.index``.
+
+    An object has a state if it defines `state_dict`. If it also defines `load_rank_states`, its
+    state differs between the processes of a run.
+    """
+    found: dict[str, Any] = {}
+    for name, value in vars(owner).items():
+        if isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                found[f"{name}.{index}"] = item
+        else:
+            found[name] = value
+    objects: dict[str, Any] = {}
+    for name, value in found.items():
+        is_wrapper = isinstance(value, DistributedDataParallel)  # around a module listed itself
+        is_listed = any(value is other for other in objects.values())
+        if hasattr(value, "state_dict") and not is_wrapper and not is_listed:
+            objects[name] = value
+    return objects
 
 
-def load_trainer_state(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
-    """Takes up where `trainer_state` was taken, with any number of processes.
+def collect_state(owner: Any) -> dict[str, Any]:
+    """The states of all `stateful_objects` by name, and under ``ranks`` those of each process.
+
+    Objects without anything to save, such as metrics between two evaluations, are left out.
+    """
+    state: dict[str, Any] = {}
+    local_states: dict[str, Any] = {}
+    for name, part in stateful_objects(owner).items():
+        part_state = part.state_dict()
+        if hasattr(part, "load_rank_states"):
+            local_states[name] = part_state
+        elif part_state:
+            state[name] = part_state
+    state["ranks"] = all_gather_object(local_states)
+    return state
+
+
+def restore_state(owner: Any, state: Mapping[str, Any], same_optimizer: bool = True) -> None:
+    """Restores what `collect_state` returned; objects that it does not contain stay as they are.
+
+    Args:
+        owner: the object whose attributes are restored.
+        state: the saved state.
+        same_optimizer: whether the optimizers are of the same class as the saved ones.
+    """
+    for name, part in stateful_objects(owner).items():
+        if hasattr(part, "load_rank_states"):
+            rank_states = [local_states[name] for local_states in state["ranks"]]
+            part.load_rank_states(rank_states)
+        elif name not in state:
+            continue  # new in this run, such as a moving average
+        elif isinstance(part, Optimizer):
+            if same_optimizer:
+                _restore_optimizer(part, state[name])
+        elif isinstance(part, nn.Module):
+            load_weights(part, state[name])
+        else:
+            part.load_state_dict(state[name])
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Loads a state dict into a model, which may be sharded.
 
     Raises:
-        UserError: if the settings' last step is before that.
+        UserError: if names or shapes differ, with the first few of them.
     """
-    same = state["settings"]["optimizer"]["name"] == trainer.settings.optimizer.name
-    for name, part in parts_of(trainer).items():
-        known = name in state and (same or not name.startswith("optimizer"))
-        saved = state[name] if known else part.state_dict()  # what is new begins now
-        if "param_groups" in saved:  # rates and the like come from the settings
-            saved = {**saved, "param_groups": part.state_dict()["param_groups"]}
-        part.load_state_dict(_placed(saved, part))
-    for name in PROGRESS:
-        setattr(trainer, name, state[name])
-    if (now := trainer.step) > (end := trainer.total_steps):
-        raise UserError(f"trainer.epochs or max_steps ends at step {end}, but the run is at {now}")
-    ranks = state["ranks"]
-    trainer.meter.sums, trainer.meter.counts = {}, {}
-    for rank, own in enumerate(ranks):
-        if rank % WORLD == RANK:  # of more processes than there are now, several
-            trainer.meter.take(own["sums"], own["counts"])
-    if len(ranks) > RANK:
-        set_rng_state(ranks[RANK]["draws"], trainer.device)
+    reference = model.state_dict()
+    placed = {name: match_layout(value, reference.get(name)) for name, value in weights.items()}
+    try:
+        model.load_state_dict(placed)
+    except RuntimeError as error:  # its first line is a heading
+        problems = str(error).splitlines()[1:]
+        lines = [shorten(line, MAX_LINE_CHARACTERS) for line in problems[:MAX_LISTED_PROBLEMS]]
+        if len(problems) > MAX_LISTED_PROBLEMS:
+            lines.append(f"and {len(problems) - MAX_LISTED_PROBLEMS} more")
+        text = "\n  ".join(lines)
+        raise UserError(f"the checkpoint does not fit this model:\n  {text}") from error
 
 
-def _placed(saved: Mapping[str, Any], part: Any) -> dict[str, Any]:
-    """The saved state of a part, laid out as its parameters are."""
-    if "param_groups" not in saved:
-        like = part.state_dict()
-        return {name: place_like(value, like.get(name)) for name, value in saved.items()}
-    parameters = [p for group in part.param_groups for p in group["params"]]
-    state = {
-        k: {name: place_like(value, parameters[k]) for name, value in moments.items()}
-        for k, moments in saved["state"].items()
-    }
-    return {**saved, "state": state}
+def evaluation_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights to evaluate: the moving average if there is one, else those of the model."""
+    if "average" not in state:
+        return dict(state["model"])
+    prefix = "module."  # the averaged model is a part of torch's AveragedModel
+    weights = {}
+    for name, value in state["average"].items():
+        if name.startswith(prefix):
+            weights[name.removeprefix(prefix)] = value
+    return weights
 
 
-def check_alike(trainer: "BaseTrainer") -> None:
-    """Raises a UserError if the processes do not hold the same weights, as all should."""
-    if WORLD == 1 or trainer.sharded:
-        return
-    total = sum(float(p.detach().double().sum()) for p in trainer.model.parameters())
-    if len({*gather(repr(total))}) > 1:
-        text = "the processes' weights differ: what computes the loss has to call the model that "
-        advice = "training_step is given (elsewhere, self.parallel), and nothing but that"
-        raise UserError(f"step {trainer.step}: {text}{advice}", TRAINING_FAILED)
+def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Restores moments and the like; rates and other options come from the settings."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {}
+    for index, saved_moments in saved["state"].items():
+        parameter = parameters[index]
+        moments[index] = {
+            name: match_layout(value, parameter) for name, value in saved_moments.items()
+        }
+    param_groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": param_groups})

@@ -20,7 +20,7 @@ from config.schema import Settings
 from data_loader import synthetic
 from logger.console import log
 from trainer.classifier import Classifier
-from utils.errors import run_command
+from utils.command import run_command
 from utils.randomness import seed_everything
 
 gc.freeze()  # as commands do, once torch is imported

@@ -4,7 +4,6 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,16 +11,18 @@ from torch import Generator, Tensor, nn
 
 from base.base_dataset import Batch
 from base.base_model import BaseModel
+from base.batch_loader import Step
 from builders import build_loader, build_model
 from config.loading import load_settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
-from utils import parallel as distributed
-from utils.errors import RANK, run_command
-from utils.parallel import own
+from utils.command import run_command
+from utils.parallel import local_tensor
+from utils.process_group import all_gather_object, destroy_process_group, initialize_process_group
 from utils.randomness import seed_everything
+from utils.ranks import is_main_process, rank
 
 SAMPLES = 121  # in batches of 24, so that the last one has a sample for one process alone
 CONFIG = Path(__file__).resolve().parent.parent / "config/synthetic.yaml"
@@ -60,18 +61,20 @@ class Dropping(BaseModel):
 class Bypassing(Classifier):
     """Trains the model that it was given, and not the one that is spread over the processes."""
 
-    def update(self, batches: Sequence[Batch]) -> None:
-        self.training_step(self.model, batches[0])["loss"].backward()
+    def update(self, step: Step) -> dict[str, Tensor]:
+        outputs = self.training_step(self.model, step.batches[0])
+        outputs["loss"].backward()
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        return outputs
 
 
 class Failing(Classifier):
     """Meets an error in the second process."""
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if RANK == 1 and self.step == 3:
+        if rank() == 1 and self.progress.step == 2:
             raise ZeroDivisionError("of the second process")
         return super().training_step(model, batch)
 
@@ -81,7 +84,7 @@ class Breaking(Classifier):
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         scalars = super().training_step(model, batch)
-        bad = RANK == 1 and self.step == 3 and model.training
+        bad = rank() == 1 and self.progress.step == 2 and model.training
         return {**scalars, "loss": scalars["loss"] * (torch.nan if bad else 1)}
 
 
@@ -89,7 +92,7 @@ class Filling(Classifier):
     """Has no room for more on the second process's disk after the third step."""
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if RANK == 1 and self.step == 3:
+        if rank() == 1 and self.progress.step == 2:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         return super().training_step(model, batch)
@@ -99,7 +102,9 @@ def held(trainer: Classifier) -> tuple[int, int]:
     """The bytes of parameters, and of what optimizers keep of them, in this process."""
     kept = [v for one in trainer.optimizers for s in one.state.values() for v in s.values()]
     weights, moments = trainer.model.parameters(), (v for v in kept if v.ndim)
-    return sum(own(p).nbytes for p in weights), sum(own(v).nbytes for v in moments)
+    return sum(local_tensor(p).nbytes for p in weights), sum(
+        local_tensor(v).nbytes for v in moments
+    )
 
 
 def train(job: str, run: Path, *changes: str) -> None:
@@ -116,28 +121,28 @@ def train(job: str, run: Path, *changes: str) -> None:
     if (last := run / "checkpoints/last.pt").exists():
         trainer.load_state_dict(load_checkpoint(last))
     if job == "breaking":
-        from storage.non_finite import fit_guarded
+        from storage.non_finite_guard import fit_with_recovery
 
-        fit_guarded(trainer)
+        fit_with_recovery(trainer)
     else:
         trainer.fit()
     if isinstance(model, Dropping):
-        kept = distributed.gather(torch.stack(model.kept[:3]))
-        torch.save(kept, os.devnull if RANK else run / "kept.pt")
+        kept = all_gather_object(torch.stack(model.kept[:3]))
+        torch.save(kept, run / "kept.pt" if is_main_process() else os.devnull)
     if job == "holding":
-        found = distributed.gather(held(trainer))
-        torch.save(found, os.devnull if RANK else run / "held.pt")
+        found = all_gather_object(held(trainer))
+        torch.save(found, run / "held.pt" if is_main_process() else os.devnull)
 
 
 def main() -> None:
     """Does jobs one after another, as to start takes longer than to train."""
-    distributed.start(torch.device("cpu"))
+    initialize_process_group(torch.device("cpu"))
     synthetic.TRAINING, synthetic.VALIDATION = 300, 50
     for words in " ".join(sys.argv[1:]).split(" -- "):
         job, run, *changes = words.split()
         train(job, Path(run), *changes)
-        distributed.gather(None)  # what one has written, the others may read
-    distributed.stop()
+        all_gather_object(None)  # what one has written, the others may read
+    destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 def steps_in(folder: Path) -> list[int]:
-    return sorted(load_checkpoint(file)["step"] for file in folder.glob("step_*.pt"))
+    return sorted(load_checkpoint(file)["progress"]["step"] for file in folder.glob("step_*.pt"))
 
 
 def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_failed_save_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match=r"full.*x\.pt"):
         patch.setattr(os, "fsync", fail)  # all is written, and nothing is durable yet
         save_checkpoint(tmp_path / "x.pt", {"step": 2})
-    assert load_checkpoint(tmp_path / "x.pt")["step"] == 1
+    assert load_checkpoint(tmp_path / "x.pt")["progress"]["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
 
 
@@ -120,16 +120,16 @@ def test_old_checkpoints_go_when_the_new_one_is_safe(
     for step in (1, 2, 3):
         save_step(tmp_path, {"step": step}, keep=2, best=step == 1)
     assert steps_in(tmp_path) == [2, 3]
-    assert load_checkpoint(tmp_path / "best.pt")["step"] == 1
+    assert load_checkpoint(tmp_path / "best.pt")["progress"]["step"] == 1
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="full"):
         save_step(tmp_path, {"step": 4}, keep=1, best=True)
     assert steps_in(tmp_path) == [2, 3]
-    assert load_checkpoint(tmp_path / "best.pt")["step"] == 1
+    assert load_checkpoint(tmp_path / "best.pt")["progress"]["step"] == 1
     monkeypatch.undo()
     save_step(tmp_path, {"step": 1}, keep=1, best=False)  # of a run that went back
     assert steps_in(tmp_path) == [1]
-    assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
+    assert load_checkpoint(tmp_path / "last.pt")["progress"]["step"] == 1
 
 
 def test_a_reader_finds_whole_files_at_any_time(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_reader_finds_whole_files_at_any_time(tmp_path: Path) -> None:
         while not done.is_set():
             for name in ("last.pt", "best.pt"):
                 try:
-                    seen.add(load_checkpoint(tmp_path / name)["step"])
+                    seen.add(load_checkpoint(tmp_path / name)["progress"]["step"])
                 except UserError as error:
                     failures.append(error)
 
@@ -162,7 +162,7 @@ def test_a_file_system_without_hard_links_will_do(
     save_step(tmp_path, {"step": 5}, keep=1, best=True)
     names = {"step_00000005.pt", "last.pt", "best.pt"}
     assert {file.name for file in tmp_path.iterdir()} == names
-    assert {load_checkpoint(tmp_path / name)["step"] for name in names} == {5}
+    assert {load_checkpoint(tmp_path / name)["progress"]["step"] for name in names} == {5}
 
 
 class Trap:

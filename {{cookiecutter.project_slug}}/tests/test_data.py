@@ -20,7 +20,7 @@ from builders import build_dataset, build_loader, build_training_loaders
 from config.schema import Settings
 from data_loader.synthetic import Synthetic
 from utils.errors import LoadingError
-from utils.randomness import generator, permute
+from utils.randomness import make_generator, permute
 
 
 class Numbers(BaseDataset):
@@ -167,9 +167,9 @@ def test_the_order_changes_with_epoch_and_seed() -> None:
 
 @pytest.mark.parametrize("count", [2, 3, 10, 1000, 4097])
 def test_a_permutation_takes_each_number_to_one_of_its_own(count: int) -> None:
-    first, second = (permute(torch.arange(count), count, generator(k)) for k in (1, 2))
+    first, second = (permute(torch.arange(count), count, make_generator(k)) for k in (1, 2))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(count))
-    assert permute(torch.tensor([1]), count, generator(1)) == first[1]
+    assert permute(torch.tensor([1]), count, make_generator(1)) == first[1]
     if count >= 1000:  # without a trace of the order before, or of the other one
         for other in (torch.arange(count), first.roll(1), second):
             correlation = torch.corrcoef(torch.stack([first, other]).double())[0, 1]
@@ -177,7 +177,7 @@ def test_a_permutation_takes_each_number_to_one_of_its_own(count: int) -> None:
 
 
 def test_every_order_of_few_samples_is_as_likely() -> None:
-    orders = [tuple(permute(torch.arange(4), 4, generator(k)).tolist()) for k in range(2400)]
+    orders = [tuple(permute(torch.arange(4), 4, make_generator(k)).tolist()) for k in range(2400)]
     counts = [orders.count(order) for order in set(orders)]
     assert len(counts) == 24
     assert sum((count - 100) ** 2 / 100 for count in counts) < 49.7  # one in a thousand by chance

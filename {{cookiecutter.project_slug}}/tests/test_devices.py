@@ -91,6 +91,7 @@ def test_batches_are_made_where_the_data_are(
 
     class Watched(Synthetic):
         in_memory = True
+        uses_global_rng = False
 
         def __getitems__(self, indices: Tensor) -> Batch:
             given.add(indices.device.type)

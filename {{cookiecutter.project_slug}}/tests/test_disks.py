@@ -23,7 +23,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 def steps_in(folder: Path) -> list[int]:
-    return sorted(load_checkpoint(file)["step"] for file in folder.glob("step_*.pt"))
+    return sorted(load_checkpoint(file)["progress"]["step"] for file in folder.glob("step_*.pt"))
 
 
 def at_step(patch: pytest.MonkeyPatch, actions: dict[int, Callable[[], object]]) -> None:
@@ -31,7 +31,7 @@ def at_step(patch: pytest.MonkeyPatch, actions: dict[int, Callable[[], object]])
     original = Classifier.training_step
 
     def step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        actions.pop(trainer.step, lambda: None)()
+        actions.pop(trainer.progress.step, lambda: None)()
         return original(trainer, model, batch)
 
     patch.setattr(Classifier, "training_step", step)

@@ -21,7 +21,7 @@ from torch import Generator
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from base.batch_loader import LOADING, BatchLoader
-from utils.errors import UV
+from utils.errors import COMMAND_PREFIX
 from utils.randomness import seed_all, uniform
 
 PROCESSES = ROOT / "tests/processes.py"
@@ -205,7 +205,10 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path, agen
     os.kill(job.pid if agent else ranks_of(job)[1], signal.SIGTERM)
     said, _ = job.communicate(timeout=60)
     assert job.returncode != 0
-    assert f"stopped and saved; go on with: {UV}python train.py --resume runs/synthetic/" in said
+    assert (
+        f"stopped and saved; go on with: {COMMAND_PREFIX}python train.py --resume runs/synthetic/"
+        in said
+    )
     (run,) = (tmp_path / "runs/synthetic").iterdir()
     step = checkpoint(run)["step"]
     assert step < 400

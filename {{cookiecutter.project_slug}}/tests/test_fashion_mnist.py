@@ -24,7 +24,7 @@ from base.base_dataset import BaseDataset
 from data_loader import fashion_mnist
 from data_loader.fashion_mnist import FILES, FashionMNIST
 from utils.errors import DATA_UNAVAILABLE, UserError
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 # FashionMNIST: files of the right names and sizes, so nothing has to be downloaded. Image k is
 # black but for its first pixel, k % 251, and is of class k % 10.
@@ -254,7 +254,7 @@ def test_a_share_of_the_images_is_shifted(clothes: Callable[..., FashionMNIST]) 
         {"input": image.expand(9999, 1, 6, 5)},
     )
     plain = dataset.transform(batch, None)["input"]
-    moved = (dataset.transform(batch, generator(0))["input"] != plain).flatten(1).any(1)
+    moved = (dataset.transform(batch, make_generator(0))["input"] != plain).flatten(1).any(1)
     # Of the nine places, one is where the image was. The standard error is 0.005.
     assert moved.float().mean().item() == pytest.approx(0.4 * 8 / 9, abs=0.02)
 
@@ -266,6 +266,6 @@ def test_augmented_images_are_all_the_shifted_and_mirrored_ones(
     straight, mirrored = crops(image, 1), [crop.flip(2) for crop in crops(image, 1)]
     for flip, wanted in ((True, straight + mirrored), (False, straight)):
         dataset = clothes(shift=1, flip=flip)
-        found = dataset.transform({"input": image.expand(500, 1, 6, 5)}, generator(0))["input"]
+        found = dataset.transform({"input": image.expand(500, 1, 6, 5)}, make_generator(0))["input"]
         plain = dataset.transform({"input": torch.stack(wanted)}, None)["input"]
         assert {f.numpy().tobytes() for f in found} == {p.numpy().tobytes() for p in plain}

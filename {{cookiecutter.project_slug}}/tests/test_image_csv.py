@@ -19,7 +19,7 @@ from data_loader.image_csv import make_shapes
 from data_loader.tables import write_rows
 from storage.checkpoint_file import load_checkpoint
 from utils.errors import UserError
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
@@ -70,11 +70,11 @@ def test_training_images_are_cropped_at_random_and_evaluated_ones_in_the_middle(
     mean, std = train.state_dict()["mean_and_std"]
     middle = (places[:, :, 1:17, 1:17] - 255 * mean) / (255 * std)
     assert torch.allclose(plain, middle, atol=1e-5)
-    augmented = train.transform(batch, generator(1))["input"]
+    augmented = train.transform(batch, make_generator(1))["input"]
     windows = {tuple(image[0, :2, :2].flatten().tolist()) for image in augmented}
     assert len(windows) == 9  # three places across, three down
-    assert torch.equal(augmented, train.transform(batch, generator(1))["input"])
-    mirrored = photos("train", "data.size=16").transform(batch, generator(1))["input"]
+    assert torch.equal(augmented, train.transform(batch, make_generator(1))["input"])
+    mirrored = photos("train", "data.size=16").transform(batch, make_generator(1))["input"]
     rising = (mirrored[:, 0, 0, 1] > mirrored[:, 0, 0, 0]).sum()
     assert 16 < rising < 48
 
@@ -196,7 +196,7 @@ def test_what_is_frozen_is_trained_from_its_epoch_on_at_its_own_rate(
         changed = {
             n for n, v in trainer.model.state_dict().items() if not torch.equal(v, before[n])
         }
-        if trainer.step <= first:  # batch normalisation stays as it is, too
+        if trainer.progress.step <= first:  # batch normalisation stays as it is, too
             assert changed == {"head.weight", "head.bias"}
         else:
             assert {"network.conv1.weight", "network.bn1.running_mean"} <= changed

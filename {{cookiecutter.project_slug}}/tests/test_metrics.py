@@ -13,12 +13,12 @@ from torchmetrics import MeanMetric, MetricCollection, classification
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from builders import rehearse
 from logger.console import format_values
 from logger.figures import confusion_matrix_figure, image_grid
 from logger.meter import Meter
 from metrics.classification import ClassificationMetrics
 from model.losses import cross_entropy
+from sanity_check import check_trainer
 from trainer.classifier import Classifier
 from utils.errors import UserError
 
@@ -135,7 +135,7 @@ def test_metrics_that_a_trainer_cannot_do_with_are_told_before_training(
     make_trainer: Callable[..., Any], kind: type[Classifier], monitor: str, said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        rehearse(make_trainer(f"checkpoint.monitor={monitor}", kind=kind))
+        check_trainer(make_trainer(f"checkpoint.monitor={monitor}", kind=kind))
 
 
 def test_values_in_a_line_are_of_four_digits() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from base.base_dataset import BaseDataset
 from data_loader import synthetic
-from utils.randomness import generator, permute
+from utils.randomness import make_generator, permute
 
 Command = Callable[..., int]
 
@@ -45,7 +45,7 @@ def test_pictures_show_the_samples_that_the_model_gets(
     assert len(plain) == len(augmented) == 9
     assert sum((one != other).any() for one, other in zip(plain, augmented, strict=True)) > 3
 
-    drawn = permute(torch.arange(9), len(splits["validation"]), generator(0))
+    drawn = permute(torch.arange(9), len(splits["validation"]), make_generator(0))
     targets = splits["validation"].__getitems__(drawn)["target"]
     for figure in figures:
         titles = [text.get_text() for text in figure.findobj(Text)]

@@ -68,7 +68,7 @@ def in_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) 
     done: list[int] = []
 
     def step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if trainer.step == number and not done:
+        if trainer.progress.step == number and not done:
             done.append(number)
             action()
         return original(trainer, model, batch)
@@ -161,7 +161,7 @@ def test_a_run_that_fails_in_its_last_validation_ends_with_the_same_bits(
     original = Classifier.evaluation_step
 
     def fail(trainer: Classifier, model: nn.Module, batch: Batch) -> None:
-        if trainer.step == 16:
+        if trainer.progress.step == 16:
             raise LoadingError("a worker died", 1)
         original(trainer, model, batch)
 

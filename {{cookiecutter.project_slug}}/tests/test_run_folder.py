@@ -97,4 +97,4 @@ def test_a_run_that_was_killed_as_it_began_can_begin_again(
         os._exit(99)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
     assert train(run, "trainer.max_steps=1") == 0
-    assert load_checkpoint(run / "checkpoints/last.pt")["step"] == 1
+    assert load_checkpoint(run / "checkpoints/last.pt")["progress"]["step"] == 1

@@ -18,7 +18,7 @@ from base.base_model import BaseModel
 from storage.checkpoint_file import load_first_usable
 from storage.run_folder import find_checkpoints
 from utils.errors import UserError
-from utils.parallel import blocks, place_like, shard
+from utils.parallel import match_layout, shard_model, shardable_blocks
 
 Command = Callable[..., int]
 FSDP = "trainer.strategy=fsdp"
@@ -169,22 +169,22 @@ class Tied(BaseModel):
 def test_blocks_are_members_of_lists_and_what_is_beside_them() -> None:
     model = Tied()
     names = {part: name for name, part in model.named_modules()}
-    found = [names[part] for part in blocks(model)]
+    found = [names[part] for part in shardable_blocks(model)]
     assert found == ["inner.0.0", "inner.1.0", "cell.one", "norm"]  # words and head stay together
     wrapped = nn.Sequential(model)
-    assert len([*blocks(wrapped)]) == 1
+    assert len([*shardable_blocks(wrapped)]) == 1
 
 
 def test_what_an_optimizer_keeps_is_laid_out_as_its_parameter_is() -> None:
     """Or else a fused one would pair the values of one with others of the other."""
     saved = torch.arange(24.0).reshape(1, 2, 3, 4)
     parameter = torch.zeros(1, 2, 3, 4).to(memory_format=torch.channels_last)
-    placed = place_like(saved, parameter)
+    placed = match_layout(saved, parameter)
     assert torch.equal(placed, saved)
     assert placed.stride() == parameter.stride()
-    assert place_like(None, torch.zeros(())) is None  # SGD's of a number, without momentum
+    assert match_layout(None, torch.zeros(())) is None  # SGD's of a number, without momentum
 
 
 def test_what_cannot_be_shared_out_is_told() -> None:
     with pytest.raises(UserError, match=r"has no fp16; trainer\.precision=bf16 or fp32 can do"):
-        shard(Tied(), torch.device("cpu"), torch.half)
+        shard_model(Tied(), torch.device("cpu"), torch.half)

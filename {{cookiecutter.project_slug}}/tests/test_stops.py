@@ -48,7 +48,7 @@ def training(run: Path, *settings: str) -> "Iterator[subprocess.Popen[str]]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "UV": "/bin/uv"},  # as in uv run
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COMMAND_PREFIX": "/bin/uv"},  # as in uv run
         start_new_session=True,
     ) as process:
         yield process
@@ -240,11 +240,11 @@ def spoil(patch: pytest.MonkeyPatch, steps: set[int], part: str) -> None:
     original = Classifier.training_step
 
     def step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        bad = torch.tensor(float("nan") if trainer.step in steps else 1.0)
+        bad = torch.tensor(float("nan") if trainer.progress.step in steps else 1.0)
         if part == "input":
             return original(trainer, model, {**batch, "input": batch["input"] * bad})
         scalars = original(trainer, model, batch)
-        if part == "gradient" and trainer.step in steps:
+        if part == "gradient" and trainer.progress.step in steps:
             scalars["loss"].register_hook(lambda gradient: gradient * bad)
         elif part == "loss":
             scalars["loss"] = scalars["loss"] * bad
@@ -278,7 +278,7 @@ def test_a_step_that_is_not_finite_is_named_and_can_be_repeated(
         state = load_checkpoint(saved)
         assert all(weight.isfinite().all() for weight in state["model"].values()), saved
         assert state["step"] <= 10
-    assert load_checkpoint(file)["step"] == 10
+    assert load_checkpoint(file)["progress"]["step"] == 10
     assert load_checkpoint(file)["batches"][0]["input"].shape == (50, 1, 28, 28)
 
     capsys.readouterr()

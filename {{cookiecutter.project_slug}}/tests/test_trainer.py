@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from base.base_dataset import BaseDataset, Batch, labels
-from builders import rehearse, restore_trainer
+from base.base_dataset import BaseDataset, Batch, class_labels
+from builders import restore_trainer
 from data_loader.synthetic import Synthetic
 from model.losses import cross_entropy
+from sanity_check import check_trainer
 from storage.checkpoint_file import load_checkpoint, save_checkpoint
 from trainer.classifier import Classifier
 from utils.errors import UserError
@@ -59,7 +60,7 @@ def test_training_lowers_the_loss(make_trainer: MakeTrainer, logged: Logged) -> 
     trainer = make_trainer("trainer.epochs=3", "logger.every_steps=1")
     trainer.fit()
     losses = logged(trainer.run, "train", "loss")
-    assert len(losses) == trainer.step == 3 * 16
+    assert len(losses) == trainer.progress.step == 3 * 16
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
     accuracies = logged(trainer.run, "validation", "accuracy")
     assert len(accuracies) == 3
@@ -76,7 +77,7 @@ def test_accumulated_batches_make_the_same_step_as_one_large_batch(
     ):
         trainer = make_trainer(*SMALL, *changes, "logger.every_steps=1", train=plain)
         trainer.fit()
-        assert trainer.step == 2 * 13  # the last step of an epoch has 22 samples: 16 and 6
+        assert trainer.progress.step == 2 * 13  # the last step of an epoch has 22 samples: 16 and 6
         found.append((trainer.model.state_dict(), logged(trainer.run, "train", "loss")))
         (trainer.run / "metrics.csv").unlink()
     (large, large_losses), (small, small_losses) = found
@@ -132,7 +133,7 @@ def test_the_loss_of_soft_targets_is_the_mean_over_their_shares() -> None:
     soft = (3 * nn.functional.one_hot(one, 3) + nn.functional.one_hot(other, 3)) / 4
     wanted = 0.75 * cross_entropy(logits, one) + 0.25 * cross_entropy(logits, other)
     assert torch.allclose(cross_entropy(logits, soft), wanted)
-    assert labels(soft).tolist() == one.tolist()
+    assert class_labels(soft).tolist() == one.tolist()
 
 
 def test_the_forward_pass_has_the_precision_asked_for_and_the_weights_float32(
@@ -171,7 +172,7 @@ def test_what_is_evaluated_in_training_is_compiled_and_nothing_else_is(
 
     trainer = make_trainer(*SMALL, "trainer.compile=true", "trainer.ema=0.9")
     counters.clear()
-    rehearse(trainer)
+    check_trainer(trainer)
     graphs: dict[str, int] = counters["stats"]
     assert graphs["unique_graphs"] == 0
     plain = make_trainer(*SMALL, "trainer.ema=0.9").evaluate("validation")
@@ -250,11 +251,11 @@ def test_early_stopping_ends_training_when_nothing_is_gained(
     trainer = make_trainer(*SMALL, *changes)
     trainer.fit()
     assert len(set(logged(trainer.run, "validation", "loss"))) == 1
-    assert trainer.step == 3 * 16
+    assert trainer.progress.step == 3 * 16
     best = load_checkpoint(trainer.run / "checkpoints/best.pt")
     assert best["step"] == 3 * 16  # the last of equals
     trainer.fit()  # and it stays ended
-    assert trainer.step == 3 * 16
+    assert trainer.progress.step == 3 * 16
 
 
 def test_best_is_the_checkpoint_of_the_best_epoch_and_last_that_of_the_last(
@@ -273,8 +274,8 @@ def test_best_is_the_checkpoint_of_the_best_epoch_and_last_that_of_the_last(
         best = values.index(choose(values)) + 1
         assert best < 4
         folder = trainer.run / "checkpoints"
-        assert load_checkpoint(folder / "best.pt")["step"] == 16 * best
-        assert load_checkpoint(folder / "last.pt")["step"] == 16 * 4
+        assert load_checkpoint(folder / "best.pt")["progress"]["step"] == 16 * best
+        assert load_checkpoint(folder / "last.pt")["progress"]["step"] == 16 * 4
         again, _ = restore_trainer([folder / "best.pt"], "validation", [])
         found = again.evaluate("validation")
         assert found[metric].item() == pytest.approx(choose(values), rel=1e-5)
@@ -288,14 +289,14 @@ def test_the_newest_checkpoints_are_kept(make_trainer: MakeTrainer) -> None:
     folder = trainer.run / "checkpoints"
     names = ["best.pt", "last.pt", "step_00000006.pt", "step_00000008.pt"]
     assert sorted(file.name for file in folder.iterdir()) == names
-    assert load_checkpoint(folder / "step_00000006.pt")["step"] == 6
+    assert load_checkpoint(folder / "step_00000006.pt")["progress"]["step"] == 6
 
 
 def test_a_model_that_does_not_fit_the_data_is_an_error_in_one_line(
     make_trainer: MakeTrainer,
 ) -> None:
     with pytest.raises(UserError, match=r"^model and data do not .*Error: .*, line \d+\)$"):
-        rehearse(make_trainer(train=Tall(Path(), "train", 0)))
+        check_trainer(make_trainer(train=Tall(Path(), "train", 0)))
     with pytest.raises(UserError, match=r"^networks\.ConvNet cannot be made: .*Error: .*, line"):
         make_trainer(f"model.width={2**40}")
 
@@ -311,12 +312,12 @@ def test_a_training_step_without_a_scalar_loss_is_an_error_in_one_line(
     trainer = make_trainer()
     monkeypatch.setattr(Classifier, "training_step", lambda *_: answer)
     with pytest.raises(UserError, match=r"^training_step of Classifier returns no scalar loss"):
-        rehearse(trainer)
+        check_trainer(trainer)
 
 
 def test_a_metric_that_is_not_there_cannot_be_monitored(make_trainer: MakeTrainer) -> None:
     with pytest.raises(UserError, match=r"monitor = 'acuracy': allowed are .*accuracy"):
-        rehearse(make_trainer("checkpoint.monitor=acuracy"))
+        check_trainer(make_trainer("checkpoint.monitor=acuracy"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard itself

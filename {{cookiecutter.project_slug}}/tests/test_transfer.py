@@ -22,6 +22,7 @@ class Some(BaseDataset):
     """Those `places` of the samples of each of a few classes of another data set."""
 
     in_memory = True
+    uses_global_rng = False
 
     def __init__(self, whole: BaseDataset, classes: Sequence[int], places: slice) -> None:
         self.title, self.whole = whole.title, whole

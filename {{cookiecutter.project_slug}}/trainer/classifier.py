@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from base.base_dataset import Batch, labels
+from base.base_dataset import Batch, class_labels
 from base.base_trainer import BaseTrainer
 from logger.figures import Figure, confusion_matrix_figure
 from metrics.classification import ClassificationMetrics
@@ -24,12 +24,12 @@ class Classifier(BaseTrainer):
         logits, target = model(batch["input"]), batch["target"]
         if self.options.balanced:
             losses = cross_entropy(logits, target, self.options.label_smoothing)
-            loss = (losses * self.class_weights[labels(target)]).mean()
+            loss = (losses * self.class_weights[class_labels(target)]).mean()
         else:
             loss = cross_entropy(logits, target, self.options.label_smoothing, "mean")
-        if not self.log_due:  # accuracy would cost as much as a step of a small network
+        if not self.is_log_step(self.progress.step + 1):  # accuracy costs as much as a small step
             return {"loss": loss}
-        return {"loss": loss, "accuracy": (logits.argmax(1) == labels(target)).float().mean()}
+        return {"loss": loss, "accuracy": (logits.argmax(1) == class_labels(target)).float().mean()}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         logits, target = model(batch["input"]), batch["target"]
@@ -37,14 +37,14 @@ class Classifier(BaseTrainer):
             hint = "" if count else "; a classifier is not for data that have none"
             text = f"the model gives {shape} for an input, but there are {count} classes"
             raise UserError(text + hint)
-        self.metrics.update(cross_entropy(logits, target), logits, labels(target))
+        self.metrics.update(cross_entropy(logits, target), logits, class_labels(target))
 
     @cached_property
     def class_weights(self) -> Tensor:
         """What a sample of each class counts for, by how rare it is; 1 in the mean over samples."""
         if (targets := getattr(self.dataset, "targets", None)) is None:
             raise UserError(f"trainer.balanced: {self.dataset.title} has no attribute `targets`")
-        counts = torch.bincount(labels(targets), minlength=len(self.dataset.classes))
+        counts = torch.bincount(class_labels(targets), minlength=len(self.dataset.classes))
         return (len(targets) / (counts * (counts > 0).sum()).clamp(min=1)).to(self.device)
 
     def configure_metrics(self) -> ClassificationMetrics:
@@ -78,8 +78,8 @@ class Classifier(BaseTrainer):
     def _draw_misclassified(self, split: str) -> dict[str, Figure]:
         """Samples that the model takes for another class, from as many as a batch has."""
         loader = self.loaders[split]
-        dataset, batch = loader.dataset, loader.sample_batch(loader.size)
-        guesses, true = self.predict(batch).argmax(1), labels(batch["target"])
+        dataset, batch = loader.dataset, loader.sample_batch(loader.step_size)
+        guesses, true = self.predict(batch).argmax(1), class_labels(batch["target"])
         wrong = (guesses != true).nonzero().squeeze(1)[:25]
         pairs = zip(true[wrong], guesses[wrong], strict=True)
         titles = [f"{dataset.classes[t]}\nas {dataset.classes[g]}" for t, g in pairs]

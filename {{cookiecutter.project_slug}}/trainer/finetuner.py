@@ -1,13 +1,13 @@
 """Training of classifiers that begin with weights from elsewhere."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from base.base_dataset import Batch
 from base.base_model import BaseModel
 from base.base_trainer import Loaders
+from base.batch_loader import Step
 from config.schema import Count, Positive, Settings
 from trainer.classifier import Classifier
 
@@ -40,12 +40,15 @@ class FineTuner(Classifier):
             optimizers[0].add_param_group({"params": self.frozen, "lr": rate})
         return optimizers
 
-    def update(self, batches: Sequence[Batch]) -> None:
-        trained = self.unfreeze_epoch is not None and self.epoch >= self.unfreeze_epoch
+    def update(self, step: Step) -> dict[str, Tensor]:
+        trained = (
+            self.unfreeze_epoch is not None
+            and self.epoch_of(self.progress.step + 1) >= self.unfreeze_epoch
+        )
         if self.frozen and self.frozen[0].requires_grad != trained:
             for parameter in self.frozen:
                 parameter.requires_grad_(trained)
             self.model.train()  # batch normalisation counts again, too
             if not self.sharded:
-                self.parallel = self.spread()
-        super().update(batches)
+                self.parallel_model = self.wrap_model()
+        return super().update(step)

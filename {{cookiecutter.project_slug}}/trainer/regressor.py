@@ -12,7 +12,7 @@ from base.base_trainer import BaseTrainer
 from logger.figures import Figure
 from metrics.regression import RegressionMetrics, curve_figure, predicted_vs_true_figure
 from utils.errors import UserError
-from utils.parallel import gathered
+from utils.parallel import unsharded
 
 DRAWN = 500  # points through which a curve is drawn
 
@@ -56,7 +56,7 @@ class Regressor(BaseTrainer):
         if powers is None:
             return {}
         x, y = getattr(self.dataset, "axes", ("x", "y"))
-        with gathered(self.model):
+        with unsharded(self.model):
             terms = [f"{factor:+.6g} {x}^{power}" for power, factor in enumerate(powers())]
         text = " ".join(terms).replace(f" {x}^0", "").replace(f"{x}^1", x).removeprefix("+")
         return {"formula": [[self.dataset.title], [f"{y} = {text}"]]}

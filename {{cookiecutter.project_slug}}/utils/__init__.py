@@ -1,1 +1,1 @@
-"""What every floor may use: errors, the device, seeds."""
+"""Utilities of all layers: errors, files, signals, the device, random numbers, processes."""

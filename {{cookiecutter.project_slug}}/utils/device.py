@@ -1,66 +1,82 @@
-"""Which device computes, and in which precision."""
+"""The device that computes, the dtype that it computes in, and copies to it."""
 
 from functools import cache
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from utils.errors import WORLD, UserError
-from utils.parallel import LOCAL_RANK
+from utils.errors import UserError
+from utils.nested import map_tensors, named_tensors
+from utils.ranks import local_rank, world_size
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def select_device(name: str) -> torch.device:
-    """The device called `name`; ``auto`` is the accelerator that is there, or else the CPU.
+    """The device called `name`; ``auto`` is the accelerator of this machine, or else the CPU.
 
     Raises:
-        UserError: if this machine has no such device, listing those that it has.
+        UserError: if this machine does not have the device, with a list of those that it has.
     """
-    found = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    count = torch.accelerator.device_count()
-    names = ["cpu", *([found.type] if count else []), *(f"{found.type}:{i}" for i in range(count))]
-    if WORLD > 1 and found.type != "cpu" and name in ("auto", found.type):
-        name = f"{found.type}:{LOCAL_RANK}"  # one for each process
-    if name not in ("auto", *names):
-        raise UserError(f"device = {name!r}: not on this machine, which has {', '.join(names)}")
-    device = found if name == "auto" else torch.device(name)
-    if device.index is not None:  # what names no device, as seeding does, means the current one
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    available = ["cpu"]
+    if accelerator is not None:
+        count = torch.accelerator.device_count()
+        available += [accelerator.type]
+        available += [f"{accelerator.type}:{index}" for index in range(count)]
+        if world_size() > 1 and name in ("auto", accelerator.type):
+            name = f"{accelerator.type}:{local_rank()}"  # one device for each process
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    if name not in available:
+        raise UserError(f"device = {name!r}: this machine has {', '.join(available)}")
+    device = torch.device(name)
+    if device.index is not None:
+        # Functions without a device argument, such as those that seed, use the current one.
         torch.accelerator.set_device_index(device.index)
     return device
 
 
-def autocast_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The number format of the forward pass; ``auto`` is bf16 where the hardware computes in it."""
-    if name != "auto":
-        return PRECISIONS[name]
+def select_autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the forward pass; ``auto`` is bf16 if the hardware computes in it."""
+    if precision != "auto":
+        return AUTOCAST_DTYPES[precision]
+    if _has_native_bfloat16(device):
+        return torch.bfloat16
+    return torch.float32
+
+
+def _has_native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-    return torch.bfloat16 if native else torch.float32
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return False
 
 
-def move(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """A batch that a loader has made on a device; where that is the CPU, it is there already.
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch on a device: the tensors of any nesting of dicts, lists and tuples.
 
-    It is copied to CUDA beside what is computed there: the host is ahead of the device, so the next
-    batch is under way while the last one is trained on.
+    A CUDA device copies on a stream of its own. The host runs ahead of the device, so the next
+    batch is copied while the device still computes the previous step.
     """
     if device.type == "cpu":
+        return batch  # loaders create batches on the CPU
+    if device.type != "cuda":
+        return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+    if all(tensor.is_cuda for _, tensor in named_tensors(batch)):
         return batch
-    if device.type != "cuda" or all(value.is_cuda for value in batch.values()):
-        return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    side, current = side_stream(device), torch.cuda.current_stream(device)
-    with torch.cuda.stream(side):  # from pinned memory, or else the host would wait
-        moved = {k: v.pin_memory().to(device, non_blocking=True) for k, v in batch.items()}
-    current.wait_stream(side)
-    for value in moved.values():
-        value.record_stream(current)  # or its memory could be used again too early
+    copy_stream = _copy_stream(device)
+    compute_stream = torch.cuda.current_stream(device)
+    with torch.cuda.stream(copy_stream):
+        moved = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+    compute_stream.wait_stream(copy_stream)
+    for _, tensor in named_tensors(moved):
+        tensor.record_stream(compute_stream)  # keeps the memory until the step has used it
     return moved
 
 
 @cache
-def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Where a CUDA device copies while it computes."""
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which a CUDA device copies while it computes."""
     return torch.cuda.Stream(device)

@@ -1,19 +1,24 @@
-"""Errors that a user can put right: a line or two and an exit code instead of a traceback."""
+"""Errors that a user can fix, and exit codes: one or two lines instead of a traceback."""
 
-import logging
 import os
-import sys
 import traceback
-from collections.abc import Callable
 
-# This process's number, and how many there are, as torchrun says.
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-UV = "uv run " if "UV" in os.environ else ""  # what commands need before them, in advice
-TRAINING_FAILED, BAD_INPUT, DATA_UNAVAILABLE = 1, 2, 69  # the last is EX_UNAVAILABLE
+TRAINING_FAILED = 1
+BAD_INPUT = 2
+DATA_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
+
+# What commands in advice begin with: `uv run` sets UV.
+COMMAND_PREFIX = "uv run " if "UV" in os.environ else ""
+MAX_MESSAGE_CHARACTERS = 300
 
 
 class UserError(Exception):
-    """Something that cannot be used as it is; the message says what is allowed instead."""
+    """Invalid settings or input; the message says what is wrong, what is allowed, what to do.
+
+    Args:
+        message: one or two lines.
+        exit_code: what a command exits with.
+    """
 
     def __init__(self, message: str, exit_code: int = BAD_INPUT) -> None:
         super().__init__(message)
@@ -21,43 +26,23 @@ class UserError(Exception):
 
 
 class LoadingError(UserError):
-    """A batch that cannot be had."""
+    """A batch that could not be loaded."""
 
 
 class NonFiniteError(Exception):
     """A loss or a weight that is NaN or infinite."""
 
 
-# What the code of a project raises where it is wrong, or given what it does not expect.
+# What a project's own code raises if it is wrong or receives unexpected values.
 USER_CODE_ERRORS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
-def explain(error: Exception) -> str:
-    """An error of the project's code in a line: its kind, what it says, where it was raised."""
+def describe_error(error: Exception) -> str:
+    """One line about an error in a project's own code: its type, its message and its line."""
     if isinstance(error, UserError):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text} ({own[-1].filename}, line {own[-1].lineno})"
-
-
-def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command and leaves with its exit code, or with that of the error it met."""
-    try:
-        code = main()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:  # who read the output, as in `| head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    except (UserError, OSError) as error:  # the latter of a file that cannot be read or written
-        logging.getLogger("run").debug("where this happened", exc_info=True)  # to train.log
-        print(f"[rank {RANK}] " * bool(RANK) + f"error: {error}", file=sys.stderr)
-        code = getattr(error, "exit_code", BAD_INPUT)
-    if WORLD > 1:  # Python would wait for the others, or what is left of gloo's threads abort it
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(code or 0)
-    sys.exit(code)
+    own_frames = [frame for frame in frames if "site-packages" not in frame.filename]
+    frame = (own_frames or frames)[-1]
+    message = " ".join(str(error).split())[:MAX_MESSAGE_CHARACTERS]
+    return f"{type(error).__name__}: {message} ({frame.filename}, line {frame.lineno})"

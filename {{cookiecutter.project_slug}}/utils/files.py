@@ -1,48 +1,57 @@
-"""Files that are whole or not there, whatever happens to the process or the machine."""
+"""Files that are complete or absent, whatever happens to the process or the machine."""
 
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+TEMPORARY_NAME = ".unfinished"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to be written beside `path`, whose place it takes at the end, if all went well.
+    """A temporary file to write in the same folder; it is renamed to `path` after success.
 
     At any moment a reader finds the old file or the new one.
 
     Raises:
-        OSError: if it cannot be written; the old file is then as it was.
+        OSError: if the file cannot be written; the old file is then unchanged.
     """
-    temporary = path.with_name(".unfinished")
+    temporary = path.with_name(TEMPORARY_NAME)
     try:
         temporary.unlink(missing_ok=True)
         yield temporary
-        sync(temporary)
+        sync_to_disk(temporary)
         temporary.replace(path)
-        sync(path.parent)
+        sync_to_disk(path.parent)
     except OSError as error:
-        error.filename = str(path)  # for the message; a full disk does not name it
+        error.filename = str(path)  # the error of a full disk names no file
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Gives `path` that content, as `replacing` does."""
+    """Writes `content` to `path`, as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
-def sync(path: Path) -> None:
-    """Makes durable what a file holds, or which files a folder does."""
-    if os.name == "posix":  # elsewhere a file that is only read cannot be synced
-        descriptor = os.open(path, os.O_RDONLY)
+def sync_to_disk(path: Path) -> None:
+    """Flushes the content of a file, or the list of files of a folder, to the disk."""
+    if os.name != "posix":  # Windows cannot sync a file that is open for reading only
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
         os.fsync(descriptor)
+    finally:
         os.close(descriptor)
 
 
 def newest_first(files: Iterable[Path]) -> list[Path]:
-    """Files by the time that they were written at."""
-    return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True)
+    """Files sorted by modification time, the newest first."""
+    return sorted(files, key=_modification_time, reverse=True)
+
+
+def _modification_time(file: Path) -> tuple[int, str]:
+    return file.stat().st_mtime_ns, file.name

@@ -1,111 +1,188 @@
-"""Everything random starts from the one seed in the settings."""
+"""Random numbers: everything random in a run is a function of the seed in its settings."""
 
 import hashlib
 import math
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from utils.ranks import rank
+
+
+class RandomStream(IntEnum):
+    """Purposes of random numbers: one seed gives different numbers for each."""
+
+    SPLIT = 0  # which samples are for validation
+    SHUFFLING = 1  # the order of the samples in an epoch
+    LOADING = 2  # augmentation, and whatever a data set draws
+    UPDATE = 3  # dropout, and whatever a training step draws
+
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seeds Python, NumPy and torch; `deterministic` allows only repeatable algorithms."""
-    seed_all(seed)
+    """Seeds Python, NumPy and torch.
+
+    Args:
+        seed: the random seed of the run.
+        deterministic: whether to allow deterministic algorithms only.
+    """
+    seed_global_generators(seed)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
         torch.use_deterministic_algorithms(True)
 
 
-class BatchGenerator(Generator):
-    """A generator for the samples of a batch, of which this process may have some only.
+def seed_global_generators(*key: int) -> None:
+    """Seeds the global generators of Python, NumPy and torch (CPU) with a key."""
+    seed = seed_from(key)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # torch.manual_seed also prepares to seed every kind of accelerator: 80 times the time.
+    torch.default_generator.manual_seed(seed)
 
-    What is drawn for a sample does not depend on the number of processes, where all draws are made
-    by `uniform`.
+
+def seed_torch(*key: int, device: torch.device) -> None:
+    """Seeds torch's global generators on the CPU and on `device` with a key."""
+    seed = seed_from(key)
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+def seed_from(key: Sequence[int]) -> int:
+    """A seed of 64 bits; any two keys give seeds that differ in about half of their bits."""
+    plain_key = tuple(int(number) for number in key)
+    digest = hashlib.blake2b(repr(plain_key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest)
+
+
+class BatchGenerator(Generator):
+    """A generator for the augmentation of a batch of which this process holds some samples.
+
+    Numbers that `uniform` draws for a sample do not depend on the number of processes.
+
+    Attributes:
+        batch_size: samples of the whole batch in all processes; 0 if this process holds it all.
+        rows: positions of this process's samples in the batch.
+        output_device: where `uniform` puts the numbers, which it draws on the CPU.
     """
 
-    samples = 0  # in the whole batch; 0 for those that are asked for
-    rows = slice(None)  # those of them that are here
-    place = torch.device("cpu")  # where they are; numbers are drawn on the CPU, alike for all
+    batch_size = 0
+    rows = slice(None)
+    output_device = torch.device("cpu")
 
 
-def uniform(generator: Generator, count: int, *shape: int) -> Tensor:
-    """Numbers from 0 to 1 for the `count` samples of a batch, float32, shape (count, *shape)."""
-    if not isinstance(generator, BatchGenerator):
-        return torch.rand(count, *shape, generator=generator)
-    whole = torch.rand(generator.samples or count, *shape, generator=generator)
-    return whole[generator.rows].to(generator.place, non_blocking=True)
+def make_generator(*key: int) -> BatchGenerator:
+    """A generator whose numbers depend on `key` alone, such as (seed, stream, step)."""
+    rng = BatchGenerator()
+    rng.manual_seed(seed_from(key))
+    return rng
 
 
-def generator(*key: int) -> BatchGenerator:
-    """A generator that depends on nothing but `key`, such as (seed, purpose, step)."""
-    draws = BatchGenerator()
-    draws.manual_seed(_hash(key))
-    return draws
+def uniform(rng: Generator, count: int, *shape: int) -> Tensor:
+    """Random numbers in [0, 1) for `count` samples, float32, shape (count, *shape)."""
+    if not isinstance(rng, BatchGenerator):
+        return torch.rand(count, *shape, generator=rng)
+    numbers = torch.rand(rng.batch_size or count, *shape, generator=rng)
+    return numbers[rng.rows].to(rng.output_device, non_blocking=True)
 
 
-def permute(numbers: Tensor, count: int, draws: Generator) -> Tensor:
-    """Where a random permutation of 0, 1, ..., `count` - 1 takes `numbers`, of the same shape.
+def permute(positions: Tensor, count: int, rng: Generator) -> Tensor:
+    """The elements at `positions` of a random permutation of 0, 1, ..., `count` - 1.
 
-    A Feistel network over pairs of digits (Luby and Rackoff, 1988), whose six rounds `draws`
-    choose, so that it needs no memory but for `numbers`, int64. Its pairs are a few more than
-    `count`; what they are taken for beyond that is permute again (Black and Rogaway, 2002).
+    torch.randperm and NumPy hold a whole permutation in memory (800 MB for 10^8 samples). This
+    Feistel network (Luby and Rackoff, 1988) computes any part of one. Six rounds with random keys
+    mix the two digits of a number in base ceil(sqrt(count)). Results of `count` or more are
+    permuted again ("cycle walking": Black and Rogaway, 2002).
+
+    Args:
+        positions: int64, any shape, each less than `count`.
+        count: length of the permutation.
+        rng: chooses the permutation.
+
+    Returns:
+        int64, the shape of `positions`.
     """
     base = math.isqrt(count - 1) + 1
-    keys = torch.randint(2**62, (6,), generator=draws).tolist()
-
-    def permute(numbers: Tensor) -> Tensor:
-        high, low = numbers // base, numbers % base
-        for key in keys:
-            mixed = (low + key) * 0x5851F42D4C957F2D  # one such multiplication is not enough
-            mixed = (mixed ^ mixed >> 29) * 0x2545F4914F6CDD1D
-            high, low = low, (high + (mixed >> 33)) % base
-        return high * base + low
-
-    numbers = permute(numbers)
-    while (beyond := numbers >= count).any():
-        numbers = torch.where(beyond, permute(numbers), numbers)
-    return numbers
+    round_keys = torch.randint(2**62, (6,), generator=rng).tolist()
+    elements = _feistel(positions, base, round_keys)
+    outside = elements >= count
+    while outside.any():
+        elements = torch.where(outside, _feistel(elements, base, round_keys), elements)
+        outside = elements >= count
+    return elements
 
 
-def seed_all(*key: int) -> None:
-    """Puts the generators of Python, NumPy and torch into a state that `key` alone decides."""
-    number = _hash(key)
-    random.seed(number)
-    np.random.seed(number % 2**32)
-    torch.default_generator.manual_seed(number)  # torch.manual_seed takes 80 times as long
+def _feistel(numbers: Tensor, base: int, round_keys: Sequence[int]) -> Tensor:
+    """A permutation of 0, 1, ..., base² - 1."""
+    high = numbers // base
+    low = numbers % base
+    for key in round_keys:
+        # Two multiplications by odd constants: after a single one, the digits stay correlated.
+        mixed = (low + key) * 0x5851F42D4C957F2D
+        mixed = (mixed ^ (mixed >> 29)) * 0x2545F4914F6CDD1D
+        next_low = (high + (mixed >> 33)) % base
+        high = low
+        low = next_low
+    return high * base + low
 
 
-def rng_state(device: torch.device) -> dict[str, Any]:
-    """The states of the global generators: torch's, on the CPU and on `device`, and others'."""
-    name, keys, *rest = np.random.get_state()
-    numpy = (name, np.asarray(keys).tolist(), *rest)
-    states = {"python": random.getstate(), "numpy": numpy, "cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[device.type] = torch.get_device_module(device).get_rng_state()
-    return states
+class GlobalRandomState:
+    """The state of the global generators; it differs between the processes of a run.
+
+    Args:
+        device: the device that this process trains on, whose generator is included.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of Python's, NumPy's and torch's generators, as plain data."""
+        name, keys, *others = np.random.get_state()
+        states: dict[str, Any] = {
+            "python": random.getstate(),
+            "numpy": (name, np.asarray(keys).tolist(), *others),
+            "cpu": torch.get_rng_state(),
+        }
+        if self.device.type != "cpu":
+            states[self.device.type] = torch.get_device_module(self.device).get_rng_state()
+        return states
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned; other kinds of devices keep their state."""
+        random.setstate(states["python"])
+        np.random.set_state(states["numpy"])
+        torch.set_rng_state(states["cpu"])
+        if self.device.type != "cpu" and self.device.type in states:
+            torch.get_device_module(self.device).set_rng_state(states[self.device.type])
+
+    def load_rank_states(self, rank_states: Sequence[Mapping[str, Any]]) -> None:
+        """Restores the state of this rank; a rank that did not exist then keeps its own state.
+
+        Args:
+            rank_states: what `state_dict` returned in each process of the saved run.
+        """
+        if rank() < len(rank_states):
+            self.load_state_dict(rank_states[rank()])
 
 
-def set_rng_state(states: Mapping[str, Any], device: torch.device) -> None:
-    """Takes over what `rng_state` gave; another kind of device keeps its own."""
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["cpu"])
-    if device.type != "cpu" and device.type in states:
-        torch.get_device_module(device).set_rng_state(states[device.type])
+@contextmanager
+def preserve_global_rng(device: torch.device | None = None) -> Iterator[None]:
+    """Within this context, random numbers may be drawn; afterwards the generators are as before.
 
-
-def seed_torch(*key: int, device: torch.device | None = None) -> None:
-    """The same for torch alone, on the CPU and on `device`; it takes a quarter of the time."""
-    number = _hash(key)
-    torch.default_generator.manual_seed(number)
-    if device is not None and device.type != "cpu":
-        torch.get_device_module(device).manual_seed(number)
-
-
-def _hash(key: tuple[int, ...]) -> int:
-    """64 bits that differ in half of their places between any two keys."""
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest())
+    Args:
+        device: a device whose generator is included, besides those on the CPU.
+    """
+    generators = GlobalRandomState(device or torch.device("cpu"))
+    state = generators.state_dict()
+    try:
+        yield
+    finally:
+        generators.load_state_dict(state)

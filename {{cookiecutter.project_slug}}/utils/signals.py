@@ -6,33 +6,52 @@ import signal
 from time import monotonic
 from types import FrameType
 
-LAUNCHED = "TORCHELASTIC_RUN_ID" in os.environ
 # Windows has no SIGUSR1.
-NUMBERS = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, n)]
-GRACE = 1  # seconds: `uv run` and `timeout` pass on what this process has got from elsewhere, too
+SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+STOP_SIGNALS = [getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal, name)]
+# `uv run` and `timeout` forward a signal that this process has already received.
+DUPLICATE_WINDOW_SECONDS = 1.0
+
+
+def started_by_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 class StopSignals:
-    """Within it, the first such signal is noted; one that comes later ends the process at once.
+    """Within this context, the first stop signal is recorded; a later one ends the process.
 
-    But not where torchrun has started it, which passes on what the terminal sends to all anyway.
+    Under torchrun, later signals are ignored: torchrun forwards the signals that a terminal
+    sends to all processes anyway.
+
+    Attributes:
+        received: number of the first signal, or 0.
     """
 
     def __enter__(self) -> "StopSignals":
-        self.received, self._until = 0, 0.0
-        self._usual = {number: signal.signal(number, self._note) for number in NUMBERS}
+        self.received = 0
+        self._duplicates_until = 0.0
+        self._previous_handlers = {}
+        for number in STOP_SIGNALS:
+            self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        after = signal.SIG_IGN if LAUNCHED else self._note
-        for number, usual in self._usual.items():  # which may print tracebacks while Python leaves
-            signal.signal(number, after if self.received else usual)
+        for number, previous in self._previous_handlers.items():
+            if not self.received:
+                signal.signal(number, previous)
+            elif started_by_torchrun():
+                signal.signal(number, signal.SIG_IGN)
+            # Otherwise `_handle` stays, as the previous handler might print a traceback while
+            # the interpreter exits.
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        # A KeyboardInterrupt might become another error on its way, or get lost.
-        if self.received and monotonic() > self._until and not LAUNCHED:
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        # A flag, and not a KeyboardInterrupt, which library code may swallow or convert.
+        if not self.received:
+            self.received = number
+            self._duplicates_until = monotonic() + DUPLICATE_WINDOW_SECONDS
+        elif monotonic() > self._duplicates_until and not started_by_torchrun():
             for worker in multiprocessing.active_children():
                 worker.kill()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.received, self._until = self.received or number, self._until or monotonic() + GRACE

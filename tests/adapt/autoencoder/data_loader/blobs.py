@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 COUNTS = {"train": 4000, "validation": 500, "test": 1000}
 
@@ -25,9 +25,10 @@ class Blobs(BaseDataset):
     mean: float
     std: float
     in_memory = True
+    uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws = generator(seed, *map(ord, split or ""))
+        draws = make_generator(seed, *map(ord, split or ""))
         left, top, size = torch.rand(3, COUNTS.get(split or "", 0), 1, 1, generator=draws)
         y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
         distance = (x - 3 - 9 * left) ** 2 + (y - 3 - 9 * top) ** 2

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 COUNTS = {"train": 3000, "validation": 500, "test": 1000}
 
@@ -26,9 +26,10 @@ class Shapes(BaseDataset):
     fitted = ("mean_and_std",)
     mean_and_std: tuple[float, float]
     in_memory = True
+    uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws = generator(seed, *map(ord, split or ""))
+        draws = make_generator(seed, *map(ord, split or ""))
         self.images, self.targets = make_shapes(COUNTS.get(split or "", 0), draws)
         if split == "train":
             self.mean_and_std = transforms.pixel_statistics(self.images)

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 COUNTS = {"train": 6000, "validation": 500, "test": 1000}
 
@@ -26,9 +26,10 @@ class Views(BaseDataset):
     title = "views of shapes"
     classes = ("circle", "square", "cross", "diamond")
     in_memory = True
+    uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws, count = generator(seed, *map(ord, split or "")), COUNTS.get(split or "", 0)
+        draws, count = make_generator(seed, *map(ord, split or "")), COUNTS.get(split or "", 0)
         self.targets = torch.randint(4, (count,), generator=draws)
         left, top, size = torch.rand(3, count, 1, 1, generator=draws)
         y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 COUNTS = {"train": 50_000, "validation": 1000, "test": 1000}
 ANGLES = torch.arange(8) * math.tau / 8
@@ -26,9 +26,10 @@ class Ring(BaseDataset):
 
     title = "ring of points"
     in_memory = True
+    uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws, count = generator(seed, *map(ord, split or "")), COUNTS.get(split or "", 0)
+        draws, count = make_generator(seed, *map(ord, split or "")), COUNTS.get(split or "", 0)
         centres = PLACES[torch.randint(8, (count,), generator=draws)]
         self.points = centres + SPREAD * torch.randn(count, 2, generator=draws)
 

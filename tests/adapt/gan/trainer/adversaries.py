@@ -12,7 +12,7 @@ from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
 from data_loader.ring import PLACES, SPREAD
 from metrics.classification import Metrics
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 
 class Adversaries(BaseTrainer):
@@ -42,7 +42,7 @@ class Adversaries(BaseTrainer):
             self.meter.add(scalars)
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
-        noise = torch.randn(1000, 2, generator=generator(0)).to(self.device)
+        noise = torch.randn(1000, 2, generator=make_generator(0)).to(self.device)
         self.metrics.update(value=nearest(model(noise)))
 
     def configure_metrics(self) -> Metrics:

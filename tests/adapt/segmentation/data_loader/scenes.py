@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from logger.figures import Figure, image_grid
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 COUNTS = {"train": 2000, "validation": 300, "test": 500}
 
@@ -25,9 +25,10 @@ class Scenes(BaseDataset):
     title = "scenes"
     classes = ("background", "circle", "square")
     in_memory = True
+    uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws = generator(seed, *map(ord, split or ""))
+        draws = make_generator(seed, *map(ord, split or ""))
         self.images, self.masks = make_scenes(COUNTS.get(split or "", 0), draws)
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from utils.randomness import generator
+from utils.randomness import make_generator
 
 COUNTS = {"train": 4000, "validation": 500, "test": 1000}
 SHORTEST, LONGEST = 4, 15
@@ -26,9 +26,10 @@ class Pairs(BaseDataset):
     title = "pairs of digits"
     classes = ("without", "with a pair")
     in_memory = True
+    uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws, count = generator(seed, *map(ord, split or "")), COUNTS.get(split or "", 0)
+        draws, count = make_generator(seed, *map(ord, split or "")), COUNTS.get(split or "", 0)
         digits = torch.randint(1, 10, (count, LONGEST), generator=draws)
         self.lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=draws)
         first = (torch.rand(count, generator=draws) * (self.lengths - 1)).long()

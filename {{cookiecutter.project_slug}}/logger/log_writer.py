@@ -1,0 +1,47 @@
+"""The interface of what shows the log of a run: TensorBoard, and trackers such as MLflow."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from logger.figures import Figure
+
+
+class LogEntry(NamedTuple):
+    """Values that were logged at one step."""
+
+    timestamp: float  # in seconds since 1970
+    split: str
+    epoch: int
+    step: int
+    values: Mapping[str, float]
+
+
+class LogWriter(ABC):
+    """Receives the log of a run.
+
+    Attributes:
+        description: what a warning calls it.
+        failures: exceptions after which the log continues without it.
+    """
+
+    description = "the tracker"
+    failures: tuple[type[Exception], ...] = (OSError,)
+
+    @abstractmethod
+    def scalars(self, entries: Sequence[LogEntry]) -> None:
+        """Writes the values of one or more entries."""
+
+    @abstractmethod
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        """Writes a figure."""
+
+    def add_results(self, results: Mapping[str, float]) -> None:
+        """Writes the final results of a run that has finished."""
+
+    def flush(self) -> None:
+        """Makes everything durable that was written so far."""
+
+    @abstractmethod
+    def close(self, state: str) -> None:
+        """Ends the log of a run that is ``finished``, ``stopped`` or ``failed``."""

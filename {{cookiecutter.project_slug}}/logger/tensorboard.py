@@ -1,0 +1,70 @@
+"""TensorBoard files in the run folder."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from config.loading import flatten
+from config.schema import Settings
+from logger.figures import Figure
+from logger.log_writer import LogEntry, LogWriter
+
+
+class TensorBoard(LogWriter):
+    """Writes the log of a run for TensorBoard.
+
+    Args:
+        folder: the run folder.
+        settings: all settings of the run.
+        title: the name of the data.
+        step: the step at which training starts; entries of later steps are hidden.
+    """
+
+    description = "TensorBoard"
+
+    def __init__(self, folder: Path, settings: Settings, title: str, step: int) -> None:
+        self.settings = settings
+        self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        self.writer.add_text("data", title, step)
+        self._previous_hook = threading.excepthook
+        threading.excepthook = _ignore_failing_disk
+
+    def scalars(self, entries: Sequence[LogEntry]) -> None:
+        """Writes one event for each entry, which takes less time than one for each value."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for entry in entries:
+            summary = Summary()
+            for name, value in entry.values.items():
+                summary.value.add(tag=f"{entry.split}/{name}", simple_value=value)
+            self.writer.file_writer.add_summary(summary, entry.step, entry.timestamp)
+
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        """Writes a figure as an image."""
+        self.writer.add_figure(name, figure, step)
+
+    def add_results(self, results: Mapping[str, float]) -> None:
+        """Adds the settings and the final results to TensorBoard's table of runs."""
+        settings = {}
+        for name, value in flatten(self.settings.model_dump(mode="json")).items():
+            is_supported = isinstance(value, bool | int | float)
+            settings[name] = value if is_supported else str(value)
+        final_results = {f"final/{name}": value for name, value in results.items()}
+        self.writer.add_hparams(settings, final_results, None, ".")
+
+    def flush(self) -> None:
+        """Writes everything to the disk."""
+        self.writer.flush()
+
+    def close(self, state: str) -> None:
+        """Ends the files; `state` is for trackers."""
+        threading.excepthook = self._previous_hook
+        self.writer.close()
+
+
+def _ignore_failing_disk(problem: threading.ExceptHookArgs) -> None:
+    """Prints no traceback if TensorBoard's thread cannot write: the next call reports it."""
+    if not isinstance(problem.exc_value, OSError):
+        threading.__excepthook__(problem)

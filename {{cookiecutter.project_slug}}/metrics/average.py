@@ -1,0 +1,77 @@
+"""Weighted means of scalars that stay on the device until they are read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class WeightedMeans:
+    """Means of named scalars, each with its own total weight.
+
+    A name may be missing in some of the updates. Nothing waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, float] = {}
+
+    def add(self, values: Mapping[str, Tensor], weight: float) -> None:
+        """Adds a scalar tensor for each name; values without weight, such as NaN, are ignored."""
+        if weight == 0:
+            return
+        for name, value in values.items():
+            self.add_sum(name, value.detach() * weight, weight)
+
+    def add_sum(self, name: str, weighted_sum: Tensor, weight: float) -> None:
+        """Adds values that are already multiplied by their weights, of this total weight."""
+        if name in self.sums:
+            self.sums[name] = self.sums[name] + weighted_sum
+            self.weights[name] += weight
+        else:
+            self.sums[name] = weighted_sum
+            self.weights[name] = weight
+
+    def compute(self) -> dict[str, Tensor]:
+        """The means, as tensors on the device of the values."""
+        return {name: total / self.weights[name] for name, total in self.sums.items()}
+
+    def reset(self) -> None:
+        """Forgets all values."""
+        self.sums = {}
+        self.weights = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums, on the CPU, and weights."""
+        sums = {name: total.cpu() for name, total in self.sums.items()}
+        return {"sums": sums, "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replaces all values by those of a saved state."""
+        self.reset()
+        self.add_state(state)
+
+    def add_state(self, state: Mapping[str, Any]) -> None:
+        """Adds the values of a saved state."""
+        for name, total in state["sums"].items():
+            self.add_sum(name, total, state["weights"][name])
+
+
+def mean_over_batches(
+    outputs: Sequence[Mapping[str, Tensor]], samples: Sequence[int]
+) -> dict[str, Tensor]:
+    """Means of the scalars of several batches, weighted by their numbers of samples.
+
+    Args:
+        outputs: scalars by name, for each batch.
+        samples: the number of samples of each batch.
+    """
+    if len(outputs) == 1:
+        return {name: value.detach() for name, value in outputs[0].items()}
+    means = WeightedMeans()
+    for batch_outputs, count in zip(outputs, samples, strict=True):
+        means.add(batch_outputs, count)
+    if not means.sums:  # this process has no samples in this step
+        return {name: torch.full_like(value, torch.nan) for name, value in outputs[0].items()}
+    return means.compute()

@@ -1,0 +1,44 @@
+"""Agreement of all processes on the step at which a signal stops them."""
+
+from typing import Any
+
+import torch
+
+from utils.ranks import world_size
+
+
+class StopFlag:
+    """An all-reduce of the signal number, one step behind, so that no process waits for it.
+
+    With a single process, a signal takes effect at once.
+    """
+
+    def __init__(self) -> None:
+        self._pending: Any = None
+        self._signal = torch.zeros(1, dtype=torch.int64)
+
+    def __enter__(self) -> "StopFlag":
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        # After an error, the other processes may not take part in the exchange any more.
+        if self._pending is not None and error_type is None:
+            self._pending.wait()
+
+    def exchange(self, received_signal: int) -> int:
+        """Sends this process's signal; returns the largest that any process sent a step ago.
+
+        Args:
+            received_signal: the number of the signal, or 0.
+        """
+        if world_size() == 1:
+            return received_signal
+        agreed_signal = 0
+        if self._pending is not None:
+            self._pending.wait()
+            agreed_signal = int(self._signal)
+        self._signal = torch.tensor([received_signal])
+        self._pending = torch.distributed.all_reduce(
+            self._signal, torch.distributed.ReduceOp.MAX, async_op=True
+        )
+        return agreed_signal
