@@ -30,8 +30,8 @@ sys.path.insert(0, str(PAYLOAD))
 
 from base.base_dataset import BaseDataset  # noqa: E402
 from base.batch_loader import BatchLoader  # noqa: E402
-from data_loader import transforms  # noqa: E402
 from data_loader.fashion_mnist import FashionMNIST  # noqa: E402
+from data_loader.image_files import read_image  # noqa: E402
 from model.networks import MLP  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
@@ -83,7 +83,7 @@ class Files(BaseDataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"input": transforms.read_image(self.files[index], 28)}
+        return {"input": read_image(self.files[index], 28)}
 
 
 def seconds(batches: Callable[[], Iterable[Any]]) -> float:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ def train(
         changes = check_changes(state, settings, dataset, force)
         model = builders.build_model(settings, dataset)  # the trainer loads the weights
 
-    opened = nullcontext(Path())
+    opened: AbstractContextManager[Path] = nullcontext(Path())
     if is_main_process():
         opened = run_folder.open_run(settings.name, folder, resumed=state is not None)
     with opened as run:

@@ -1,4 +1,4 @@
-"""Your data: replace the points made here with what you read from `root`."""
+"""Your data set: replace the points that it makes by samples that you read from `root`."""
 
 from pathlib import Path
 
@@ -8,16 +8,17 @@ from base.base_dataset import BaseDataset, Sample
 from utils.errors import UserError
 from utils.randomness import make_generator
 
-COUNTS = {"train": 2000, "validation": 500, "test": 500}
+SAMPLES = {"train": 2000, "validation": 500, "test": 500}
+RADIUS = 0.8
 
 
 class MyDataset(BaseDataset):
-    """Points, float32, shape (2,), and whether they lie inside a circle or outside, int64.
+    """Points, float32, shape (2,), and whether they are inside a circle (1) or not (0), int64.
 
     Args:
-        root: the folder of the data, the setting `data.root`; not used yet.
+        root: folder of the data, the setting `data.root`; not used yet.
         split: train, validation, test, or None for no samples.
-        seed: what the points are drawn from.
+        seed: random seed of the points.
     """
 
     title = "my data"
@@ -26,9 +27,11 @@ class MyDataset(BaseDataset):
     uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws = make_generator(seed, *map(ord, split or ""))
-        self.points = 2 * torch.rand(COUNTS.get(split or "", 0), 2, generator=draws) - 1
-        self.targets = (self.points.norm(dim=1) < 0.8).long()
+        name = split or ""
+        count = SAMPLES.get(name, 0)
+        rng = make_generator(seed, *name.encode())  # different points in each split
+        self.points = 2 * torch.rand(count, 2, generator=rng) - 1
+        self.targets = (self.points.norm(dim=1) < RADIUS).long()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -37,9 +40,9 @@ class MyDataset(BaseDataset):
         return {"input": self.points[index], "target": self.targets[index]}
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """An argument of `predict.py`, two numbers with a comma between them."""
+        """Reads an argument of `predict.py`: two numbers with a comma between them."""
         try:
             x, y = map(float, source.split(","))
         except ValueError:
-            raise UserError(f"{source}: these are not two numbers, such as 0.5,1") from None
+            raise UserError(f"{source}: not two numbers; write them as in 0.5,1") from None
         return [(source, {"input": torch.tensor([x, y])})]

@@ -1,42 +1,33 @@
-"""Pairs of numbers from a CSV file, between which there is a relation to be found."""
+"""A data set of points from a CSV file, for regression."""
 
 from pathlib import Path
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from data_loader.tables import (
-    divide,
-    hash_of,
-    mean_and_std,
-    parse_number,
-    read_data,
-    read_numbers,
-    read_rows,
-    write_rows,
-)
+from data_loader.columns import mean_and_std, parse_number, read_numbers
+from data_loader.example_points import EXAMPLES
+from data_loader.splits import split_rows
+from data_loader.tables import file_hash, read_data, read_rows
 from logger.figures import Figure
 from metrics.regression import curve_figure
 from utils.errors import UserError
-from utils.randomness import make_generator
-
-POINTS, NOISE = 1200, 0.2  # how many of them the examples have, and its standard deviation
 
 
 class Points(BaseDataset):
-    """Points (x, y): both float32, shape (1,).
+    """Points (x, y): x is a sample's input and y its target, both float32, shape (1,).
 
     Args:
         root: folder of the data.
         split: train, validation, test, or None for no points.
-        seed: what the choice of the validation points is drawn from.
-        file: CSV file in that folder; the examples' are made if they are not there.
-        x: Its column of inputs.
-        y: Its column of targets.
+        seed: random seed that selects the validation points.
+        file: CSV file in that folder. The examples' files are created if they do not exist.
+        x: Column of the inputs.
+        y: Column of the targets.
 
     Raises:
-        UserError: if there is no such file, or a cell is no number.
+        UserError: if the file, one of its columns or a cell cannot be used.
     """
 
     fitted = ("x_mean_and_std", "target_mean_and_std")
@@ -55,15 +46,21 @@ class Points(BaseDataset):
         x: str = "x",
         y: str = "y",
     ) -> None:
-        self.title, self.axes = Path(file).stem, (x, y)
-        self.x = self.y = torch.empty(0, 1)
-        if split:
-            rows = read_data(root / file, (x, y), EXAMPLES.get(file))
-            self.source = hash_of(root / file)
-            self.x, self.y = read_numbers(rows, x).float(), read_numbers(rows, y).float()
-            chosen = divide(self.y[:, 0], split, seed)
-            self.x, self.y = self.x[chosen], self.y[chosen]
-        if split == "train":  # other splits are given what is learned here
+        self.title = Path(file).stem
+        self.axes = (x, y)
+        self.x = torch.empty(0, 1)
+        self.y = torch.empty(0, 1)
+        if split is None:
+            return
+        path = root / file
+        rows = read_data(path, (x, y), EXAMPLES.get(file))
+        self.source = file_hash(path)
+        all_x = read_numbers(rows, x).float()
+        all_y = read_numbers(rows, y).float()
+        indices = split_rows(all_y[:, 0], split, seed)
+        self.x = all_x[indices]
+        self.y = all_y[indices]
+        if split == "train":  # other splits get the statistics from `load_state_dict`
             self.x_mean_and_std = mean_and_std(self.x)
             self.target_mean_and_std = mean_and_std(self.y)
 
@@ -77,38 +74,21 @@ class Points(BaseDataset):
         return {"input": self.x[indices], "target": self.y[indices]}
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Of a number, or of a CSV file with a column of them."""
-        if (value := parse_number(source)) is not None and source.strip():
-            return [(source, {"input": torch.tensor([value])})]
+        """Reads a number, or the column `x` of a CSV file; see the base class."""
+        number = parse_number(source)
+        if number is not None and source.strip():
+            return [(source, {"input": torch.tensor([number])})]
         if not Path(source).is_file():
-            raise UserError(f"{source!r} is neither a number that float32 holds nor a file")
-        numbers = read_numbers(read_rows(Path(source), self.axes[:1]), self.axes[0])
-        return [(f"{value.item():.6g}", {"input": value.float()}) for value in numbers]
+            raise UserError(
+                f"{source!r} is neither a number within the range of float32 nor an existing file; "
+                "give one of them"
+            )
+        column, _ = self.axes
+        numbers = read_numbers(read_rows(Path(source), [column]), column)
+        samples: list[tuple[str, Sample]] = []
+        for x in numbers:
+            samples.append((f"{x.item():.6g}", {"input": x.float()}))
+        return samples
 
     def draw(self, batch: Batch, heading: str, titles: object = ()) -> Figure:
         return curve_figure(batch["input"], batch["target"], heading, self.axes)
-
-
-def make_line(file: Path) -> None:
-    """Points around y = 2x + 3."""
-    x, noise = _draw(make_generator(1), 5.0)
-    _write(file, x, 2 * x + 3 + noise)
-
-
-def make_sine(file: Path) -> None:
-    """Points around a wave of the sine, for x from -π to π."""
-    x, noise = _draw(make_generator(2), torch.pi)
-    _write(file, x, x.sin() + noise)
-
-
-def _draw(draws: Generator, reach: float) -> tuple[Tensor, Tensor]:
-    x = (2 * torch.rand(POINTS, generator=draws) - 1) * reach
-    return x, NOISE * torch.randn(POINTS, generator=draws)
-
-
-def _write(file: Path, x: Tensor, y: Tensor) -> None:
-    pairs = zip(x.tolist(), y.tolist(), strict=True)
-    write_rows(file, [("x", "y"), *((f"{a:.4f}", f"{b:.4f}") for a, b in pairs)])
-
-
-EXAMPLES = {"regression/line.csv": make_line, "regression/sine.csv": make_sine}

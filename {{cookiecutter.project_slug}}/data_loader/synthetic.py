@@ -1,4 +1,4 @@
-"""Ten classes of striped images made in code, for demos and tests without a network."""
+"""A data set of striped images, made in code for demos and tests without a network."""
 
 import math
 from pathlib import Path
@@ -8,39 +8,53 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
+from data_loader.image_files import read_image
+from data_loader.splits import split_indices
 from utils.randomness import make_generator
 
-TRAINING, VALIDATION, TEST = 10_000, 1_000, 2_000  # images; validation is a part of training
-TILT = 0.25  # spread of the stripes' angle, as a share of the angle between two classes
+# Numbers of images. The validation images are some of the training images.
+TRAINING = 10_000
+VALIDATION = 1_000
+TEST = 2_000
+CLASSES = 10
+SIZE = 28  # pixels, height and width of an image
+ANGLE_STD = 0.25  # standard deviation within a class, where neighbouring classes differ by 1
 
 
 class Synthetic(BaseDataset):
     """Noisy stripes whose class is their angle: uint8, shape (1, 28, 28), and int64.
 
-    Phase, width and contrast of the stripes are random, so no pixel alone tells anything; the
-    angles of neighbouring classes overlap, so about one image in twenty cannot be told for sure.
+    Phase, width and contrast of the stripes are random, so no single pixel predicts the class. The
+    angles of neighbouring classes overlap, so about one image in twenty is ambiguous.
 
     Args:
         root: not used, as nothing is read.
         split: train, validation (a part of the training images), test, or None for no images.
-        seed: what the choice of the validation images is drawn from; the images do not depend
-            on it.
+        seed: random seed that selects the validation images. The images do not depend on it.
     """
 
     title = "synthetic data"
-    classes = [f"synthetic {18 * k} degrees" for k in range(10)]  # noqa: RUF012
-    fitted = ("mean_and_std",)  # of the training pixels, as shares of 255
+    classes = [f"synthetic {180 * k // CLASSES} degrees" for k in range(CLASSES)]  # noqa: RUF012
+    fitted = ("mean_and_std",)  # of training pixels scaled to [0, 1]
     mean_and_std: tuple[float, float]
     in_memory = True
     uses_global_rng = False
     device_tensors = ("images", "targets")
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        count = {None: 0, "test": TEST}.get(split, TRAINING)
-        self.images, self.targets = make_stripes(count, draws=make_generator(split == "test"))
-        chosen = transforms.split_indices(self.targets, split or "test", VALIDATION, seed)
-        self.images, self.targets = self.images[chosen], self.targets[chosen]
-        if split == "train":  # other splits are given what is learned here
+        if split is None:
+            count = 0
+        elif split == "test":
+            count = TEST
+        else:
+            count = TRAINING
+        test_key = int(split == "test")  # other images than those of training
+        images, targets = make_stripes(count, make_generator(test_key))
+        # Without a split there are no images, and "test" selects all of them.
+        indices = split_indices(targets, split or "test", VALIDATION, seed)
+        self.images = images[indices]
+        self.targets = targets[indices]
+        if split == "train":  # other splits get the statistics from `load_state_dict`
             self.mean_and_std = transforms.pixel_statistics(self.images)
 
     def __len__(self) -> int:
@@ -52,24 +66,30 @@ class Synthetic(BaseDataset):
     def __getitems__(self, indices: Tensor) -> Batch:
         return {"input": self.images[indices], "target": self.targets[indices]}
 
-    def transform(self, batch: Batch, generator: Generator | None) -> Batch:
+    def transform(self, batch: Batch, rng: Generator | None) -> Batch:
         images = batch["input"]
-        if generator is not None:  # not mirrored, as that would be another class
-            images = transforms.augment(images, shift=1, flip=False, generator=generator)
+        if rng is not None:
+            # Not flipped: the mirror image belongs to another class.
+            images = transforms.random_crop(images, padding=1, rng=rng)
         return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        return [(source, {"input": transforms.read_image(Path(source), 28)})]
+        """Reads an image file; see the base class."""
+        return [(source, {"input": read_image(Path(source), SIZE)})]
 
 
-def make_stripes(count: int, draws: Generator) -> tuple[Tensor, Tensor]:
-    """Images, uint8, shape (N, 1, 28, 28), and classes, int64, shape (N,)."""
-    targets = torch.randint(10, (count,), generator=draws)
-    angle = (targets + TILT * torch.randn(count, generator=draws)) * math.pi / 10
-    width, phase, contrast = torch.rand(3, count, 1, 1, generator=draws)
-    y, x = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
-    along = x * angle.cos().reshape(-1, 1, 1) + y * angle.sin().reshape(-1, 1, 1)  # in pixels
-    waves = (math.tau * ((2 + 2 * width) / 28 * along + phase)).sin()
-    noise = 0.2 * torch.randn(waves.shape, generator=draws)
-    images = (0.5 + (0.2 + 0.3 * contrast) * waves + noise).clamp(0, 1) * 255
-    return images.byte().unsqueeze(1), targets
+def make_stripes(count: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Makes images, uint8, shape (N, 1, 28, 28), and their classes, int64, shape (N,)."""
+    targets = torch.randint(CLASSES, (count,), generator=rng)
+    positions = targets + ANGLE_STD * torch.randn(count, generator=rng)
+    angle = (positions * math.pi / CLASSES).reshape(-1, 1, 1)
+    width, phase, contrast = torch.rand(3, count, 1, 1, generator=rng)
+
+    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    distance = x * angle.cos() + y * angle.sin()  # in pixels, across the stripes
+    frequency = (2 + 2 * width) / SIZE  # stripes per pixel
+    waves = (math.tau * (frequency * distance + phase)).sin()
+    noise = 0.2 * torch.randn(waves.shape, generator=rng)
+    brightness = 0.5 + (0.2 + 0.3 * contrast) * waves + noise
+    images = (brightness.clamp(0, 1) * 255).byte()
+    return images.unsqueeze(1), targets

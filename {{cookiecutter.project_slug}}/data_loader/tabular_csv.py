@@ -1,60 +1,56 @@
-"""Tables of numbers and categories with gaps, from a CSV file."""
+"""A data set of the rows of a CSV file."""
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from data_loader.tables import (
-    Row,
-    class_indices,
-    divide,
-    hash_of,
-    mean_and_std,
-    parse_number,
-    read_data,
-    read_numbers,
-    read_rows,
-    write_rows,
-)
+from data_loader.columns import class_indices, mean_and_std, parse_number, read_numbers
+from data_loader.example_apartments import EXAMPLES
+from data_loader.splits import split_rows
+from data_loader.tables import Row, file_hash, read_data, read_rows
 from utils.errors import UserError
-from utils.randomness import make_generator
 
-ROWS = 3000  # in the example
-CATEGORIES = 100  # that a column may have; more of them are names or numbers
-LIKE_A_NUMBER = re.compile(r"\W*\d[\d.,' ]*\W*")  # 1,5 or 12 % or $3
+MAX_CATEGORIES = 100  # per column; a column with more of them holds names or numbers
+MIN_VALUES_OF_NUMBERS = 4  # different texts in a column that can be mistyped numbers
+NUMBER_LIKE = re.compile(r"\W*\d[\d.,' ]*\W*")  # such as 1,5 or 12 % or $3
 
 
 class TabularCSV(BaseDataset):
-    """Rows as float32, shape (F,), and a class (int64) or a number (float32, shape (1,)).
+    """Rows of a table with numbers, categories and missing values.
 
-    A column whose cells are numbers or empty in all training rows gives one value, of mean 0 and
-    standard deviation 1 (an empty cell 0), and if there are gaps another one that marks them. Any
-    other column gives one value for each category, 1 or 0; empty is a category of its own, and
-    one that the training rows do not have gives zeros. A column without a name is left out.
+    A sample's input is float32, shape (F,). Its target is a class (int64) or a number (float32,
+    shape (1,)).
+
+    A column is numeric if all its cells in the training rows are numbers or empty. It is
+    standardized, and an empty cell becomes 0. If training rows have empty cells, a second feature
+    is 1 for these and 0 for others. Any other column is one-hot encoded. An empty cell is a
+    category of its own; a category that is not in the training rows is encoded as zeros. A column
+    without a name is ignored.
 
     Args:
         root: folder of the data.
         split: train, validation, test, or None for no rows.
-        seed: what the choice of the validation rows is drawn from.
-        file: CSV file in that folder; the example's is made if it is not there.
+        seed: random seed that selects the validation rows.
+        file: CSV file in that folder. The example's file is created if it does not exist.
         target: Column to predict.
-        predict: What that holds, classes or numbers (for trainer.name=regressor.Regressor).
-        ignore: Columns that are left out.
-        stratify: Whether each split has the shares of classes or values, or what chance gives it.
-        missing: Cells that count as empty.
+        predict: Kind of the target: a class, or a number (with trainer.name=regressor.Regressor).
+        ignore: Columns that are not used.
+        stratify: Whether all splits have the same distribution of targets.
+        missing: Texts of cells that count as empty.
 
     Raises:
-        UserError: naming file, column and row, if a cell does not fit.
+        UserError: if the file, one of its columns or a cell cannot be used.
     """
 
     fitted = ("numbers", "categories", "target_mean_and_std")
-    numbers: dict[str, tuple[float, float, bool]]  # mean, standard deviation, whether with gaps
+    numbers: dict[str, tuple[float, float, bool]]  # mean, standard deviation, any cell missing
     categories: dict[str, list[str]]
     target_mean_and_std: tuple[float, float]
     in_memory = True
@@ -73,26 +69,30 @@ class TabularCSV(BaseDataset):
         stratify: bool = True,
         missing: tuple[str, ...] = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "-", "?"),
     ) -> None:
-        self.title, self.rows, self.missing = Path(file).stem, list[Row](), missing
-        self.features = self.targets = torch.empty(0)
+        self.title = Path(file).stem
+        self.missing = missing
+        self.rows: list[Row] = []
+        self.features = torch.empty(0)
+        self.targets = torch.empty(0)
         if split is None:
             return
-        rows = self._fill(read_data(root / file, [target], EXAMPLES.get(file)))
-        self.source = hash_of(root / file)
-        for column in ignore:
-            if column not in rows[0]:
-                text = f"data.ignore: {file} has no column {column!r}, but {', '.join(rows[0])}; "
-                raise UserError(f"{text}data.ignore=[] leaves none out")
+        path = root / file
+        rows = self._with_empty_cells(read_data(path, [target], EXAMPLES.get(file)))
+        self.source = file_hash(path)
+        _check_ignored(file, ignore, list(rows[0]))
+
         if predict == "class":
             self.classes, targets = class_indices(rows, target)
         else:
             targets = read_numbers(rows, target).float()
-        chosen = divide(targets.reshape(-1), split, seed, self.classes, stratify)
-        unused = {target, *ignore, ""}
-        self.rows = [{k: v for k, v in rows[i].items() if k not in unused} for i in chosen.tolist()]
-        self.targets = targets[chosen]
-        if split == "train":  # other splits are given what is learned here
-            self._learn()
+        indices = split_rows(targets.reshape(-1), split, seed, self.classes, stratify)
+        self.targets = targets[indices]
+        unused = {target, "", *ignore}
+        used = [column for column in rows[0] if column not in unused]
+        for index in indices.tolist():
+            self.rows.append({column: rows[index][column] for column in used})
+        if split == "train":  # other splits get the fitted statistics from `load_state_dict`
+            self._fit()
             self.features = self._encode(self.rows)
 
     def __len__(self) -> int:
@@ -104,93 +104,146 @@ class TabularCSV(BaseDataset):
     def __getitems__(self, indices: Tensor) -> Batch:
         return {"input": self.features[indices], "target": self.targets[indices]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        for column in (*self.numbers, *self.categories):
-            if self.rows and column not in self.rows[0]:
-                text = f"{self.title}: the model was trained with a column {column!r}, which is "
-                raise UserError(f"{text}missing or left out here; there are {[*self.rows[0]]}")
+        if self.rows:
+            self._check_columns()
         self.features = self._encode(self.rows)
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Of the rows of a CSV file."""
-        rows = self._fill(read_rows(Path(source), [*self.numbers, *self.categories]))
-        features = self._encode(rows)
-        return [(f"{source} row {k}", {"input": row}) for k, row in enumerate(features, 1)]
+        """Reads the rows of a CSV file; see the base class."""
+        rows = read_rows(Path(source), [*self.numbers, *self.categories])
+        features = self._encode(self._with_empty_cells(rows))
+        samples: list[tuple[str, Sample]] = []
+        for number, row in enumerate(features, 1):
+            samples.append((f"{source} row {number}", {"input": row}))
+        return samples
 
     def table(self, batch: Batch) -> list[list[str]]:
-        names = [
-            name
-            for column, (_, _, gaps) in self.numbers.items()
-            for name in [column, f"{column} missing"][: 1 + gaps]
-        ]
-        names += [f"{column}={name}" for column, found in self.categories.items() for name in found]
-        cells = [[f"{value:.3g}" for value in row] for row in batch["input"].tolist()]
+        lines = [[*self._feature_names(), "target"]]
         targets = batch["target"].reshape(-1).tolist()
-        texts = [self.classes[value] if self.classes else f"{value:.6g}" for value in targets]
-        return [[*names, "target"], *([*row, text] for row, text in zip(cells, texts, strict=True))]
+        for features, target in zip(batch["input"].tolist(), targets, strict=True):
+            cells = [f"{value:.3g}" for value in features]
+            if self.classes:
+                cells.append(self.classes[target])
+            else:
+                cells.append(f"{target:.6g}")
+            lines.append(cells)
+        return lines
 
-    def _learn(self) -> None:
-        """Tells numbers from categories; notes means and spreads, and the categories' names."""
-        self.numbers, self.categories, self.target_mean_and_std = {}, {}, (0.0, 1.0)
+    def _with_empty_cells(self, rows: Sequence[Row]) -> list[Row]:
+        """Empties the cells whose text means that the value is missing."""
+        missing = set(self.missing)
+        filled: list[Row] = []
+        for row in rows:
+            filled.append({k: "" if cell in missing else cell for k, cell in row.items()})
+        return filled
+
+    def _fit(self) -> None:
+        """Finds out which columns are numeric, their statistics, and the categories of others."""
+        self.numbers = {}
+        self.categories = {}
+        self.target_mean_and_std = (0.0, 1.0)
         if not self.classes:
             self.target_mean_and_std = mean_and_std(self.targets)
         for column in self.rows[0]:
             cells = [row[column] for row in self.rows]
-            values = [parse_number(cell) for cell in cells]
-            filled = [value for value in values if value is not None and not math.isnan(value)]
-            if filled and None not in values:
-                known = mean_and_std(torch.tensor(filled, dtype=torch.float64))
-                self.numbers[column] = *known, len(filled) < len(cells)
-                continue
-            likely = [cell for cell in cells if LIKE_A_NUMBER.fullmatch(cell)]
-            if len({*likely}) > len({*cells}) / 2 and len({*cells}) > 3:
-                odd = cells[values.index(None)]
-                text = f"column {column!r}: {odd!r} is no number, but most of it looks so; "
-                raise UserError(f"{text}mend it, or use data.missing or data.ignore")
-            self.categories[column] = sorted(set(cells))
-            if (count := len(self.categories[column])) > CATEGORIES:
-                text = f"has {count} different texts, such as {cells[0]!r}; if it says nothing, "
-                raise UserError(f"column {column!r} {text}name it in data.ignore")
+            statistics = _fit_numbers(cells)
+            if statistics is not None:
+                self.numbers[column] = statistics
+            else:
+                self.categories[column] = _fit_categories(cells, column)
 
-    def _fill(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows, where cells that count as empty are so."""
-        empty = {*self.missing}
-        return [{k: "" if v in empty else v for k, v in row.items()} for row in rows]
+    def _check_columns(self) -> None:
+        """Raises a UserError if the rows lack a column that the model was trained with."""
+        columns = list(self.rows[0])
+        for column in (*self.numbers, *self.categories):
+            if column not in columns:
+                raise UserError(
+                    f"{self.title}: no column {column!r}, which the model was trained with; the "
+                    f"columns are {', '.join(columns)}; add it, or remove it from data.ignore"
+                )
 
     def _encode(self, rows: Sequence[Row]) -> Tensor:
-        """What the model gets for rows: float32, shape (N, F)."""
-        features = []
-        for column, (mean, spread, gaps) in self.numbers.items():
-            values = read_numbers(rows, column, gaps=True)[:, 0]
-            features.append(((values - mean) / spread).nan_to_num().float())
-            features += [values.isnan().float()] * gaps
-        for column, names in self.categories.items():
-            cells = [row[column] for row in rows]
-            features += [torch.tensor([float(cell == name) for cell in cells]) for name in names]
+        """Converts rows to the model's inputs, float32, shape (N, F)."""
+        features: list[Tensor] = []
+        for column, (mean, std, has_missing) in self.numbers.items():
+            values = read_numbers(rows, column, allow_missing=True)
+            standardized = (values - mean) / std
+            features.append(standardized.nan_to_num().float())
+            if has_missing:
+                features.append(values.isnan().float())
+        for column, categories in self.categories.items():
+            features.append(_one_hot(rows, column, categories))
         if not features:
-            raise UserError("there are no columns left to predict from")
-        return torch.stack(features, dim=1)
+            raise UserError("no columns are left to predict from; name fewer in data.ignore")
+        return torch.cat(features, dim=1)
+
+    def _feature_names(self) -> list[str]:
+        """Returns the name of each feature."""
+        names: list[str] = []
+        for column, (_, _, has_missing) in self.numbers.items():
+            names.append(column)
+            if has_missing:
+                names.append(f"{column} missing")
+        for column, categories in self.categories.items():
+            names += [f"{column}={category}" for category in categories]
+        return names
 
 
-def make_apartments(file: Path) -> None:
-    """Flats for rent, of which year and heating are not always known."""
-    draws = make_generator(3)
-    uniform = torch.rand(ROWS, 8, generator=draws).tolist()
-    noise = (60 * torch.randn(ROWS, generator=draws)).tolist()
-    districts = ["Centre", "Harbour", "Hill", "North", "Park"]
-    heatings = ["gas", "heat pump", "oil"]
-    header = "area_m2 rooms floor year district heating rent level"
-    rows: list[Sequence[object]] = [header.split()]
-    for (a, b, c, d, e, f, g, h), error in zip(uniform, noise, strict=True):
-        area, floor, year = 20 + 110 * a * (0.5 + b / 2), int(9 * c), int(1900 + 121 * d)
-        district, heating = int(5 * e), int(3 * f)
-        rent = 150 + area * (11 - 1.2 * district) + 8 * floor + (year - 1950) + 40 * (heating == 1)
-        rent = max(round(rent + error), 100)
-        level = "low" if rent < 550 else "middle" if rent < 850 else "high"
-        known = "" if g < 0.08 else year, districts[district], "" if h < 0.05 else heatings[heating]
-        rows.append((f"{area:.1f}", 1 + int(area / 28 + b / 2), floor, *known, rent, level))
-    write_rows(file, rows)
+def _fit_numbers(cells: Sequence[str]) -> tuple[float, float, bool] | None:
+    """Returns mean, standard deviation and whether cells are empty; None if not numeric."""
+    numbers = []
+    for cell in cells:
+        number = parse_number(cell)
+        if number is None:
+            return None
+        if not math.isnan(number):
+            numbers.append(number)
+    if not numbers:
+        return None
+    mean, std = mean_and_std(torch.tensor(numbers, dtype=torch.float64))
+    has_missing = len(numbers) < len(cells)
+    return mean, std, has_missing
 
 
-EXAMPLES = {"tabular/apartments.csv": make_apartments}
+def _fit_categories(cells: Sequence[str], column: str) -> list[str]:
+    """Returns the categories in a column, sorted.
+
+    Raises:
+        UserError: if most of them look like numbers, or if there are too many.
+    """
+    categories = sorted(set(cells))
+    number_like = [text for text in categories if NUMBER_LIKE.fullmatch(text)]
+    if len(number_like) > len(categories) / 2 and len(categories) >= MIN_VALUES_OF_NUMBERS:
+        invalid = [cell for cell in cells if parse_number(cell) is None]
+        raise UserError(
+            f"column {column!r}: {invalid[0]!r} is not a number, but most cells look like numbers; "
+            "correct it, or add it to data.missing, or the column to data.ignore"
+        )
+    if len(categories) > MAX_CATEGORIES:
+        raise UserError(
+            f"column {column!r} has {len(categories)} different texts, such as {cells[0]!r}; at "
+            f"most {MAX_CATEGORIES} categories are allowed, so add the column to data.ignore"
+        )
+    return categories
+
+
+def _one_hot(rows: Sequence[Row], column: str, categories: Sequence[str]) -> Tensor:
+    """Encodes a column as float32, shape (N, categories); zeros for an unknown category."""
+    codes = {category: code for code, category in enumerate(categories)}
+    unknown = len(categories)
+    column_codes = [codes.get(row[column], unknown) for row in rows]
+    indices = torch.tensor(column_codes, dtype=torch.int64)
+    encoded = functional.one_hot(indices, len(categories) + 1)
+    return encoded[:, :unknown].float()
+
+
+def _check_ignored(file: str, ignored: Sequence[str], columns: Sequence[str]) -> None:
+    """Raises a UserError if data.ignore names a column that the file does not have."""
+    for column in ignored:
+        if column not in columns:
+            raise UserError(
+                f"data.ignore: {file} has no column {column!r}; the columns are "
+                f"{', '.join(columns)}; data.ignore=[] ignores none"
+            )

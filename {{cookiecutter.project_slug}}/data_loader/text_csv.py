@@ -1,8 +1,8 @@
-"""Sentences and their classes from a CSV file."""
+"""A data set of sentences from a CSV file."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,39 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from config.schema import Count
-from data_loader.tables import class_indices, divide, hash_of, read_data, write_rows
+from data_loader.columns import class_indices
+from data_loader.example_messages import EXAMPLES
+from data_loader.splits import split_rows
+from data_loader.tables import Row, file_hash, read_data
 from utils.errors import UserError
-from utils.randomness import make_generator
 
-MESSAGES = 3000  # in the example
-PADDING, UNKNOWN = 0, 1  # numbers of no word
-FILE = re.compile(r"\S+\.(txt|csv|tsv|md)")  # what is meant to be one
-WORD = re.compile(r"\w+|[^\w\s]")  # a word, a number or a sign
+# Indices in the vocabulary of what is not a known token.
+PADDING = 0
+UNKNOWN = 1
+MAX_PATH_CHARACTERS = 255  # a longer input is a sentence; as a path, it may raise an OSError
+FILE_NAME = re.compile(r"\S+\.(txt|csv|tsv|md)")
+TOKEN = re.compile(r"\w+|[^\w\s]")  # a word, a number or a punctuation mark
 
 
 class TextCSV(BaseDataset):
-    """Sentences as numbers of their words, int64, shape (length,), and a class, int64.
+    """Sentences and their classes.
 
-    The words are those of the training sentences, in small letters, the most frequent ones first;
-    0 stands behind the end of a sentence, 1 for a word that is not among them.
+    A sample's input is the sentence's token indices, int64, shape (length,); its target is a
+    class, int64. The vocabulary holds the tokens of the training sentences in lower case, the
+    most frequent ones first. Index 0 is padding, index 1 is an unknown token.
 
     Args:
         root: folder of the data.
         split: train, validation, test, or None for no sentences.
-        seed: what the choice of the validation sentences is drawn from.
-        file: CSV file in that folder; the example's is made if it is not there.
-        text: Its column of sentences.
-        target: Its column of classes.
-        length: Words of a sentence that are read, from its beginning.
-        words: Words that are known at most.
+        seed: random seed that selects the validation sentences.
+        file: CSV file in that folder. The example's file is created if it does not exist.
+        text: Column of the sentences.
+        target: Column of the classes.
+        length: Maximum number of tokens in a sentence; later ones are cut off.
+        words: Maximum number of tokens in the vocabulary.
 
     Raises:
-        UserError: if there is no such file, or it has no such columns.
+        UserError: if the file or one of its columns cannot be used.
     """
 
     fitted = ("vocabulary",)
@@ -57,101 +62,108 @@ class TextCSV(BaseDataset):
         length: Count = 32,
         words: Count = 10_000,
     ) -> None:
-        self.title, self.length = Path(file).stem, length
-        self.sentences, self.targets = list[str](), torch.empty(0)
-        self.numbers = torch.empty(0, length, dtype=torch.int64)
+        self.title = Path(file).stem
+        self.length = length
+        self.sentences: list[str] = []
+        self.tokens = torch.empty(0, length, dtype=torch.int64)
+        self.targets = torch.empty(0)
         if split is None:
             return
-        rows = read_data(root / file, (text, target), EXAMPLES.get(file))
-        self.source = hash_of(root / file)
+        path = root / file
+        rows = read_data(path, (text, target), EXAMPLES.get(file))
+        self.source = file_hash(path)
         self.classes, targets = class_indices(rows, target)
-        chosen = divide(targets, split, seed, self.classes)
-        for number, row in enumerate(rows, 1):
-            if not row[text]:
-                raise UserError(f"column {text!r}, row {number} below the header: no text is given")
-        self.targets, self.sentences = targets[chosen], [rows[k][text] for k in chosen.tolist()]
-        if split == "train":  # other splits are given what is learned here
-            counts = Counter(word for sentence in self.sentences for word in words_of(sentence))
-            self.vocabulary = ["", "<unknown>", *(word for word, _ in counts.most_common(words))]
-            self.numbers = self._encode(self.sentences)
+        indices = split_rows(targets, split, seed, self.classes)
+        _check_texts(rows, text)
+        self.targets = targets[indices]
+        self.sentences = [rows[index][text] for index in indices.tolist()]
+        if split == "train":  # other splits get the vocabulary from `load_state_dict`
+            self.vocabulary = _build_vocabulary(self.sentences, words)
+            self.tokens = self._encode(self.sentences)
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> Sample:
-        return {"input": self.numbers[index], "target": self.targets[index]}
+        return {"input": self.tokens[index], "target": self.targets[index]}
 
     def __getitems__(self, indices: Tensor) -> Batch:
-        return {"input": self.numbers[indices], "target": self.targets[indices]}
+        return {"input": self.tokens[indices], "target": self.targets[indices]}
 
-    def transform(self, batch: Batch, generator: Generator | None) -> Batch:
-        """In training, a batch is as long as the longest of its sentences; else data.length."""
-        if generator is None:
+    def transform(self, batch: Batch, rng: Generator | None) -> Batch:
+        """Cuts a training batch to its longest sentence; other batches keep data.length tokens."""
+        if rng is None:
             return batch
-        longest = int((batch["input"] != PADDING).sum(1).amax())
-        return {**batch, "input": batch["input"][:, : max(longest, 1)]}
+        lengths = (batch["input"] != PADDING).sum(1)
+        longest = max(int(lengths.amax()), 1)
+        return {**batch, "input": batch["input"][:, :longest]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.numbers = self._encode(self.sentences)
+        self.tokens = self._encode(self.sentences)
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Of a sentence, or of a file with one in each line."""
-        sentences = [source]
-        if len(source) < 256 and Path(source).is_file():
-            try:
-                lines = Path(source).read_text("utf-8-sig").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{source}: cannot be read as text in UTF-8; {error}") from error
-            sentences = [line for line in lines if line.strip()]
-        elif FILE.fullmatch(source):
-            raise UserError(f"{source}: there is no such file")
-        if not any(words_of(sentence) for sentence in sentences):
-            raise UserError(f"{source!r}: there are no words in it")
-        numbers = self._encode(sentences)
-        return [(s, {"input": row}) for s, row in zip(sentences, numbers, strict=True)]
+        """Reads a sentence, or a text file with one sentence per line; see the base class."""
+        if len(source) <= MAX_PATH_CHARACTERS and Path(source).is_file():
+            sentences = _read_lines(Path(source))
+        elif FILE_NAME.fullmatch(source):
+            raise UserError(f"{source}: file not found; give an existing file, or a sentence")
+        else:
+            sentences = [source]
+        if not any(tokenize(sentence) for sentence in sentences):
+            raise UserError(f"{source!r} contains no words; give a sentence, or a file of them")
+        samples: list[tuple[str, Sample]] = []
+        for sentence, tokens in zip(sentences, self._encode(sentences), strict=True):
+            samples.append((sentence, {"input": tokens}))
+        return samples
 
     def table(self, batch: Batch) -> list[list[str]]:
-        rows = zip(batch["input"].tolist(), batch["target"].tolist(), strict=True)
-        texts = ((" ".join(self.vocabulary[k] for k in words if k), k) for words, k in rows)
-        return [["input", "target"], *([text, self.classes[k]] for text, k in texts)]
+        lines = [["input", "target"]]
+        labels = batch["target"].tolist()
+        for indices, label in zip(batch["input"].tolist(), labels, strict=True):
+            tokens = [self.vocabulary[index] for index in indices if index != PADDING]
+            lines.append([" ".join(tokens), self.classes[label]])
+        return lines
 
     def _encode(self, sentences: Sequence[str]) -> Tensor:
-        """What the model gets for sentences: int64, shape (N, length)."""
-        places = {word: k for k, word in enumerate(self.vocabulary)}
-        numbers = torch.full((len(sentences), self.length), PADDING)
-        for row, sentence in zip(numbers, sentences, strict=True):
-            words = [places.get(word, UNKNOWN) for word in words_of(sentence)[: self.length]]
-            row[: len(words)] = torch.tensor(words, dtype=torch.int64)
-        return numbers
+        """Converts sentences to token indices, int64, shape (N, length)."""
+        codes = {token: index for index, token in enumerate(self.vocabulary)}
+        encoded = torch.full((len(sentences), self.length), PADDING)
+        for row, sentence in zip(encoded, sentences, strict=True):
+            tokens = tokenize(sentence)[: self.length]
+            indices = [codes.get(token, UNKNOWN) for token in tokens]
+            row[: len(indices)] = torch.tensor(indices, dtype=torch.int64)
+        return encoded
 
 
-def words_of(sentence: str) -> list[str]:
-    """Its words and signs, in small letters."""
-    return WORD.findall(sentence.lower())
+def tokenize(sentence: str) -> list[str]:
+    """Divides a sentence into words and punctuation marks, in lower case."""
+    return TOKEN.findall(sentence.lower())
 
 
-def make_messages(file: Path) -> None:
-    """What guests of a hotel write; which is praise depends on the order of the words, too."""
-    draws = make_generator(4)
-    things = ["room", "breakfast", "view", "bed", "shower", "lobby", "staff", "price"]
-    good = ["wonderful", "clean", "kind", "lovely", "perfect", "quiet"]
-    bad = ["dirty", "noisy", "rude", "broken", "awful", "cold"]
-    asked = ["When does the {a} open?", "How much is the {a}?", "Is the {a} near the {b}?"]
-    asked += ["Could you tell me about the {a} and the {b}?"]
-    told = ["The {a} was {x}, and the {b} was {y}.", "A {x} {a}!"]
-    told += ["Not {z} at all: the {a} was {x}.", "I found the {a} {x}, but never {z}."]
-    told += ["The {a} is {x}; nothing about it is {z}."]
-    rows: list[Sequence[str]] = [("text", "class")]
-    for _ in range(MESSAGES):
-        kind, pattern, a, b, x, y, z = torch.randint(840, (7,), generator=draws).tolist()
-        label = ("complaint", "praise", "question")[kind % 3]
-        own, other = (good, bad) if label == "praise" else (bad, good)
-        patterns = asked if label == "question" else told
-        words = {"a": things[a % 8], "b": things[b % 8]}
-        words |= {"x": own[x % 6], "y": own[y % 6], "z": other[z % 6]}
-        rows.append((patterns[pattern % len(patterns)].format(**words), label))
-    write_rows(file, rows)
+def _build_vocabulary(sentences: Sequence[str], size: int) -> list[str]:
+    """Returns the `size` most frequent tokens, after those for padding and unknown tokens."""
+    counts: Counter[str] = Counter()
+    for sentence in sentences:
+        counts.update(tokenize(sentence))
+    tokens = [token for token, _ in counts.most_common(size)]
+    return ["", "<unknown>", *tokens]
 
 
-EXAMPLES = {"text/messages.csv": make_messages}
+def _check_texts(rows: Sequence[Row], column: str) -> None:
+    """Raises a UserError if a row has no text."""
+    for number, row in enumerate(rows, 1):
+        if not row[column]:
+            raise UserError(
+                f"column {column!r}, row {number} below the header: no text is given; fill in the "
+                "cell, or remove the row"
+            )
+
+
+def _read_lines(file: Path) -> list[str]:
+    """Reads the lines of a text file that are not blank."""
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read; save it as text in UTF-8 ({error})") from error
+    return [line for line in lines if line.strip()]

@@ -1,113 +1,69 @@
-"""Images: whole batches of them, each with a random draw of its own, and files."""
+"""Transforms of whole batches of images."""
 
-from pathlib import Path
-
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from utils.errors import UserError
-from utils.randomness import make_generator, uniform
-
-
-def split_indices(targets: Tensor, split: str, validation: int, seed: int) -> Tensor:
-    """Which samples a split has: all for ``test``; the others share the training samples.
-
-    Args:
-        targets: classes, int64, shape (N,).
-        split: train, validation or test.
-        validation: samples that are kept back for validation, with the classes' shares of all.
-        seed: what the choice of those is drawn from.
-
-    Returns:
-        Sorted indices, int64.
-    """
-    if split == "test":
-        return torch.arange(len(targets))
-    order = torch.randperm(len(targets), generator=make_generator(seed, 0))
-    order = order[targets[order].argsort(stable=True)]  # by class, at random within a class
-    kept_back = torch.zeros(len(targets), dtype=torch.bool)
-    # Evenly spaced places in an order by class give each class its share.
-    kept_back[order[torch.arange(validation) * len(targets) // validation]] = True
-    return (kept_back == (split == "validation")).nonzero().squeeze(1)
+from utils.randomness import uniform
 
 
 def pixel_statistics(images: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of uint8 images, as shares of 255, exact to float64."""
-    shares = torch.bincount(images.flatten(), minlength=256).double() / images.numel()
+    """Computes mean and standard deviation of uint8 images scaled to [0, 1], in float64."""
+    histogram = torch.bincount(images.flatten(), minlength=256)
+    frequencies = histogram.double() / images.numel()
     values = torch.arange(256, dtype=torch.float64) / 255
-    mean = (shares * values).sum()
-    return mean.item(), (shares * (values - mean) ** 2).sum().sqrt().item()
+    mean = (frequencies * values).sum()
+    variance = (frequencies * (values - mean) ** 2).sum()
+    return mean.item(), variance.sqrt().item()
 
 
 def normalize(images: Tensor, mean: float, std: float) -> Tensor:
-    """uint8 images, shape (N, C, H, W), as floats of mean 0 and standard deviation 1."""
+    """Standardizes uint8 images, shape (N, C, H, W), to float32.
+
+    Args:
+        images: pixels from 0 to 255.
+        mean: mean of the pixels scaled to [0, 1].
+        std: standard deviation of the pixels scaled to [0, 1].
+    """
     return (images.float() - 255 * mean) / (255 * std)
 
 
-def augment(
-    images: Tensor, shift: int, flip: bool, generator: Generator, shifted: float = 1.0
-) -> Tensor:
-    """Crops each image at random and mirrors each second one.
+def random_crop(images: Tensor, padding: int, rng: Generator, probability: float = 1.0) -> Tensor:
+    """Pads images with zeros and crops each at a random position to its original size.
 
     Args:
         images: shape (N, C, H, W).
-        shift: pixels of zeros around an image before it is cropped to its size again.
-        flip: whether images are mirrored.
-        generator: what places and mirrorings are drawn from.
-        shifted: share of the images that are cropped; the others stay in their place.
+        padding: pixels on each side.
+        rng: random generator.
+        probability: that an image is cropped at random. Other images stay as they are.
     """
-    n, _, height, width = images.shape
-    if shift:
-        padded = functional.pad(images, (shift,) * 4)
-        places = (uniform(generator, n, 2) * (2 * shift + 1)).long()
-        chosen = uniform(generator, n, 1) < shifted
-        top, left = torch.where(chosen, places, shift).T  # `shift` from the edges is the middle
-        images = cropped(padded, height, width, top, left)
-    if flip:
-        mirrored = uniform(generator, n, 1, 1, 1) < 0.5
-        images = torch.where(mirrored, images.flip(3), images)
-    return images
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (padding, padding, padding, padding))
+    offsets = (uniform(rng, count, 2) * (2 * padding + 1)).long()
+    is_cropped = uniform(rng, count, 1) < probability
+    # An offset equal to the padding leaves the image as it is.
+    offsets = torch.where(is_cropped, offsets, padding)
+    top, left = offsets.unbind(1)
+    return crop(padded, top, left, height, width)
 
 
-def cropped(images: Tensor, height: int, width: int, top: Tensor, left: Tensor) -> Tensor:
-    """The part of each image, shape (N, C, H, W), at its own place: `top`, `left`, shape (N,)."""
-    windows = images.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, places, places, H, W)
-    return windows[torch.arange(len(images), device=images.device), :, top, left]
+def random_horizontal_flip(images: Tensor, rng: Generator) -> Tensor:
+    """Mirrors each image, shape (N, C, H, W), with a probability of one half."""
+    is_flipped = uniform(rng, len(images), 1, 1, 1) < 0.5
+    return torch.where(is_flipped, images.flip(3), images)
 
 
-def read_image(file: Path, size: int, colour: bool = False, crop: bool = False) -> Tensor:
-    """Any image that Pillow reads, in grey or colour, in a square.
+def crop(images: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
+    """Crops each image at its own position.
 
-    Its proportions stay: it is fitted on black or, with `crop`, fills the square, and what is
-    beyond it is left out. Transparent parts become black; more than 8 bits are scaled to 8.
-
-    Returns:
-        uint8, shape (1, size, size), or in colour (3, size, size).
-
-    Raises:
-        UserError: naming the file, if it is no image.
+    Args:
+        images: shape (N, C, H, W).
+        top: first row of each crop, int64, shape (N,).
+        left: first column of each crop, int64, shape (N,).
+        height: rows of a crop.
+        width: columns of a crop.
     """
-    if not file.is_file() and file.exists():
-        raise UserError(f"{file}: cannot be read; it is no file")
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith(("I", "F")):
-                values = np.asarray(image, dtype=np.float64)
-                bounds = (65535,) if image.mode.startswith("I;16") else (1, 255, 65535)
-                top = next((b for b in bounds if values.max(initial=0) <= b), np.inf)
-                image = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-            fit = ImageOps.fit if crop else ImageOps.pad
-            square = np.array(fit(image.convert("RGB" if colour else "L"), (size, size)))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = (
-            isinstance(error, OSError) and error.strerror
-        ) or "it is no image, or a broken one"
-        raise UserError(f"{file}: cannot be read; {reason}") from error
-    return torch.from_numpy(square).reshape(size, size, -1).permute(2, 0, 1).contiguous()
+    # Views of all possible crops: (N, C, rows, columns, height, width)
+    windows = images.unfold(2, height, 1).unfold(3, width, 1)
+    samples = torch.arange(len(images), device=images.device)
+    return windows[samples, :, top, left]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from config.schema import Settings
 from logger.console import log
@@ -73,7 +73,7 @@ class RunLog:
             with suppress(OSError):  # `flush` has reported it
                 self._file.close()
 
-    def _open_csv(self, step: int) -> io.BufferedWriter:
+    def _open_csv(self, step: int) -> BinaryIO:
         if not is_main_process():
             return Path(os.devnull).open("ab")
         file = self.folder / "metrics.csv"

@@ -39,7 +39,7 @@ class TensorBoard(LogWriter):
             summary = Summary()
             for name, value in entry.values.items():
                 summary.value.add(tag=f"{entry.split}/{name}", simple_value=value)
-            self.writer.file_writer.add_summary(summary, entry.step, entry.timestamp)
+            self.writer._get_file_writer().add_summary(summary, entry.step, entry.timestamp)
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
         """Writes a figure as an image."""

@@ -46,7 +46,8 @@ def _build_single(options: SGD | AdamW | RMSprop, parameters: list[nn.Parameter]
         has_fused_kernel = True
     if has_fused_kernel:
         arguments["fused"] = _supports_fused(parameters)
-    return optimizer_class(parameters, **arguments)
+    optimizer: Optimizer = optimizer_class(parameters, **arguments)
+    return optimizer
 
 
 def _build_muon(options: Muon, parameters: list[nn.Parameter]) -> list[Optimizer]:

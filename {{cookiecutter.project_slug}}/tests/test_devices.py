@@ -17,7 +17,7 @@ from builders import build_loader, build_model, build_training_loaders
 from config.schema import Settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
-from data_loader.transforms import augment
+from data_loader.transforms import random_crop, random_horizontal_flip
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 from utils.device import move
@@ -100,7 +100,8 @@ def test_batches_are_made_where_the_data_are(
         def transform(self, batch: Batch, generator: Generator | None) -> Batch:
             if generator:
                 given.add(uniform(generator, 1).device.type)
-                augment(batch["input"], shift=1, flip=True, generator=generator)
+                random_crop(batch["input"], 1, generator)
+                random_horizontal_flip(batch["input"], generator)
             return super().transform(batch, generator)
 
     monkeypatch.setattr(synthetic, "Synthetic", Watched)

@@ -1,4 +1,4 @@
-"""FashionMNIST's files: found, checked, downloaded, and what is said if they cannot be had."""
+"""FashionMNIST: finding, checking and downloading its files, and augmentation."""
 # ruff: noqa: D103  the names of the tests say what they test
 
 import contextlib
@@ -6,6 +6,7 @@ import gc
 import gzip
 import hashlib
 import shutil
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,21 +17,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
 from base.base_dataset import BaseDataset
-from data_loader import fashion_mnist
-from data_loader.fashion_mnist import FILES, FashionMNIST
+from data_loader.fashion_mnist import FashionMNIST
+from data_loader.fashion_mnist_files import FILES
 from utils.errors import DATA_UNAVAILABLE, UserError
 from utils.randomness import make_generator
 
-# FashionMNIST: files of the right names and sizes, so nothing has to be downloaded. Image k is
-# black but for its first pixel, k % 251, and is of class k % 10.
-
+# These files have the names and sizes of FashionMNIST's, so that nothing is downloaded. Image k is
+# of class k % 10. Its first pixel is k % 251, and its other pixels are black.
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket")
+CONFIG = ROOT / "config/fashion_mnist.yaml"
 NOWHERE = ("http://127.0.0.1:9/",)  # nothing listens there
 
 
@@ -38,39 +40,40 @@ def idx(shape: tuple[int, ...]) -> bytes:
     """The content of an IDX file."""
     header = bytes([0, 0, 8, len(shape)]) + np.array(shape, dtype=">u4").tobytes()
     values = np.zeros((shape[0], int(np.prod(shape[1:]))), dtype=np.uint8)
-    values[:, 0] = np.arange(shape[0]) % (10 if len(shape) == 1 else 251)
+    is_label = len(shape) == 1
+    values[:, 0] = np.arange(shape[0]) % (10 if is_label else 251)
     return header + values.tobytes()
 
 
 @pytest.fixture(scope="module")
 def contents() -> dict[str, bytes]:
-    """The four unpacked files by the names of the packed ones."""
+    """The contents of the four files, by the names of their archives."""
     return {name: idx(shape) for name, (_, shape) in FILES.items()}
 
 
 @pytest.fixture(scope="module")
 def packed(contents: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
-    """The four packed files, which are taken for the right ones as long as this is used."""
-    found = {name: gzip.compress(content, 1) for name, content in contents.items()}
+    """The four archives, whose MD5 is taken for the right one while this fixture is active."""
+    archives = {name: gzip.compress(content, 1) for name, content in contents.items()}
     with pytest.MonkeyPatch.context() as patch:
-        for name, content in found.items():
+        for name, content in archives.items():
             patch.setitem(FILES, name, (hashlib.md5(content).hexdigest(), FILES[name][1]))
         resources = [(name, md5) for name, (md5, _) in FILES.items()]
         patch.setattr(datasets.FashionMNIST, "resources", resources)
-        yield found
+        yield archives
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address at which the files below ``tmp_path/served`` can be had."""
+    """The URL of a server of the files below ``tmp_path/served``."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *arguments: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
         def do_GET(self) -> None:
-            with contextlib.suppress(ConnectionError):  # of a client that looked where it leads
+            with contextlib.suppress(ConnectionError):  # of a client that only checks the URL
                 super().do_GET()
 
     handler = partial(Quiet, directory=str(tmp_path / "served"))
@@ -78,18 +81,21 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         threading.Thread(target=running.serve_forever).start()
         yield f"http://127.0.0.1:{running.server_port}/"
         running.shutdown()
-    gc.collect()  # torchvision's errors hold connections, which Python warns of when they go
+    gc.collect()  # torchvision's errors keep connections open; Python warns when it deletes them
 
 
 def put(folder: Path, files: dict[str, bytes], unpacked: bool = False) -> None:
     """Writes files into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (folder / (name.removesuffix(".gz") if unpacked else name)).write_bytes(content)
+        file = folder / name
+        if unpacked:
+            file = folder / name.removesuffix(".gz")
+        file.write_bytes(content)
 
 
 def left_in(folder: Path) -> list[str]:
-    """The names of all files and folders below a folder, those of damaged downloads too."""
+    """The names of all files and folders below a folder, including damaged downloads."""
     return sorted(path.name for path in folder.rglob("*"))
 
 
@@ -97,16 +103,18 @@ def test_fashion_mnist_is_read_and_split(tmp_path: Path, packed: dict[str, bytes
     put(tmp_path, packed)
     train = FashionMNIST(tmp_path, "train", seed=0)
     validation = FashionMNIST(tmp_path, "validation", seed=0)
-    assert (len(train), len(validation)) == (55_000, 5_000)
-    samples = [part.__getitems__(torch.arange(len(part))) for part in (train, validation)]
-    assert [s["target"].bincount().tolist() for s in samples] == [[5_500] * 10, [500] * 10]
-    # The first pixels and classes tell, with the fewest doubts, which image of the file it is.
-    pairs = [torch.stack([s["input"][:, 0, 0, 0].long(), s["target"]], 1) for s in samples]
-    found = Counter(map(tuple, torch.cat(pairs).tolist()))
+    assert len(train) == 55_000
+    assert len(validation) == 5_000
+    found: Counter[tuple[int, int]] = Counter()  # first pixel and class nearly identify an image
+    for part in (train, validation):
+        batch = part.__getitems__(torch.arange(len(part)))
+        assert batch["target"].bincount().tolist() == [len(part) // 10] * 10
+        first_pixels = batch["input"][:, 0, 0, 0].tolist()
+        found.update(zip(first_pixels, batch["target"].tolist(), strict=True))
     assert found == Counter((k % 251, k % 10) for k in range(60_000))
 
 
-def test_pixels_and_targets_can_be_those_of_the_tutorial(
+def test_pixels_and_targets_can_be_as_in_the_tutorial_of_pytorch(
     tmp_path: Path, packed: dict[str, bytes]
 ) -> None:
     put(tmp_path, packed)
@@ -133,7 +141,7 @@ def test_fashion_mnist_is_found_in_each_usual_folder(
         assert test[257]["target"] == 7
 
 
-def test_a_whole_file_is_used_where_another_one_is_damaged(
+def test_a_valid_file_is_used_if_its_archive_is_damaged(
     tmp_path: Path, contents: dict[str, bytes], packed: dict[str, bytes]
 ) -> None:
     put(tmp_path, {name: content[:-10] for name, content in packed.items()})
@@ -141,7 +149,7 @@ def test_a_whole_file_is_used_where_another_one_is_damaged(
     assert len(FashionMNIST(tmp_path, "test", seed=0, mirrors=NOWHERE)) == 10_000
 
 
-def test_damaged_files_are_named_and_not_used(
+def test_damaged_files_are_reported_and_not_used(
     tmp_path: Path, contents: dict[str, bytes], packed: dict[str, bytes]
 ) -> None:
     name = "t10k-images-idx3-ubyte.gz"
@@ -163,8 +171,11 @@ def test_damaged_files_are_named_and_not_used(
         assert f"{root / file}: damaged" in str(error.value)
 
 
-def test_without_files_and_network_the_error_says_what_to_do(tmp_path: Path, server: str) -> None:
-    root, mirrors = tmp_path / "data", (f"{server}one/", f"{server}two/")
+def test_a_failed_download_reports_what_was_tried_and_what_to_do(
+    tmp_path: Path, server: str
+) -> None:
+    root = tmp_path / "data"
+    mirrors = (f"{server}one/", f"{server}two/")
     with pytest.raises(UserError) as error:
         FashionMNIST(root, "train", seed=0, mirrors=mirrors)
     assert error.value.exit_code == DATA_UNAVAILABLE
@@ -174,7 +185,21 @@ def test_without_files_and_network_the_error_says_what_to_do(tmp_path: Path, ser
     assert left_in(root) == ["FashionMNIST", "raw"]
 
 
-def test_a_damaged_download_is_not_used_and_the_next_mirror_tried(
+@pytest.mark.parametrize("previous", [None, 7.0])
+def test_a_failed_download_restores_the_default_socket_timeout(
+    tmp_path: Path, previous: float | None
+) -> None:
+    original = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(previous)
+    try:
+        with pytest.raises(UserError):
+            FashionMNIST(tmp_path, "test", seed=0, mirrors=NOWHERE)
+        assert socket.getdefaulttimeout() == previous
+    finally:
+        socket.setdefaulttimeout(original)
+
+
+def test_the_next_mirror_is_tried_after_a_damaged_download(
     tmp_path: Path, server: str, packed: dict[str, bytes]
 ) -> None:
     put(tmp_path / "served/bad", {name: content[:-10] for name, content in packed.items()})
@@ -191,53 +216,52 @@ def test_a_damaged_download_is_not_used_and_the_next_mirror_tried(
         assert (both / "FashionMNIST/raw" / name).read_bytes() == content
 
 
-def test_data_that_cannot_be_had_ends_a_command_with_69(
+def test_unavailable_data_ends_a_command_with_exit_code_69(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = Path(fashion_mnist.__file__).parent.parent / "config/fashion_mnist.yaml"
     run = tmp_path / "run"
-    root = f"data.root={tmp_path / 'nothing here'}"
-    code = command(
-        "train", "--config", config, "--run-dir", run, root, f"data.mirrors=[{NOWHERE[0]}]"
-    )
-    assert code == 69
+    changes = (f"data.root={tmp_path / 'empty'}", f"data.mirrors=[{NOWHERE[0]}]")
+    assert command("train", "--config", CONFIG, "--run-dir", run, *changes) == 69
     assert "python train.py --config config/synthetic.yaml" in capsys.readouterr().err
     assert not run.exists()
 
 
-def test_a_trained_run_classifies_image_files(
+def test_a_trained_model_classifies_image_files(
     tmp_path: Path,
     packed: dict[str, bytes],
     command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     put(tmp_path / "data", packed)
-    config = Path(fashion_mnist.__file__).parent.parent / "config/fashion_mnist.yaml"
-    run, root = tmp_path / "run", f"data.root={tmp_path / 'data'}"
-    assert command("train", "--config", config, "--run-dir", run, root, "trainer.max_steps=1") == 0
-    shutil.rmtree(tmp_path / "data")  # which new images do not need
+    run = tmp_path / "run"
+    changes = (f"data.root={tmp_path / 'data'}", "trainer.max_steps=1")
+    assert command("train", "--config", CONFIG, "--run-dir", run, *changes) == 0
+    shutil.rmtree(tmp_path / "data")  # inference does not need it
     Image.new("L", (28, 28)).save(tmp_path / "black.png")
     capsys.readouterr()
     assert command("predict", run, tmp_path / "black.png") == 0
-    said = capsys.readouterr().out
-    assert sum(said.count(name) for name in FashionMNIST.classes) == 3
+    printed = capsys.readouterr().out
+    assert sum(printed.count(name) for name in FashionMNIST.classes) == 3
 
 
 # Augmentation
 
 
 def crops(image: Tensor, shift: int) -> list[Tensor]:
-    """Every crop of a padded image, shape (1, H, W), made in the plainest way."""
+    """All crops of a padded image, shape (1, H, W)."""
     _, height, width = image.shape
     padded = torch.zeros(1, height + 2 * shift, width + 2 * shift, dtype=image.dtype)
     padded[:, shift : shift + height, shift : shift + width] = image
-    places = range(2 * shift + 1)
-    return [padded[:, y : y + height, x : x + width] for y in places for x in places]
+    found = []
+    for y in range(2 * shift + 1):
+        for x in range(2 * shift + 1):
+            found.append(padded[:, y : y + height, x : x + width])
+    return found
 
 
 @pytest.fixture
 def clothes(tmp_path: Path, splits: dict[str, BaseDataset]) -> Callable[..., FashionMNIST]:
-    """``clothes(shift=1, flip=True)``: FashionMNIST without images, to transform others."""
+    """``clothes(shift=1, flip=True)``: FashionMNIST without images of its own."""
 
     def make(shift: int, flip: bool, shifted: float = 1.0) -> FashionMNIST:
         dataset = FashionMNIST(tmp_path, None, 0, shift=shift, shifted=shifted, flip=flip)
@@ -247,25 +271,33 @@ def clothes(tmp_path: Path, splits: dict[str, BaseDataset]) -> Callable[..., Fas
     return make
 
 
-def test_a_share_of_the_images_is_shifted(clothes: Callable[..., FashionMNIST]) -> None:
-    image = torch.randint(256, (1, 6, 5), dtype=torch.uint8)
-    dataset, batch = (
-        clothes(shift=1, flip=False, shifted=0.4),
-        {"input": image.expand(9999, 1, 6, 5)},
-    )
-    plain = dataset.transform(batch, None)["input"]
-    moved = (dataset.transform(batch, make_generator(0))["input"] != plain).flatten(1).any(1)
-    # Of the nine places, one is where the image was. The standard error is 0.005.
-    assert moved.float().mean().item() == pytest.approx(0.4 * 8 / 9, abs=0.02)
-
-
-def test_augmented_images_are_all_the_shifted_and_mirrored_ones(
+def test_images_are_cropped_at_random_with_the_given_probability(
     clothes: Callable[..., FashionMNIST],
 ) -> None:
     image = torch.randint(256, (1, 6, 5), dtype=torch.uint8)
-    straight, mirrored = crops(image, 1), [crop.flip(2) for crop in crops(image, 1)]
-    for flip, wanted in ((True, straight + mirrored), (False, straight)):
+    dataset = clothes(shift=1, flip=False, shifted=0.4)
+    batch = {"input": image.expand(9999, 1, 6, 5)}
+    plain = dataset.transform(batch, None)["input"]
+    augmented = dataset.transform(batch, make_generator(0))["input"]
+    moved = (augmented != plain).flatten(1).any(1)
+    # One of the nine crops is the original image. The standard error is 0.005.
+    assert moved.float().mean().item() == pytest.approx(0.4 * 8 / 9, abs=0.02)
+
+
+def test_augmented_images_are_all_crops_and_flipped_crops(
+    clothes: Callable[..., FashionMNIST],
+) -> None:
+    image = torch.randint(256, (1, 6, 5), dtype=torch.uint8)
+    plain = crops(image, 1)
+    flipped = [crop.flip(2) for crop in plain]
+    for flip, expected in ((False, plain), (True, plain + flipped)):
         dataset = clothes(shift=1, flip=flip)
-        found = dataset.transform({"input": image.expand(500, 1, 6, 5)}, make_generator(0))["input"]
-        plain = dataset.transform({"input": torch.stack(wanted)}, None)["input"]
-        assert {f.numpy().tobytes() for f in found} == {p.numpy().tobytes() for p in plain}
+        batch = {"input": image.expand(500, 1, 6, 5)}
+        augmented = dataset.transform(batch, make_generator(0))["input"]
+        normalized = dataset.transform({"input": torch.stack(expected)}, None)["input"]
+        assert distinct(augmented) == distinct(normalized)
+
+
+def distinct(images: Tensor) -> set[bytes]:
+    """The different images in a batch."""
+    return {image.numpy().tobytes() for image in images}

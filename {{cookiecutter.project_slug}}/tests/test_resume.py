@@ -236,7 +236,7 @@ def test_other_data_is_refused_unless_forced(
 ) -> None:
     run = tmp_path / "run"
     assert train(run, "trainer.max_steps=1") == 0
-    monkeypatch.setattr(synthetic, "TILT", 0.3)
+    monkeypatch.setattr(synthetic, "ANGLE_STD", 0.3)
     assert command("train", "--resume", run, "trainer.max_steps=2") == 2
     assert "data: " in capsys.readouterr().err
     assert command("train", "--resume", run, "trainer.max_steps=2", "--force") == 0

@@ -12,7 +12,8 @@ from utils.process_group import all_reduce_sum
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
     """Lets the batch normalisation layers use the statistics of the whole batch."""
     if device.type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return converted
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.__class__ = CPUSyncBatchNorm

@@ -48,7 +48,7 @@ def select_autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def _has_native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
     return False

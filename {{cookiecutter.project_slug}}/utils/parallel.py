@@ -98,10 +98,11 @@ def shardable_blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _candidate_blocks(parent: nn.Module) -> Iterator[nn.Module]:
+    is_list = isinstance(parent, LAYER_LISTS)
     for child in parent.children():
-        if isinstance(child, LAYER_LISTS):
-            yield from _candidate_blocks(child)
-        elif not isinstance(parent, LAYER_LISTS) and _contains_layer_list(child):
+        is_nested_list = isinstance(child, LAYER_LISTS)
+        has_lists_inside = not is_list and _contains_layer_list(child)
+        if is_nested_list or has_lists_inside:
             yield from _candidate_blocks(child)
         else:
             yield child

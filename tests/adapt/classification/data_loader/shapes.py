@@ -46,7 +46,8 @@ class Shapes(BaseDataset):
     def transform(self, batch: Batch, generator: Generator | None) -> Batch:
         images = batch["input"]
         if generator is not None:
-            images = transforms.augment(images, shift=2, flip=True, generator=generator)
+            images = transforms.random_crop(images, 2, generator)
+            images = transforms.random_horizontal_flip(images, generator)
         return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
 
 

@@ -58,7 +58,8 @@ class Views(BaseDataset):
         """Elsewhere, in other contrast and with other noise, if there is a generator."""
         if generator is None:
             return transforms.normalize(images, 0.4, 0.2)
-        moved = transforms.augment(images, shift=7, flip=True, generator=generator)
+        moved = transforms.random_crop(images, 7, generator)
+        moved = transforms.random_horizontal_flip(moved, generator)
         contrast = 0.7 + 0.6 * torch.rand(len(images), 1, 1, 1, generator=generator)
         noise = 0.5 * torch.randn(images.shape, generator=generator)
         return contrast * transforms.normalize(moved, 0.4, 0.2) + noise

@@ -1,0 +1,79 @@
+"""Image files as tensors of a given size."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from utils.errors import UserError
+
+
+def read_image(file: Path, size: int, colour: bool = False, crop: bool = False) -> Tensor:
+    """Reads an image in any format that Pillow supports, and resizes it to a square.
+
+    The aspect ratio is kept. Transparent parts become black. More than 8 bits are scaled to 8.
+
+    Args:
+        file: image file.
+        size: pixels on each side.
+        colour: whether the result is RGB, not grey.
+        crop: whether the image fills the square and is cropped at its centre. Otherwise it is
+            padded with black.
+
+    Returns:
+        uint8, shape (1, size, size), or (3, size, size) in colour.
+
+    Raises:
+        UserError: if the file cannot be read, or is not an image.
+    """
+    if file.exists() and not file.is_file():
+        raise UserError(f"{file}: cannot be read; it is not a regular file")
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            image = _with_8_bits(image)
+            image = _on_black(image)
+            image = image.convert("RGB" if colour else "L")
+            if crop:
+                square = ImageOps.fit(image, (size, size))
+            else:
+                square = ImageOps.pad(image, (size, size))
+            pixels = np.array(square)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Errors of the operating system have a `strerror`; Pillow's own errors have none.
+        reason = getattr(error, "strerror", None) or "it is not an image, or it is damaged"
+        raise UserError(f"{file}: cannot be read; {reason}") from error
+    pixels = pixels.reshape(size, size, -1)
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """Scales the pixels of integer (I) and floating-point (F) images to 0 to 255."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, dtype=np.float64)
+    white = _white_value(image.mode, values.max(initial=0))
+    scaled = values / white * 255
+    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+
+
+def _white_value(mode: str, largest: float) -> float:
+    """Returns the value of a white pixel, given an image's mode and largest value."""
+    if mode.startswith("I;16"):
+        return 65535
+    for white in (1, 255, 65535):
+        if largest <= white:
+            return white
+    return math.inf
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """Composites an image that has transparency onto black."""
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    background = Image.new("RGBA", image.size, "black")
+    return Image.alpha_composite(background, image)
