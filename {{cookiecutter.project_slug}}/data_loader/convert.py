@@ -12,7 +12,7 @@ import torch
 from numpy.lib import format as npy
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from builders import build_dataset
+from config.constructors import construct
 from config.help import command_parser
 from config.loading import DEFAULT, load_settings
 from data_loader.mapped import ABOUT, About, Mapped, SplitInfo, TensorInfo, read_about
@@ -205,12 +205,11 @@ def main() -> None:
         parser.error(f"FOLDER is missing after {arguments.folder}")
     settings = load_settings(arguments.config, arguments.settings)
     seed_everything(settings.seed)
-    train = build_dataset(settings, "train")
-    splits = {"train": train}
-    for split in ("validation", "test"):
-        splits[split] = build_dataset(settings, split)
-        splits[split].load_state_dict(train.state_dict())
     data = settings.data
+    splits: dict[str, BaseDataset] = {}
+    for split in ("train", "validation", "test"):
+        splits[split] = construct(data, BaseDataset, data.root, split, settings.seed)
+        splits[split].load_state_dict(splits["train"].state_dict())
     like = {"name": data.name, **data.model_dump(mode="json", include=data.arguments)}
     convert(splits, data.root / arguments.folder, like)
     print(f"Train from the files with data.name=mapped.Mapped data.folder={arguments.folder}")
