@@ -13,7 +13,7 @@ LINES = {
     "accelerator": ("by hand", "torch-template", "by hand, compiled", "torch-template, compiled"),
     "data": ("indexed by hand", "ours, [012] workers", "DataLoader, [012]"),
     "growth": ("10,000 samples", "100,000,000 samples", "20 more scalars to log"),
-    "mapped": ("in memory", "mapped, [012] workers", "not told"),
+    "mapped": ("in memory", "mapped, [012] workers", "without advice"),
     "saving": ("one save:", r"saving every \d+ steps costs"),
     "start": ("import torch:",),
     "figures": ("train.py --help:", "train.py optimizer.lr=fast:"),
