@@ -160,7 +160,7 @@ def test_a_file_that_is_cut_short_during_a_read_kills_a_worker_and_not_the_run(c
     """Reading a mapped page beyond the end of its file kills the process; this is no exception."""
     loader = BatchLoader(of(copy.parent, "validation"), 50, workers=1)
     os.truncate(copy / "input.npy", 128)
-    with pytest.raises(LoadingError, match="a worker died"):
+    with pytest.raises(LoadingError, match="a worker process died"):
         batches(loader, 0, loader.steps_per_epoch)
 
 
