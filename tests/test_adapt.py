@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from code_lines import code_lines
 from conftest import TEMPLATE, needs_all, run
-from test_payload import code_lines
 
 ADAPT = Path(__file__).resolve().parent / "adapt"
 # By task: the metric on the test split that says whether it works, and what it has to reach.
