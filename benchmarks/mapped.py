@@ -1,16 +1,16 @@
-"""Data in memory-mapped files: first batch, memory, and speed beside the same data in memory.
+"""Data in memory-mapped files: time to the first batch, memory, and speed.
 
-Memory: 10^8 samples, 208 bytes each, in sparse files of 20.8 GB: seconds until a process that has
-imported torch has its first shuffled batch, the checks before training included, and what it holds
-then and later: memory of its own (RssAnon) and pages of the files (RssFile, which the system takes
-back when it needs them). Speed: 60,000 samples of 784 bytes and a class, batch 256, in random
-order, mapped beside the same tensors indexed in memory (torch gathers bytes more slowly than NumPy,
-which reads the maps); all in turn, the median of the rounds. From the disk: a file that is in no
-cache, with and without telling the system what is read next.
+Memory: 10^8 samples of 208 bytes in sparse files of 20.8 GB. The table shows the time from the
+import of torch to the first shuffled batch, including the checks before training, and the memory of
+the process: anonymous memory (RssAnon), and pages of the files (RssFile), which the system can
+reclaim. Speed: 60,000 samples of 784 bytes and a class, batch 256, in random order, compared with
+the same tensors in memory (torch gathers bytes more slowly than NumPy, which reads the maps). Disk:
+files that are not in the page cache, with and without readahead hints to the system. The cases
+alternate; the tables show medians.
 """
 
 # mypy: disable-error-code="import-not-found, misc, no-any-return, no-untyped-call"
-# (it takes the payload's modules as they are run)
+# (the payload's modules are imported at run time)
 
 import json
 import os
@@ -35,11 +35,15 @@ from base.batch_loader import BatchLoader  # noqa: E402
 from data_loader.mapped import Mapped, convert  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
-BATCH, WIDTH, SAMPLES, SHARDS = 256, 200, 10**8, 5
-MARKS = (0, 100, 200) if QUICK else (0, 100, 1_000, 3_000, 10_000)  # batches
-ROUNDS, SMALL = 1 if QUICK else 9, 60_000
-# Samples in the file, and batches of them: few, as more are cached.
-ON_DISK, COLD = 300_000 if QUICK else 1_500_000, 10
+BATCH = 256
+WIDTH = 200  # bytes
+SAMPLES = 10**8
+SHARDS = 5
+REPORTED_BATCHES = (0, 100, 200) if QUICK else (0, 100, 1_000, 3_000, 10_000)
+ROUNDS = 1 if QUICK else 9
+SMALL_SAMPLES = 60_000
+DISK_SAMPLES = 300_000 if QUICK else 1_500_000
+DISK_BATCHES = 10  # few, since reading caches the pages
 
 
 class Tensors(BaseDataset):
@@ -49,9 +53,9 @@ class Tensors(BaseDataset):
     in_memory = True
 
     def __init__(self, count: int) -> None:
-        draws = torch.Generator().manual_seed(0)
-        self.inputs = torch.randint(256, (count, 784), generator=draws, dtype=torch.uint8)
-        self.targets = torch.randint(10, (count,), generator=draws)
+        rng = torch.Generator().manual_seed(0)
+        self.inputs = torch.randint(256, (count, 784), generator=rng, dtype=torch.uint8)
+        self.targets = torch.randint(10, (count,), generator=rng)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -64,7 +68,7 @@ class Tensors(BaseDataset):
 
 
 def make_sparse(folder: Path) -> float:
-    """Files of zeros that take no room; their size in GB."""
+    """Creates sparse files of zeros; returns their size in GB."""
     (folder / "train").mkdir(parents=True)
     rows = SAMPLES // SHARDS
     for number in range(SHARDS):
@@ -77,40 +81,42 @@ def make_sparse(folder: Path) -> float:
     return sum(file.stat().st_size for file in (folder / "train").iterdir()) / 1e9
 
 
-def held() -> str:
-    """Memory of this process, in MB."""
+def memory() -> str:
+    """Returns the anonymous and the file-backed memory of this process in MB, as text."""
     lines = Path("/proc/self/status").read_text().splitlines()
     values = {line.split(":")[0]: line.split() for line in lines}
     return "  ".join(f"{int(values[name][1]) / 1024:7.0f}" for name in ("RssAnon", "RssFile"))
 
 
 def read_megabytes() -> float:
-    """What this process has had read from the disk."""
+    """Returns how many MiB this process has read from the disk."""
     lines = Path("/proc/self/io").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("read_bytes")).split()[1]) / 2**20
+    values = dict(line.split(": ") for line in lines)
+    return int(values["read_bytes"]) / 2**20
 
 
 def work(folder: Path) -> None:
-    """Goes through batches of the sparse files and prints what that takes."""
-    print(f"{'torch imported':16s} {held()}", flush=True)
+    """Iterates over batches of the sparse files; prints times and memory."""
+    print(f"{'torch imported':16s} {memory()}", flush=True)
     begun = time.perf_counter()
     loader = BatchLoader(Mapped(folder.parent, "train", 0, folder.name), BATCH, seed=0)
     loader.check()
     done = 0
-    for mark in MARKS:
+    for mark in REPORTED_BATCHES:
         start = time.perf_counter()
         for _ in loader.steps(done, mark + 1):
             pass
         now = time.perf_counter()
         text = f"first batch in {now - begun:.2f} s"
         if mark:
-            text = f"{(mark + 1 - done) * BATCH / (now - start):7,.0f} samples/s since then"
-        print(f"{f'batch {mark + 1:,}':16s} {held()}  {text}", flush=True)
+            speed = (mark + 1 - done) * BATCH / (now - start)
+            text = f"{speed:7,.0f} samples/s since the previous row"
+        print(f"{f'batch {mark + 1:,}':16s} {memory()}  {text}", flush=True)
         done = mark + 1
 
 
 def seconds(data: BaseDataset, workers: int) -> float:
-    """How long an epoch of batches takes."""
+    """Returns the time of one epoch of batches."""
     loader = BatchLoader(data, BATCH, 0, workers=workers)
     start = time.perf_counter()
     for _ in loader.steps(0, loader.steps_per_epoch):
@@ -119,8 +125,8 @@ def seconds(data: BaseDataset, workers: int) -> float:
 
 
 def compare(folder: Path) -> None:
-    """Prints samples per second, mapped and in memory."""
-    tensors = Tensors(SMALL)
+    """Prints the throughput of mapped data and of the same data in memory."""
+    tensors = Tensors(SMALL_SAMPLES)
     convert({"train": tensors}, folder / "small")
     mapped = Mapped(folder, "train", 0, "small")
     cases: dict[str, Callable[[], float]] = {"in memory": partial(seconds, tensors, 0)}
@@ -129,18 +135,18 @@ def compare(folder: Path) -> None:
     for number in range(ROUNDS + 1):
         for name, measure in cases.items():
             taken = measure()
-            if number:  # the first round is not counted
+            if number:  # the first round is a warm-up
                 found[name].append(taken)
-    print(f"\n{f'batches of {BATCH}':24s} samples a second  of those in memory")
+    print(f"\n{f'batches of {BATCH}':24s} samples per second  ratio to in memory")
     for name, times in found.items():
         pairs = zip(times, found["in memory"], strict=True)
         ratio = statistics.median(base / taken for taken, base in pairs)
-        print(f"{name:24s} {SMALL / statistics.median(times):16,.0f} {ratio:19.2f}")
+        print(f"{name:24s} {SMALL_SAMPLES / statistics.median(times):18,.0f} {ratio:19.2f}")
 
 
 def from_disk(folder: Path) -> None:
-    """Prints what a batch takes whose samples are in no cache."""
-    convert({"train": Tensors(ON_DISK)}, folder / "disk")
+    """Prints the time of a batch whose samples are not in the page cache."""
+    convert({"train": Tensors(DISK_SAMPLES)}, folder / "disk")
     files = [*(folder / "disk/train").iterdir()]
     size = sum(file.stat().st_size for file in files) / 1e9
     found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
@@ -152,16 +158,17 @@ def from_disk(folder: Path) -> None:
                 descriptor = os.open(file, os.O_RDONLY)
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
                 os.close(descriptor)
-            before, begun = read_megabytes(), time.perf_counter()
-            for _ in BatchLoader(data, BATCH, number).steps(0, COLD):
+            before = read_megabytes()
+            begun = time.perf_counter()
+            for _ in BatchLoader(data, BATCH, number).steps(0, DISK_BATCHES):
                 pass
-            taken = (time.perf_counter() - begun) / COLD
-            measures.append((1000 * taken, (read_megabytes() - before) / COLD))
-    print(f"\n{f'{size:.1f} GB, not in memory':24s} ms a batch  MB read a batch")
+            taken = (time.perf_counter() - begun) / DISK_BATCHES
+            measures.append((1000 * taken, (read_megabytes() - before) / DISK_BATCHES))
+    print(f"\n{f'{size:.1f} GB, not cached':24s} ms per batch  MB read per batch")
     for advises, measures in found.items():
         times, amounts = map(statistics.median, zip(*measures, strict=True))
-        name = "told what comes" if advises else "not told"
-        print(f"{name:24s} {times:10.1f} {amounts:16.1f}")
+        name = "with readahead hints" if advises else "without hints"
+        print(f"{name:24s} {times:12.1f} {amounts:18.1f}")
 
 
 def main() -> None:

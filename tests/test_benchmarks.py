@@ -11,9 +11,9 @@ NUMBER = r" +[+-]?[\d,]*\.?\d+%? *"
 # Lines that each script must print, for the scripts whose short form takes less than minutes.
 LINES = {
     "accelerator": ("by hand", "torch-template", "by hand, compiled", "torch-template, compiled"),
-    "data": ("indexed by hand", "ours, [012] workers", "DataLoader, [012]"),
-    "growth": ("10,000 samples", "100,000,000 samples", "20 more scalars to log"),
-    "mapped": ("in memory", "mapped, [012] workers", "not told"),
+    "data": ("indexed by hand", "BatchLoader, [012] workers", "DataLoader, [012] workers"),
+    "growth": ("10,000 samples", "100,000,000 samples", "20 more logged scalars"),
+    "mapped": ("in memory", "mapped, [012] workers", "without hints"),
     "saving": ("one save:", r"saving every \d+ steps costs"),
     "start": ("import torch:",),
     "figures": ("train.py --help:", "train.py optimizer.lr=fast:"),
