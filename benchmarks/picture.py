@@ -51,9 +51,7 @@ def draw(text: str) -> Figure:
         style = {"textcoords": "offset points", "ha": "left", "va": "top", "fontsize": 9}
         points.annotate(name, position, (6, -4), **style)
     points.set_title("FashionMNIST: test accuracy, %", loc="left", fontsize=10)
-    points.set_xlabel(
-        "wall time of train.py, in epochs of PyTorch's tutorial (log scale)", fontsize=9
-    )
+    points.set_xlabel("wall time, in epochs of PyTorch's tutorial (log scale)", fontsize=9)
     points.set_xscale("log")
     ticks = [1, 2, 5, 10, 20]
     points.set_xticks(ticks, [str(tick) for tick in ticks])

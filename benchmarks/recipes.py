@@ -25,7 +25,7 @@ SEEDS = int(os.environ.get("SEEDS", 1))  # each takes four and a half minutes
 RECIPES = {  # arguments of train.py
     "one epoch": ["trainer.epochs=1"],
     "two epochs": ["trainer.epochs=2"],
-    "the default, five": [],
+    "default, five epochs": [],
     "long": ["--config", "config/fashion_mnist_long.yaml"],
 }
 TUTORIAL = """
