@@ -16,7 +16,7 @@ from config.constructors import construct
 from config.loading import load_settings
 from config.schema import Settings
 from logger.console import log
-from metrics.classification import scalars_in
+from metrics.protocol import scalar_results
 from storage.checkpoint_file import evaluation_weights, load_first_usable
 from storage.run_folder import find_checkpoints, run_folder_of
 from utils import parallel as distributed
@@ -115,7 +115,9 @@ def rehearse(trainer: BaseTrainer) -> None:
             if not isinstance(scalars, dict) or getattr(scalars.get("loss"), "ndim", True):
                 raise UserError(f"training_step of {type(trainer).__name__} returns no scalar loss")
             results = trainer.metrics.compute()
-            if (name := trainer.settings.checkpoint.monitor) not in (known := scalars_in(results)):
+            name = trainer.settings.checkpoint.monitor
+            known = scalar_results(results)
+            if name not in known:
                 raise UserError(f"checkpoint.monitor = {name!r}: allowed are {', '.join(known)}")
             trainer.higher_is_better(name)  # which, like tables, takes metrics of a certain kind
             trainer.tables(results)

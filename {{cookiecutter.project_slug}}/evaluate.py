@@ -21,8 +21,8 @@ def main() -> None:
     with importing():
         from builders import restore_trainer
         from logger.console import format_table
-        from logger.figures import MAX_LABELLED_CLASSES
-        from metrics.classification import scalars_in
+        from logger.figures import MAX_LABELLED_CLASSES, save_figure
+        from metrics.protocol import scalar_results
         from utils import parallel as distributed
 
     split, files = arguments.split, find_checkpoints(arguments.run)
@@ -30,7 +30,7 @@ def main() -> None:
     results = trainer.evaluate(split)
     about = {"data": trainer.dataset.title, "split": split, "samples": len(trainer.dataset)}
     about |= {"checkpoint": str(checkpoint), "step": trainer.step}
-    metrics = {name: float(f"{value:.6g}") for name, value in scalars_in(results).items()}
+    metrics = {name: float(f"{value:.6g}") for name, value in scalar_results(results).items()}
     other = trainer.dataset.title != trainer.dataset.trained_on  # the run's own results stay
     place = f"{trainer.dataset.title} {split}" if other else split
     folder, tables = run_folder_of(checkpoint) / "evaluation" / place, trainer.tables(results)
@@ -44,7 +44,7 @@ def main() -> None:
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(table)
     for name, figure in pictures.items():
-        figure.savefig(folder / f"{name}.png", dpi=100)
+        save_figure(figure, folder / f"{name}.png")
 
     print("\n".join(f"{name}: {value}" for name, value in (about | metrics).items()))
     for name, table in tables.items():

@@ -25,6 +25,7 @@ def main() -> None:
 
         from builders import build_dataset, build_loader
         from logger.console import format_table
+        from logger.figures import save_figure
         from utils.randomness import generator, permute, seed_everything
 
     seed_everything(settings.seed)
@@ -48,7 +49,7 @@ def main() -> None:
         else:
             arguments.output.mkdir(parents=True, exist_ok=True)
             file = arguments.output / f"{arguments.split}_{kind}.png"
-            figure.savefig(file, dpi=100)
+            save_figure(figure, file)
             print(file)
 
 

@@ -20,7 +20,7 @@ from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
 from logger.meter import Meter
 from logger.run_log import RunLog
-from metrics.classification import Metrics, scalars_in
+from metrics.protocol import Metric, scalar_results
 from optim.optimizers import MovingAverage, build_optimizers, set_learning_rates
 from storage.checkpoint_file import check_finite
 from storage.checkpointer import Saver
@@ -104,7 +104,7 @@ class BaseTrainer(ABC):
 
     # What a project may change.
 
-    def configure_metrics(self) -> Metrics:
+    def configure_metrics(self) -> Metric:
         """The metrics that `evaluation_step` updates: the mean ``loss``, from ``value``."""
         from torchmetrics import MeanMetric, MetricCollection  # takes seconds to import
 
@@ -310,7 +310,7 @@ class BaseTrainer(ABC):
         self.evaluated = False
         results = self.evaluate("validation")
         self.evaluated = True
-        scalars = scalars_in(results)
+        scalars = scalar_results(results)
         self.record.scalars("validation", self.epoch, self.step, scalars)
         name = self.settings.checkpoint.monitor
         sign, value = 1 if self.higher_is_better(name) else -1, scalars[name]

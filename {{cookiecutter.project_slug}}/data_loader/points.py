@@ -16,8 +16,7 @@ from data_loader.tables import (
     read_rows,
     write_rows,
 )
-from logger.figures import Figure
-from metrics.regression import curve_figure
+from logger.figures import Figure, curve_figure
 from utils.errors import UserError
 from utils.randomness import generator
 

@@ -15,7 +15,7 @@ from typing import Any
 from config.loading import flatten
 from config.schema import Settings
 from logger.console import log
-from logger.figures import Figure
+from logger.figures import Figure, drawing_style
 from utils.errors import RANK, UserError, explain
 from utils.files import replace_file
 
@@ -87,7 +87,8 @@ class RunLog:
         """Shows figures, by their names."""
         for name, figure in pictures.items():
             self._show("tracker", "picture", name, figure, step)
-            self._show("board", "add_figure", name, figure, step)
+            with drawing_style():  # no warnings about missing glyphs
+                self._show("board", "add_figure", name, figure, step)
 
     def conclude(self, results: Mapping[str, float]) -> None:
         """Notes that training is done, and enters settings and results into TensorBoard's table."""

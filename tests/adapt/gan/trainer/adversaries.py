@@ -11,7 +11,7 @@ from torch.optim import Adam, Optimizer
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
 from data_loader.ring import PLACES, SPREAD
-from metrics.classification import Metrics
+from metrics.protocol import Metric
 from utils.randomness import generator
 
 
@@ -45,7 +45,7 @@ class Adversaries(BaseTrainer):
         noise = torch.randn(1000, 2, generator=generator(0)).to(self.device)
         self.metrics.update(value=nearest(model(noise)))
 
-    def configure_metrics(self) -> Metrics:
+    def configure_metrics(self) -> Metric:
         return Coverage()
 
     def higher_is_better(self, name: str) -> bool:
