@@ -74,7 +74,7 @@ def build_model(
             text = "\n  ".join([*lines[:5], f"and {len(lines) - 5} more"][: len(lines)])
             raise UserError(f"the checkpoint is not of this model:\n  {text}") from error
     else:
-        model.start()
+        model.initialize()
         if options.init_from is not None:
             _take_weights(model, options.init_from)
     model.freeze(options.freeze)

@@ -258,13 +258,14 @@ def test_weights_that_cannot_be_had_are_said_with_the_way_out(
     (folder / "resnet18-f37072fd.pth").unlink()  # a trained model does not need them any more
     assert restore_trainer([Path("run/checkpoints/last.pt")], None, [])[0].step == 1
     capsys.readouterr()
-    for change, message in {
-        "model.weights=mine.csv": "mine.csv holds no weights of resnet18; it holds more than plain",
-        "model.weights=gone.pth": "gone.pth holds no weights of resnet18; [Errno 2] No such file",
-        "model.architecture=resnet19": "no such one; did you mean resnet1",
+    for change, parts in {
+        "model.weights=mine.csv": ("model.weights", "mine.csv", "resnet18", "torch.save"),
+        "model.weights=gone.pth": ("model.weights", "gone.pth", "resnet18", "No such file"),
+        "model.architecture=resnet19": ("model.architecture", "resnet19", "resnet18"),
     }.items():
         assert command("train", *own, change) == 2
-        assert message in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert all(part in message for part in parts)
 
 
 def test_every_family_of_torchvision_gets_a_head_of_ones_own(tmp_path: Path) -> None:
