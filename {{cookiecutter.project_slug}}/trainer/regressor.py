@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from logger.figures import Figure
-from metrics.regression import RegressionMetrics, curve_figure, predicted_vs_true_figure
+from logger.figures import Figure, curve_figure, predicted_vs_true_figure
+from metrics.regression import RegressionMetrics
 from utils.errors import UserError
 from utils.parallel import unsharded
 
