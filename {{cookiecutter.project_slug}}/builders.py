@@ -29,8 +29,7 @@ EVALUATION = 4  # times the training batch: as no activations are kept, it takes
 def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
     """One split of the data set that the settings name; None gives one that only reads inputs."""
     data = settings.data
-    dataset: BaseDataset = construct(data, BaseDataset, data.root, split, settings.seed)
-    return dataset
+    return construct(data, BaseDataset, root=data.root, split=split, seed=settings.seed)
 
 
 def build_loader(settings: Settings, dataset: BaseDataset, training: bool = False) -> BatchLoader:
@@ -65,7 +64,7 @@ def build_model(
     A new one starts from `model.init_from` and is partly frozen, if the settings say so.
     """
     options = settings.model
-    model: BaseModel = construct(options, BaseModel, dataset=dataset)
+    model = construct(options, BaseModel, dataset=dataset)
     if state is not None:
         try:
             model.load_state_dict(evaluation_weights(state))
@@ -95,8 +94,9 @@ def _take_weights(model: BaseModel, source: Path) -> None:
 
 def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> BaseTrainer:
     """The trainer that the settings name."""
-    trainer: BaseTrainer = construct(settings.trainer, BaseTrainer, settings, model, loaders, run)
-    return trainer
+    return construct(
+        settings.trainer, BaseTrainer, settings=settings, model=model, loaders=loaders, run=run
+    )
 
 
 def rehearse(trainer: BaseTrainer) -> None:

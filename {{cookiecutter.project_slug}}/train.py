@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.help import command_parser
-from config.loading import DEFAULT, load_settings, meaning_changes, to_yaml
+from config.loading import DEFAULT, changes_that_need_force, load_settings, to_yaml
 from config.schema import Settings
 from storage import run_folder
 from utils.errors import RANK, UV, WORLD, UserError, run_command
@@ -73,7 +73,7 @@ def train(settings: Settings, folder: Path | None, state: Any = None, force: boo
     seed_everything(settings.seed, settings.deterministic)
     loaders = build_training_loaders(settings)
     dataset = loaders["train"].dataset
-    changes = meaning_changes(state, settings, dataset.fingerprint) if state else []
+    changes = changes_that_need_force(state, settings, dataset.fingerprint) if state else []
     if changes and not force:
         lines = ["going on would change what this run is:", *changes]
         raise UserError("\n  ".join(lines) + "\nStart a new run, or insist with --force")

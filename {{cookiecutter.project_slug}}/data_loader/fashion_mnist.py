@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch, Sample
+from config.schema import MayChangeOnResume
 from data_loader import transforms
 from utils.errors import DATA_UNAVAILABLE, UV, UserError
 
@@ -64,7 +65,7 @@ class FashionMNIST(BaseDataset):
         flip: bool = True,
         normalize: bool = True,
         one_hot: bool = False,
-        mirrors: tuple[str, ...] = (),
+        mirrors: Annotated[tuple[str, ...], MayChangeOnResume()] = (),
     ) -> None:
         self.shift, self.shifted, self.flip = shift, shifted, flip
         self.one_hot = one_hot

@@ -20,8 +20,8 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from config.constructors import construct
-from config.help import command_parser, complete
-from config.loading import DEFAULT, load_settings
+from config.help import command_parser
+from config.loading import DEFAULT, load_section, load_settings
 from config.schema import DataSettings
 from logger.console import progress_bar
 from utils.errors import DATA_UNAVAILABLE, USER_CODE_ERRORS, UserError, explain, run_command
@@ -66,7 +66,7 @@ class Mapped(BaseDataset):
         about, options = read_about(root / folder, like)
         self.original: BaseDataset | None = None
         if options:
-            self.original = construct(options, BaseDataset, root, None, seed)
+            self.original = construct(options, BaseDataset, root=root, split=None, seed=seed)
             for name in ("collate", "read_inputs", "draw", "table"):
                 if getattr(type(self), name) is getattr(BaseDataset, name):  # not a subclass's own
                     setattr(self, name, getattr(self.original, name))
@@ -168,12 +168,11 @@ def read_about(folder: Path, changes: Any) -> tuple[dict[str, Any], Any]:
         about = json.loads(file.read_text("utf-8"))
         _ = about["title"], about["classes"], about["learned"], about["splits"]
         like = about["like"] | (changes or {})
-        section = complete(DataSettings, str(like.get("name")))
-        return about, section.model_validate_json(json.dumps(like)) if like else None
+        return about, load_section("data", DataSettings, like) if like else None
     except FileNotFoundError as error:
         text = f"{file} is not there; python -m data_loader.mapped makes it, in a new folder"
         raise UserError(text, DATA_UNAVAILABLE) from error
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, UserError) as error:
         text = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{file}, or data.like, cannot be used ({text}); {AGAIN}") from error
 
@@ -283,9 +282,11 @@ def main() -> None:
     seed_everything(settings.seed)
     data, splits = settings.data, dict[str, BaseDataset]()
     for split in ("train", "validation", "test"):
-        splits[split] = construct(data, BaseDataset, data.root, split, settings.seed)
+        splits[split] = construct(
+            data, BaseDataset, root=data.root, split=split, seed=settings.seed
+        )
         splits[split].load_state_dict(splits["train"].state_dict())
-    like = {"name": data.name, **data.model_dump(mode="json", include=data.arguments)}
+    like = {"name": data.name, **data.model_dump(mode="json", include={*data.arguments})}
     convert(splits, data.root / arguments.folder, like)
     print(f"train.py takes it by data.name=mapped.Mapped data.folder={arguments.folder}")
 

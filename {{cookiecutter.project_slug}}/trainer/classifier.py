@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from base.base_dataset import Batch, labels
 from base.base_trainer import BaseTrainer
+from config.schema import Fraction
 from logger.figures import Figure, confusion_matrix_figure
 from metrics.classification import ClassificationMetrics
 from model.losses import cross_entropy
@@ -18,15 +20,26 @@ class Classifier(BaseTrainer):
     """Trains a network that gives logits, shape (N, C), for ``input``, against ``target``.
 
     Targets are classes, int64, shape (N,), or shares of the classes, floats, shape (N, C).
+
+    Args:
+        label_smoothing: Probability that is distributed uniformly over all classes in the target.
+        balanced: Weight samples by the inverse frequency of their class.
     """
+
+    def __init__(
+        self, *, label_smoothing: Fraction = 0.0, balanced: bool = False, **kwargs: Any
+    ) -> None:
+        self.label_smoothing = label_smoothing
+        self.balanced = balanced
+        super().__init__(**kwargs)
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits, target = model(batch["input"]), batch["target"]
-        if self.options.balanced:
-            losses = cross_entropy(logits, target, self.options.label_smoothing)
+        if self.balanced:
+            losses = cross_entropy(logits, target, self.label_smoothing)
             loss = (losses * self.class_weights[labels(target)]).mean()
         else:
-            loss = cross_entropy(logits, target, self.options.label_smoothing, "mean")
+            loss = cross_entropy(logits, target, self.label_smoothing, "mean")
         if not self.log_due:  # accuracy would cost as much as a step of a small network
             return {"loss": loss}
         return {"loss": loss, "accuracy": (logits.argmax(1) == labels(target)).float().mean()}

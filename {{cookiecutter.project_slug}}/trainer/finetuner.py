@@ -1,14 +1,12 @@
 """Training of classifiers that begin with weights from elsewhere."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from base.base_dataset import Batch
-from base.base_model import BaseModel
-from base.base_trainer import Loaders
-from config.schema import Count, Positive, Settings
+from config.schema import Count, Positive
 from trainer.classifier import Classifier
 
 
@@ -16,21 +14,17 @@ class FineTuner(Classifier):
     """Trains what `model.freeze` names later, and more carefully, than the rest.
 
     Args:
-        unfreeze_epoch: Epoch, from 1, from which on it is trained too; by default, never.
-        backbone_rate: Its learning rate as a share of optimizer.lr.
+        unfreeze_epoch: First epoch, counted from 1, in which these parameters are trained;
+            default: never.
+        backbone_rate: Their learning rate as a fraction of optimizer.lr.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        model: BaseModel,
-        loaders: Loaders,
-        run: Path,
-        unfreeze_epoch: Count | None = None,
-        backbone_rate: Positive = 0.1,
+        self, *, unfreeze_epoch: Count | None = None, backbone_rate: Positive = 0.1, **kwargs: Any
     ) -> None:
-        self.unfreeze_epoch, self.backbone_rate = unfreeze_epoch, backbone_rate
-        super().__init__(settings, model, loaders, run)
+        self.unfreeze_epoch = unfreeze_epoch
+        self.backbone_rate = backbone_rate
+        super().__init__(**kwargs)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = super().configure_optimizers()

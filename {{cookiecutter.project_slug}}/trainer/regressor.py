@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,11 +36,6 @@ class Regressor(BaseTrainer):
             hint = "; a regressor is not for classes" * bool(self.dataset.classes)
             raise UserError(f"the model gives {shapes}{tuple(target.shape[1:])}{hint}")
         self.metrics.update(outputs, target)
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        if self.options.balanced or self.options.label_smoothing:
-            raise UserError("trainer.balanced and trainer.label_smoothing are for classes")
-        return super().configure_optimizers()
 
     def configure_metrics(self) -> RegressionMetrics:
         return RegressionMetrics()
