@@ -1,6 +1,7 @@
 """Derives the settings of a class from the signature of its constructor, and constructs it."""
 
 import dataclasses
+import importlib
 import inspect
 import json
 import re
@@ -12,7 +13,6 @@ from inspect import Parameter
 from typing import Any, TypeVar
 
 import pydantic
-from pydantic_core import to_jsonable_python
 
 from config.classes import find_class
 from config.schema import ClassSection
@@ -76,11 +76,11 @@ def _init_parameters(owner: type) -> list[Parameter]:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    if sys.version_info >= (3, 14):  # names that are only imported for TYPE_CHECKING do not raise
-        import annotationlib
-
-        return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
-    return inspect.signature(function)
+    if sys.version_info < (3, 14):
+        return inspect.signature(function)
+    # By default, 3.14 evaluates all annotations, and raises for names under TYPE_CHECKING.
+    formats = importlib.import_module("annotationlib").Format
+    return inspect.signature(function, annotation_format=formats.FORWARDREF)
 
 
 def _evaluate(annotation: Any, names: dict[str, Any], class_names: Mapping[str, Any]) -> Any:
@@ -168,7 +168,7 @@ def _example(parameter: Parameter) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, type) and not typing.get_args(annotation):
+    if isinstance(annotation, type):
         return annotation.__name__
     return str(annotation)
 
@@ -189,13 +189,18 @@ def _field(cls: type, parameter: Parameter) -> Any:
     if parameter.default is Parameter.empty:
         return pydantic.Field(**options)
     try:
-        json_text = json.dumps(to_jsonable_python(parameter.default), allow_nan=False)
-        adapter = pydantic.TypeAdapter(parameter.annotation)
-        default = adapter.validate_json(json_text, strict=True)
+        default = _plain_default(parameter)
     except (TypeError, ValueError):
         # YAML cannot express it, so it is not written into settings; the constructor supplies it.
         return pydantic.Field(default_factory=lambda: None, **options)
     return pydantic.Field(default, **options)
+
+
+def _plain_default(parameter: Parameter) -> Any:
+    """The default as it is when it has been written to YAML and read again."""
+    plain = pydantic.TypeAdapter(Any).dump_python(parameter.default, mode="json")
+    json_text = json.dumps(plain, allow_nan=False)
+    return pydantic.TypeAdapter(parameter.annotation).validate_json(json_text, strict=True)
 
 
 def describe_parameter(cls: type, name: str) -> str | None:

@@ -147,11 +147,22 @@ def _type_in_words(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         return ", ".join(map(str, schema["enum"]))
     if "const" in schema:
         return str(schema["const"])
+    if schema.get("type") == "array":
+        return _list_in_words(schema, definitions)
     words = [schema.get("type", "any")]
     for keyword, sign in BOUNDS.items():
         if keyword in schema:
             words.append(f"{sign} {schema[keyword]}")
     return " ".join(words)
+
+
+def _list_in_words(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    if "prefixItems" in schema:
+        parts = [_type_in_words(part, definitions) for part in schema["prefixItems"]]
+        return f"list [{', '.join(parts)}]"
+    if "items" in schema:
+        return f"list of {_type_in_words(schema['items'], definitions)}"
+    return "list"
 
 
 def _indented(text: str) -> str:

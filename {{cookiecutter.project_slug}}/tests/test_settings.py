@@ -335,7 +335,8 @@ def test_a_constructor_can_mark_its_parameters(add_files: AddFiles) -> None:
 
 
 def subclasses(base: type) -> Iterator[type]:
-    for cls in base.__subclasses__():
+    direct: list[type] = base.__subclasses__()
+    for cls in direct:
         yield cls
         yield from subclasses(cls)
 
@@ -379,7 +380,8 @@ class Base(BaseModel):
     def forward(self, input):
         return input
 """
-CASES = {  # code of model/my.py: a class Net; settings; arguments
+Case = tuple[str, list[str], dict[str, Any]]
+CASES: dict[str, Case] = {  # code of model/my.py, which defines Net; settings; arguments
     "inherited constructor": (
         """
         class Parent(Base):
@@ -733,8 +735,8 @@ def test_a_subclass_may_fix_an_argument_of_its_base(add_files: AddFiles) -> None
     """
     add_files({"model/my.py": MODEL + dedent(code)})
     settings = load_settings(SYNTHETIC, ["model.name=my.Wide", "model.classes=3"])
-    dataset = find_class("data_loader", "synthetic.Synthetic", BaseDataset)
-    samples = dataset(root=Path(), split="train", seed=0)  # type: ignore[call-arg]
+    data = load_section("data", DataSettings, {"name": "synthetic.Synthetic"})
+    samples = construct(data, BaseDataset, root=Path(), split="train", seed=0)
     model = construct(settings.model, BaseModel, dataset=samples)
     assert model.state_dict()["layers.1.weight"].shape[0] == 64
     settings = load_settings(SYNTHETIC, ["model.name=my.Wide", "model.width=3"])
