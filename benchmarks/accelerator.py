@@ -105,7 +105,13 @@ def ours(data: Random, device: torch.device, compiled: bool) -> float:
     }
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "checkpoints").mkdir()
-        Timed(settings, ConvNet(data, mirror=True), loaders, Path(folder)).fit()
+        Timed(
+            settings=settings,
+            model=ConvNet(data, mirror=True),
+            loaders=loaders,
+            run=Path(folder),
+            **settings.trainer.arguments,
+        ).fit()
     return clock.images_per_second()
 
 

@@ -106,7 +106,13 @@ def step_time(samples: int = 10_000, begin: int = 0, scalars: int = 0) -> float:
     loaders["validation"] = BatchLoader(Points(BATCH), BATCH)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "checkpoints").mkdir()
-        trainer = Timed(settings, Net(), loaders, Path(folder))
+        trainer = Timed(
+            settings=settings,
+            model=Net(),
+            loaders=loaders,
+            run=Path(folder),
+            **settings.trainer.arguments,
+        )
         trainer.step, trainer.times, trainer.scalars = begin, list[float](), scalars
         trainer.fit()
     pairs = zip(trainer.times, trainer.times[1:], strict=False)
@@ -148,7 +154,13 @@ def work(kind: str, steps: int) -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "checkpoints").mkdir()
-            Classifier(settings, model, loaders, Path(folder)).fit()
+            Classifier(
+                settings=settings,
+                model=model,
+                loaders=loaders,
+                run=Path(folder),
+                **settings.trainer.arguments,
+            ).fit()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

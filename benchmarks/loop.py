@@ -180,7 +180,13 @@ def ours(setting: Setting) -> float:
     loaders["validation"] = BatchLoader(validation, BATCH)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "checkpoints").mkdir()
-        Timed(settings, model, loaders, Path(folder)).fit()
+        Timed(
+            settings=settings,
+            model=model,
+            loaders=loaders,
+            run=Path(folder),
+            **settings.trainer.arguments,
+        ).fit()
     return clock.microseconds()
 
 

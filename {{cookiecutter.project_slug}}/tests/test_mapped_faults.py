@@ -113,8 +113,8 @@ def test_code_in_a_file_is_not_executed(copy: Path) -> None:
         ('"title"', '"titel"', "title Field required"),
         ('"fitted"', '"learned"', "fitted Field required"),
         ('"samples"', '"count"', "splits.validation.samples Field required"),
-        ("synthetic.Synthetic", "synthetic.Stripes", "Input should be"),
-        ("synthetic.Synthetic", "os.system", "Input should be"),
+        ("synthetic.Synthetic", "synthetic.Stripes", "no class Stripes"),
+        ("synthetic.Synthetic", "os.system", "no class os.system"),
         ('"name"', '"tilt": 1, "name"', "tilt"),
     ],
 )

@@ -203,8 +203,7 @@ def test_settings_for_classes_are_an_error_in_regression(
     changes = (f"data.root={tmp_path}", "trainer.balanced=true", *QUICK)
     assert command("train", "--config", LINE, *changes) == 2
     message = capsys.readouterr().err
-    for part in ("trainer.balanced", "trainer.label_smoothing", "classes"):
-        assert part in message
+    assert "unknown setting trainer.balanced" in message
 
 
 def test_a_model_with_another_number_of_outputs_is_an_error(

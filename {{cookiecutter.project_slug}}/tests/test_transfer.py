@@ -67,7 +67,9 @@ def error_rates(
         }
         run = Path(options.name)
         (run / "checkpoints").mkdir(parents=True)
-        trainer = Classifier(options, build_model(options, samples), loaders, run)
+        model = build_model(options, samples)
+        arguments = options.trainer.arguments
+        trainer = Classifier(settings=options, model=model, loaders=loaders, run=run, **arguments)
         trainer.fit()
         trainer.loaders = {"unseen": build_loader(options, unseen)}
         return trainer
