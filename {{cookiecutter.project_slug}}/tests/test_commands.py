@@ -23,7 +23,7 @@ from base.base_model import BaseModel
 from builders import build_model, restore_dataset, restore_trainer
 from config.loading import load_settings
 from data_loader.synthetic import Synthetic
-from storage.checkpoint_file import evaluation_weights, load_checkpoint
+from storage.state import evaluation_weights, load_checkpoint
 from trainer.classifier import Classifier
 
 Command = Callable[..., int]

@@ -14,11 +14,12 @@ from torchmetrics.wrappers import ClasswiseWrapper
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from builders import rehearse
 from logger.meter import Meter
+from metrics.average import MeanLoss
 from metrics.classification import ClassificationMetrics
 from metrics.protocol import higher_is_better, scalar_results
 from model.losses import cross_entropy
+from sanity_check import check_trainer
 from trainer.classifier import Classifier
 from utils.errors import UserError
 
@@ -125,18 +126,19 @@ class TopAndBottom(TorchMetric):
         return {"top": self.values.max(), "bottom": self.values.min()}
 
 
-def test_the_direction_of_one_of_several_results_of_a_metric_is_unknown() -> None:
+def test_a_direction_that_a_metric_states_holds_for_all_of_its_results() -> None:
     two_results: Any = TopAndBottom()
-    two_results.update(torch.rand(3))
-    assert list(two_results.compute()) == ["top", "bottom"]
-    assert higher_is_better(two_results, "top") is None
+    assert higher_is_better(two_results, "top") is True
+    assert higher_is_better(two_results, "bottom") is True
 
+
+def test_the_direction_of_a_result_with_another_name_than_its_metric_is_unknown() -> None:
     by_class: Any = ClasswiseWrapper(classification.MulticlassAccuracy(3, average=None))
-    for metrics in (by_class, MetricCollection({"by_class": by_class.clone()})):
-        metrics.update(torch.eye(3), torch.arange(3))
-        name = "multiclassaccuracy_0"
-        assert name in metrics.compute()
-        assert higher_is_better(metrics, name) is None
+    metrics = MetricCollection({"by_class": by_class})
+    metrics.update(torch.eye(3), torch.arange(3))
+    name = "multiclassaccuracy_0"
+    assert name in metrics.compute()
+    assert higher_is_better(metrics, name) is None
 
 
 # Metrics in trainers
@@ -162,10 +164,9 @@ def test_metrics_of_torchmetrics_can_be_monitored(
 ) -> None:
     trainer = make_trainer("checkpoint.monitor=top2", kind=WithTorchmetrics)
     assert trainer.higher_is_better("top2")
-    assert not trainer.higher_is_better("loss")
     trainer.fit()
     best = max(logged(trainer.run, "validation", "top2"))
-    assert trainer.best == pytest.approx(best)
+    assert trainer.progress.best == pytest.approx(best)
 
 
 class Calibrated(Classifier):
@@ -187,7 +188,7 @@ def test_a_trainer_asks_its_metrics_for_the_direction(make_trainer: Callable[...
     assert not trainer.higher_is_better("ece")
 
 
-class MeanLoss:
+class Undirected:
     """Metrics that do not state a direction."""
 
     def reset(self) -> None:
@@ -199,7 +200,7 @@ class MeanLoss:
     def compute(self) -> dict[str, Tensor]:
         return {"loss": torch.cat(self.losses).mean()}
 
-    def to(self, device: torch.device) -> "MeanLoss":
+    def to(self, device: torch.device) -> "Undirected":
         self.reset()
         return self
 
@@ -208,42 +209,65 @@ class Plain(Classifier):
     """A classifier with metrics that its tables do not know."""
 
     def configure_metrics(self) -> Any:
-        return MeanLoss()
+        return Undirected()
 
 
 @pytest.mark.parametrize(
     ("kind", "monitor", "message"),
     [
         (Calibrated, "ece", r"KeyError: 'precision_by_class' \(.*classifier\.py, line"),
-        (Plain, "loss", r"KeyError: 'precision_by_class' \(.*classifier\.py, line"),
+        (Plain, "loss", r"checkpoint\.monitor = 'loss'.*higher_is_better"),
     ],
 )
 def test_unsuitable_metrics_are_reported_before_training(
     make_trainer: Callable[..., Any], kind: type[Classifier], monitor: str, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        rehearse(make_trainer(f"checkpoint.monitor={monitor}", kind=kind))
+        check_trainer(make_trainer(f"checkpoint.monitor={monitor}", kind=kind))
 
 
 def test_a_meter_keeps_the_values_at_the_time_of_adding() -> None:
     meter = Meter()
     temperature = torch.tensor(1.0)
     for _ in range(3):
-        meter.add({"temperature": temperature})
+        meter.add({"temperature": temperature}, samples=5)
         temperature += 1  # in place, as an optimizer does
     assert meter.read() == {"temperature": 2.0}
     assert meter.read() == {}
 
 
-def test_a_step_counts_the_same_when_the_number_of_processes_changes(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_meter_restores_the_sums_of_any_number_of_processes() -> None:
+    first = Meter()
+    second = Meter()
+    first.add({"loss": torch.tensor(1.0)}, samples=2)
+    second.add({"loss": torch.tensor(4.0)}, samples=1)
+    merged = Meter()
+    merged.load_rank_states([first.state_dict(), second.state_dict()])
+    merged.add({"loss": torch.tensor(5.0)}, samples=3)
+    assert merged.read() == {"loss": pytest.approx((2 * 1 + 4 + 3 * 5) / 6)}
+
+
+def test_values_of_no_samples_do_not_count() -> None:
+    meter = Meter()
+    meter.add({"loss": torch.tensor(torch.nan)}, samples=0)
+    meter.add({"loss": torch.tensor(2.0)}, samples=4)
+    assert meter.read() == {"loss": 2.0}
+
+
+def test_the_mean_loss_is_over_samples_and_lower_is_better() -> None:
+    metric = MeanLoss()
+    metric.update(torch.tensor([1.0, 2.0, 3.0]))
+    metric.update(torch.tensor([6.0]))
+    assert metric.compute() == {"loss": torch.tensor(3.0)}
+    assert higher_is_better(metric, "loss") is False
+    metric.reset()
+    metric.update(torch.tensor([4.0]))
+    assert metric.compute() == {"loss": torch.tensor(4.0)}
+
+
+def test_a_monitored_metric_without_a_direction_is_reported_before_training(
+    make_trainer: Callable[..., Any],
 ) -> None:
-    parts, whole = (Meter(), Meter()), Meter()
-    monkeypatch.setattr("logger.meter.WORLD", 2)
-    for part, loss, share in zip(parts, (1.0, 4.0), (4 / 3, 2 / 3), strict=True):
-        part.add({"loss": torch.tensor(loss)}, share)  # of three samples, two and one
-    monkeypatch.setattr("logger.meter.WORLD", 1)
-    for part in parts:
-        whole.take(part.sums, part.counts)
-    whole.add({"loss": torch.tensor(5.0)})
-    assert whole.read() == {"loss": pytest.approx((2 + 5) / 2)}
+    trainer = make_trainer("checkpoint.monitor=loss", kind=WithTorchmetrics)
+    with pytest.raises(UserError, match=r"checkpoint\.monitor.*'loss'.*higher_is_better"):
+        check_trainer(trainer)

@@ -14,7 +14,8 @@ from config.schema import Settings
 from model.losses import cross_entropy
 from model.networks import ConvNet, dct_filters
 from optim.optimizers import build_optimizers
-from storage.checkpoint_file import evaluation_weights, load_checkpoint, save_checkpoint
+from storage.checkpoint_file import load_checkpoint, save_checkpoint
+from storage.state import evaluation_weights
 from utils.errors import UserError
 
 NETWORKS = ("networks.ConvNet", "networks.MLP")  # add yours
