@@ -6,6 +6,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -220,9 +221,7 @@ def epoch_values(loader: BatchLoader, epoch: int) -> list[float]:
     return loaded_values(loader, first, first + loader.steps_per_epoch)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "accumulate"), [(1, 1), (7, 1), (7, 3), (100, 1), (300, 2)]
-)
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 1), (7, 1), (7, 3), (100, 1), (300, 2)])
 def test_epoch_contains_each_sample_once(batch_size: int, accumulate: int) -> None:
     loader = BatchLoader(Numbers(100), batch_size, seed=0, accumulate=accumulate)
     for epoch in (0, 1, 2):
@@ -350,7 +349,7 @@ def test_samples_that_are_no_dicts_are_rejected() -> None:
 
 
 def test_empty_data_is_rejected() -> None:
-    with pytest.raises(UserError, match="numbers: .*no samples") as caught:
+    with pytest.raises(UserError, match=r"numbers: .*no samples") as caught:
         BatchLoader(Numbers(0), 4).check()
     assert caught.value.exit_code == 2
 
@@ -370,7 +369,8 @@ class Unreadable(Numbers):
 def test_check_reads_the_first_and_the_last_sample(index: int) -> None:
     dataset = Unreadable(100)
     dataset.unreadable_index = index
-    with pytest.raises(LoadingError, match=f"numbers: sample {index}: OSError: bad sector") as caught:
+    message = f"numbers: sample {index}: OSError: bad sector"
+    with pytest.raises(LoadingError, match=message) as caught:
         BatchLoader(dataset, 4).check()
     assert caught.value.exit_code == 1
 
@@ -498,10 +498,27 @@ def test_loading_with_workers_restores_the_sigchld_handler(handler: Any) -> None
         for loader in (training, evaluation):
             assert len(epoch_values(loader, 0)) == 40
             assert signal.getsignal(signal.SIGCHLD) == handler
-        steps = training.steps(0, 4)
+        steps: Any = training.steps(0, 4)
         next(steps)
         steps.close()  # training that stops early
         assert signal.getsignal(signal.SIGCHLD) == handler
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has no SIGCHLD")
+def test_loading_without_workers_does_not_change_the_sigchld_handler() -> None:
+    loader = BatchLoader(Numbers(40), 10, seed=0)
+    with sigchld_handler(handle_sigchld):
+        for _ in loader.steps(0, 4):
+            assert signal.getsignal(signal.SIGCHLD) == handle_sigchld
+
+
+@FORKS
+@pytest.mark.parametrize("workers", [0, 1])
+def test_threads_can_load_steps(workers: int) -> None:
+    loader = BatchLoader(Numbers(40), 10, workers=workers)
+    with ThreadPoolExecutor() as pool:
+        values = pool.submit(epoch_values, loader, 0).result()
+    assert values == list(range(40))
 
 
 # Image files

@@ -148,9 +148,7 @@ def test_logged_means_are_means_over_samples(
 ) -> None:
     # Two steps of 700 and 90 samples. At such a learning rate no weight changes.
     changes = ("data.batch_size=700", "trainer.epochs=1", "optimizer.lr=1e-30")
-    trainer = make_trainer(
-        *SMALL_MODEL, *changes, "trainer.label_smoothing=0", train=plain_data
-    )
+    trainer = make_trainer(*SMALL_MODEL, *changes, "trainer.label_smoothing=0", train=plain_data)
     expected = mean_loss(trainer, all_samples(plain_data))
     trainer.fit()
     assert logged(trainer.run, "train", "loss") == [pytest.approx(expected, rel=1e-5)]
@@ -188,9 +186,7 @@ def test_balanced_training_gives_each_class_the_same_weight(make_trainer: MakeTr
     assert abs(loss - losses.mean()) > 1e-4
 
 
-def test_one_hot_targets_give_the_same_results_as_class_indices(
-    make_trainer: MakeTrainer,
-) -> None:
+def test_one_hot_targets_give_the_same_results_as_class_indices(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer("trainer.label_smoothing=0.1", "logger.every_steps=1")
     (batch,) = next(trainer.loaders["train"].steps(0, 1)).batches
     one_hot = {**batch, "target": nn.functional.one_hot(batch["target"], 10).float()}
@@ -522,9 +518,7 @@ def test_newest_checkpoints_are_kept(make_trainer: MakeTrainer) -> None:
 # The sanity check
 
 
-def test_sanity_check_reports_a_model_that_does_not_fit_the_data(
-    make_trainer: MakeTrainer,
-) -> None:
+def test_sanity_check_reports_a_model_that_does_not_fit_the_data(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(train=TwoChannels(Path(), "train", 0))
     with pytest.raises(UserError, match=r"model .*data .*RuntimeError: .*, line \d+\)$"):
         check_trainer(trainer)
