@@ -6,8 +6,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +105,7 @@ def crash() -> None:
     raise RuntimeError("power failure")
 
 
-@contextmanager
-def noisy_training() -> Iterator[None]:
+def add_noise(patch: pytest.MonkeyPatch) -> None:
     """Adds random noise to the inputs, so that runs agree only if their generators do."""
     original = Classifier.training_step
 
@@ -116,24 +114,22 @@ def noisy_training() -> Iterator[None]:
         noise = scale * torch.randn_like(batch["input"])
         return original(trainer, model, {**batch, "input": batch["input"] + noise})
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classifier, "training_step", training_step)
-        yield
+    patch.setattr(Classifier, "training_step", training_step)
 
 
-# Not for the module: `trained_run`, which other modules use as well, must not be noisy.
+# Of function scope, so that `trained_run`, which other modules use as well, is never noisy.
 @pytest.fixture(autouse=True)
-def noise() -> Iterator[None]:
-    """Trains with noise in each test."""
-    with noisy_training():
-        yield
+def noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adds noise in each test."""
+    add_noise(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted_run(train: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with `STATEFUL_SETTINGS` that was never stopped."""
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
-    with noisy_training():
+    with pytest.MonkeyPatch.context() as patch:
+        add_noise(patch)
         assert train(run, *STATEFUL_SETTINGS) == 0
     return run
 
