@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -280,7 +281,8 @@ class BatchLoader:
         steps = range(first, last)
         with _reporting_dead_workers(self.dataset.title), _keeping_sigchld_handler():
             loaded = self._load(steps)
-            _use_default_sigchld_handler()
+            if self._uses_workers(steps):
+                _use_default_sigchld_handler()
             try:
                 for step, result in zip(steps, loaded, strict=True):
                     if isinstance(result, LoadingError):
@@ -292,8 +294,11 @@ class BatchLoader:
                 # Ends the workers now: left to the garbage collector, each takes 5 s to end.
                 del loaded
 
+    def _uses_workers(self, steps: range) -> bool:
+        return self.workers > 0 and len(steps) > 1
+
     def _load(self, steps: range) -> "Iterator[Step | LoadingError]":
-        if self.workers == 0 or len(steps) <= 1:
+        if not self._uses_workers(steps):
             return map(self.source.__getitem__, steps)
         is_evaluation = self.source.seed is None and steps == range(self.steps_per_epoch)
         if is_evaluation:
@@ -375,7 +380,7 @@ def _reporting_dead_workers(title: str) -> Iterator[None]:
 @contextmanager
 def _keeping_sigchld_handler() -> Iterator[None]:
     """Restores the handler of SIGCHLD, which torch replaces with the first worker."""
-    if not hasattr(signal, "SIGCHLD"):  # Windows
+    if not _can_set_sigchld_handler():
         yield
         return
     previous = signal.getsignal(signal.SIGCHLD)
@@ -390,5 +395,11 @@ def _use_default_sigchld_handler() -> None:
 
     The error is raised when the next batch is needed.
     """
-    if hasattr(signal, "SIGCHLD"):
+    if _can_set_sigchld_handler():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _can_set_sigchld_handler() -> bool:
+    """Whether this is the main thread, and not Windows, which has no SIGCHLD."""
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    return is_main_thread and hasattr(signal, "SIGCHLD")

@@ -1,4 +1,4 @@
-"""What the tests share: a small data set, trainers, commands that run in this process."""
+"""Shared fixtures: a small data set, trainers, and commands that run in this process."""
 
 import contextlib
 import csv
@@ -14,12 +14,13 @@ import torch
 
 from base.base_dataset import BaseDataset
 from base.base_trainer import BaseTrainer
-from builders import build_dataset, build_loader, build_model
+from builders import build_dataset, build_loader, build_new_model
 from config.constructors import constructor_parameters
 from config.loading import load_settings
 from config.schema import Settings
 from data_loader import synthetic
 from logger.console import log
+from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 from utils.command import run_command
 from utils.randomness import seed_everything
@@ -27,10 +28,10 @@ from utils.randomness import seed_everything
 gc.freeze()  # as commands do, once torch is imported
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config/synthetic.yaml"
-# Images in the small synthetic data: 790 to train with, in 16 steps an epoch. No batch size that
-# the tests use divides these numbers, so that short last batches are always part of a test.
-SIZES = {"TRAINING": 1000, "VALIDATION": 210, "TEST": 303}
-QUICK = (
+# Numbers of synthetic images. The training set has 1000 - 210 = 790, which are 16 steps per epoch.
+# No batch size in the tests divides these numbers, so every test includes a short last batch.
+SPLIT_SIZES = {"TRAINING": 1000, "VALIDATION": 210, "TEST": 303}
+QUICK_SETTINGS = (
     "device=cpu",
     "data.batch_size=50",
     "trainer.epochs=2",
@@ -42,43 +43,50 @@ QUICK = (
 
 @pytest.fixture(scope="session", autouse=True)
 def small_data() -> Iterator[None]:
-    """Makes the synthetic data small, and the tests independent of the user's own data folder."""
-    torch.set_num_threads(1)  # faster for such small models, and much so on a busy machine
+    """Reduces the synthetic data, and ignores the user's own data folder."""
+    torch.set_num_threads(1)  # faster for such small models, especially on a busy machine
     with pytest.MonkeyPatch.context() as patch:
-        for name, size in SIZES.items():
+        for name, size in SPLIT_SIZES.items():
             patch.setattr(synthetic, name, size)
         patch.delenv("DATA_ROOT", raising=False)
         yield
 
 
 @pytest.fixture(autouse=True)
-def own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each test works in a folder of its own, so that no run is written into the project."""
+def working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Runs each test in a temporary folder, so that no test writes into the project."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def make_settings() -> Callable[..., Settings]:
-    """``make_settings("trainer.epochs=1")``: quick settings for synthetic data, with changes."""
-    return lambda *changes: load_settings(CONFIG, [*QUICK, *changes])
+    """``make_settings("trainer.epochs=1")``: quick settings for synthetic data, with overrides."""
+
+    def make(*changes: str) -> Settings:
+        return load_settings(CONFIG, [*QUICK_SETTINGS, *changes])
+
+    return make
 
 
 @pytest.fixture(scope="session")
 def splits(small_data: None, make_settings: Callable[..., Settings]) -> dict[str, BaseDataset]:
-    """The synthetic data: train, validation, test."""
-    found = {s: build_dataset(make_settings(), s) for s in ("train", "validation", "test")}
+    """The synthetic data sets by split: train, validation, test."""
+    settings = make_settings()
+    train_set = build_dataset(settings, "train")
+    datasets = {"train": train_set}
     for split in ("validation", "test"):
-        found[split].load_state_dict(found["train"].state_dict())
-    return found
+        datasets[split] = build_dataset(settings, split)
+        datasets[split].load_state_dict(train_set.state_dict())
+    return datasets
 
 
 @pytest.fixture
 def make_trainer(
     tmp_path: Path, make_settings: Callable[..., Settings], splits: dict[str, BaseDataset]
 ) -> Callable[..., Any]:
-    """``make_trainer("trainer.ema=0.9")``: a trainer of synthetic data, to be called `fit` on.
+    """``make_trainer("trainer.ema=0.9")``: a trainer on synthetic data, ready for `fit`.
 
-    Another class can be given as ``kind``, other data as ``train``.
+    ``kind`` is the class of the trainer, ``train`` the training set.
     """
 
     def make(
@@ -86,13 +94,15 @@ def make_trainer(
     ) -> BaseTrainer:
         settings = make_settings(*changes)
         seed_everything(settings.seed)
-        validation = build_loader(settings, splits["validation"])
-        loaders = {"train": build_loader(settings, train, training=True), "validation": validation}
+        loaders = {
+            "train": build_loader(settings, train, training=True),
+            "validation": build_loader(settings, splits["validation"]),
+        }
+        model = build_new_model(settings, splits["train"])
         run = tmp_path / "run"
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         accepted = constructor_parameters(kind)
         arguments = {n: v for n, v in settings.trainer.arguments.items() if n in accepted}
-        model = build_model(settings, splits["train"])
         return kind(settings=settings, model=model, loaders=loaders, run=run, **arguments)
 
     return make
@@ -100,51 +110,68 @@ def make_trainer(
 
 @pytest.fixture(scope="session")
 def command() -> Callable[..., int]:
-    """``command("train", "trainer.epochs=1")``: runs train.py here and returns its exit code."""
+    """``command("train", "trainer.epochs=1")``: runs train.py here; returns its exit code."""
 
     def run(name: str, *arguments: object) -> int:
         main = importlib.import_module(name).main
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
             try:
-                with pytest.raises(SystemExit) as stop:
+                with pytest.raises(SystemExit) as caught:
                     run_command(main)
             finally:
-                while log.handlers:  # as the end of the process would
-                    handler = log.handlers[0]
-                    log.removeHandler(handler)
-                    with contextlib.suppress(OSError):  # of a full disk
-                        handler.close()
-        return int(stop.value.code or 0)
+                _close_log_handlers()
+        return int(caught.value.code or 0)
 
     return run
+
+
+def _close_log_handlers() -> None:
+    """Closes the handlers of a command, as the end of its process would."""
+    while log.handlers:
+        handler = log.handlers[0]
+        log.removeHandler(handler)
+        with contextlib.suppress(OSError):  # a full disk
+            handler.close()
 
 
 @pytest.fixture(scope="session")
 def train(command: Callable[..., int]) -> Callable[..., int]:
     """``train(folder, "seed=1")``: trains a small model in a new run folder."""
-    return lambda run, *changes: command(
-        "train", "--config", CONFIG, "--run-dir", run, *QUICK, *changes
-    )
+
+    def run(folder: Path, *changes: str) -> int:
+        return command("train", "--config", CONFIG, "--run-dir", folder, *QUICK_SETTINGS, *changes)
+
+    return run
 
 
 @pytest.fixture(scope="session")
 def trained_run(
     small_data: None, train: Callable[..., int], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The folder of a finished run, for tests that only read it; its first epoch was the best."""
+    """The folder of a finished run whose first of two epochs was the best; tests only read it.
+
+    pytest sets up a session fixture when a test first requests it. A test module must therefore
+    not patch the training code in a fixture of module scope, which would change this run.
+    """
     run = tmp_path_factory.mktemp("trained") / "run"
-    assert train(run, "scheduler={name: exponential, factor: 30}") == 0
+    # The second epoch diverges: its validation accuracy is 0.1, after 0.8 in the first.
+    changes = ("optimizer.lr=0.02", "scheduler={name: exponential, factor: 50}")
+    assert train(run, *changes) == 0
+    assert load_checkpoint(run / "checkpoints/best.pt")["progress"]["step"] == 16
     return run
 
 
 @pytest.fixture(scope="session")
 def logged() -> Callable[..., list[float]]:
-    """``logged(run, "train", "loss")``: what metrics.csv says of a metric, oldest value first."""
+    """``logged(run, "train", "loss")``: the values of a metric in metrics.csv, oldest first."""
 
     def read(run: Path, split: str, metric: str) -> list[float]:
+        values = []
         with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [float(r["value"]) for r in rows if (r["split"], r["metric"]) == (split, metric)]
+            for row in csv.DictReader(file):
+                if row["split"] == split and row["metric"] == metric:
+                    values.append(float(row["value"]))
+        return values
 
     return read

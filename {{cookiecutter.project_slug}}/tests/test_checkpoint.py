@@ -1,5 +1,5 @@
-"""Checkpoints: always whole, and checked when read."""
-# ruff: noqa: D103  the names of the tests say what they test
+"""Checkpoint files: complete at any moment, and verified when read."""
+# ruff: noqa: D103  the names of the tests state what they test
 
 import os
 import pickle
@@ -12,161 +12,210 @@ from typing import Any
 import pytest
 import torch
 
-from storage.checkpoint_file import FORMAT, load_checkpoint, save_checkpoint, save_step
+from storage.checkpoint_file import FORMAT, load_checkpoint, save_checkpoint
+from storage.checkpointer import write_step_files
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
+UNUSABLE = "is not a usable checkpoint"
 
 
-def steps_in(folder: Path) -> list[int]:
-    return sorted(load_checkpoint(file)["progress"]["step"] for file in folder.glob("step_*.pt"))
+def state_of_step(step: int, **others: Any) -> dict[str, Any]:
+    return {"progress": {"step": step}, **others}
 
 
-def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
-    state: dict[str, Any] = {"weights": torch.randn(3), "step": 7, "names": ["a", "b"], "best": 0.1}
-    save_checkpoint(tmp_path / "x.pt", state)
-    loaded = load_checkpoint(tmp_path / "x.pt")
-    assert loaded.pop("weights").equal(state.pop("weights"))
-    assert loaded == {"format": FORMAT, **state}
+def saved_step(file: Path) -> int:
+    """The number of steps made before a checkpoint was saved."""
+    return int(load_checkpoint(file)["progress"]["step"])
 
 
-def test_a_failed_save_leaves_the_old_checkpoint_whole(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "x.pt", {"step": 1})
-    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
-        save_checkpoint(tmp_path / "x.pt", {"step": 2, "never plain": lambda: None})
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match=r"full.*x\.pt"):
-        patch.setattr(os, "fsync", fail)  # all is written, and nothing is durable yet
-        save_checkpoint(tmp_path / "x.pt", {"step": 2})
-    assert load_checkpoint(tmp_path / "x.pt")["progress"]["step"] == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["x.pt"]
+def kept_steps(folder: Path) -> list[int]:
+    """The steps of all ``step_*.pt``, in ascending order."""
+    return sorted(saved_step(file) for file in folder.glob("step_*.pt"))
 
 
-def fail(*_: object) -> None:
+def fail_on_full_disk(*_: object) -> None:
     raise OSError(28, "the disk is full")
 
 
-def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
-    file, draws = tmp_path / "x.pt", random.Random(0)
-    save_checkpoint(file, {"step": 1, "model": {"weight": torch.randn(300)}})
-    content = file.read_bytes()
-    places = {*range(0, len(content), 20), len(content) - 1}
-    for place in places:
-        flipped = bytes([content[place] ^ 1 << draws.randrange(8)])
-        file.write_bytes(content[:place] + flipped + content[place + 1 :])
-        with pytest.raises(UserError, match=r"x\.pt is no usable checkpoint: it is damaged"):
-            load_checkpoint(file)
-    assert len(places) > 100
+# Writing
 
 
-def test_a_damaged_checkpoint_is_refused(
-    tmp_path: Path, trained_run: Path, command: Command, capsys: Captured
+def test_loaded_checkpoint_equals_the_saved_state(tmp_path: Path) -> None:
+    plain_values = {"step": 7, "names": ["a", "b"], "best": 0.1}
+    weights = torch.randn(3)
+    save_checkpoint(tmp_path / "x.pt", {"weights": weights, **plain_values})
+    loaded = load_checkpoint(tmp_path / "x.pt")
+    assert torch.equal(loaded.pop("weights"), weights)
+    assert loaded == {"format": FORMAT, **plain_values}
+
+
+def test_state_that_cannot_be_saved_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "x.pt"
+    save_checkpoint(file, state_of_step(1))
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        save_checkpoint(file, state_of_step(2, function=lambda: None))
+    assert saved_step(file) == 1
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_full_disk_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = (trained_run / "checkpoints/last.pt").read_bytes()
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
-    (tmp_path / "truncated.pt").write_bytes(content[: len(content) // 2])
-    (tmp_path / "longer.pt").write_bytes(content + b"!")
-    (tmp_path / "empty.pt").write_bytes(b"")
-    (tmp_path / "text.pt").write_bytes(b"no checkpoint at all")
-    names = {file.name for file in tmp_path.iterdir()}
-    for name in names:
-        for arguments in (["train", "--resume", name], ["evaluate", name], ["export", name]):
-            assert command(*arguments) == 2
-            assert f"{name} is no usable checkpoint" in capsys.readouterr().err
-    assert {file.name for file in tmp_path.iterdir()} == names
+    file = tmp_path / "x.pt"
+    save_checkpoint(file, state_of_step(1))
+    monkeypatch.setattr(os, "fsync", fail_on_full_disk)  # everything is written, but not durable
+    with pytest.raises(OSError, match=r"full.*x\.pt"):
+        save_checkpoint(file, state_of_step(2))
+    assert saved_step(file) == 1
+    assert list(tmp_path.iterdir()) == [file]
 
 
-def test_another_format_is_refused(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "x.pt", {"format": FORMAT + 1})
-    with pytest.raises(
-        UserError, match=f"has format {FORMAT + 1}, and this project reads {FORMAT}"
-    ):
-        load_checkpoint(tmp_path / "x.pt")
-
-
-def test_the_one_before_a_damaged_checkpoint_is_taken(
-    tmp_path: Path,
-    train: Command,
-    command: Command,
-    capsys: Captured,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    run = tmp_path / "run"
-    assert train(run, "trainer.max_steps=20") == 0
-    newest = run / "checkpoints/step_00000020.pt"
-    whole = torch.load(newest, weights_only=True)
-    os.truncate(newest, 1000)
-    assert command("train", "--resume", run) == 0
-    warnings = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
-    (warning,) = warnings
-    assert warning.startswith(f"{newest} is no usable checkpoint: it is damaged")
-    again = load_checkpoint(run / "checkpoints/last.pt")
-    assert again["step"] == 20
-    assert all(torch.equal(w, whole["model"][name]) for name, w in again["model"].items())
-
-    for file in (run / "checkpoints").iterdir():
-        os.truncate(file, 1000)
-    assert command("evaluate", run) == 2
-    assert "error: " in capsys.readouterr().err
-    (tmp_path / "runs").mkdir()
-    run.rename(tmp_path / "runs/damaged")
-    assert command("train", "--resume", "last") == 2
-
-
-def test_old_checkpoints_go_when_the_new_one_is_safe(
+def test_old_checkpoints_are_deleted_after_the_new_one_is_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for step in (1, 2, 3):
-        save_step(tmp_path, {"step": step}, keep=2, best=step == 1)
-    assert steps_in(tmp_path) == [2, 3]
-    assert load_checkpoint(tmp_path / "best.pt")["progress"]["step"] == 1
-    monkeypatch.setattr(os, "fsync", fail)
+        write_step_files(tmp_path, state_of_step(step), step, keep=2, is_best=step == 1)
+    assert kept_steps(tmp_path) == [2, 3]
+    assert saved_step(tmp_path / "best.pt") == 1
+    monkeypatch.setattr(os, "fsync", fail_on_full_disk)
     with pytest.raises(OSError, match="full"):
-        save_step(tmp_path, {"step": 4}, keep=1, best=True)
-    assert steps_in(tmp_path) == [2, 3]
-    assert load_checkpoint(tmp_path / "best.pt")["progress"]["step"] == 1
-    monkeypatch.undo()
-    save_step(tmp_path, {"step": 1}, keep=1, best=False)  # of a run that went back
-    assert steps_in(tmp_path) == [1]
-    assert load_checkpoint(tmp_path / "last.pt")["progress"]["step"] == 1
+        write_step_files(tmp_path, state_of_step(4), 4, keep=1, is_best=True)
+    assert kept_steps(tmp_path) == [2, 3]
+    assert saved_step(tmp_path / "best.pt") == 1
 
 
-def test_a_reader_finds_whole_files_at_any_time(tmp_path: Path) -> None:
-    save_step(tmp_path, {"step": 0}, keep=1, best=True)
+def test_newest_checkpoint_is_kept_if_a_run_returns_to_an_earlier_step(tmp_path: Path) -> None:
+    for step in (2, 3, 1):
+        write_step_files(tmp_path, state_of_step(step), step, keep=1, is_best=False)
+    assert kept_steps(tmp_path) == [1]
+    assert saved_step(tmp_path / "last.pt") == 1
+
+
+def test_reader_finds_complete_files_at_any_time(tmp_path: Path) -> None:
+    write_step_files(tmp_path, state_of_step(0), 0, keep=1, is_best=True)
     failures: list[UserError] = []
-    seen, done = set[int](), threading.Event()
+    steps_read: set[int] = set()
+    finished = threading.Event()
 
     def read() -> None:
-        while not done.is_set():
+        while not finished.is_set():
             for name in ("last.pt", "best.pt"):
                 try:
-                    seen.add(load_checkpoint(tmp_path / name)["progress"]["step"])
+                    steps_read.add(saved_step(tmp_path / name))
                 except UserError as error:
                     failures.append(error)
 
     reader = threading.Thread(target=read)
     reader.start()
     for step in range(1, 60):
-        save_step(tmp_path, {"step": step, "ballast": torch.rand(5000)}, keep=1, best=step % 2 == 0)
-    done.set()
+        state = state_of_step(step, weights=torch.rand(5000))
+        write_step_files(tmp_path, state, step, keep=1, is_best=step % 2 == 0)
+    finished.set()
     reader.join()
     assert failures == []
-    assert len(seen) > 3
+    assert len(steps_read) > 3
 
 
-def test_a_file_system_without_hard_links_will_do(
+def test_file_systems_without_hard_links_are_supported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "link", fail)
-    save_step(tmp_path, {"step": 5}, keep=1, best=True)
+    monkeypatch.setattr(os, "link", fail_on_full_disk)
+    write_step_files(tmp_path, state_of_step(5), 5, keep=1, is_best=True)
     names = {"step_00000005.pt", "last.pt", "best.pt"}
     assert {file.name for file in tmp_path.iterdir()} == names
-    assert {load_checkpoint(tmp_path / name)["progress"]["step"] for name in names} == {5}
+    assert {saved_step(tmp_path / name) for name in names} == {5}
 
 
-class Trap:
-    """Makes a folder when it is unpickled, as an attacker's would do worse."""
+def test_every_minutes_saves_within_an_epoch(tmp_path: Path, train: Command) -> None:
+    changes = ["checkpoint.keep=100", "trainer.max_steps=5", "model.name=networks.MLP"]
+    assert train(tmp_path / "often", *changes, "checkpoint.every_minutes=1e-9") == 0
+    assert kept_steps(tmp_path / "often/checkpoints") == [0, 1, 2, 3, 4, 5]
+    assert train(tmp_path / "rarely", *changes, "checkpoint.every_minutes=99") == 0
+    assert kept_steps(tmp_path / "rarely/checkpoints") == [0, 5]
+
+
+# Reading
+
+
+def test_every_flipped_bit_is_detected(tmp_path: Path) -> None:
+    file = tmp_path / "x.pt"
+    save_checkpoint(file, state_of_step(1, model={"weight": torch.randn(300)}))
+    content = file.read_bytes()
+    rng = random.Random(0)
+    offsets = {*range(0, len(content), 20), len(content) - 1}
+    for offset in offsets:
+        flipped = bytearray(content)
+        flipped[offset] ^= 1 << rng.randrange(8)
+        file.write_bytes(flipped)
+        with pytest.raises(UserError, match=rf"x\.pt {UNUSABLE}: it is damaged"):
+            load_checkpoint(file)
+    assert len(offsets) > 100
+
+
+@pytest.mark.parametrize("damage", ["truncated", "longer", "empty", "text", "plain torch.save"])
+def test_commands_reject_a_damaged_checkpoint(
+    tmp_path: Path, trained_run: Path, command: Command, capsys: Captured, damage: str
+) -> None:
+    file = tmp_path / "x.pt"
+    content = (trained_run / "checkpoints/last.pt").read_bytes()
+    if damage == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "longer":
+        file.write_bytes(content + b"!")
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "text":
+        file.write_bytes(b"not a checkpoint at all")
+    else:
+        torch.save({"weights": torch.zeros(3)}, file)
+    for arguments in (["train", "--resume", file], ["evaluate", file], ["export", file]):
+        assert command(*arguments) == 2
+        assert f"x.pt {UNUSABLE}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_other_format_is_rejected(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.pt", {"format": FORMAT + 1})
+    message = rf"x\.pt {UNUSABLE}: .*format {FORMAT + 1}.*format {FORMAT}"
+    with pytest.raises(UserError, match=message):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_resume_uses_the_checkpoint_before_a_damaged_one(
+    tmp_path: Path, train: Command, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, "model.name=networks.MLP", "trainer.max_steps=20") == 0
+    newest = run / "checkpoints/step_00000020.pt"
+    expected = load_checkpoint(newest)["model"]
+    os.truncate(newest, 1000)
+    caplog.clear()
+    assert command("train", "--resume", run) == 0
+    (warning,) = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert warning.startswith(f"{newest} {UNUSABLE}: it is damaged")
+    resumed = load_checkpoint(run / "checkpoints/last.pt")
+    assert resumed["progress"]["step"] == 20
+    for name, weight in resumed["model"].items():
+        assert torch.equal(weight, expected[name]), name
+
+
+def test_run_without_a_usable_checkpoint_is_rejected(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured
+) -> None:
+    run = tmp_path / "runs/damaged"
+    assert train(run, "model.name=networks.MLP", "trainer.max_steps=1") == 0
+    for file in (run / "checkpoints").iterdir():
+        os.truncate(file, 1000)
+    for arguments in (["evaluate", run], ["train", "--resume", run], ["train", "--resume", "last"]):
+        assert command(*arguments) == 2
+        assert UNUSABLE in capsys.readouterr().err
+
+
+class MaliciousObject:
+    """Creates a folder when it is unpickled, in place of worse things."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -175,12 +224,14 @@ class Trap:
         return os.mkdir, (str(self.folder),)
 
 
-def test_code_in_a_checkpoint_is_refused_and_never_run(
+def test_code_in_a_checkpoint_is_never_run(
     tmp_path: Path, trained_run: Path, command: Command, capsys: Captured
 ) -> None:
-    file, sprung = tmp_path / "trap.pt", tmp_path / "sprung"
+    file = tmp_path / "malicious.pt"
+    created_folder = tmp_path / "created"
     state = load_checkpoint(trained_run / "checkpoints/last.pt")
-    save_checkpoint(file, {**state, "best": Trap(sprung)})  # sealed like a good one
+    # The file has a valid digest.
+    save_checkpoint(file, {**state, "progress": MaliciousObject(created_folder)})
     for arguments in (
         ["train", "--resume", file],
         ["evaluate", file],
@@ -189,15 +240,7 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(
         ["train", "--config", ROOT / "config/synthetic.yaml", f"model.init_from={file}"],
     ):
         assert command(*arguments) == 2
-        assert "is no usable checkpoint: it holds more than plain data" in capsys.readouterr().err
-    assert not sprung.exists()
-    torch.load(file, weights_only=False)  # shows that the trap works
-    assert sprung.exists()
-
-
-def test_checkpoints_can_be_saved_by_the_clock(tmp_path: Path, train: Command) -> None:
-    often = ["checkpoint.every_minutes=1e-9", "checkpoint.keep=100", "trainer.max_steps=5"]
-    assert train(tmp_path / "often", *often) == 0
-    assert steps_in(tmp_path / "often/checkpoints") == [0, 1, 2, 3, 4, 5]
-    assert train(tmp_path / "seldom", "checkpoint.every_minutes=99", *often[1:]) == 0
-    assert steps_in(tmp_path / "seldom/checkpoints") == [0, 5]
+        assert f"{UNUSABLE}: it contains more than plain data" in capsys.readouterr().err
+    assert not created_folder.exists()
+    torch.load(file, weights_only=False)  # shows that the object would run its code
+    assert created_folder.exists()

@@ -1,12 +1,12 @@
-"""Stopping, going on, and ending with the same bits as a run that was never stopped."""
-# ruff: noqa: D103  the names of the tests say what they test
+"""Resuming: a resumed run ends with the same bits as one that was never stopped."""
+# ruff: noqa: D103  the names of the tests state what they test
 
 import csv
 import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,12 @@ from trainer.classifier import Classifier
 from utils.errors import LoadingError
 
 Command = Callable[..., int]
-# All that has a state: an average, momentum, a schedule, patience, sums of what is logged next.
-STATEFUL = (
+Captured = pytest.CaptureFixture[str]
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+SMALL_MODEL = "model.name=networks.MLP"
+# Everything that has a state: moving average, moments, schedule, patience, sums to be logged.
+# Epochs have 8 steps.
+STATEFUL_SETTINGS = (
     "logger.every_steps=3",
     "optimizer.name=AdamW",
     "optimizer.lr=0.01",
@@ -32,306 +36,386 @@ STATEFUL = (
     "trainer.early_stop=5",
     "trainer.ema=0.9",
 )
+TIMED_METRICS = {"samples_per_second", "waiting_for_data"}
 
 
-def differences(one: Any, other: Any, place: str = "") -> list[str]:
-    """Where two nested values differ, to the last bit."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return [] if one.dtype == other.dtype and torch.equal(one, other) else [place]
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        one, other = dict(enumerate(one)), dict(enumerate(other))
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return [] if one == other else [place]
+def differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """The paths at which two nested values differ in any bit."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        is_equal = first.dtype == second.dtype and torch.equal(first, second)
+        return [] if is_equal else [path]
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        first = dict(enumerate(first))
+        second = dict(enumerate(second))
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return [] if first == second else [path]
     found = []
-    for key in one.keys() | other.keys():
-        found += differences(one.get(key), other.get(key), f"{place}/{key}")
+    for key in first.keys() | second.keys():
+        found += differences(first.get(key), second.get(key), f"{path}/{key}")
     return found
 
 
-def checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
+def load(run: Path, name: str = "last") -> dict[str, Any]:
+    """The state in a checkpoint of a run."""
     return load_checkpoint(run / f"checkpoints/{name}.pt")
 
 
-def measured(run: Path) -> list[list[str]]:
-    """The rows of metrics.csv, but for the speed."""
+def saved_step(run: Path, name: str = "last") -> int:
+    """The number of steps made before a checkpoint of a run was saved."""
+    return int(load(run, name)["progress"]["step"])
+
+
+def assert_same_run(run: Path, expected: Path, allowed: tuple[str, ...] = ()) -> None:
+    """Asserts that two runs have the same last state, except `allowed` paths, and the same log."""
+    assert differences(load(run), load(expected)) == list(allowed)
+    assert logged_rows(run) == logged_rows(expected)
+
+
+def logged_rows(run: Path) -> list[list[str]]:
+    """The rows of metrics.csv, without measured times."""
     with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return [
-            row
-            for row in csv.reader(file)
-            if not {"samples_per_second", "waiting_for_data"} & {*row}
-        ]
+        return [row for row in csv.reader(file) if TIMED_METRICS.isdisjoint(row)]
 
 
-def in_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
-    """Lets something happen once, while step `number` is being computed."""
+def during_step(patch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
+    """Calls `action` once, in the training step that follows `step` completed steps."""
     original = Classifier.training_step
-    done: list[int] = []
+    calls: list[int] = []
 
-    def step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if trainer.progress.step == number and not done:
-            done.append(number)
+    def training_step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        is_sanity_check = not model.training
+        if trainer.progress.step == step and not calls and not is_sanity_check:
+            calls.append(step)
             action()
         return original(trainer, model, batch)
 
-    patch.setattr(Classifier, "training_step", step)
+    patch.setattr(Classifier, "training_step", training_step)
+
+
+def send_signal(number: signal.Signals) -> Callable[[], None]:
+    """A function that sends a signal to this process."""
+
+    def send() -> None:
+        signal.raise_signal(number)
+
+    return send
 
 
 def crash() -> None:
-    raise RuntimeError("the machine went down")
+    raise RuntimeError("power failure")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def noise() -> Iterator[None]:
-    """Adds random noise to inputs, so that runs are the same only if the generators are too."""
+def add_noise(patch: pytest.MonkeyPatch) -> None:
+    """Adds random noise to the inputs, so that runs agree only if their generators do."""
     original = Classifier.training_step
 
-    def step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def training_step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         scale = random.random() + float(np.random.rand())
-        noisy = batch["input"] + scale * torch.randn_like(batch["input"])
-        return original(trainer, model, {**batch, "input": noisy})
+        noise = scale * torch.randn_like(batch["input"])
+        return original(trainer, model, {**batch, "input": batch["input"] + noise})
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classifier, "training_step", step)
-        yield
+    patch.setattr(Classifier, "training_step", training_step)
+
+
+# Of function scope, so that `trained_run`, which other modules use as well, is never noisy.
+@pytest.fixture(autouse=True)
+def noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adds noise in each test."""
+    add_noise(monkeypatch)
 
 
 @pytest.fixture(scope="module")
-def whole_run(noise: None, train: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never stopped."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    assert train(run, *STATEFUL) == 0
+def uninterrupted_run(train: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with `STATEFUL_SETTINGS` that was never stopped."""
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        add_noise(patch)
+        assert train(run, *STATEFUL_SETTINGS) == 0
     return run
 
 
-# Going on
+# Stopping and resuming
 
 
 @pytest.mark.parametrize("stop", [1, 5, 8, 9, 15])  # epochs have 8 steps, log entries 3
-def test_a_stopped_run_ends_as_if_it_had_never_stopped(
-    tmp_path: Path, whole_run: Path, train: Command, command: Command, stop: int
+def test_stopped_run_ends_as_if_it_had_not_been_stopped(
+    tmp_path: Path, uninterrupted_run: Path, train: Command, command: Command, stop: int
 ) -> None:
     run = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:  # in the first of the step's two batches
-        in_step(patch, stop, lambda: signal.raise_signal(signal.SIGTERM))
-        assert train(run, *STATEFUL) == 128 + signal.SIGTERM
-    assert checkpoint(run)["step"] == stop
+    with pytest.MonkeyPatch.context() as patch:
+        # The step in which the signal arrives is completed.
+        during_step(patch, stop - 1, send_signal(signal.SIGTERM))
+        assert train(run, *STATEFUL_SETTINGS) == 128 + signal.SIGTERM
+    assert saved_step(run) == stop
     assert command("train", "--resume", run) == 0
-    assert checkpoint(run)["step"] == checkpoint(whole_run)["step"] == 16
-    assert differences(checkpoint(run), checkpoint(whole_run)) == []
-    assert differences(checkpoint(run, "best"), checkpoint(whole_run, "best")) == []
-    assert measured(run) == measured(whole_run)
+    assert saved_step(run) == saved_step(uninterrupted_run) == 16
+    assert_same_run(run, uninterrupted_run)
+    assert differences(load(run, "best"), load(uninterrupted_run, "best")) == []
 
 
-def test_steps_that_are_profiled_are_taken_back(
-    tmp_path: Path, whole_run: Path, train: Command, capsys: pytest.CaptureFixture[str]
+def test_crashed_run_resumes_from_its_last_checkpoint(
+    tmp_path: Path, uninterrupted_run: Path, train: Command, command: Command
 ) -> None:
     run = tmp_path / "run"
-    assert train(run, *STATEFUL, "trainer.profile=3") == 0
-    changed = ["/settings/trainer/profile"]
-    assert differences(checkpoint(run), checkpoint(whole_run)) == changed
-    assert measured(run) == measured(whole_run)
-    lines = capsys.readouterr().out.partition("part of a step")[2].splitlines()[2:8]
-    assert lines.pop().endswith(f"shows {run / 'profile/trace.json'}")
-    parts = ["waiting for data", "forward", "backward", "optimizer", "rest"]
-    assert [line[:16].strip() for line in lines] == parts
-    assert sum(float(line.split()[-1].rstrip("%")) for line in lines) == pytest.approx(100, abs=0.3)
-    trace = (run / "profile/trace.json").read_text(encoding="utf-8")
-    assert trace.count('"name": "forward"') == 6  # two batches a step
-
-
-def test_a_crashed_run_goes_on_from_its_last_checkpoint(
-    tmp_path: Path, whole_run: Path, train: Command, command: Command
-) -> None:
-    run = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="went down"):
-        in_step(patch, 14, crash)
-        train(run, *STATEFUL)
-    assert checkpoint(run)["step"] == 8  # the end of the first epoch
-    assert measured(run)[-1][3] == "12"  # what was logged later is done and logged again
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
+        during_step(patch, 13, crash)
+        train(run, *STATEFUL_SETTINGS)
+    assert saved_step(run) == 8  # the end of the first epoch
+    last_logged_step = logged_rows(run)[-1][3]
+    assert last_logged_step == "12"
     with (run / "metrics.csv").open("a", encoding="utf-8") as file:
-        file.write("synthetic data,train,2")  # half a row, as a kill may leave it
+        file.write("synthetic data,train,2")  # an incomplete row, as after SIGKILL
     assert command("train", "--resume", run) == 0
-    assert differences(checkpoint(run), checkpoint(whole_run)) == []
-    assert measured(run) == measured(whole_run)
+    assert_same_run(run, uninterrupted_run)
 
 
-def test_a_run_that_fails_in_its_last_validation_ends_with_the_same_bits(
-    tmp_path: Path, whole_run: Path, train: Command, command: Command
+def test_run_that_failed_in_its_last_validation_resumes_with_it(
+    tmp_path: Path, uninterrupted_run: Path, train: Command, command: Command
 ) -> None:
+    run = tmp_path / "run"
     original = Classifier.evaluation_step
 
-    def fail(trainer: Classifier, model: nn.Module, batch: Batch) -> None:
+    def evaluation_step(trainer: Classifier, model: nn.Module, batch: Batch) -> None:
         if trainer.progress.step == 16:
             raise LoadingError("a worker died", 1)
         original(trainer, model, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classifier, "evaluation_step", fail)
-        assert train(tmp_path / "run", *STATEFUL) == 1
-    assert command("train", "--resume", tmp_path / "run") == 0
-    assert differences(checkpoint(tmp_path / "run"), checkpoint(whole_run)) == []
+        patch.setattr(Classifier, "evaluation_step", evaluation_step)
+        assert train(run, *STATEFUL_SETTINGS) == 1
+    progress = load(run)["progress"]
+    assert progress["step"] == 16
+    assert progress["validated_step"] == 8
+    assert command("train", "--resume", run) == 0
+    assert_same_run(run, uninterrupted_run)
 
 
-def test_a_run_goes_on_from_its_newest_checkpoint_and_not_from_its_best(
+def test_resume_uses_the_newest_checkpoint_rather_than_the_best(
     tmp_path: Path, trained_run: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = shutil.copytree(trained_run, tmp_path / "run")
-    assert checkpoint(run, "best")["step"] == 16
-    in_step(monkeypatch, 20, crash)  # done already, and not to be done again
+    assert saved_step(run, "best") == 16
+    assert saved_step(run) == 32
+    during_step(monkeypatch, 20, crash)  # fails if this step is made again
     assert command("train", "--resume", run, "trainer.epochs=3", "trainer.max_steps=33") == 0
-    assert checkpoint(run)["step"] == 33
+    assert saved_step(run) == 33
 
 
-def test_patience_goes_on_where_it_stopped(
+def test_patience_of_early_stopping_is_resumed(
     tmp_path: Path, train: Command, command: Command
 ) -> None:
-    # At such a rate no weight changes, so only the first of these epochs of 16 steps is a gain.
-    changes = ["model.name=networks.MLP", "optimizer.lr=1e-30", "trainer.epochs=9"]
+    run = tmp_path / "run"
+    # At such a learning rate no weight changes, so only the first validation is an improvement.
+    changes = [SMALL_MODEL, "optimizer.lr=1e-30", "trainer.epochs=9", "trainer.early_stop=2"]
     with pytest.MonkeyPatch.context() as patch:
-        in_step(patch, 2 * 16 + 1, lambda: signal.raise_signal(signal.SIGTERM))
-        assert train(tmp_path / "run", *changes, "trainer.early_stop=2") == 143
-    assert command("train", "--resume", tmp_path / "run") == 0
-    assert checkpoint(tmp_path / "run")["step"] == 3 * 16
+        during_step(patch, 2 * 16, send_signal(signal.SIGTERM))
+        assert train(run, *changes) == 128 + signal.SIGTERM
+    assert load(run)["progress"]["validations_without_improvement"] == 1
+    assert command("train", "--resume", run) == 0
+    assert saved_step(run) == 3 * 16
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_workers_may_change_when_a_run_goes_on(
-    tmp_path: Path, whole_run: Path, train: Command, command: Command
+@FORKS
+def test_number_of_workers_may_change_when_a_run_resumes(
+    tmp_path: Path, uninterrupted_run: Path, train: Command, command: Command
 ) -> None:
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        in_step(patch, 5, lambda: signal.raise_signal(signal.SIGINT))
-        assert train(run, *STATEFUL, "data.workers=1") == 130
-        in_step(patch, 11, lambda: signal.raise_signal(signal.SIGUSR1))
-        assert command("train", "--resume", run, "data.workers=0") == 138
+        during_step(patch, 4, send_signal(signal.SIGINT))
+        assert train(run, *STATEFUL_SETTINGS, "data.workers=1") == 128 + signal.SIGINT
+        during_step(patch, 10, send_signal(signal.SIGUSR1))
+        assert command("train", "--resume", run, "data.workers=0") == 128 + signal.SIGUSR1
     assert command("train", "--resume", run, "data.workers=2") == 0
-    changed = ["/settings/data/workers"]
-    assert differences(checkpoint(run), checkpoint(whole_run)) == changed
-    assert measured(run) == measured(whole_run)
+    assert_same_run(run, uninterrupted_run, allowed=("/settings/data/workers",))
 
 
-def test_what_would_make_it_another_run_is_refused_unless_forced(
-    tmp_path: Path, train: Command, command: Command, capsys: pytest.CaptureFixture[str]
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard itself
+def test_tensorboard_has_each_step_once_after_a_crash(
+    tmp_path: Path, train: Command, command: Command, logged: Callable[..., list[float]]
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    changes = [SMALL_MODEL, "logger.tensorboard=true", "logger.every_steps=3"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power failure"):
+        during_step(patch, 28, crash)  # after the log entries of steps 18 to 27
+        train(run, *changes)
+    assert command("train", "--resume", run) == 0
+    events = EventAccumulator(str(run / "tensorboard")).Reload().Scalars("train/loss")
+    steps = [event.step for event in events]
+    assert steps == [3, 6, 9, 12, 15, 16, 18, 21, 24, 27, 30, 32]
+    values = [event.value for event in events]
+    assert values == pytest.approx(logged(run, "train", "loss"), rel=1e-6)
+
+
+# Profiling
+
+
+def test_profiled_steps_do_not_affect_a_run(
+    tmp_path: Path, uninterrupted_run: Path, train: Command, capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, *STATEFUL_SETTINGS, "trainer.profile=3") == 0
+    assert_same_run(run, uninterrupted_run, allowed=("/settings/trainer/profile",))
+
+    output = capsys.readouterr().out
+    header, _, *rows = output[output.index("part of a step") :].splitlines()[:7]
+    assert header.split()[-2:] == ["ms", "%"]
+    parts = ["waiting for data", "forward", "backward", "optimizer", "other"]
+    assert [row[:16].strip() for row in rows] == parts
+    percentages = [float(row.split()[-1]) for row in rows]
+    assert sum(percentages) == pytest.approx(100, abs=0.3)
+
+    file = run / "profile/trace.json"
+    assert str(file) in output
+    trace = file.read_text(encoding="utf-8")
+    assert trace.count('"name": "forward"') == 3 * 2  # each step has two batches
+
+
+# Changes of settings and data
+
+
+def test_other_settings_are_rejected_without_force(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured
 ) -> None:
     run = tmp_path / "run"
     assert train(run, "trainer.max_steps=1") == 0
     changes = ["data.batch_size=64", "seed=1", "trainer.accumulate=2", "model.width=8"]
     assert command("train", "--resume", run, *changes, "trainer.max_steps=2") == 2
     message = capsys.readouterr().err
-    for change in ("data.batch_size: 50 -> 64", "seed: 0 -> 1", "model.width: 32 -> 8", "--force"):
-        assert change in message
+    for part in ("data.batch_size: 50 -> 64", "seed: 0 -> 1", "model.width: 32 -> 8", "--force"):
+        assert part in message
     assert "max_steps" not in message
-    assert checkpoint(run)["step"] == 1
-    assert command("train", "--resume", run, *changes[:3], "trainer.max_steps=2", "--force") == 0
+    assert saved_step(run) == 1
+
+
+def test_force_allows_other_settings(tmp_path: Path, train: Command, command: Command) -> None:
+    run = tmp_path / "run"
+    assert train(run, SMALL_MODEL, "trainer.max_steps=1") == 0
+    changes = ["data.batch_size=64", "seed=1", "trainer.accumulate=2", "trainer.max_steps=2"]
+    assert command("train", "--resume", run, *changes, "--force") == 0
+    assert saved_step(run) == 2
     assert "data.batch_size: 50 -> 64" in (run / "train.log").read_text(encoding="utf-8")
-    assert checkpoint(run)["settings"]["data"]["batch_size"] == 64
+    assert load(run)["settings"]["data"]["batch_size"] == 64
 
 
-def test_other_data_is_refused_unless_forced(
+def test_other_data_are_rejected_without_force(
     tmp_path: Path,
     train: Command,
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Captured,
 ) -> None:
     run = tmp_path / "run"
-    assert train(run, "trainer.max_steps=1") == 0
+    assert train(run, SMALL_MODEL, "trainer.max_steps=1") == 0
     monkeypatch.setattr(synthetic, "ANGLE_STD", 0.3)
     assert command("train", "--resume", run, "trainer.max_steps=2") == 2
-    assert "data: " in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "data: " in message
+    assert "--force" in message
+    assert saved_step(run) == 1
     assert command("train", "--resume", run, "trainer.max_steps=2", "--force") == 0
-    assert checkpoint(run)["step"] == 2
+    assert saved_step(run) == 2
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard itself
-def test_tensorboard_shows_each_step_once(
-    tmp_path: Path, train: Command, command: Command, logged: Callable[..., list[float]]
+def test_finished_run_can_be_extended(tmp_path: Path, train: Command, command: Command) -> None:
+    constant = "scheduler={name: constant}"  # other schedules depend on the number of steps
+    long = tmp_path / "long"
+    extended = tmp_path / "extended"
+    assert train(long, SMALL_MODEL, constant) == 0
+    assert train(extended, SMALL_MODEL, constant, "trainer.max_steps=16") == 0
+    assert saved_step(extended) == 16
+    assert command("train", "--resume", extended, "trainer.max_steps=null") == 0
+    assert_same_run(extended, long)
+
+
+def test_run_cannot_end_before_its_current_step(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured
 ) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run, options = tmp_path / "run", ["logger.tensorboard=true", "logger.every_steps=3"]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="went down"):
-        in_step(patch, 29, crash)  # after the log entries of steps 18 to 27
-        train(run, *options)
-    assert command("train", "--resume", run) == 0
-    board = EventAccumulator(str(run / "tensorboard")).Reload()
-    losses = board.Scalars("train/loss")
-    assert [event.step for event in losses] == [3, 6, 9, 12, 15, 16, 18, 21, 24, 27, 30, 32]
-    values = [event.value for event in losses]
-    assert values == pytest.approx(logged(run, "train", "loss"), rel=1e-6)
-
-
-def test_a_finished_run_can_be_made_longer(
-    tmp_path: Path, train: Command, command: Command
-) -> None:
-    constant = "scheduler={name: constant}"  # any other depends on the number of steps
-    assert train(tmp_path / "long", constant) == 0
-    assert train(tmp_path / "short", constant, "trainer.max_steps=16") == 0
-    assert checkpoint(tmp_path / "short")["step"] == 16
-    assert command("train", "--resume", tmp_path / "short", "trainer.max_steps=null") == 0
-    assert differences(checkpoint(tmp_path / "short"), checkpoint(tmp_path / "long")) == []
-    assert measured(tmp_path / "short") == measured(tmp_path / "long")
-
-
-def test_a_run_cannot_end_before_it_is(
-    tmp_path: Path, train: Command, command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train(tmp_path / "run", "trainer.max_steps=16") == 0
-    settings = (tmp_path / "run/settings.yaml").read_text()
+    run = tmp_path / "run"
+    assert train(run, SMALL_MODEL, "trainer.max_steps=16") == 0
+    settings = (run / "settings.yaml").read_text()
     capsys.readouterr()
-    assert command("train", "--resume", tmp_path / "run", "trainer.max_steps=8") == 2
-    assert "ends at step 8, but the run is at 16\n" in capsys.readouterr().err
-    assert (tmp_path / "run/settings.yaml").read_text() == settings
-    assert command("train", "--resume", tmp_path / "run") == 0
-    said = capsys.readouterr().out
-    assert f"run folder: {tmp_path / 'run'}, from step 16 on\n" in said
-    assert "all is done at step 16" in said
+    assert command("train", "--resume", run, "trainer.max_steps=8") == 2
+    message = capsys.readouterr().err
+    for part in ("trainer.max_steps", "step 8,", "step 16"):
+        assert part in message
+    assert (run / "settings.yaml").read_text() == settings
 
 
-def test_the_settings_of_a_run_repeat_it(tmp_path: Path, whole_run: Path, command: Command) -> None:
-    again = tmp_path / "again"
-    assert command("train", "--config", whole_run / "settings.yaml", "--run-dir", again) == 0
-    assert differences(checkpoint(again), checkpoint(whole_run)) == []
-    other = ["train", "--config", whole_run / "settings.yaml", "--run-dir", tmp_path / "other"]
-    assert command(*other, "seed=1") == 0
-    assert "/model/head.weight" in differences(
-        checkpoint(tmp_path / "other"), checkpoint(whole_run)
-    )
+def test_finished_run_makes_no_more_steps(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, SMALL_MODEL, "trainer.max_steps=16") == 0
+    before = load(run)
+    capsys.readouterr()
+    assert command("train", "--resume", run) == 0
+    output = capsys.readouterr().out
+    for part in (f"run folder: {run}\n", "resuming from step 16\n", "all 16 steps are done"):
+        assert part in output
+    assert differences(load(run), before) == []
 
 
-def test_resume_last_takes_the_run_that_saved_most_recently(
+def test_settings_file_of_a_run_reproduces_it(
+    tmp_path: Path, uninterrupted_run: Path, command: Command
+) -> None:
+    file = uninterrupted_run / "settings.yaml"
+    same = tmp_path / "same"
+    assert command("train", "--config", file, "--run-dir", same) == 0
+    assert_same_run(same, uninterrupted_run)
+    other = tmp_path / "other"
+    assert command("train", "--config", file, "--run-dir", other, "seed=1") == 0
+    assert "/model/head.weight" in differences(load(other), load(uninterrupted_run))
+
+
+# Finding the run
+
+
+def test_last_is_the_run_that_saved_most_recently(
     tmp_path: Path, train: Command, command: Command
 ) -> None:
-    for name, time in (("a", 1_000_000), ("b", 3_000_000), ("c", 2_000_000)):
-        assert train(tmp_path / "runs/x" / name, "trainer.max_steps=1") == 0
-        for file in (tmp_path / "runs/x" / name / "checkpoints").iterdir():
+    folder = tmp_path / "runs/x"
+    save_times = {"a": 1_000_000, "b": 3_000_000, "c": 2_000_000}
+    for name, time in save_times.items():
+        assert train(folder / name, SMALL_MODEL, "trainer.max_steps=1") == 0
+        for file in (folder / name / "checkpoints").iterdir():
             os.utime(file, (time, time))
     assert command("train", "--resume", "last", "trainer.max_steps=2") == 0
-    steps = {name: checkpoint(tmp_path / "runs/x" / name)["step"] for name in "abc"}
+    steps = {name: saved_step(folder / name) for name in save_times}
     assert steps == {"a": 1, "b": 2, "c": 1}
-    starts = (tmp_path / "runs/x/b/train.log").read_text(encoding="utf-8")
-    assert '"command": "train.py --resume last trainer.max_steps=2"' in starts
+    logged_starts = (folder / "b/train.log").read_text(encoding="utf-8")
+    assert '"command": "train.py --resume last trainer.max_steps=2"' in logged_starts
     assert command("evaluate", "last") == 0
-    (metrics,) = tmp_path.glob("runs/x/*/evaluation/test/metrics.json")
-    assert metrics.parts[-4] == "b"
+    (metrics,) = folder.glob("*/evaluation/test/metrics.json")
+    assert metrics.is_relative_to(folder / "b")
 
 
-def test_there_must_be_a_run_to_resume(
-    tmp_path: Path, trained_run: Path, command: Command, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("run", ["last", "missing", "empty"])
+def test_resuming_without_a_run_is_rejected(
+    tmp_path: Path, command: Command, capsys: Captured, run: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    for run in ("last", "missing", "empty"):
-        assert command("train", "--resume", run) == 2
+    for name in ("train --resume", "evaluate"):
+        assert command(*name.split(), run) == 2
         assert "error: " in capsys.readouterr().err
-    assert command("evaluate", "last") == 2
-    assert command("train", "--resume", trained_run, "--config", "some.yaml") == 2
     assert list(tmp_path.iterdir()) == [tmp_path / "empty"]
 
 
-def test_a_new_run_never_goes_into_a_folder_in_use(
-    tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str]
+def test_config_and_resume_cannot_be_combined(
+    trained_run: Path, command: Command, capsys: Captured
 ) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
+    assert command("train", "--resume", trained_run, "--config", "some.yaml") == 2
+    message = capsys.readouterr().err
+    assert "--config" in message
+    assert "--resume" in message
+
+
+def test_new_run_does_not_use_a_folder_with_other_files(
+    tmp_path: Path, train: Command, capsys: Captured
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
     assert train(tmp_path) == 2
     assert f"{tmp_path} is not empty" in capsys.readouterr().err
-    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    assert list(tmp_path.iterdir()) == [notes]
