@@ -32,7 +32,7 @@ EVALUATION_BATCH_FACTOR = 4
 
 
 def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
-    """One split of the data set in the settings; None gives one that only reads inputs."""
+    """One split of the data set in the settings; None gives a data set without samples."""
     data = settings.data
     return construct(data, BaseDataset, root=data.root, split=split, seed=settings.seed)
 
@@ -86,11 +86,11 @@ def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
     }
     for loader in loaders.values():
         loader.check()
-    share_fingerprint(loaders["train"])
+    broadcast_fingerprint(loaders["train"])
     return loaders
 
 
-def share_fingerprint(loader: BatchLoader) -> None:
+def broadcast_fingerprint(loader: BatchLoader) -> None:
     """Computes the fingerprint of a data set in the main process, and sends it to the others."""
     fingerprint = ""
     if is_main_process():

@@ -1,8 +1,8 @@
 """Exports a trained model as one file for other programs."""
 
+from argparse import ArgumentParser
 from pathlib import Path
 
-from config.help import command_parser
 from config.loading import load_settings
 from storage.run_folder import find_checkpoints, run_folder_of
 from utils.command import run_command
@@ -13,7 +13,7 @@ FORMATS = ("pt2", "onnx", "safetensors")
 
 def main() -> None:
     """Prints the file, and how much its outputs differ from the model's."""
-    parser = command_parser("Exports a trained model as one file for other programs.")
+    parser = ArgumentParser(description="Exports a trained model as one file for other programs.")
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="run folder, checkpoint file, or last"
     )

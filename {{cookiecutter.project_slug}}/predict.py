@@ -2,11 +2,11 @@
 
 import json
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config.help import command_parser
 from storage.run_folder import find_checkpoints
 from utils.command import run_command
 from utils.errors import BAD_INPUT, USER_CODE_ERRORS, UserError, describe_error
@@ -21,7 +21,7 @@ Entry = dict[str, Any]
 
 def main() -> int:
     """Prints the predictions; returns 2 if an input could not be read, else 0."""
-    parser = command_parser("Runs inference on new inputs.")
+    parser = ArgumentParser(description="Runs inference on new inputs.")
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="run folder, checkpoint file, or last"
     )

@@ -63,8 +63,7 @@ def resume_run(run: Path, arguments: argparse.Namespace) -> int:
     files = run_folder.find_checkpoints(run, best=False, runs=runs)
     folder = run_folder.run_folder_of(files[0])
     if run_folder.is_run(folder) and is_main_process():
-        with run_folder.open_run("", folder, resumed=True):
-            pass  # fails if another process still writes the files that are about to be read
+        run_folder.check_not_in_use(folder)
 
     from storage.checkpoint_file import load_first_usable
 
@@ -90,7 +89,7 @@ def train(
     Returns:
         0, or 128 plus the number of the signal that stopped training.
     """
-    # torch takes 1.3 s to import, so it is imported after the settings were checked.
+    # torch takes 1.3 s to import, so it is imported after the settings have been checked.
     import builders
     from logger.console import configure_logging, log
     from logger.run_log import find_tracker

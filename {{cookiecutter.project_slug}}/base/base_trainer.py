@@ -45,8 +45,8 @@ class BaseTrainer(ABC):
     """Trains a model, evaluates it and predicts with it.
 
     A project defines `training_step` and `evaluation_step`. It may override `configure_metrics`,
-    `configure_optimizers`, `update`, `describe`, `figures` and `tables`. The further parameters
-    of a constructor are settings.
+    `configure_optimizers`, `higher_is_better`, `update`, `describe`, `figures` and `tables`. The
+    further parameters of a constructor are settings.
 
     Args:
         settings: all settings of the run.
@@ -109,8 +109,8 @@ class BaseTrainer(ABC):
         parallel_model = self.wrap_model()
         if self.options.compile:
             for module in {self.model, evaluated_model}:
-                # In place: torch.compile(model) would rename the weights. The option rounds as
-                # eager mode does; otherwise values that compare equal there may differ.
+                # In place: torch.compile(model) would rename the weights. The option makes
+                # bfloat16 and float16 round as in eager mode.
                 module.compile(options={"emulate_precision_casts": True})
         return parallel_model
 
@@ -221,7 +221,7 @@ class BaseTrainer(ABC):
 
         Raises:
             NonFiniteError: if a loss or a weight is not finite; see `fit_with_recovery`.
-            LoadingError: if a batch cannot be loaded; the state is saved.
+            LoadingError: if a batch cannot be loaded; a single process saves first.
             UserError: if the first or the last checkpoint cannot be saved.
         """
         with (
@@ -234,7 +234,7 @@ class BaseTrainer(ABC):
         ):
             self._start()
             for step in self.meter.time_waiting(self._remaining_steps()):
-                self.set_learning_rates()
+                self.set_learning_rates(self.progress.step)
                 self._seed_step()
                 outputs = self._checked_update(step.to(self.device))
                 if self.average is not None:
@@ -296,8 +296,8 @@ class BaseTrainer(ABC):
     def validate(self) -> None:
         """Evaluates the validation set, logs the results, and saves.
 
-        If that fails, the state is saved before the error is raised; a resumed run validates
-        first.
+        If the evaluation fails, a single process saves before it raises the error; a resumed run
+        then validates first.
         """
         try:
             results = self.evaluate("validation")
@@ -364,9 +364,16 @@ class BaseTrainer(ABC):
 
     # Parts of a step.
 
-    def set_learning_rates(self) -> None:
-        """Sets the learning rates of the next step, a function of its number."""
-        self._set_learning_rates_of(self.progress.step)
+    def set_learning_rates(self, step: int) -> None:
+        """Sets the learning rates for a step.
+
+        Args:
+            step: the number of steps before it.
+        """
+        factor = learning_rate_factor(
+            self.settings.scheduler, step, self.total_steps, self.loaders["train"].steps_per_epoch
+        )
+        set_learning_rates(self.optimizers, factor)
 
     def wrap_model(self) -> nn.Module:
         """Wraps the model in DDP or FSDP2; call it again when other parameters are trained."""
@@ -462,9 +469,13 @@ class BaseTrainer(ABC):
     # Details of the loop.
 
     def _start(self) -> None:
-        """Saves the first state, to find now whether the run folder can be written."""
+        """Validates if a stop has prevented it; saves the first state of a new run.
+
+        That shows before the first step whether the run folder can be written.
+        """
         if self.validation_is_due():  # the run was stopped in the middle of a validation
-            self._set_learning_rates_of(self.progress.step - 1)
+            # Saved as if there had been no stop: with the rates of the last step.
+            self.set_learning_rates(self.progress.step - 1)
             self.validate()
         if self.progress.step == 0:
             self.save()
@@ -476,15 +487,6 @@ class BaseTrainer(ABC):
         if self.is_finished():
             return iter(())
         return self.loaders["train"].steps(self.progress.step, self.total_steps)
-
-    def _set_learning_rates_of(self, steps_before: int) -> None:
-        factor = learning_rate_factor(
-            self.settings.scheduler,
-            steps_before,
-            self.total_steps,
-            self.loaders["train"].steps_per_epoch,
-        )
-        set_learning_rates(self.optimizers, factor)
 
     def _seed_step(self) -> None:
         """Seeds what the next step draws, such as dropout, if loading may have drawn numbers."""
@@ -519,9 +521,9 @@ class BaseTrainer(ABC):
 
     @contextmanager
     def _saving_on_loading_error(self, signals: StopSignals) -> Iterator[None]:
-        """Saves if a batch cannot be loaded, which is no error after a signal.
+        """Saves if a batch cannot be loaded; after a stop signal, this is not an error.
 
-        (A signal that reaches all processes of a terminal ends the workers as well.)
+        (A terminal sends its signals to the workers as well, which end.)
         """
         try:
             yield

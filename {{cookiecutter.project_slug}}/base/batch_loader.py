@@ -31,7 +31,7 @@ MAX_FREE_MEMORY_FRACTION = 0.25  # of an accelerator's free memory, for the tens
 
 @dataclass(frozen=True)
 class Step:
-    """The batches of one optimizer step, as far as this process has their samples.
+    """The batches of one optimizer step, with the samples of this process only.
 
     Attributes:
         batches: one batch, or several whose gradients are accumulated.
@@ -279,31 +279,34 @@ class BatchLoader:
             LoadingError: naming data set, sample and cause, if a batch cannot be loaded.
         """
         steps = range(first, last)
-        with _reporting_dead_workers(self.dataset.title), _keeping_sigchld_handler():
-            loaded = self._load(steps)
-            if self._uses_workers(steps):
-                _use_default_sigchld_handler()
+        if self.workers > 0 and len(steps) > 1:
+            results = self._load_in_workers(steps)
+        else:
+            results = map(self.source.__getitem__, steps)
+        for step, result in zip(steps, results, strict=True):
+            if isinstance(result, LoadingError):
+                raise result
+            # Training continues with the same generators, wherever the step was loaded.
+            self.source.seed_global_generators(step)
+            yield result
+
+    def _load_in_workers(self, steps: range) -> "Iterator[Step | LoadingError]":
+        is_evaluation = self.source.seed is None and steps == range(self.steps_per_epoch)
+        loader = self._evaluation_loader if is_evaluation else self._make_loader(steps)
+        with _keeping_sigchld_handler():
+            results = iter(loader)
+            _use_default_sigchld_handler()
             try:
-                for step, result in zip(steps, loaded, strict=True):
-                    if isinstance(result, LoadingError):
-                        raise result
-                    # Training continues with the same generators, wherever the step was loaded.
-                    self.source.seed_global_generators(step)
-                    yield result
+                yield from results
+            except (RuntimeError, OSError, EOFError) as error:
+                raise LoadingError(
+                    f"{self.dataset.title}: a worker process died ({error}); data.workers=0 shows "
+                    "the error itself",
+                    TRAINING_FAILED,
+                ) from error
             finally:
                 # Ends the workers now: left to the garbage collector, each takes 5 s to end.
-                del loaded
-
-    def _uses_workers(self, steps: range) -> bool:
-        return self.workers > 0 and len(steps) > 1
-
-    def _load(self, steps: range) -> "Iterator[Step | LoadingError]":
-        if not self._uses_workers(steps):
-            return map(self.source.__getitem__, steps)
-        is_evaluation = self.source.seed is None and steps == range(self.steps_per_epoch)
-        if is_evaluation:
-            return iter(self._evaluation_loader)
-        return iter(self._make_loader(steps))
+                del results
 
     @cached_property
     def _evaluation_loader(self) -> "DataLoader[Step | LoadingError]":
@@ -335,21 +338,26 @@ class BatchLoader:
 
         Raises:
             LoadingError: naming data set, sample and cause.
-            UserError: if there are no samples, or they are no dicts.
+            UserError: if there are no samples, or they are not dicts.
         """
         count = len(self.dataset)
         if count == 0:
             raise UserError(f"{self.dataset.title}: there are no samples")
         try:
-            if not isinstance(self.dataset[0], dict):
-                name = type(self.dataset).__name__
-                raise UserError(
-                    f"__getitem__ of {name} must return a dict of tensors with the key `input`"
-                )
-            _ = self.dataset.example
+            first_sample: Any = self.dataset[0]
             _ = self.dataset[count - 1]
         except Exception as error:  # whatever the code of a data set may raise
             raise self.source.explain(error, torch.tensor([0, count - 1])) from error
+        if not isinstance(first_sample, dict):
+            name = type(self.dataset).__name__
+            raise UserError(
+                f"{name}.__getitem__ must return a dict of tensors with the key `input`, not "
+                f"{type(first_sample).__name__}"
+            )
+        try:
+            _ = self.dataset.example
+        except Exception as error:  # whatever the code of a data set may raise
+            raise self.source.explain(error, torch.tensor([0])) from error
 
     def sample_batch(self, count: int) -> Batch:
         """Up to `count` random samples, always the same ones, transformed as for evaluation.
@@ -364,17 +372,6 @@ class BatchLoader:
             lambda tensor: tensor.cpu(), self.dataset.transform(batch, None)
         )
         return transformed
-
-
-@contextmanager
-def _reporting_dead_workers(title: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, OSError, EOFError) as error:
-        raise LoadingError(
-            f"{title}: a worker process died ({error}); data.workers=0 shows the error itself",
-            TRAINING_FAILED,
-        ) from error
 
 
 @contextmanager

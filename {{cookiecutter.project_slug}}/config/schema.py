@@ -184,7 +184,7 @@ class Constant(Section):
     name: Literal["constant"] = "constant"
 
 
-class Step(Section):
+class StepDecay(Section):
     """The learning rate is multiplied by `factor` every `epochs` epochs."""
 
     name: Literal["step"] = "step"
@@ -252,7 +252,7 @@ class LoggerSettings(Section):
 
 Optimizer = Annotated[SGD | AdamW | RMSprop | Muon, Field(discriminator="name")]
 Scheduler = Annotated[
-    Constant | Step | Exponential | Cosine | OneCycle, Field(discriminator="name")
+    Constant | StepDecay | Exponential | Cosine | OneCycle, Field(discriminator="name")
 ]
 
 

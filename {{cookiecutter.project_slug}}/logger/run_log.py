@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -59,9 +60,10 @@ class RunLog:
         self._end_state = "stopped"
         self._last_write_time = time.monotonic()
         self._file = self._open_csv(step)
-        self._writers = self._open_writers(step)
         try:
-            yield
+            with _ignoring_disk_errors_in_threads():
+                self._open_writers(step)
+                yield
         except BaseException:
             self._end_state = "failed"
             raise
@@ -81,12 +83,12 @@ class RunLog:
         # Rows stay in the buffer while a disk is full.
         return file.open("ab", buffering=CSV_BUFFER_BYTES)
 
-    def _open_writers(self, step: int) -> list[LogWriter]:
-        writers: list[LogWriter] = []
+    def _open_writers(self, step: int) -> None:
+        self._writers = []
         tracker_class = find_tracker(self.settings.logger.tracker)
         if tracker_class is not None:
             try:
-                writers.append(tracker_class(self.folder, self.settings))
+                self._writers.append(tracker_class(self.folder, self.settings))
             except (OSError, *tracker_class.failures) as error:
                 if step == 0:
                     tracker = self.settings.logger.tracker
@@ -97,8 +99,7 @@ class RunLog:
         if self.settings.logger.tensorboard and is_main_process():
             from logger.tensorboard import TensorBoard  # takes 0.3 s to import
 
-            writers.append(TensorBoard(self.folder, self.settings, self.title, step))
-        return writers
+            self._writers.append(TensorBoard(self.folder, self.settings, self.title, step))
 
     def scalars(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Adds an entry; entries are written every few seconds, as writing takes time."""
@@ -155,12 +156,28 @@ class RunLog:
     @contextmanager
     def _dropping_on_failure(self, writer: LogWriter) -> Iterator[None]:
         """After a failure, the log continues without this writer."""
-        failures = (OSError, *writer.failures)
+        failures: tuple[type[Exception], ...] = (OSError, *writer.failures)
         try:
             yield
         except failures as error:
             self._writers.remove(writer)
             _warn_about(writer.description, error)
+
+
+@contextmanager
+def _ignoring_disk_errors_in_threads() -> Iterator[None]:
+    """Prints no traceback if TensorBoard's thread cannot write: the next call reports it."""
+    previous_hook = threading.excepthook
+
+    def hook(problem: threading.ExceptHookArgs) -> None:
+        if not isinstance(problem.exc_value, OSError):
+            previous_hook(problem)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous_hook
 
 
 def find_tracker(name: str) -> Any:
@@ -205,5 +222,5 @@ def _rows_up_to(file: Path, step: int) -> list[list[str]]:
 
 def _warn_about(description: str, error: Exception) -> None:
     log.warning(
-        "%s receives no more entries, metrics.csv continues: %s", description, describe_error(error)
+        "logging to %s has stopped, metrics.csv continues: %s", description, describe_error(error)
     )

@@ -1,6 +1,5 @@
 """TensorBoard files in the run folder."""
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,8 +27,6 @@ class TensorBoard(LogWriter):
         self.settings = settings
         self.writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
         self.writer.add_text("data", title, step)
-        self._previous_hook = threading.excepthook
-        threading.excepthook = _ignore_failing_disk
 
     def scalars(self, entries: Sequence[LogEntry]) -> None:
         """Writes one event for each entry, which takes less time than one for each value."""
@@ -61,11 +58,4 @@ class TensorBoard(LogWriter):
 
     def close(self, state: str) -> None:
         """Ends the files; `state` is for trackers."""
-        threading.excepthook = self._previous_hook
         self.writer.close()
-
-
-def _ignore_failing_disk(problem: threading.ExceptHookArgs) -> None:
-    """Prints no traceback if TensorBoard's thread cannot write: the next call reports it."""
-    if not isinstance(problem.exc_value, OSError):
-        threading.__excepthook__(problem)

@@ -20,11 +20,12 @@ class WeightedMeans:
         self.weights: dict[str, float] = {}
 
     def add(self, values: Mapping[str, Tensor], weight: float) -> None:
-        """Adds a scalar tensor for each name; values without weight, such as NaN, are ignored."""
+        """Adds a scalar tensor for each name, in float32 or better; with weight 0, adds nothing."""
         if weight == 0:
             return
         for name, value in values.items():
-            self.add_sum(name, value.detach() * weight, weight)
+            dtype = torch.promote_types(value.dtype, torch.float32)  # float16 ends at 65,504
+            self.add_sum(name, value.detach().to(dtype) * weight, weight)
 
     def add_sum(self, name: str, weighted_sum: Tensor, weight: float) -> None:
         """Adds values that are already multiplied by their weights, of this total weight."""

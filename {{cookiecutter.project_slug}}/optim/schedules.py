@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch.optim import Optimizer
 
-from config.schema import Constant, Cosine, Exponential, OneCycle, Scheduler, Step
+from config.schema import Constant, Cosine, Exponential, OneCycle, Scheduler, StepDecay
 
 
 def set_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
@@ -28,7 +28,7 @@ def learning_rate_factor(
         steps_per_epoch: optimizer steps of an epoch.
     """
     epoch = step // steps_per_epoch
-    if isinstance(schedule, Step):
+    if isinstance(schedule, StepDecay):
         reductions = epoch // schedule.epochs
         return schedule.factor**reductions
     if isinstance(schedule, Exponential):

@@ -14,6 +14,7 @@ import hashlib
 import io
 import pickle
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,11 @@ def load_first_usable(files: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
     Raises:
         UserError: if none is usable.
     """
-    for file in files[:-1]:
+    for file, next_file in pairwise(files):
         try:
             return file, load_checkpoint(file)
         except UserError as error:
-            log.warning("%s; using the previous checkpoint", error)
+            log.warning("%s; trying %s instead", error, next_file)
     return files[-1], load_checkpoint(files[-1])
 
 

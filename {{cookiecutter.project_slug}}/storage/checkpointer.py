@@ -1,4 +1,4 @@
-"""The checkpointer: when a checkpoint is due, which files it is, and which old ones are deleted."""
+"""The checkpointer: when a checkpoint is due, its files, and the deletion of old ones."""
 
 import os
 import shutil
@@ -131,7 +131,8 @@ def write_step_files(
     """
     names = ["last.pt", f"step_{step:08d}.pt"]
     if is_best:
-        # First: if the process is killed here and resumes, best.pt is not missing.
+        # First: a run that is killed after last.pt would resume with this best value, and might
+        # never write best.pt again.
         names.insert(0, "best.pt")
     first_file = folder / names[0]
     save_checkpoint(first_file, state)

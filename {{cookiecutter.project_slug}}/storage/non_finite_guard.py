@@ -21,7 +21,7 @@ MAX_SKIPPED_FIRST_STEPS = 10  # if none of the first steps is finite, skipping d
 
 
 class NonFiniteGuard:
-    """Checks each step up to `checked_until`, for which the host waits for the device.
+    """Checks each step up to `checked_until`, which synchronises the host with the device.
 
     Training checks its values only at log entries and before a save. If one is not finite, it
     repeats the steps since the last checkpoint, which are reproducible, and checks each of them.
@@ -115,8 +115,11 @@ def fit_with_recovery(trainer: Any) -> None:
             trainer.fit()
             return
         except NonFiniteError as error:
+            failed_step = trainer.progress.step
+            if failed_step <= trainer.guard.checked_until:
+                raise UserError(f"{error}; no training step caused it", TRAINING_FAILED) from error
             log.warning("%s; repeating the steps since the last checkpoint", error)
-            trainer.guard.checked_until = trainer.progress.step
+            trainer.guard.checked_until = failed_step
             files = find_checkpoints(trainer.run, best=False)
             _, state = load_first_usable(files)
             trainer.load_state_dict(state)

@@ -64,6 +64,11 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
         lock.release()
 
 
+def check_not_in_use(folder: Path) -> None:
+    """Raises a UserError if another process writes in a run folder."""
+    _lock(folder).release()
+
+
 def _holds_aborted_run(folder: Path) -> bool:
     """Whether a run that was killed before its first checkpoint has left this folder."""
     was_opened = (folder / ".lock").exists() or (folder / ".pid").exists()
@@ -157,10 +162,10 @@ def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Pa
     if not files:
         problem = "contains no checkpoint" if run.exists() else "does not exist"
         raise UserError(f"{run} {problem}")
-    return _without_second_names(files)
+    return _without_hard_links(files)
 
 
-def _without_second_names(files: list[Path]) -> list[Path]:
+def _without_hard_links(files: list[Path]) -> list[Path]:
     """The files without those that are hard links to an earlier one."""
     by_inode: dict[object, Path] = {}
     for file in files:

@@ -1,4 +1,4 @@
-"""The state of a run: what each of its objects that have a state contributes, as plain data."""
+"""Collects and restores the state of all objects of a trainer that have one."""
 
 from collections.abc import Mapping
 from textwrap import shorten
@@ -17,7 +17,9 @@ MAX_LINE_CHARACTERS = 150
 
 
 def stateful_objects(owner: Any) -> dict[str, Any]:
-    """The attributes of an object that have a state, by name; list members as ``name.index``.
+    """The attributes of an object that have a state, by name.
+
+    The items of lists, tuples and dicts are included, as ``name.index`` or ``name.key``.
 
     An object has a state if it defines `state_dict`. If it also defines `load_rank_states`, its
     state differs between the processes of a run.
@@ -27,11 +29,14 @@ def stateful_objects(owner: Any) -> dict[str, Any]:
         if isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 found[f"{name}.{index}"] = item
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                found[f"{name}.{key}"] = item
         else:
             found[name] = value
     objects: dict[str, Any] = {}
     for name, value in found.items():
-        is_wrapper = isinstance(value, DistributedDataParallel)  # around a module listed itself
+        is_wrapper = isinstance(value, DistributedDataParallel)  # the wrapped module is listed
         is_listed = any(value is other for other in objects.values())
         if hasattr(value, "state_dict") and not is_wrapper and not is_listed:
             objects[name] = value
@@ -65,8 +70,9 @@ def restore_state(owner: Any, state: Mapping[str, Any], same_optimizer: bool = T
     """
     for name, part in stateful_objects(owner).items():
         if hasattr(part, "load_rank_states"):
-            rank_states = [local_states[name] for local_states in state["ranks"]]
-            part.load_rank_states(rank_states)
+            rank_states = [states[name] for states in state["ranks"] if name in states]
+            if rank_states:
+                part.load_rank_states(rank_states)
         elif name not in state:
             continue  # new in this run, such as a moving average
         elif isinstance(part, Optimizer):
@@ -110,7 +116,7 @@ def evaluation_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Restores moments and the like; rates and other options come from the settings."""
+    """Restores the state of each parameter; learning rates and options come from the settings."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = {}
     for index, saved_moments in saved["state"].items():

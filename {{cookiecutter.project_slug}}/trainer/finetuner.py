@@ -11,10 +11,10 @@ from trainer.classifier import Classifier
 
 
 class FineTuner(Classifier):
-    """Trains the parameters of `model.freeze` later, and with a lower learning rate.
+    """Freezes the parameters of `model.freeze` at first, then trains them with a lower rate.
 
     Args:
-        unfreeze_epoch: Epoch, counted from 1, from which they are trained; by default, never.
+        unfreeze_epoch: Epoch, counted from 1, from which they are trained; null: never.
         backbone_rate: Their learning rate, relative to optimizer.lr.
     """
 
@@ -31,11 +31,13 @@ class FineTuner(Classifier):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = super().configure_optimizers()
-        self.frozen = [p for p in self.model.parameters() if not p.requires_grad]  # FSDP2 shards
+        # FSDP2 has replaced the parameters by sharded ones.
+        self.frozen = [p for p in self.model.parameters() if not p.requires_grad]
         if self.unfreeze_epoch is not None and self.frozen:
-            # Without gradients, the optimizer does not change them.
+            # Without gradients, an optimizer does not change them. The last one takes parameters of
+            # any shape: in addition to Muon, it is AdamW.
             rate = self.backbone_rate * self.settings.optimizer.lr
-            optimizers[0].add_param_group({"params": self.frozen, "lr": rate})
+            optimizers[-1].add_param_group({"params": self.frozen, "lr": rate})
         return optimizers
 
     def update(self, step: Step) -> dict[str, Tensor]:

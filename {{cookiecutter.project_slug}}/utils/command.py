@@ -15,7 +15,7 @@ INTERRUPTED = 130  # 128 + SIGINT
 
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs a command and exits with its exit code, or with that of the error it raises."""
-    # By default Ctrl-C raises KeyboardInterrupt, which an import in progress may swallow.
+    # Ctrl-C ends the process: an import in progress may swallow a KeyboardInterrupt.
     previous_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         exit_code = main()

@@ -84,8 +84,8 @@ def shard_model(model: nn.Module, device: torch.device, autocast_dtype: torch.dt
 def shardable_blocks(model: nn.Module) -> Iterator[nn.Module]:
     """The parts of a network to all-gather one at a time: the members of its lists of layers.
 
-    Outside such lists, and without any, they are the direct children. A block that shares a
-    parameter with another block is left out, because both must be gathered together.
+    Modules outside such lists contribute their direct children. A block that shares a parameter
+    with another block is left out, because both must be gathered together.
     """
     uses_in_model = _parameter_uses(model)
     for block in _candidate_blocks(model):
@@ -155,10 +155,10 @@ def local_tensor(tensor: Tensor) -> Tensor:
 
 
 def match_layout(value: Any, reference: Any) -> Any:
-    """A whole tensor with the memory layout, and if sharded the sharding, of another tensor.
+    """A whole tensor with the memory layout and the sharding of another tensor.
 
     Fused optimizers read parameters and their state in memory order, so both need one layout.
-    Values that are no tensors, or have another shape than `reference`, are returned as they are.
+    Values that are not tensors, or have another shape than `reference`, are returned unchanged.
     """
     if not isinstance(value, Tensor) or not isinstance(reference, Tensor):
         return value
