@@ -26,11 +26,11 @@ from torch.nn.functional import cross_entropy
 PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}"
 sys.path.insert(0, str(PAYLOAD))
 
-from base.batch_loader import BatchLoader  # noqa: E402
+from base.batch_loader import BatchLoader, Step  # noqa: E402
 from config.loading import load_settings  # noqa: E402
 from model.networks import ConvNet  # noqa: E402
 from trainer.classifier import Classifier  # noqa: E402
-from utils.device import autocast_dtype, select_device  # noqa: E402
+from utils.device import select_autocast_dtype, select_device  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
 BATCH, EDGE = 128, 10 if QUICK else 50  # EDGE: steps at either end that are not timed
@@ -63,7 +63,7 @@ def by_hand(data: Random, device: torch.device, compiled: bool) -> float:
         model.compile()
     fast: Any = {"momentum": 0.9, "nesterov": True, "fused": True}
     optimizer = torch.optim.SGD(model.parameters(), 0.2, weight_decay=5e-4, **fast)
-    precision = autocast_dtype("auto", device)
+    precision = select_autocast_dtype("auto", device)
     pixels, targets = data.images.to(device), data.targets.to(device)
     mean, std = (255 * value for value in data.mean_and_std)
     for step, indices in enumerate(torch.randperm(len(data), device=device).split(BATCH)[:STEPS]):
@@ -85,9 +85,9 @@ def ours(data: Random, device: torch.device, compiled: bool) -> float:
     clock = Clock(device)
 
     class Timed(Classifier):
-        def update(self, batches: Any) -> None:
+        def update(self, step: Step) -> Any:
             clock.tick()
-            super().update(batches)
+            return super().update(step)
 
     changes = [f"device={device}", f"trainer.max_steps={STEPS}", f"trainer.compile={compiled}"]
     settings = load_settings(PAYLOAD / "config/fashion_mnist.yaml", [*changes, "trainer.epochs=1"])
@@ -97,7 +97,8 @@ def ours(data: Random, device: torch.device, compiled: bool) -> float:
     }
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "checkpoints").mkdir()
-        Timed(settings, ConvNet(data, mirror=True), loaders, Path(folder)).fit()
+        model = ConvNet(data, mirror=True)
+        Timed(settings=settings, model=model, loaders=loaders, run=Path(folder)).fit()
     return clock.images()
 
 
@@ -119,7 +120,8 @@ def main() -> None:
             data = Random(BATCH * (STEPS + 1))  # anew, as ours moves it
             data.flip = True
             found[name].append(loop(data, device))
-    print(f"{device}, {autocast_dtype('auto', device)}: images a second, share of those by hand")
+    dtype = select_autocast_dtype("auto", device)
+    print(f"{device}, {dtype}: images a second, share of those by hand")
     base = statistics.median(found["by hand"])
     for name, values in found.items():
         print(

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ sys.path.insert(0, str(PAYLOAD))
 
 from base.base_dataset import BaseDataset  # noqa: E402
 from base.base_model import BaseModel  # noqa: E402
-from base.batch_loader import BatchLoader  # noqa: E402
+from base.batch_loader import BatchLoader, Step  # noqa: E402
 from builders import build_training_loaders  # noqa: E402
 from config.loading import load_settings  # noqa: E402
 from trainer.classifier import Classifier  # noqa: E402
@@ -83,10 +82,10 @@ class Timed(Classifier):
 
     scalars = 0
 
-    def update(self, batches: Any) -> None:
+    def update(self, step: Step) -> dict[str, Tensor]:
         """A step."""
         self.times.append(time.perf_counter())
-        super().update(batches)
+        return super().update(step)
 
     def training_step(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Loss, accuracy and more."""
@@ -104,8 +103,10 @@ def step_time(samples: int = 10_000, begin: int = 0, scalars: int = 0) -> float:
     loaders["validation"] = BatchLoader(Points(BATCH), BATCH)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "checkpoints").mkdir()
-        trainer = Timed(settings, Net(), loaders, Path(folder))
-        trainer.step, trainer.times, trainer.scalars = begin, list[float](), scalars
+        trainer = Timed(settings=settings, model=Net(), loaders=loaders, run=Path(folder))
+        trainer.progress.step = begin
+        trainer.times = list[float]()
+        trainer.scalars = scalars
         trainer.fit()
     pairs = zip(trainer.times, trainer.times[1:], strict=False)
     return statistics.median(after - before for before, after in pairs) * 1e6
@@ -135,7 +136,8 @@ def work(kind: str, steps: int) -> None:
         model = __import__("builders").build_model(settings, loaders["train"].dataset)
     if kind == "by hand":
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        for (batch,) in loaders["train"].steps(0, min(IMAGES, loaders["train"].steps_per_epoch)):
+        for step in loaders["train"].steps(0, min(IMAGES, loaders["train"].steps_per_epoch)):
+            (batch,) = step.batches
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(batch["input"])
             nn.functional.cross_entropy(logits.float(), batch["target"]).backward()
@@ -144,7 +146,7 @@ def work(kind: str, steps: int) -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "checkpoints").mkdir()
-            Classifier(settings, model, loaders, Path(folder)).fit()
+            Classifier(settings=settings, model=model, loaders=loaders, run=Path(folder)).fit()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -31,7 +31,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,8 +40,14 @@ sys.path.insert(0, str(PAYLOAD))
 
 from builders import build_model, build_trainer, build_training_loaders  # noqa: E402
 from config.loading import load_settings  # noqa: E402
-from utils import parallel as distributed  # noqa: E402
-from utils.errors import RANK, WORLD  # noqa: E402
+from utils.batch_norm import synchronize_batch_norm  # noqa: E402
+from utils.parallel import local_tensor  # noqa: E402
+from utils.process_group import (  # noqa: E402
+    all_reduce_sum,
+    destroy_process_group,
+    initialize_process_group,
+)
+from utils.ranks import is_main_process, world_size  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
 ROUNDS, WARM, STEPS = (1, 10, 20) if QUICK else (3, 20, 60)  # WARM: steps that are not counted
@@ -76,8 +81,7 @@ def kept_bytes(trainer: Any) -> tuple[int, int]:
         for parameter in (p for group in optimizer.param_groups for p in group["params"]):
             held = [[parameter], optimizer.state[parameter].values()]
             for k, tensors in enumerate(held):
-                own = [getattr(t, "to_local", lambda t=t: t)() for t in tensors]
-                parts[k] += sum(t.nbytes for t in own if hasattr(t, "nbytes"))
+                parts[k] += sum(local_tensor(t).nbytes for t in tensors if isinstance(t, Tensor))
     return parts[0], parts[1]
 
 
@@ -85,27 +89,26 @@ def train(file: str, changes: list[str], folder: Path) -> Found:
     """Trains by the project's own loop; seconds a step, exchanges of a step, bytes kept."""
     own = [text for text in changes if text != SHARED]
     settings = load_settings(PAYLOAD / f"config/{file}.yaml", [*ALWAYS, *own])
-    distributed.start(torch.device("cpu"))
+    initialize_process_group(torch.device("cpu"))
     trainer = build(settings, folder)
-    for part in trainer.model.modules() if SHARED in changes else ():
-        if isinstance(part, _BatchNorm):  # as distributed.spread does
-            part.__class__ = distributed.SharedBatchNorm
+    if SHARED in changes:
+        synchronize_batch_norm(trainer.model, torch.device("cpu"))
     update, ticks = trainer.update, list[float]()
     traced = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
-    def timed(batches: Any) -> None:
+    def timed(step: Any) -> Any:
         ticks.append(time.perf_counter())
         with traced if len(ticks) == WARM - 1 else nullcontext():
-            update(batches)
+            return update(step)
 
     trainer.update = timed
     trainer.fit()
-    distributed.stop()
+    destroy_process_group()
     times = [b - a for a, b in zip(ticks[WARM:], ticks[WARM + 1 :], strict=False)]
     exchanges = []
     for event in traced.events():
         if event.name.startswith("gloo:"):  # which has one of the parts that it gathers
-            parts = WORLD if "gather" in event.name else 1
+            parts = world_size() if "gather" in event.name else 1
             size = parts * max(map(prod, event.input_shapes), default=0)
             exchanges.append((event.name.removeprefix("gloo:"), size))
     kept, state = kept_bytes(trainer)
@@ -115,23 +118,23 @@ def train(file: str, changes: list[str], folder: Path) -> Found:
 def exchange() -> Found:
     """Seconds of an all_reduce by its size in bytes."""
     torch.set_num_threads(1)
-    distributed.start(torch.device("cpu"))
+    initialize_process_group(torch.device("cpu"))
     found = {}
     for size in SIZES:
         tensor, times = torch.ones(size // 4), []
         for _ in range(WARM if size > 2**20 else 5 * WARM):
             begun = time.perf_counter()
-            distributed.add_up([tensor.fill_(1)])
+            all_reduce_sum([tensor.fill_(1)])
             times.append(time.perf_counter() - begun)
         found[str(size)] = statistics.median(times[2:])
     matrix, times = torch.ones(320, 320), []
     for _ in range(5 * WARM):
         _ = matrix @ matrix
         begun = time.perf_counter()
-        distributed.add_up([tensor[:65].fill_(1)])
+        all_reduce_sum([tensor[:65].fill_(1)])
         times.append(time.perf_counter() - begun)
     found["busy"] = statistics.median(times[2:])
-    distributed.stop()
+    destroy_process_group()
     return found
 
 
@@ -139,7 +142,7 @@ def work(file: str, output: str, *changes: str) -> None:
     """What `start` has each process do; the first one writes what it found."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as folder:
         found = train(file, [*changes], Path(folder)) if file else exchange()
-    if not RANK:
+    if is_main_process():
         Path(output).write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -278,7 +281,8 @@ def count() -> None:
     settings = load_settings(PAYLOAD / f"config/{file}.yaml", [*ALWAYS, *changes])
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(settings, Path(folder))
-    ((batch,),) = trainer.loaders["train"].steps(0, 1)
+    (step,) = trainer.loaders["train"].steps(0, 1)
+    (batch,) = step.batches
     size, kept = len(batch["target"]), dict[int, int]()
 
     def note(tensor: Tensor) -> Tensor:
@@ -292,7 +296,7 @@ def count() -> None:
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     with Operators() as operators:
-        trainer.update([batch])
+        trainer.update(step)
     weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
     activations = sum(amount for place, amount in kept.items() if place not in weights)
     print(f"parameters: {sum(p.numel() for p in trainer.model.parameters()):,}")

@@ -81,7 +81,7 @@ def test_a_checkpoint_is_saved_only_after_its_log_entries(
 ) -> None:
     """Otherwise rows would be missing after the process is killed and the run resumes."""
     original = RunLog.flush
-    actions = {
+    actions: dict[int, Callable[[], object]] = {
         6: lambda: monkeypatch.setattr(RunLog, "flush", fail),
         14: lambda: monkeypatch.setattr(RunLog, "flush", original),
     }
