@@ -1,16 +1,19 @@
-"""Data in memory-mapped files: first batch, memory, and speed beside the same data in memory.
+"""Data in memory-mapped files: time to the first batch, memory, and speed, mapped and in memory.
 
-Memory: 10^8 samples, 208 bytes each, in sparse files of 20.8 GB: seconds until a process that has
-imported torch has its first shuffled batch, the checks before training included, and what it holds
-then and later: memory of its own (RssAnon) and pages of the files (RssFile, which the system takes
-back when it needs them). Speed: 60,000 samples of 784 bytes and a class, batch 256, in random
-order, mapped beside the same tensors indexed in memory (torch gathers bytes more slowly than NumPy,
-which reads the maps); all in turn, the median of the rounds. From the disk: a file that is in no
-cache, with and without telling the system what is read next.
+Memory: 10^8 samples of 208 bytes in sparse files of 20.8 GB. The time from `import torch` to the
+first shuffled batch includes the checks before training. RssAnon is memory that only the process
+can free. RssFile is the size of the mapped pages of files, which the system takes back when memory
+is short.
+
+Speed: 60,000 samples of 784 bytes and a class, in random order. The same tensors are indexed in
+memory for comparison. All cases run in turn; the medians of the rounds are printed.
+
+From the disk: random batches of a file that is not cached. `Mapped` asks the system to read all
+samples of a batch at the same time; the second row is without that advice.
 """
 
 # mypy: disable-error-code="import-not-found, misc, no-any-return, no-untyped-call"
-# (it takes the payload's modules as they are run)
+# (the payload's modules are imported from its folder)
 
 import json
 import os
@@ -32,14 +35,24 @@ sys.path.insert(0, str(PAYLOAD))
 
 from base.base_dataset import BaseDataset  # noqa: E402
 from base.batch_loader import BatchLoader  # noqa: E402
-from data_loader.mapped import Mapped, convert  # noqa: E402
+from data_loader import mapped  # noqa: E402
+from data_loader.convert import convert  # noqa: E402
+from data_loader.mapped import Mapped  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
-BATCH, WIDTH, SAMPLES, SHARDS = 256, 200, 10**8, 5
-MARKS = (0, 100, 200) if QUICK else (0, 100, 1_000, 3_000, 10_000)  # batches
-ROUNDS, SMALL = 1 if QUICK else 9, 60_000
-# Samples in the file, and batches of them: few, as more are cached.
-ON_DISK, COLD = 300_000 if QUICK else 1_500_000, 10
+BATCH_SIZE = 256
+SPARSE_SAMPLES = 10**8
+SPARSE_WIDTH = 200  # bytes of an input
+CACHED_SAMPLES = 60_000
+COLD_BATCHES = 10  # few, since each leaves more of the file in the cache
+if QUICK:
+    REPORTED_BATCHES = [0, 100, 200]
+    ROUNDS = 1
+    COLD_SAMPLES = 300_000
+else:
+    REPORTED_BATCHES = [0, 100, 1_000, 3_000, 10_000]
+    ROUNDS = 9
+    COLD_SAMPLES = 1_500_000
 
 
 class Tensors(BaseDataset):
@@ -50,9 +63,9 @@ class Tensors(BaseDataset):
     uses_global_rng = False
 
     def __init__(self, count: int) -> None:
-        draws = torch.Generator().manual_seed(0)
-        self.inputs = torch.randint(256, (count, 784), generator=draws, dtype=torch.uint8)
-        self.targets = torch.randint(10, (count,), generator=draws)
+        rng = torch.Generator().manual_seed(0)
+        self.inputs = torch.randint(256, (count, 784), generator=rng, dtype=torch.uint8)
+        self.targets = torch.randint(10, (count,), generator=rng)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -64,105 +77,131 @@ class Tensors(BaseDataset):
         return {"input": self.inputs[indices], "target": self.targets[indices]}
 
 
-def make_sparse(folder: Path) -> float:
-    """Files of zeros that take no room; their size in GB."""
+def write_sparse_files(folder: Path) -> float:
+    """Writes files of zeros that take no space on the disk; returns their size in GB."""
     (folder / "train").mkdir(parents=True)
-    rows = SAMPLES // SHARDS
-    for number in range(SHARDS):
-        for name, shape, kind in (("input", (rows, WIDTH), "u1"), ("target", (rows,), "i8")):
-            file = folder / f"train/{number:05d}.{name}.npy"
-            np.lib.format.open_memmap(file, "w+", np.dtype(kind), shape)
-    about = {"title": "sparse", "classes": ["a"], "learned": {}, "like": {}}
-    part = {"names": ["input", "target"], "samples": [rows] * SHARDS}
-    (folder / "about.json").write_text(json.dumps({**about, "splits": {"train": part}}))
-    return sum(file.stat().st_size for file in (folder / "train").iterdir()) / 1e9
+    shapes = {"input": [SPARSE_WIDTH], "target": []}
+    dtypes = {"input": "uint8", "target": "int64"}
+    tensors = {}
+    size = 0
+    for name, shape in shapes.items():
+        file = folder / f"train/{name}.npy"
+        dtype = np.dtype(dtypes[name])
+        np.lib.format.open_memmap(file, "w+", dtype, (SPARSE_SAMPLES, *shape))
+        tensors[name] = {"dtype": dtypes[name], "shape": shape}
+        size += file.stat().st_size
+    train = {"samples": SPARSE_SAMPLES, "tensors": tensors}
+    about = {"title": "sparse", "classes": ["a"], "fitted": {}, "like": {}}
+    about["splits"] = {"train": train}
+    (folder / "about.json").write_text(json.dumps(about))
+    return size / 1e9
 
 
-def held() -> str:
-    """Memory of this process, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    values = {line.split(":")[0]: line.split() for line in lines}
-    return "  ".join(f"{int(values[name][1]) / 1024:7.0f}" for name in ("RssAnon", "RssFile"))
+def read_status(file: str, name: str) -> int:
+    """A number from a file in /proc/self, such as VmRSS in `status`."""
+    for line in Path(f"/proc/self/{file}").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1])
+    raise LookupError(f"/proc/self/{file} has no line {name}")
 
 
-def read_megabytes() -> float:
-    """What this process has had read from the disk."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("read_bytes")).split()[1]) / 2**20
+def resident_memory() -> str:
+    """RssAnon and RssFile of this process in MB, in two columns."""
+    anonymous = read_status("status", "RssAnon") / 1024
+    mapped_pages = read_status("status", "RssFile") / 1024
+    return f"{anonymous:7.0f}  {mapped_pages:7.0f}"
 
 
-def work(folder: Path) -> None:
-    """Goes through batches of the sparse files and prints what that takes."""
-    print(f"{'torch imported':16s} {held()}", flush=True)
-    begun = time.perf_counter()
-    loader = BatchLoader(Mapped(folder.parent, "train", 0, folder.name), BATCH, seed=0)
+def read_sparse_files(folder: Path) -> None:
+    """Reads shuffled batches and prints the memory of this process and the speed."""
+    print(f"{'torch imported':16s} {resident_memory()}", flush=True)
+    start = time.perf_counter()
+    loader = BatchLoader(Mapped(folder.parent, "train", 0, folder.name), BATCH_SIZE, seed=0)
     loader.check()
-    done = 0
-    for mark in MARKS:
+    for _ in loader.steps(0, 1):
+        pass
+    seconds = time.perf_counter() - start
+    print(f"{'batch 1':16s} {resident_memory()}  first batch in {seconds:.2f} s", flush=True)
+    done = 1
+    for batch in REPORTED_BATCHES[1:]:
         start = time.perf_counter()
-        for _ in loader.steps(done, mark + 1):
+        for _ in loader.steps(done, batch + 1):
             pass
-        now = time.perf_counter()
-        text = f"first batch in {now - begun:.2f} s"
-        if mark:
-            text = f"{(mark + 1 - done) * BATCH / (now - start):7,.0f} samples/s since then"
-        print(f"{f'batch {mark + 1:,}':16s} {held()}  {text}", flush=True)
-        done = mark + 1
+        seconds = time.perf_counter() - start
+        rate = (batch + 1 - done) * BATCH_SIZE / seconds
+        done = batch + 1
+        text = f"{rate:7,.0f} samples/s since then"
+        print(f"{f'batch {done:,}':16s} {resident_memory()}  {text}", flush=True)
 
 
-def seconds(data: BaseDataset, workers: int) -> float:
-    """How long an epoch of batches takes."""
-    loader = BatchLoader(data, BATCH, 0, workers=workers)
+def measure_epoch(dataset: BaseDataset, workers: int) -> float:
+    """Seconds that the batches of an epoch take."""
+    loader = BatchLoader(dataset, BATCH_SIZE, 0, workers=workers)
     start = time.perf_counter()
     for _ in loader.steps(0, loader.steps_per_epoch):
         pass
     return time.perf_counter() - start
 
 
-def compare(folder: Path) -> None:
+def compare_with_memory(folder: Path) -> None:
     """Prints samples per second, mapped and in memory."""
-    tensors = Tensors(SMALL)
-    convert({"train": tensors}, folder / "small")
-    mapped = Mapped(folder, "train", 0, "small")
-    cases: dict[str, Callable[[], float]] = {"in memory": partial(seconds, tensors, 0)}
-    cases |= {f"mapped, {n} workers": partial(seconds, mapped, n) for n in (0, 1, 2)}
-    found: dict[str, list[float]] = {name: [] for name in cases}
+    tensors = Tensors(CACHED_SAMPLES)
+    convert({"train": tensors}, folder / "cached")
+    cached = Mapped(folder, "train", 0, "cached")
+    cases: dict[str, Callable[[], float]] = {"in memory": partial(measure_epoch, tensors, 0)}
+    for workers in (0, 1, 2):
+        cases[f"mapped, {workers} workers"] = partial(measure_epoch, cached, workers)
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(ROUNDS + 1):
         for name, measure in cases.items():
             taken = measure()
-            if number:  # the first round is not counted
-                found[name].append(taken)
-    print(f"\n{f'batches of {BATCH}':24s} samples a second  of those in memory")
-    for name, times in found.items():
-        pairs = zip(times, found["in memory"], strict=True)
-        ratio = statistics.median(base / taken for taken, base in pairs)
-        print(f"{name:24s} {SMALL / statistics.median(times):16,.0f} {ratio:19.2f}")
+            if number > 0:  # the first round is a warm-up
+                seconds[name].append(taken)
+    print(f"\n{f'batches of {BATCH_SIZE}':24s} samples a second  relative to memory")
+    for name, times in seconds.items():
+        pairs = zip(seconds["in memory"], times, strict=True)
+        ratio = statistics.median(base / taken for base, taken in pairs)
+        print(f"{name:24s} {CACHED_SAMPLES / statistics.median(times):16,.0f} {ratio:19.2f}")
 
 
-def from_disk(folder: Path) -> None:
-    """Prints what a batch takes whose samples are in no cache."""
-    convert({"train": Tensors(ON_DISK)}, folder / "disk")
-    files = [*(folder / "disk/train").iterdir()]
-    size = sum(file.stat().st_size for file in files) / 1e9
-    found: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+def drop_from_cache(file: Path) -> None:
+    """Removes a file's pages from the page cache."""
+    descriptor = os.open(file, os.O_RDONLY)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def measure_cold_batches(folder: Path, seed: int) -> tuple[float, float]:
+    """Milliseconds and megabytes read per batch, of files that are not cached."""
+    for file in (folder / "train").iterdir():
+        drop_from_cache(file)
+    dataset = Mapped(folder.parent, "train", 0, folder.name)
+    bytes_before = read_status("io", "read_bytes")
+    start = time.perf_counter()
+    for _ in BatchLoader(dataset, BATCH_SIZE, seed).steps(0, COLD_BATCHES):
+        pass
+    milliseconds = 1000 * (time.perf_counter() - start)
+    megabytes = (read_status("io", "read_bytes") - bytes_before) / 2**20
+    return milliseconds / COLD_BATCHES, megabytes / COLD_BATCHES
+
+
+def compare_advice(folder: Path) -> None:
+    """Prints what random batches from the disk cost with and without advice to the system."""
+    convert({"train": Tensors(COLD_SAMPLES)}, folder / "cold")
+    size = sum(file.stat().st_size for file in (folder / "cold/train").iterdir()) / 1e9
+    prefetch = mapped._prefetch
+    cases = {"with advice": prefetch, "without advice": lambda array, positions: None}
+    results: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
     for number in range(ROUNDS):
-        for advises, measures in found.items():
-            data = Mapped(folder, "train", 0, "disk")
-            data.advises = advises
-            for file in files:
-                descriptor = os.open(file, os.O_RDONLY)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.close(descriptor)
-            before, begun = read_megabytes(), time.perf_counter()
-            for _ in BatchLoader(data, BATCH, number).steps(0, COLD):
-                pass
-            taken = (time.perf_counter() - begun) / COLD
-            measures.append((1000 * taken, (read_megabytes() - before) / COLD))
-    print(f"\n{f'{size:.1f} GB, not in memory':24s} ms a batch  MB read a batch")
-    for advises, measures in found.items():
-        times, amounts = map(statistics.median, zip(*measures, strict=True))
-        name = "told what comes" if advises else "not told"
-        print(f"{name:24s} {times:10.1f} {amounts:16.1f}")
+        for name, function in cases.items():
+            mapped._prefetch = function
+            results[name].append(measure_cold_batches(folder / "cold", number))
+    mapped._prefetch = prefetch
+    print(f"\n{f'{size:.1f} GB, not cached':24s} ms a batch  MB read a batch")
+    for name, measurements in results.items():
+        milliseconds = statistics.median(time for time, _ in measurements)
+        megabytes = statistics.median(amount for _, amount in measurements)
+        print(f"{name:24s} {milliseconds:10.1f} {megabytes:16.1f}")
 
 
 def main() -> None:
@@ -170,16 +209,17 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name:
         folder = Path(name)
-        size = make_sparse(folder / "sparse")
-        title = f"{SAMPLES:,} samples, {size:.1f} GB, batches of {BATCH}"
-        print(f"{title}\n{'':16s} {'RssAnon':>7s}  {'RssFile':>7s}  (MB)", flush=True)
+        size = write_sparse_files(folder / "sparse")
+        print(f"{SPARSE_SAMPLES:,} samples, {size:.1f} GB, batches of {BATCH_SIZE}")
+        print(f"{'':16s} {'RssAnon':>7s}  {'RssFile':>7s}  (MB)", flush=True)
+        # In a process of its own, whose memory contains nothing else.
         subprocess.run([sys.executable, __file__, str(folder / "sparse")], check=True)
-        compare(folder)
-        from_disk(folder)
+        compare_with_memory(folder)
+        compare_advice(folder)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        work(Path(sys.argv[1]))
+        read_sparse_files(Path(sys.argv[1]))
     else:
         main()

@@ -15,6 +15,7 @@ import torch
 from base.base_dataset import BaseDataset
 from base.base_trainer import BaseTrainer
 from builders import build_dataset, build_loader, build_model
+from config.constructors import constructor_parameters
 from config.loading import load_settings
 from config.schema import Settings
 from data_loader import synthetic
@@ -89,7 +90,10 @@ def make_trainer(
         loaders = {"train": build_loader(settings, train, training=True), "validation": validation}
         run = tmp_path / "run"
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        return kind(settings, build_model(settings, splits["train"]), loaders, run)
+        accepted = constructor_parameters(kind)
+        arguments = {n: v for n, v in settings.trainer.arguments.items() if n in accepted}
+        model = build_model(settings, splits["train"])
+        return kind(settings=settings, model=model, loaders=loaders, run=run, **arguments)
 
     return make
 

@@ -138,7 +138,13 @@ def run_job(job: str, run: Path, *changes: str) -> None:
         model = DropoutNetwork()
     trainer_class = TRAINERS.get(job, Classifier)
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    trainer = trainer_class(settings=settings, model=model.double(), loaders=loaders, run=run)
+    trainer = trainer_class(
+        settings=settings,
+        model=model.double(),
+        loaders=loaders,
+        run=run,
+        **settings.trainer.arguments,
+    )
     checkpoint = run / "checkpoints/last.pt"
     if checkpoint.exists():
         trainer.load_state_dict(load_checkpoint(checkpoint))

@@ -78,7 +78,9 @@ def make_cuda_trainer(tmp_path: Path, make_settings: MakeSettings) -> Callable[.
         model = build_model(settings, loaders["train"].dataset)
         run = tmp_path / folder
         (run / "checkpoints").mkdir(parents=True)
-        return kind(settings=settings, model=model, loaders=loaders, run=run)
+        return kind(
+            settings=settings, model=model, loaders=loaders, run=run, **settings.trainer.arguments
+        )
 
     return make
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch
 from builders import build_model
-from storage.checkpoint_file import evaluation_weights, load_checkpoint
+from storage.state import evaluation_weights, load_checkpoint
 from trainer.classifier import Classifier
 
 MakeTrainer = Callable[..., Any]

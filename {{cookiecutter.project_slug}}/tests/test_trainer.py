@@ -297,7 +297,7 @@ def test_a_model_that_does_not_fit_the_data_is_an_error_in_one_line(
 ) -> None:
     with pytest.raises(UserError, match=r"^model and data do not .*Error: .*, line \d+\)$"):
         check_trainer(make_trainer(train=Tall(Path(), "train", 0)))
-    with pytest.raises(UserError, match=r"^networks\.ConvNet cannot be made: .*Error: .*, line"):
+    with pytest.raises(UserError, match=r"^networks\.ConvNet cannot be built: .*Error: .*, line"):
         make_trainer(f"model.width={2**40}")
 
 
