@@ -27,11 +27,11 @@ from torch.nn.functional import cross_entropy
 PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}"
 sys.path.insert(0, str(PAYLOAD))
 
-from base.batch_loader import BatchLoader  # noqa: E402
+from base.batch_loader import BatchLoader, Step  # noqa: E402
 from config.loading import load_settings  # noqa: E402
 from model.networks import ConvNet  # noqa: E402
 from trainer.classifier import Classifier  # noqa: E402
-from utils.device import autocast_dtype, select_device  # noqa: E402
+from utils.device import select_autocast_dtype, select_device  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
 BATCH = 128
@@ -70,7 +70,7 @@ def by_hand(data: Random, device: torch.device, compiled: bool) -> float:
         model.compile()
     fast: Any = {"momentum": 0.9, "nesterov": True, "fused": True}
     optimizer = torch.optim.SGD(model.parameters(), 0.2, weight_decay=5e-4, **fast)
-    precision = autocast_dtype("auto", device)
+    precision = select_autocast_dtype("auto", device)
     pixels = data.images.to(device)
     targets = data.targets.to(device)
     mean, std = (255 * value for value in data.mean_and_std)
@@ -93,9 +93,9 @@ def ours(data: Random, device: torch.device, compiled: bool) -> float:
     clock = Clock(device)
 
     class Timed(Classifier):
-        def update(self, batches: Any) -> None:
+        def update(self, step: Step) -> Any:
             clock.tick()
-            super().update(batches)
+            return super().update(step)
 
     changes = [f"device={device}", f"trainer.max_steps={STEPS}", f"trainer.compile={compiled}"]
     settings = load_settings(PAYLOAD / "config/fashion_mnist.yaml", [*changes, "trainer.epochs=1"])
@@ -133,7 +133,8 @@ def main() -> None:
             data = Random(BATCH * (STEPS + 1))  # a new one each time, as the trainer moves it
             data.flip = True
             found[name].append(loop(data, device))
-    print(f"{device}, {autocast_dtype('auto', device)}: images per second, ratio to by hand")
+    dtype = select_autocast_dtype("auto", device)
+    print(f"{device}, {dtype}: images per second, ratio to by hand")
     base = statistics.median(found["by hand"])
     for name, values in found.items():
         print(

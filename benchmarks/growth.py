@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ sys.path.insert(0, str(PAYLOAD))
 
 from base.base_dataset import BaseDataset  # noqa: E402
 from base.base_model import BaseModel  # noqa: E402
-from base.batch_loader import BatchLoader  # noqa: E402
+from base.batch_loader import BatchLoader, Step  # noqa: E402
 from builders import build_training_loaders  # noqa: E402
 from config.loading import load_settings  # noqa: E402
 from trainer.classifier import Classifier  # noqa: E402
@@ -85,10 +84,10 @@ class Timed(Classifier):
 
     scalars = 0
 
-    def update(self, batches: Any) -> None:
+    def update(self, step: Step) -> dict[str, Tensor]:
         """Records the time, then makes a step."""
         self.times.append(time.perf_counter())
-        super().update(batches)
+        return super().update(step)
 
     def training_step(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns loss and accuracy, and `scalars` copies of the loss."""
@@ -113,7 +112,9 @@ def step_time(samples: int = 10_000, begin: int = 0, scalars: int = 0) -> float:
             run=Path(folder),
             **settings.trainer.arguments,
         )
-        trainer.step, trainer.times, trainer.scalars = begin, list[float](), scalars
+        trainer.progress.step = begin
+        trainer.times = list[float]()
+        trainer.scalars = scalars
         trainer.fit()
     pairs = zip(trainer.times, trainer.times[1:], strict=False)
     return statistics.median(after - before for before, after in pairs) * 1e6
@@ -143,9 +144,9 @@ def work(kind: str, steps: int) -> None:
         model = __import__("builders").build_model(settings, loaders["train"].dataset)
     if kind == "by hand":
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        for (batch,) in loaders["train"].steps(
-            0, min(IMAGE_STEPS, loaders["train"].steps_per_epoch)
-        ):
+        last_step = min(IMAGE_STEPS, loaders["train"].steps_per_epoch)
+        for step in loaders["train"].steps(0, last_step):
+            (batch,) = step.batches
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(batch["input"])
             nn.functional.cross_entropy(logits.float(), batch["target"]).backward()

@@ -40,7 +40,7 @@ sys.path.insert(0, str(PAYLOAD))
 
 from base.base_dataset import BaseDataset  # noqa: E402
 from base.base_model import BaseModel  # noqa: E402
-from base.batch_loader import BatchLoader  # noqa: E402
+from base.batch_loader import BatchLoader, Step  # noqa: E402
 from config.loading import load_settings  # noqa: E402
 from trainer.classifier import Classifier  # noqa: E402
 
@@ -167,9 +167,9 @@ def ours(setting: Setting) -> float:
     clock, model, _ = setting.start()
 
     class Timed(Classifier):
-        def update(self, batches: Any) -> None:
+        def update(self, step: Step) -> Any:
             clock.tick()
-            super().update(batches)
+            return super().update(step)
 
     changes = ["device=cpu", f"data.batch_size={BATCH}", "trainer.epochs=1", "optimizer.lr=0.01"]
     changes += ["trainer.precision=fp32", "trainer.label_smoothing=0"]

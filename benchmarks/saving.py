@@ -26,7 +26,6 @@ def main() -> None:
     settings = load_settings(PAYLOAD / "config/fashion_mnist.yaml", changes)
     loaders = importlib.import_module("builders").build_training_loaders(settings)
     model = importlib.import_module("builders").build_model(settings, loaders["train"].dataset)
-    record = importlib.import_module("logger.run_log").RunLog
     steps = []
     saves = []
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name:
@@ -34,17 +33,16 @@ def main() -> None:
         (run / "checkpoints").mkdir()
         build = importlib.import_module("builders").build_trainer
         trainer = build(settings, model, loaders, run)
-        trainer.record = record(run, "benchmark", 0, settings)
-        for k in range(ROUNDS + 1):
-            start = time.perf_counter()
-            for batches in loaders["train"].steps(k * STEPS, (k + 1) * STEPS):
-                trainer.update(batches)
-                trainer.step += 1
-            middle = time.perf_counter()
-            trainer.save(best=True)
-            steps.append(middle - start)
-            saves.append(time.perf_counter() - middle)
-        trainer.record.file.close()
+        with trainer.run_log.open(0):
+            for k in range(ROUNDS + 1):
+                start = time.perf_counter()
+                for step in loaders["train"].steps(k * STEPS, (k + 1) * STEPS):
+                    trainer.update(step.to(trainer.device))
+                    trainer.progress.step += 1
+                middle = time.perf_counter()
+                trainer.save(is_best=True)
+                steps.append(middle - start)
+                saves.append(time.perf_counter() - middle)
     save = statistics.median(saves[1:])
     fifty = statistics.median(steps[1:])
     print(f"one save: {1000 * save:.1f} ms; {STEPS} steps: {1000 * fifty:.0f} ms")

@@ -34,8 +34,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -45,8 +43,14 @@ sys.path.insert(0, str(PAYLOAD))
 
 from builders import build_model, build_trainer, build_training_loaders  # noqa: E402
 from config.loading import load_settings  # noqa: E402
-from utils import parallel as distributed  # noqa: E402
-from utils.errors import RANK, WORLD  # noqa: E402
+from utils.batch_norm import synchronize_batch_norm  # noqa: E402
+from utils.parallel import local_tensor  # noqa: E402
+from utils.process_group import (  # noqa: E402
+    all_reduce_sum,
+    destroy_process_group,
+    initialize_process_group,
+)
+from utils.ranks import is_main_process, world_size  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
 ROUNDS = 1 if QUICK else 3
@@ -62,7 +66,7 @@ MODELS = {  # settings file and changes: the default network, and one with large
 ALWAYS = ["device=cpu", "data.workers=0", "logger.tensorboard=false", "trainer.epochs=99"]
 BACKWARD = 2 / 3  # of the computation: two matrix products for each one of the forward pass
 # Passed in addition to the settings: one process uses the batch normalisation of several.
-SHARED = "use SharedBatchNorm"
+SHARED = "synchronize batch norm"
 Found = dict[str, Any]
 
 
@@ -91,41 +95,38 @@ def kept_bytes(trainer: Any) -> tuple[int, int]:
 
 def local_bytes(value: Any) -> int:
     """Returns the bytes of a tensor, or of the local shard of a DTensor; 0 for other values."""
-    if isinstance(value, DTensor):
-        value = value.to_local()
-    return value.nbytes if isinstance(value, Tensor) else 0
+    if not isinstance(value, Tensor):
+        return 0
+    return local_tensor(value).nbytes
 
 
 def train(file: str, changes: list[str], folder: Path) -> Found:
     """Trains with the project's loop; returns seconds and collectives per step, and bytes."""
     overrides = [text for text in changes if text != SHARED]
     settings = load_settings(PAYLOAD / f"config/{file}.yaml", [*ALWAYS, *overrides])
-    distributed.start(torch.device("cpu"))
+    initialize_process_group(torch.device("cpu"))
     trainer = build(settings, folder)
     if SHARED in changes:
-        for module in trainer.model.modules():
-            if isinstance(module, _BatchNorm):  # the same replacement as in several processes
-                module.__class__ = distributed.SharedBatchNorm
+        synchronize_batch_norm(trainer.model, torch.device("cpu"))
     update = trainer.update
     ticks: list[float] = []
     traced = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
-    def timed(batches: Any) -> None:
+    def timed(step: Any) -> Any:
         ticks.append(time.perf_counter())
         if len(ticks) == WARM_UP_STEPS - 1:
             with traced:
-                update(batches)
-        else:
-            update(batches)
+                return update(step)
+        return update(step)
 
     trainer.update = timed
     trainer.fit()
-    distributed.stop()
+    destroy_process_group()
     times = [b - a for a, b in zip(ticks[WARM_UP_STEPS:], ticks[WARM_UP_STEPS + 1 :], strict=False)]
     exchanges = []
     for event in traced.events():
         if event.name.startswith("gloo:"):  # the event of a gather names the shape of one part
-            parts = WORLD if "gather" in event.name else 1
+            parts = world_size() if "gather" in event.name else 1
             size = parts * max(map(prod, event.input_shapes), default=0)
             exchanges.append((event.name.removeprefix("gloo:"), size))
     kept, state = kept_bytes(trainer)
@@ -135,14 +136,14 @@ def train(file: str, changes: list[str], folder: Path) -> Found:
 def exchange() -> Found:
     """Returns the seconds of an all-reduce by its size in bytes."""
     torch.set_num_threads(1)
-    distributed.start(torch.device("cpu"))
+    initialize_process_group(torch.device("cpu"))
     found = {}
     for size in SIZES:
         tensor = torch.ones(size // 4)
         times = []
         for _ in range(WARM_UP_STEPS if size > 2**20 else 5 * WARM_UP_STEPS):
             begun = time.perf_counter()
-            distributed.add_up([tensor.fill_(1)])
+            all_reduce_sum([tensor.fill_(1)])
             times.append(time.perf_counter() - begun)
         found[str(size)] = statistics.median(times[2:])
     matrix = torch.ones(320, 320)
@@ -150,10 +151,10 @@ def exchange() -> Found:
     for _ in range(5 * WARM_UP_STEPS):
         _ = matrix @ matrix
         begun = time.perf_counter()
-        distributed.add_up([tensor[:65].fill_(1)])
+        all_reduce_sum([tensor[:65].fill_(1)])
         times.append(time.perf_counter() - begun)
     found["busy"] = statistics.median(times[2:])
-    distributed.stop()
+    destroy_process_group()
     return found
 
 
@@ -161,7 +162,7 @@ def work(file: str, output: str, *changes: str) -> None:
     """Runs in each process that `start` starts; the first process writes its results."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as folder:
         found = train(file, [*changes], Path(folder)) if file else exchange()
-    if not RANK:
+    if is_main_process():
         Path(output).write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -302,7 +303,8 @@ def count() -> None:
     settings = load_settings(PAYLOAD / f"config/{file}.yaml", [*ALWAYS, *changes])
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(settings, Path(folder))
-    ((batch,),) = trainer.loaders["train"].steps(0, 1)
+    (step,) = trainer.loaders["train"].steps(0, 1)
+    (batch,) = step.batches
     size = len(batch["target"])
     saved: dict[int, int] = {}
 
@@ -317,7 +319,7 @@ def count() -> None:
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     with Operators() as operators:
-        trainer.update([batch])
+        trainer.update(step)
     weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
     activations = sum(amount for address, amount in saved.items() if address not in weights)
     print(f"parameters: {sum(p.numel() for p in trainer.model.parameters()):,}")

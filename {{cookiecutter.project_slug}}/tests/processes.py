@@ -1,10 +1,10 @@
-"""What test_distributed.py has several processes do: python tests/processes.py JOB."""
+"""Training jobs for several processes: python tests/processes.py JOB RUN KEY=VALUE ... [-- ...]."""
 
-import os
 import resource
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,6 +17,7 @@ from config.loading import load_settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
 from storage.checkpoint_file import load_checkpoint
+from storage.non_finite_guard import fit_with_recovery
 from trainer.classifier import Classifier
 from utils.command import run_command
 from utils.parallel import local_tensor
@@ -24,42 +25,55 @@ from utils.process_group import all_gather_object, destroy_process_group, initia
 from utils.randomness import seed_everything
 from utils.ranks import is_main_process, rank
 
-SAMPLES = 121  # in batches of 24, so that the last one has a sample for one process alone
+# In steps of 24, the last step has one sample: the other processes have none. The 50 validation
+# images in batches of 48 leave two, which three processes cannot share: the step before has them.
+TRAINING_SAMPLES = 121
+VALIDATION_SAMPLES = 50
+FAILING_STEP = 2  # steps made before the one in which something happens
+DROPOUT_BATCHES = 3  # whose dropout masks are saved
 CONFIG = Path(__file__).resolve().parent.parent / "config/synthetic.yaml"
-QUICK = ("device=cpu", "data.batch_size=12", "trainer.epochs=2", "optimizer.lr=0.02")
-EXACT = ("trainer.precision=fp32", "logger.tensorboard=false", "logger.every_steps=5")
+OPTIONS = (
+    "device=cpu",
+    "data.batch_size=12",
+    "trainer.epochs=2",
+    "trainer.precision=fp32",
+    "optimizer.lr=0.02",
+    "logger.tensorboard=false",
+    "logger.every_steps=5",
+)
 
 
-class Exact(Synthetic):
-    """Few images, in double precision."""
+class SmallDoubles(Synthetic):
+    """A few images in double precision, so that the order of a sum hardly matters."""
 
     def __init__(self, split: str) -> None:
         super().__init__(Path(), split, 0)
-        self.images, self.targets = self.images[:SAMPLES], self.targets[:SAMPLES]
+        self.images = self.images[:TRAINING_SAMPLES]
+        self.targets = self.targets[:TRAINING_SAMPLES]
 
-    def transform(self, batch: Batch, generator: Generator | None) -> Batch:
-        batch = super().transform(batch, generator)
+    def transform(self, batch: Batch, rng: Generator | None) -> Batch:
+        batch = super().transform(batch, rng)
         return {**batch, "input": batch["input"].double()}
 
 
-class Dropping(BaseModel):
-    """A network with dropout, which notes what it has dropped."""
+class DropoutNetwork(BaseModel):
+    """A network with dropout that records its dropout masks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.head = nn.Linear(784, 10)
-        self.kept = list[Tensor]()
+        self.masks: list[Tensor] = []
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits, shape (N, 10), of images, shape (N, 1, 28, 28)."""
-        kept = nn.functional.dropout(torch.ones(784), 0.5, self.training)
-        self.kept.append(kept > 0)
-        logits: Tensor = self.head(input.flatten(1) * kept)
+        scale = nn.functional.dropout(torch.ones(784), 0.5, self.training)
+        self.masks.append(scale > 0)
+        logits: Tensor = self.head(input.flatten(1) * scale)
         return logits
 
 
-class Bypassing(Classifier):
-    """Trains the model that it was given, and not the one that is spread over the processes."""
+class UnwrappedModelTrainer(Classifier):
+    """Calls the model itself and not the wrapped one, so that gradients are not exchanged."""
 
     def update(self, step: Step) -> dict[str, Tensor]:
         outputs = self.training_step(self.model, step.batches[0])
@@ -70,85 +84,106 @@ class Bypassing(Classifier):
         return outputs
 
 
-class Failing(Classifier):
-    """Meets an error in the second process."""
+class FailingTrainer(Classifier):
+    """Raises an error in the second process."""
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if rank() == 1 and self.progress.step == 2:
-            raise ZeroDivisionError("of the second process")
+        if rank() == 1 and self.progress.step == FAILING_STEP:
+            raise ZeroDivisionError("error of the second process")
         return super().training_step(model, batch)
 
 
-class Breaking(Classifier):
-    """Has a loss that is no number in the third step of the second process."""
+class NonFiniteTrainer(Classifier):
+    """Has a loss of NaN in one step of the second process."""
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        scalars = super().training_step(model, batch)
-        bad = rank() == 1 and self.progress.step == 2 and model.training
-        return {**scalars, "loss": scalars["loss"] * (torch.nan if bad else 1)}
+        outputs = super().training_step(model, batch)
+        if rank() == 1 and self.progress.step == FAILING_STEP and model.training:
+            outputs["loss"] = outputs["loss"] * torch.nan
+        return outputs
 
 
-class Filling(Classifier):
-    """Has no room for more on the second process's disk after the third step."""
+class FullDiskTrainer(Classifier):
+    """Cannot write large files in the second process after one of the steps."""
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if rank() == 1 and self.progress.step == 2:
+        if rank() == 1 and self.progress.step == FAILING_STEP:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         return super().training_step(model, batch)
 
 
-def held(trainer: Classifier) -> tuple[int, int]:
-    """The bytes of parameters, and of what optimizers keep of them, in this process."""
-    kept = [v for one in trainer.optimizers for s in one.state.values() for v in s.values()]
-    weights, moments = trainer.model.parameters(), (v for v in kept if v.ndim)
-    return sum(local_tensor(p).nbytes for p in weights), sum(
-        local_tensor(v).nbytes for v in moments
-    )
+# Other jobs use the Classifier.
+TRAINERS: dict[str, type[Classifier]] = {
+    "unwrapped-model": UnwrappedModelTrainer,
+    "error": FailingTrainer,
+    "non-finite": NonFiniteTrainer,
+    "full-disk": FullDiskTrainer,
+}
 
 
-def train(job: str, run: Path, *changes: str) -> None:
-    """Trains as the job says, from the last checkpoint in the folder if there is one."""
-    settings = load_settings(CONFIG, [*QUICK, *EXACT, *changes])
+def run_job(job: str, run: Path, *changes: str) -> None:
+    """Trains, from the last checkpoint in the run folder if there is one."""
+    settings = load_settings(CONFIG, [*OPTIONS, *changes])
     seed_everything(settings.seed)
-    splits = {split: Exact(split) for split in ("train", "validation")}
-    splits["validation"].load_state_dict(splits["train"].state_dict())
-    loaders = {s: build_loader(settings, data, s == "train") for s, data in splits.items()}
-    model = Dropping() if job == "dropping" else build_model(settings, splits["train"])
-    kinds = {"bypassing": Bypassing, "failing": Failing, "breaking": Breaking, "filling": Filling}
+    train = SmallDoubles("train")
+    validation = SmallDoubles("validation")
+    validation.load_state_dict(train.state_dict())
+    loaders = {
+        "train": build_loader(settings, train, training=True),
+        "validation": build_loader(settings, validation),
+    }
+    model = build_model(settings, train)
+    if job == "dropout":
+        model = DropoutNetwork()
+    trainer_class = TRAINERS.get(job, Classifier)
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    kind = kinds.get(job, Classifier)
-    trainer = kind(
+    trainer = trainer_class(
         settings=settings,
         model=model.double(),
         loaders=loaders,
         run=run,
         **settings.trainer.arguments,
     )
-    if (last := run / "checkpoints/last.pt").exists():
-        trainer.load_state_dict(load_checkpoint(last))
-    if job == "breaking":
-        from storage.non_finite_guard import fit_with_recovery
+    checkpoint = run / "checkpoints/last.pt"
+    if checkpoint.exists():
+        trainer.load_state_dict(load_checkpoint(checkpoint))
+    fit_with_recovery(trainer)
 
-        fit_with_recovery(trainer)
-    else:
-        trainer.fit()
-    if isinstance(model, Dropping):
-        kept = all_gather_object(torch.stack(model.kept[:3]))
-        torch.save(kept, run / "kept.pt" if is_main_process() else os.devnull)
-    if job == "holding":
-        found = all_gather_object(held(trainer))
-        torch.save(found, run / "held.pt" if is_main_process() else os.devnull)
+    if isinstance(model, DropoutNetwork):
+        save_of_all(torch.stack(model.masks[:DROPOUT_BATCHES]), run / "masks.pt")
+    if job == "memory":
+        save_of_all(stored_bytes(trainer), run / "stored_bytes.pt")
+
+
+def stored_bytes(trainer: Classifier) -> tuple[int, int]:
+    """Bytes of parameters and of optimizer state that this process stores."""
+    parameter_bytes = sum(local_tensor(p).nbytes for p in trainer.model.parameters())
+    state_bytes = 0
+    for optimizer in trainer.optimizers:
+        for parameter_state in optimizer.state.values():
+            for value in parameter_state.values():
+                if value.ndim > 0:
+                    state_bytes += local_tensor(value).nbytes
+    return parameter_bytes, state_bytes
+
+
+def save_of_all(value: Any, file: Path) -> None:
+    """Saves the values of all processes in one file, by rank."""
+    values = all_gather_object(value)
+    if is_main_process():
+        torch.save(values, file)
 
 
 def main() -> None:
-    """Does jobs one after another, as to start takes longer than to train."""
+    """Runs jobs one after another, because starting takes longer than training."""
     initialize_process_group(torch.device("cpu"))
-    synthetic.TRAINING, synthetic.VALIDATION = 300, 50
-    for words in " ".join(sys.argv[1:]).split(" -- "):
-        job, run, *changes = words.split()
-        train(job, Path(run), *changes)
-        all_gather_object(None)  # what one has written, the others may read
+    synthetic.TRAINING = 300
+    synthetic.VALIDATION = VALIDATION_SAMPLES
+    for job_line in " ".join(sys.argv[1:]).split(" -- "):
+        job, run, *changes = job_line.split()
+        run_job(job, Path(run), *changes)
+        all_gather_object(None)  # the other processes may read what one has written
     destroy_process_group()
 
 

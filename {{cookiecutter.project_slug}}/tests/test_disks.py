@@ -1,4 +1,4 @@
-"""Disks that are full, vanish or may not be written; nothing saved is lost."""
+"""Disks that are full, disappear or are read-only: nothing that was saved is lost."""
 # ruff: noqa: D103  the names of the tests say what they test
 
 import os
@@ -17,132 +17,143 @@ from logger.run_log import RunLog
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 
-ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
+NO_LIMIT = -1
+# A checkpoint after each 4 of the 16 steps of an epoch.
+EVERY_4_STEPS = ("checkpoint.every_steps=4", "checkpoint.keep=100", "trainer.epochs=1")
 
 
-def steps_in(folder: Path) -> list[int]:
-    return sorted(load_checkpoint(file)["progress"]["step"] for file in folder.glob("step_*.pt"))
+def saved_steps(run: Path) -> list[int]:
+    steps = []
+    for file in (run / "checkpoints").glob("step_*.pt"):
+        steps.append(load_checkpoint(file)["progress"]["step"])
+    return sorted(steps)
 
 
 def at_step(patch: pytest.MonkeyPatch, actions: dict[int, Callable[[], object]]) -> None:
-    """Lets things happen while steps are being computed."""
+    """Runs each action once, in the step after that number of steps."""
     original = Classifier.training_step
 
-    def step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        actions.pop(trainer.progress.step, lambda: None)()
+    def training_step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        action = actions.pop(trainer.progress.step, None)
+        if action is not None:
+            action()
         return original(trainer, model, batch)
 
-    patch.setattr(Classifier, "training_step", step)
+    patch.setattr(Classifier, "training_step", training_step)
 
 
 def limit_files(size: int) -> None:
-    """Lets no file grow beyond `size` bytes, as a quota or a full disk would."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    """Limits the size of files in bytes, as a quota or a full disk does; -1 removes the limit."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard_limit))
 
 
 def fail(*_: object) -> None:
-    """Stands for a method that finds the disk full."""
+    """Replaces a method that would write to a full disk."""
     raise OSError("no space")
 
 
-EVERY_4 = ("checkpoint.every_steps=4", "checkpoint.keep=100", "trainer.epochs=1")
-
-
-def test_training_goes_on_while_the_disk_is_full(
+def test_training_continues_while_the_disk_is_full(
     tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    at_step(monkeypatch, {6: lambda: limit_files(2000), 14: lambda: limit_files(-1)})
+    run = tmp_path / "run"
+    at_step(monkeypatch, {6: lambda: limit_files(2000), 14: lambda: limit_files(NO_LIMIT)})
     try:
-        assert train(tmp_path / "run", *EVERY_4, "logger.every_steps=1") == 0
+        assert train(run, *EVERY_4_STEPS, "logger.every_steps=1") == 0
     finally:
-        limit_files(-1)
+        limit_files(NO_LIMIT)
     output = capsys.readouterr()
     assert "step 8 could not be saved: [Errno 27] File too large" in output.out
     assert "Traceback" not in output.out + output.err
-    assert steps_in(tmp_path / "run/checkpoints") == [0, 4, 16]
-    rows = (tmp_path / "run/metrics.csv").read_text().splitlines()
-    logged = [row.split(",")[3] for row in rows if ",train," in row and ",loss," in row]
-    assert logged == [str(step) for step in range(1, 17)]
+    assert saved_steps(run) == [0, 4, 16]
+    logged_steps = []
+    for line in (run / "metrics.csv").read_text().splitlines():
+        _, split, _, step, metric, _ = line.split(",")
+        if split == "train" and metric == "loss":
+            logged_steps.append(int(step))
+    assert logged_steps == list(range(1, 17))
 
 
-def test_no_checkpoint_is_ahead_of_the_log(
+def test_a_checkpoint_is_saved_only_after_its_log_entries(
     tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or rows would be missing if the process were killed and the run went on."""
-    original = RunLog.sync
-    at_step(
-        monkeypatch,
-        {
-            6: lambda: monkeypatch.setattr(RunLog, "sync", fail),
-            14: lambda: monkeypatch.setattr(RunLog, "sync", original),
-        },
-    )
-    assert train(tmp_path / "run", *EVERY_4) == 0
-    assert steps_in(tmp_path / "run/checkpoints") == [0, 4, 16]
+    """Otherwise rows would be missing after the process is killed and the run resumes."""
+    original = RunLog.flush
+    actions: dict[int, Callable[[], object]] = {
+        6: lambda: monkeypatch.setattr(RunLog, "flush", fail),
+        14: lambda: monkeypatch.setattr(RunLog, "flush", original),
+    }
+    at_step(monkeypatch, actions)
+    assert train(tmp_path / "run", *EVERY_4_STEPS) == 0
+    assert saved_steps(tmp_path / "run") == [0, 4, 16]
 
 
-def test_log_entries_are_written_after_a_while_or_when_it_matters(
+def test_log_entries_are_written_at_intervals_and_when_flushed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_settings: Callable[..., Settings]
 ) -> None:
-    def written() -> list[str]:
-        return [line.split(",")[3] for line in (tmp_path / "metrics.csv").read_text().split()[1:]]
+    def written_steps() -> list[str]:
+        rows = (tmp_path / "metrics.csv").read_text().split()[1:]
+        return [row.split(",")[3] for row in rows]
 
-    with RunLog(tmp_path, "data", 0, make_settings()) as record:
-        record.scalars("train", 1, 1, {"loss": 1.0})
-        assert written() == []
-        record.sync()
-        assert written() == ["1"]
-        record.scalars("train", 1, 2, {"loss": 1.0})
-        monkeypatch.setattr(run_log, "PAUSE", 0.0)
-        record.scalars("train", 1, 3, {"loss": 1.0})
-        assert written() == ["1", "2", "3"]
-        monkeypatch.setattr(run_log, "PAUSE", 10.0)
-        record.scalars("train", 1, 4, {"loss": 1.0})
-    assert written() == ["1", "2", "3", "4"]
+    entries = RunLog(tmp_path, "data", make_settings())
+    with entries.open(0):
+        entries.scalars("train", 1, 1, {"loss": 1.0})
+        assert written_steps() == []
+        entries.flush()
+        assert written_steps() == ["1"]
+        entries.scalars("train", 1, 2, {"loss": 1.0})
+        monkeypatch.setattr(run_log, "WRITE_INTERVAL_SECONDS", 0.0)
+        entries.scalars("train", 1, 3, {"loss": 1.0})
+        assert written_steps() == ["1", "2", "3"]
+        monkeypatch.setattr(run_log, "WRITE_INTERVAL_SECONDS", 10.0)
+        entries.scalars("train", 1, 4, {"loss": 1.0})
+    assert written_steps() == ["1", "2", "3", "4"]
 
 
-def test_a_last_state_that_cannot_be_saved_is_a_failure(
+def test_a_final_state_that_cannot_be_saved_is_a_failure(
     tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     at_step(monkeypatch, {6: lambda: limit_files(2000)})
     try:
-        assert train(tmp_path / "run", *EVERY_4) == 1
+        assert train(tmp_path / "run", *EVERY_4_STEPS) == 1
     finally:
-        limit_files(-1)
-    assert "error: step 16 could not be saved: [Errno 27]" in capsys.readouterr().err
-    assert steps_in(tmp_path / "run/checkpoints") == [0, 4]
+        limit_files(NO_LIMIT)
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert "step 16 could not be saved: [Errno 27]" in message
+    assert saved_steps(tmp_path / "run") == [0, 4]
     assert not list(tmp_path.rglob(".unfinished"))
 
 
-def test_a_disk_that_is_full_is_found_before_training(
-    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+def test_a_full_disk_is_detected_before_training(
+    tmp_path: Path, train: Command, capsys: Captured
 ) -> None:
     limit_files(5000)  # enough for the settings
     try:
         assert train(tmp_path / "run") == 2
     finally:
-        limit_files(-1)
-    assert "error: step 0 could not be saved: [Errno 27]" in capsys.readouterr().err
+        limit_files(NO_LIMIT)
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert "step 0 could not be saved: [Errno 27]" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_vanishes_while_training_is_told(
+def test_a_folder_that_is_deleted_during_training_is_reported(
     tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     at_step(monkeypatch, {6: lambda: shutil.rmtree(tmp_path / "run")})
-    assert train(tmp_path / "run", *EVERY_4) == 1
+    assert train(tmp_path / "run", *EVERY_4_STEPS) == 1
     message = capsys.readouterr().err
-    assert "error: step 16 could not be saved" in message
+    assert message.startswith("error: ")
+    assert "step 16 could not be saved" in message
     assert "Traceback" not in message
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_is_an_error(
-    tmp_path: Path, train: Command, capsys: Captured
-) -> None:
+def test_a_read_only_folder_is_an_error(tmp_path: Path, train: Command, capsys: Captured) -> None:
     tmp_path.chmod(0o500)
     assert train(tmp_path / "run") == 2
     assert "Permission denied" in capsys.readouterr().err

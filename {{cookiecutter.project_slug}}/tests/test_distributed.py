@@ -1,179 +1,247 @@
-"""Several processes, started by torchrun: the same training, and nobody is left waiting."""
+"""Several processes, started by torchrun: the same training as in one, and no deadlock."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import launcher
 import pytest
 import torch
 from conftest import CONFIG, QUICK, ROOT
+from launcher import PROCESSES, launch, run_processes, start, wait_for_step, worker_pids
 from test_resume import checkpoint, differences, measured
-from torch import Generator
+from torch import Generator, nn
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from base.batch_loader import LOADING, BatchLoader
-from utils.errors import COMMAND_PREFIX
-from utils.randomness import seed_all, uniform
+from base.batch_loader import BatchLoader
+from utils.batch_norm import CPUSyncBatchNorm, synchronize_batch_norm
+from utils.errors import UserError
+from utils.randomness import RandomStream, seed_global_generators, uniform
 
-PROCESSES = ROOT / "tests/processes.py"
-STARTED: list[subprocess.Popen[Any]] = []
+end_started_processes = launcher.end_started_processes  # a fixture of all tests in this module
 SMALL = ("--config", CONFIG, *QUICK, "data.batch_size=60", "trainer.max_steps=40")
+ROUNDING = 1e-10  # largest relative difference of weights in double precision
 
 
-def start(
-    count: int, *arguments: object, options: tuple[str, ...] = ("--standalone",)
-) -> subprocess.Popen[str]:
-    """Starts a script in several processes, or without torchrun in one (count 0)."""
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={count}", *options]
-    command = [sys.executable, *(launcher if count else []), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(command, text=True, env=environment, **pipes)
-    STARTED.append(process)
-    return process
-
-
-@pytest.fixture(autouse=True)
-def no_process_is_left() -> Iterator[None]:
-    """Ends what a test that failed has left: torchrun, which ends the others."""
-    yield
-    while STARTED:
-        process = STARTED.pop()
-        process.terminate()
-        process.wait(60)
-
-
-def launch(count: int, *arguments: object, expected: int = 0) -> str:
-    """Runs it to its end; what it says."""
-    process = start(count, *arguments)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == expected, said
-    return said
-
-
-def together(count: int, *job: object) -> None:
-    """Has processes that are started without torchrun, which is faster, do a job, or several."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(PROCESSES), *map(str, job)]
-    world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    world |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    started = [
-        subprocess.Popen(command, env={**os.environ, **world, "RANK": str(rank)})
-        for rank in range(count)
-    ]
-    STARTED.extend(started)
-    assert [process.wait(300) for process in started] == [0] * count
-
-
-def rows(run: Path) -> dict[tuple[str, ...], float]:
-    """What metrics.csv says, but for the speed."""
+def logged_values(run: Path) -> dict[tuple[str, ...], float]:
+    """The values of metrics.csv except the speed, by split, epoch, step and metric."""
     return {tuple(row[1:5]): float(row[5]) for row in measured(run)[1:]}
 
 
-def drift(run: Path, other: Path) -> float:
-    """The largest difference of two runs' weights, as a share of the largest weight."""
-    one, two = (checkpoint(folder)["model"] for folder in (run, other))
-    largest = max(value.abs().max().item() for value in one.values())
-    return max(float((one[k] - two[k]).abs().max()) for k in one) / float(largest)
+def weight_difference(run: Path, other: Path) -> float:
+    """The largest difference between the weights of two runs, relative to the largest weight."""
+    weights = checkpoint(run)["model"]
+    other_weights = checkpoint(other)["model"]
+    largest_difference = 0.0
+    largest_weight = 0.0
+    for name, value in weights.items():
+        difference = (value - other_weights[name]).abs().max().item()
+        largest_difference = max(largest_difference, difference)
+        largest_weight = max(largest_weight, value.abs().max().item())
+    return largest_difference / largest_weight
 
 
-# The same training
+def checkpoint_differences(run: Path, other: Path) -> list[str]:
+    """Paths of the values that differ, in any bit, between the last checkpoints of two runs."""
+    return differences(checkpoint(run), checkpoint(other))
+
+
+# The same training in any number of processes
 
 
 def test_any_number_of_processes_trains_the_same_model(tmp_path: Path) -> None:
-    """With batch normalisation, accumulation, clipping, and batches that leave some without."""
+    """With batch normalisation, accumulation, clipping, and steps with too few samples for all."""
     options = ("trainer.accumulate=2", "trainer.clip_norm=0.5")
     for count in (1, 2, 3):
-        together(count, "train", tmp_path / str(count), *options)
-    alone = rows(tmp_path / "1")
-    assert len(alone) > 10
+        run_processes(count, "train", tmp_path / str(count), *options)
+    expected = logged_values(tmp_path / "1")
+    assert len(expected) > 10
     for count in (2, 3):
-        assert drift(tmp_path / "1", tmp_path / str(count)) < 1e-10
-        others = rows(tmp_path / str(count))
-        assert others == pytest.approx(alone, rel=1e-6)
-        assert {k: v for k, v in others.items() if k[3] == "accuracy" and k[0] == "validation"} == {
-            k: v for k, v in alone.items() if k[3] == "accuracy" and k[0] == "validation"
-        }
+        run = tmp_path / str(count)
+        assert weight_difference(tmp_path / "1", run) < ROUNDING
+        assert logged_values(run) == pytest.approx(expected, rel=1e-6)
+        assert validation_accuracies(run) == validation_accuracies(tmp_path / "1")
 
 
-def test_dropout_differs_between_processes_and_is_resumed(tmp_path: Path) -> None:
-    together(2, "dropping", tmp_path / "run")
-    first, second = torch.load(tmp_path / "run/kept.pt", weights_only=True)
-    assert 0.4 < (first == second).double().mean() < 0.6
-    draws = [own["draws"]["cpu"] for own in checkpoint(tmp_path / "run")["ranks"]]
-    assert not torch.equal(*draws)
+def validation_accuracies(run: Path) -> list[float]:
+    accuracies = []
+    for (split, _, _, metric), value in logged_values(run).items():
+        if split == "validation" and metric == "accuracy":
+            accuracies.append(value)
+    assert len(accuracies) > 0
+    return accuracies
 
 
-class Drawing(BaseDataset):
-    """BatchGenerator as it likes, for each sample."""
+def test_dropout_differs_between_processes_and_its_generators_are_saved(tmp_path: Path) -> None:
+    run_processes(2, "dropout", tmp_path / "run")
+    first_masks, second_masks = torch.load(tmp_path / "run/masks.pt", weights_only=True)
+    assert 0.4 < (first_masks == second_masks).double().mean() < 0.6
+    first_state, second_state = checkpoint(tmp_path / "run")["ranks"]
+    assert not torch.equal(first_state["random_state"]["cpu"], second_state["random_state"]["cpu"])
 
-    title = "draws"
+
+class RandomSamples(BaseDataset):
+    """Samples with noise from the global generators, and more of it from `rng`."""
+
+    title = "random samples"
+
+    def __init__(self, count: int = 103) -> None:
+        self.count = count
 
     def __len__(self) -> int:
-        return 103
+        return self.count
 
     def __getitem__(self, index: int) -> Sample:
         noise = torch.tensor([random.random(), float(torch.rand(()))])
-        return {"place": torch.tensor(index), "noise": noise}
+        return {"index": torch.tensor(index), "noise": noise}
 
-    def transform(self, batch: Batch, generator: Generator | None) -> Batch:
-        assert generator is not None
-        return {**batch, "drawn": uniform(generator, len(batch["place"]), 2)}
+    def transform(self, batch: Batch, rng: Generator | None) -> Batch:
+        if rng is None:
+            return batch
+        return {**batch, "augmentation": uniform(rng, len(batch["index"]), 2)}
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_processes_share_the_samples_of_a_step_and_their_draws(world: int) -> None:
-    dataset = Drawing()
-    whole = BatchLoader(dataset, 12, seed=1, accumulate=2)
-    parts = [BatchLoader(dataset, 12, 1, 2, 0, rank, world) for rank in range(world)]
-    for step in (0, 3, 4):  # the last one of an epoch has 7 samples
-        for k, batch in enumerate(next(whole.steps(step, step + 1))):
-            found = [next(part.steps(step, step + 1))[k] for part in parts]
-            for name, values in batch.items():
-                for rank in range(world):
-                    assert torch.equal(values[rank::world], found[rank][name])
-        shares = torch.tensor([part.loss_weights(step) for part in parts])
-        assert shares.sum() / world == pytest.approx(1)
+def make_rank_loaders(dataset: BaseDataset, world_size: int, **options: Any) -> list[BatchLoader]:
+    """The loaders of all processes, for batches of 12."""
+    loaders = []
+    for rank in range(world_size):
+        loaders.append(BatchLoader(dataset, 12, rank=rank, world_size=world_size, **options))
+    return loaders
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_processes_divide_each_batch_with_its_random_numbers(world_size: int) -> None:
+    dataset = RandomSamples()
+    whole_loader = BatchLoader(dataset, 12, seed=1, accumulate=2)
+    rank_loaders = make_rank_loaders(dataset, world_size, seed=1, accumulate=2)
+    for number in (0, 3, 4):  # the last step of an epoch has 7 samples
+        whole_step = next(whole_loader.steps(number, number + 1))
+        rank_steps = [next(loader.steps(number, number + 1)) for loader in rank_loaders]
+        for k, whole_batch in enumerate(whole_step.batches):
+            for name, values in whole_batch.items():
+                for rank, step in enumerate(rank_steps):
+                    assert torch.equal(step.batches[k][name], values[rank::world_size])
+        samples = torch.tensor([step.samples for step in rank_steps])
+        assert samples.sum(0).tolist() == whole_step.samples
+        loss_weights = torch.tensor([step.loss_weights for step in rank_steps])
+        assert loss_weights.sum().item() == pytest.approx(world_size)
+
+
+@pytest.mark.parametrize("count", [25, 26, 27, 3, 2, 1])
+def test_every_process_has_a_sample_in_every_evaluation_step(count: int) -> None:
+    """Except for a data set with fewer samples than processes."""
+    loaders = make_rank_loaders(RandomSamples(count), world_size=3)
+    found = []
+    for loader in loaders:
+        for step in loader.steps(0, loader.steps_per_epoch):
+            if count >= 3:
+                assert step.samples[0] > 0
+            found += step.batches[0]["index"].tolist()
+    assert sorted(found) == list(range(count))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_step_draws_does_not_depend_on_what_the_samples_drew(workers: int) -> None:
-    loader = BatchLoader(Drawing(), 12, seed=1, workers=workers)
-    drawn = []
+def test_random_numbers_of_a_step_do_not_depend_on_how_its_samples_were_loaded(
+    workers: int,
+) -> None:
+    loader = BatchLoader(RandomSamples(), 12, seed=1, workers=workers)
     for _ in loader.steps(0, 3):
-        drawn += [random.random(), float(torch.rand(()))]
-    seed_all(1, LOADING, 2, 0)
-    assert drawn[-2:] == [random.random(), float(torch.rand(()))]
+        drawn = [random.random(), float(torch.rand(()))]
+    seed_global_generators(1, RandomStream.LOADING, 2, 0)
+    assert drawn == [random.random(), float(torch.rand(()))]
 
 
-def test_evaluation_counts_every_sample_once(tmp_path: Path, trained_run: Path) -> None:
-    said = [launch(count, ROOT / "evaluate.py", trained_run) for count in (0, 3)]
-    alone, together = ([line for line in text.splitlines() if " " in line] for text in said)
-    assert any("accuracy" in line for line in alone)
-    assert [line for line in together if line in alone] == alone
+class StartMethod(BaseDataset):
+    """Samples that tell how the process that loads them was started."""
+
+    def __len__(self) -> int:
+        return 48
+
+    def __getitem__(self, index: int) -> Sample:
+        process_class = type(multiprocessing.current_process()).__name__
+        return {"is_forkserver": torch.tensor(process_class == "ForkServerProcess")}
 
 
-# Rank 0 alone
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_workers_of_several_processes_are_not_forked(world_size: int) -> None:
+    loader = make_rank_loaders(StartMethod(), world_size, workers=1)[0]
+    for step in loader.steps(0, loader.steps_per_epoch):
+        if world_size > 1:
+            assert step.batches[0]["is_forkserver"].all()
 
 
-def test_one_process_writes_and_speaks_but_errors_name_their_process(tmp_path: Path) -> None:
-    said = launch(2, ROOT / "train.py", *SMALL, "--run-dir", tmp_path / "run")
-    assert said.count("run folder: ") == 1
-    assert said.count("epoch 1/2") == 1
-    said = launch(2, ROOT / "train.py", *SMALL, "data.batch_size=61", expected=1)
-    text = "error: data.batch_size = 61 cannot be divided among 2 processes; 60 and 62 can"
-    assert text in said
+def test_evaluation_counts_every_sample_once(trained_run: Path) -> None:
+    expected = launch(0, ROOT / "evaluate.py", trained_run)
+    output = launch(3, ROOT / "evaluate.py", trained_run)
+    expected_lines = [line for line in expected.splitlines() if " " in line]
+    assert any("accuracy" in line for line in expected_lines)
+    assert [line for line in output.splitlines() if line in expected_lines] == expected_lines
+
+
+def test_sharded_evaluation_of_fewer_samples_than_processes_is_an_error(
+    make_trainer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer()
+    trainer.sharded = True
+    monkeypatch.setenv("WORLD_SIZE", "211")
+    with pytest.raises(UserError, match=r"validation: 210 samples .* 211 processes") as raised:
+        trainer.evaluate("validation")
+    assert "trainer.strategy=fsdp" in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+# Batch normalisation
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_synchronised_batch_norm_equals_that_of_torch(momentum: float | None) -> None:
+    expected_layer = nn.BatchNorm2d(3, momentum=momentum)
+    layer = nn.BatchNorm2d(3, momentum=momentum)
+    synchronize_batch_norm(layer, torch.device("cpu"))
+    assert isinstance(layer, CPUSyncBatchNorm)
+    for size in (4, 1):
+        inputs = torch.randn(size, 3, 5, 5, requires_grad=True)
+        other_inputs = inputs.detach().clone().requires_grad_()
+        outputs = layer(inputs)
+        expected = expected_layer(other_inputs)
+        torch.testing.assert_close(outputs, expected)
+        factors = torch.randn_like(outputs)
+        (outputs * factors).sum().backward()
+        (expected * factors).sum().backward()
+        torch.testing.assert_close(inputs.grad, other_inputs.grad, rtol=1e-4, atol=1e-5)
+    for name, value in layer.state_dict().items():
+        torch.testing.assert_close(value, expected_layer.state_dict()[name])
+
+
+def test_synchronised_batch_norm_rejects_a_single_value_per_channel() -> None:
+    layer = nn.BatchNorm1d(3)
+    synchronize_batch_norm(layer, torch.device("cpu"))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        layer(torch.ones(1, 3))
+    assert torch.equal(layer.state_dict()["running_var"], torch.ones(3))
+    assert layer.eval()(torch.ones(1, 3)).isfinite().all()
+
+
+# Output of rank 0, errors of any rank
+
+
+def test_only_the_main_process_logs_and_errors_of_others_have_their_rank(tmp_path: Path) -> None:
+    output = launch(2, ROOT / "train.py", *SMALL, "--run-dir", tmp_path / "run")
+    assert output.count("run folder: ") == 1
+    assert output.count("epoch 1/2") == 1
+    errors = launch(2, ROOT / "train.py", *SMALL, "data.batch_size=61", expected=1)
+    lines = [line for line in errors.splitlines() if "data.batch_size = 61" in line]
+    assert lines
+    for line in lines:
+        assert line.startswith(("error: ", "[rank 1] error: "))
+        assert "2 processes" in line
+        assert "60 or 62" in line
     assert not (tmp_path / "runs").exists()
 
 
@@ -181,110 +249,91 @@ def test_one_process_writes_and_speaks_but_errors_name_their_process(tmp_path: P
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_job_that_loses_a_process_goes_on_by_itself(tmp_path: Path, strategy: str) -> None:
+def test_a_job_that_loses_a_process_resumes_by_itself(tmp_path: Path, strategy: str) -> None:
     saves = ("checkpoint.every_steps=4", f"trainer.strategy={strategy}")
     options = (*SMALL, *saves, "trainer.max_steps=120", "trainer.epochs=9")
-    launch(2, ROOT / "train.py", *options, "--run-dir", tmp_path / "whole")
+    uninterrupted = tmp_path / "uninterrupted"
+    launch(2, ROOT / "train.py", *options, "--run-dir", uninterrupted)
     job = start(2, ROOT / "train.py", *options, options=("--standalone", "--max-restarts=3"))
     for rank, step in ((1, 8), (0, 50)):
         wait_for_step(tmp_path, step)
-        os.kill(ranks_of(job)[rank], signal.SIGKILL)
-    said, _ = job.communicate(timeout=300)
-    assert job.returncode == 0, said
+        os.kill(worker_pids(job)[rank], signal.SIGKILL)
+    output = launcher.wait_for_end(job)
     (run,) = (tmp_path / "runs/synthetic").iterdir()
-    assert said.count(f"run folder: runs/synthetic/{run.name}") == 3
-    assert not differences_of(run, tmp_path / "whole")
-    assert measured(run) == measured(tmp_path / "whole")
+    assert output.count(f"run folder: runs/synthetic/{run.name}") == 3
+    assert not checkpoint_differences(run, uninterrupted)
+    assert measured(run) == measured(uninterrupted)
 
 
-@pytest.mark.parametrize("agent", [False, True])
-def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path, agent: bool) -> None:
+@pytest.mark.parametrize("receiver", ["second process", "torchrun"])
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path, receiver: str) -> None:
     options = (*SMALL, "trainer.max_steps=400", "trainer.epochs=99", "checkpoint.every_steps=20")
     job = start(2, ROOT / "train.py", *options)
     wait_for_step(tmp_path, 20)
-    os.kill(job.pid if agent else ranks_of(job)[1], signal.SIGTERM)
-    said, _ = job.communicate(timeout=60)
+    if receiver == "torchrun":
+        os.kill(job.pid, signal.SIGTERM)
+    else:
+        os.kill(worker_pids(job)[1], signal.SIGTERM)
+    output, _ = job.communicate(timeout=60)
     assert job.returncode != 0
-    assert (
-        f"stopped and saved; go on with: {COMMAND_PREFIX}python train.py --resume runs/synthetic/"
-        in said
-    )
+    assert "stopped and saved" in output
+    assert "python train.py --resume runs/synthetic/" in output
     (run,) = (tmp_path / "runs/synthetic").iterdir()
-    step = checkpoint(run)["step"]
+    step = checkpoint(run)["progress"]["step"]
     assert step < 400
-    said = launch(2, ROOT / "train.py", "--resume", run, f"trainer.max_steps={step + 5}")
-    assert checkpoint(run)["step"] == step + 5
+    launch(2, ROOT / "train.py", "--resume", run, f"trainer.max_steps={step + 5}")
+    assert checkpoint(run)["progress"]["step"] == step + 5
 
 
 def test_an_error_in_one_process_ends_all_with_its_traceback(tmp_path: Path) -> None:
-    said = launch(2, PROCESSES, "failing", tmp_path / "run", expected=1)
-    assert "[rank1]: ZeroDivisionError: of the second process" in said
+    output = launch(2, PROCESSES, "error", tmp_path / "run", expected=1)
+    assert "[rank1]: ZeroDivisionError: error of the second process" in output
 
 
-def test_a_loss_that_is_no_number_in_one_process_is_left_out_by_all(tmp_path: Path) -> None:
-    change = ("trainer.non_finite=skip", "trainer.max_steps=8")
-    together(2, "breaking", tmp_path / "run", *change)
-    state = checkpoint(tmp_path / "run")
-    assert (state["step"], state["skipped"]) == (8, 1)
-    kept = torch.load(tmp_path / "run/non_finite_00000003.pt", weights_only=True)
-    assert kept["step"] == 2
+def test_a_non_finite_loss_in_one_process_makes_all_skip_the_step(tmp_path: Path) -> None:
+    options = ("trainer.non_finite=skip", "trainer.max_steps=8")
+    run_processes(2, "non-finite", tmp_path / "run", *options)
+    progress = checkpoint(tmp_path / "run")["progress"]
+    assert progress["step"] == 8
+    assert progress["skipped_steps"] == 1
+    saved = torch.load(tmp_path / "run/non_finite_00000003.pt", weights_only=True)
+    assert saved["progress"]["step"] == 2
+    assert len(saved["batches"]) == 2
 
 
-def test_a_step_that_leaves_processes_apart_is_an_error(tmp_path: Path) -> None:
-    said = launch(2, PROCESSES, "bypassing", tmp_path / "run", expected=1)
-    assert "the processes' weights differ: what computes the loss has to call the model" in said
-    assert checkpoint(tmp_path / "run")["step"] == 0
+def test_replicas_with_different_weights_are_an_error(tmp_path: Path) -> None:
+    output = launch(2, PROCESSES, "unwrapped-model", tmp_path / "run", expected=1)
+    assert "the weights of the processes differ" in output
+    assert "self.parallel_model" in output
+    assert checkpoint(tmp_path / "run")["progress"]["step"] == 0
 
 
-# Other numbers of processes
+# Resuming with another number of processes, or the same
 
 
-def test_a_run_goes_on_with_other_numbers_of_processes(tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_number_of_processes(tmp_path: Path) -> None:
     options = ("scheduler.name=constant", "trainer.epochs=3", "trainer.ema=0.9")
-    together(1, "train", tmp_path / "whole", *options)
-    for first, second in ((1, 4), (4, 2)):
-        run = tmp_path / f"{first} then {second}".replace(" ", "-")
-        together(first, "train", run, *options, "trainer.max_steps=13")
-        together(second, "train", run, *options)
-        assert checkpoint(run)["step"] == 33
-        assert drift(tmp_path / "whole", run) < 1e-6
+    uninterrupted = tmp_path / "uninterrupted"
+    run_processes(1, "train", uninterrupted, *options)
+    for first_count, second_count in ((1, 4), (4, 2)):
+        run = tmp_path / f"{first_count}-{second_count}"
+        run_processes(first_count, "train", run, *options, "trainer.max_steps=13")
+        run_processes(second_count, "train", run, *options)
+        assert checkpoint(run)["progress"]["step"] == 33
+        assert weight_difference(uninterrupted, run) < 1e-6
 
 
-def test_a_run_goes_on_to_the_same_bits_with_as_many_processes(tmp_path: Path) -> None:
+def test_the_same_number_of_processes_resumes_bit_for_bit(tmp_path: Path) -> None:
     options = ("scheduler.name=constant", "trainer.epochs=3", "logger.every_steps=7")
     saves = ("checkpoint.every_steps=16", "checkpoint.keep=9")
-    together(2, "dropping", tmp_path / "whole", *options, *saves)
-    part = tmp_path / "part/checkpoints"
-    part.mkdir(parents=True)
-    shutil.copy(tmp_path / "whole/checkpoints/step_00000016.pt", part / "last.pt")
-    shutil.copy(tmp_path / "whole/metrics.csv", part.parent)
-    together(2, "dropping", part.parent, *options)
-    assert {*differences_of(tmp_path / "whole", part.parent)} <= {
-        "/settings/checkpoint/every_steps",
-        "/settings/checkpoint/keep",
-    }
-    assert measured(part.parent) == measured(tmp_path / "whole")
-
-
-def wait_for_step(folder: Path, step: int) -> None:
-    """Waits until a run in `folder` has saved that step, or a later one."""
-    for _ in range(2400):
-        if any(int(f.stem[5:]) >= step for f in folder.glob("runs/*/*/checkpoints/step_*.pt")):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"step {step} does not come")
-
-
-def ranks_of(job: subprocess.Popen[str]) -> list[int]:
-    """The processes that torchrun has started, by rank."""
-    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    found = {}
-    for child in map(int, children):
-        environment = Path(f"/proc/{child}/environ").read_bytes().decode().split("\0")
-        found.update({int(v[5:]): child for v in environment if v.startswith("RANK=")})
-    return [found[rank] for rank in sorted(found)]
-
-
-def differences_of(run: Path, other: Path) -> list[str]:
-    """Where two runs' last checkpoints differ, to the last bit."""
-    return differences(checkpoint(run), checkpoint(other))
+    uninterrupted = tmp_path / "uninterrupted"
+    run_processes(2, "dropout", uninterrupted, *options, *saves)
+    resumed = tmp_path / "resumed"
+    (resumed / "checkpoints").mkdir(parents=True)
+    saved = uninterrupted / "checkpoints/step_00000016.pt"
+    shutil.copy(saved, resumed / "checkpoints/last.pt")
+    shutil.copy(uninterrupted / "metrics.csv", resumed)
+    run_processes(2, "dropout", resumed, *options)
+    changed = {"/settings/checkpoint/every_steps", "/settings/checkpoint/keep"}
+    assert set(checkpoint_differences(uninterrupted, resumed)) <= changed
+    assert measured(resumed) == measured(uninterrupted)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from launcher import launch
 from PIL import Image
-from test_distributed import launch
 
 from base.base_dataset import BaseDataset
 from builders import build_dataset, build_loader, build_model, build_trainer, restore_trainer

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launcher import run_processes
 from test_disks import at_step, fail
-from test_distributed import together
 
 mlflow: Any = pytest.importorskip("mlflow", reason="only where the extra 'mlflow' is installed")
 
@@ -213,5 +213,5 @@ def test_values_are_adapted_to_the_limits_of_mlflow(
 
 
 def test_several_processes_log_one_run(tmp_path: Path) -> None:
-    together(2, "training", tmp_path / "run", *TRACKED, "logger.every_steps=2")
+    run_processes(2, "train", tmp_path / "run", *TRACKED, "logger.every_steps=2")
     assert_same(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Several machines with a torchrun each: the same training, whichever of them leaves or comes."""
+"""Several machines, each with a torchrun: the same training when machines leave or return."""
 # ruff: noqa: D103  the names of the tests say what they test
 
 import os
@@ -10,173 +10,229 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import launcher
 import pytest
-import test_distributed
 from conftest import CONFIG, QUICK, ROOT, SIZES
-from test_distributed import STARTED, drift, ranks_of, rows, start, wait_for_step
+from launcher import STARTED, free_port, start, wait_for_end, wait_for_step, worker_pids
+from test_distributed import logged_values, weight_difference
 from test_resume import checkpoint
 
-no_process_is_left = test_distributed.no_process_is_left
-# A model that adds little to differences by rounding, and a few of its steps change much.
-QUIET = ("model={name: networks.MLP, width: 64}", "data.batch_size=200", "optimizer.lr=0.02")
-CHANGES = (*QUIET, "scheduler.name=constant", "checkpoint.every_steps=5", "trainer.epochs=9999")
+end_started_processes = launcher.end_started_processes  # a fixture of all tests in this module
+# A model that does not amplify rounding errors, but changes much in a few steps.
+STABLE_MODEL = ("model={name: networks.MLP, width: 64}", "data.batch_size=200", "optimizer.lr=0.02")
+CHANGES = (
+    *STABLE_MODEL,
+    "scheduler.name=constant",
+    "checkpoint.every_steps=5",
+    "trainer.epochs=9999",
+)
 OPTIONS = ("--config", str(CONFIG), *QUICK, *CHANGES)
-SLOWLY = f"""# train.py on little data, with steps that take long enough to do something meanwhile
-import runpy, time
+SLOW_TRAINING = f"""
+# train.py on a small data set, with steps that are slow enough to interrupt them
+import runpy
+import time
+
 from data_loader import synthetic
 from trainer.classifier import Classifier
+
 vars(synthetic).update({SIZES})
-step = Classifier.training_step
-Classifier.training_step = lambda *given: time.sleep(0.05) or step(*given)
+original = Classifier.training_step
+
+
+def slow_step(*arguments):
+    time.sleep(0.05)
+    return original(*arguments)
+
+
+Classifier.training_step = slow_step
 runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
 """
-# A node that is silent for 5 s is gone, and others wait for it no longer than 1 s (not 15 and 30).
-QUICKLY = "--rdzv-conf=last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=5"
+# A machine that does not answer for 5 s is dropped (default: 15 s), and torchrun waits 1 s for
+# more machines (default: 30 s).
+SHORT_TIMEOUTS = "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=5"
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return free_port()
 
 
-def node(nodes: str, port: int, *arguments: object, restarts: int = 3) -> subprocess.Popen[str]:
-    """Starts torchrun as on one of several machines; the first one keeps what they agree on."""
-    place = ("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=job 7")
-    options = (f"--nnodes={nodes}", *place, f"--max-restarts={restarts}", QUICKLY)
-    agent = start(1, *arguments, options=options)
-    while agent.poll() is None:
-        with socket.socket() as attempt:
-            if attempt.connect_ex(("127.0.0.1", port)) == 0:
+def start_node(
+    nodes: str, port: int, *arguments: object, restarts: int = 3
+) -> subprocess.Popen[str]:
+    """Starts torchrun as on one of several machines; the first one has the store of all.
+
+    Args:
+        nodes: number of machines, or the smallest and the largest number, such as ``1:2``.
+        port: port of the store.
+        arguments: the script and its arguments.
+        restarts: how often torchrun starts the script again after a failure.
+    """
+    options = (
+        f"--nnodes={nodes}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=127.0.0.1:{port}",
+        "--rdzv-id=job 7",
+        f"--rdzv-conf={SHORT_TIMEOUTS}",
+        f"--max-restarts={restarts}",
+    )
+    node = start(1, *arguments, options=options)
+    while node.poll() is None:  # the store must exist before the next machine starts
+        with socket.socket() as connection:
+            if connection.connect_ex(("127.0.0.1", port)) == 0:
                 break
         time.sleep(0.05)
-    return agent
+    return node
 
 
-def slowly(file: Path) -> Path:
-    file.write_text(SLOWLY)
+def write_slow_training(file: Path) -> Path:
+    file.write_text(SLOW_TRAINING)
     return file
 
 
-def ended(agent: subprocess.Popen[str], expected: int = 0) -> str:
-    said, _ = agent.communicate(timeout=120)
-    assert agent.returncode == expected, said
-    return said
-
-
-def run_in(folder: Path) -> Path:
+def only_run(folder: Path) -> Path:
     (run,) = (folder / "runs/synthetic").iterdir()
     return run
 
 
-def wait_for_world(folder: Path, processes: int) -> None:
-    """Waits until that many processes have got ahead with the run in `folder`."""
+def wait_for_processes(folder: Path, count: int) -> None:
+    """Waits until that many processes have continued and saved the run in `folder`."""
     wait_for_step(folder, 0)
-    begun = checkpoint(run_in(folder))["step"]
+    first_step = checkpoint(only_run(folder))["progress"]["step"]
     for _ in range(600):
-        state = checkpoint(run_in(folder))
-        if len(state["ranks"]) == processes and state["step"] > begun:
+        state = checkpoint(only_run(folder))
+        if len(state["ranks"]) == count and state["progress"]["step"] > first_step:
             return
         time.sleep(0.1)
-    raise AssertionError(f"{processes} processes do not go on from step {begun}")
+    raise AssertionError(f"{count} processes do not continue from step {first_step}")
 
 
 @pytest.fixture
-def undisturbed(tmp_path: Path, train: Callable[..., int]) -> Callable[[], None]:
-    """Checks the run against one process that trains as long at a stretch."""
+def check_run(tmp_path: Path, train: Callable[..., int]) -> Callable[[], None]:
+    """Compares the run with one of a single process that was never interrupted."""
 
     def check() -> None:
-        run, whole = run_in(tmp_path), tmp_path / "whole"
-        step = checkpoint(run)["step"]
-        assert train(whole, *CHANGES, f"trainer.max_steps={step}") == 0
-        assert drift(run, whole) < 5e-3
-        found, wanted = (
-            {key: value for key, value in rows(own).items() if key[2] != str(step)}
-            for own in (run, whole)
-        )
+        run = only_run(tmp_path)
+        uninterrupted = tmp_path / "uninterrupted"
+        last_step = checkpoint(run)["progress"]["step"]
+        assert train(uninterrupted, *CHANGES, f"trainer.max_steps={last_step}") == 0
+        assert weight_difference(run, uninterrupted) < 5e-3
+        found = values_before(run, last_step)
         assert len(found) > 10
-        assert found == pytest.approx(wanted, rel=2e-3, abs=5e-3)  # a sample of 210 is 0.0048
+        expected = values_before(uninterrupted, last_step)
+        # One of 210 samples changes the accuracy by 0.0048.
+        assert found == pytest.approx(expected, rel=2e-3, abs=5e-3)
 
     return check
 
 
-def test_two_nodes_that_lose_a_process_go_on_to_the_same_weights(
-    tmp_path: Path, port: int, undisturbed: Callable[[], None]
+def values_before(run: Path, last_step: int) -> dict[tuple[str, ...], float]:
+    """The logged values except those of the last step, which ends one of the runs."""
+    values = {}
+    for key, value in logged_values(run).items():
+        step = key[2]
+        if step != str(last_step):
+            values[key] = value
+    return values
+
+
+def test_two_machines_that_lose_a_process_resume_to_the_same_weights(
+    tmp_path: Path, port: int, check_run: Callable[[], None]
 ) -> None:
-    options = (slowly(tmp_path / "slowly.py"), *OPTIONS, "trainer.max_steps=40")
-    nodes = [node("2", port, *options), node("2", port, *options)]
+    script = write_slow_training(tmp_path / "slow_training.py")
+    arguments = (script, *OPTIONS, "trainer.max_steps=40")
+    nodes = [start_node("2", port, *arguments), start_node("2", port, *arguments)]
     wait_for_step(tmp_path, 10)
-    os.kill(ranks_of(nodes[1])[0], signal.SIGKILL)
-    said = "".join(map(ended, nodes))
-    run = run_in(tmp_path)
-    assert said.count(f"run folder: runs/synthetic/{run.name}") == 2
+    os.kill(worker_pids(nodes[1])[0], signal.SIGKILL)
+    output = ""
+    for node in nodes:
+        output += wait_for_end(node)
+    run = only_run(tmp_path)
+    assert output.count(f"run folder: runs/synthetic/{run.name}") == 2
     assert len(checkpoint(run)["ranks"]) == 2
-    undisturbed()
+    check_run()
 
 
-def test_nodes_may_leave_and_come_back(
-    tmp_path: Path, port: int, undisturbed: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+def test_machines_may_leave_and_return(
+    tmp_path: Path, port: int, check_run: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # see the README
-    options = ("1:2", port, slowly(tmp_path / "slowly.py"), *OPTIONS)
-    first, second = node(*options), node(*options)
-    wait_for_world(tmp_path, 2)
+    script = write_slow_training(tmp_path / "slow_training.py")
+    arguments = ("1:2", port, script, *OPTIONS)
+    first = start_node(*arguments)
+    second = start_node(*arguments)
+    wait_for_processes(tmp_path, 2)
+
     second.terminate()
-    ended(second, 1)
-    wait_for_world(tmp_path, 1)
-    second = node(*options)
-    wait_for_world(tmp_path, 2)
-    for process in (second.pid, *ranks_of(second)):
+    wait_for_end(second, 1)
+    wait_for_processes(tmp_path, 1)
+
+    second = start_node(*arguments)
+    wait_for_processes(tmp_path, 2)
+    for process in (second.pid, *worker_pids(second)):
         os.kill(process, signal.SIGKILL)
-    ended(second, -signal.SIGKILL)
-    wait_for_world(tmp_path, 1)
+    wait_for_end(second, -signal.SIGKILL)
+    wait_for_processes(tmp_path, 1)
+
     first.terminate()
-    ended(first, 1)
-    undisturbed()
+    wait_for_end(first, 1)
+    check_run()
 
 
-def test_nodes_that_do_not_see_the_same_run_end_with_an_error(port: int, trained_run: Path) -> None:
-    one = node("2", port, ROOT / "train.py", "--resume", trained_run, restarts=0)
-    other = node("2", port, ROOT / "train.py", *OPTIONS, restarts=0)
-    text = "error: processes go on from steps [0, 32]; all machines have to see the same run"
-    for agent in (one, other):
-        assert text in ended(agent, 1)
+def test_machines_with_different_run_folders_are_an_error(port: int, trained_run: Path) -> None:
+    script = ROOT / "train.py"
+    resuming = start_node("2", port, script, "--resume", trained_run, restarts=0)
+    new = start_node("2", port, script, *OPTIONS, restarts=0)
+    for node in (resuming, new):
+        output = wait_for_end(node, 1)
+        assert "error: the processes would continue from different steps, [0, 32]" in output
+        assert "all machines must see the same run folder" in output
 
 
-# What slurm.sh asks of SLURM: it starts a step, tells the machines' names, and sends signals.
-SLURM = {
+# Replacements of the commands of SLURM that slurm.sh calls.
+SLURM_COMMANDS = {
     "srun": 'while [ "$1" != torchrun ]; do shift || exit 1; done\necho $$ > step\nexec "$@"',
     "scontrol": '[ "$1" = show ] && echo 127.0.0.1 && echo other || echo "$@" >> requeued',
     "scancel": '[ "$*" = "--signal=TERM $SLURM_JOB_ID.0" ] && kill -TERM $(cat step)',
 }
 
 
-@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="there is no bash")
-def test_the_slurm_script_saves_before_the_time_limit_and_goes_on_when_requeued(
-    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With SLURM's commands replaced; docs/slurm.md of the template has it run under SLURM."""
-    slowly(tmp_path / "train.py")
-    for name, text in SLURM.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    places = (str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"])
-    job = {"SLURM_JOB_ID": str(port), "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "n[1-2]"}
-    for name, value in {**job, "PATH": os.pathsep.join(places), "PYTHONPATH": str(ROOT)}.items():
+def set_up_slurm(folder: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes the commands of SLURM, and sets the variables of a job on one machine."""
+    for name, text in SLURM_COMMANDS.items():
+        command = folder / name
+        command.write_text(f"#!/bin/bash\n{text}\n")
+        command.chmod(0o755)
+    search_path = (str(folder), str(Path(sys.executable).parent), os.environ["PATH"])
+    variables = {
+        "SLURM_JOB_ID": str(port),
+        "SLURM_NNODES": "1",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "PATH": os.pathsep.join(search_path),
+        "PYTHONPATH": str(ROOT),
+    }
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    command = ("/bin/bash", str(ROOT / "slurm.sh"), *OPTIONS)
-    script = subprocess.Popen([*command, "trainer.max_steps=60"])
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="bash is not installed")
+def test_the_slurm_script_saves_before_the_time_limit_and_resumes_when_requeued(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without SLURM; docs/slurm.md of the template describes a test with it."""
+    write_slow_training(tmp_path / "train.py")
+    set_up_slurm(tmp_path, port, monkeypatch)
+    command = ("/bin/bash", str(ROOT / "slurm.sh"), *OPTIONS, "trainer.max_steps=60")
+    script = subprocess.Popen(command)
     STARTED.append(script)
     wait_for_step(tmp_path, 10)
     script.send_signal(signal.SIGUSR1)
     script.wait(60)
     assert (tmp_path / "requeued").read_text() == f"requeue {port}\n"
-    run = run_in(tmp_path)
-    stopped = checkpoint(run)["step"]
-    assert 10 <= stopped < 60
-    assert subprocess.run([*command, "trainer.max_steps=60"], timeout=120).returncode == 0
-    assert run_in(tmp_path) == run
-    assert checkpoint(run)["step"] == 60
+    run = only_run(tmp_path)
+    assert 10 <= checkpoint(run)["progress"]["step"] < 60
+
+    assert subprocess.run(command, timeout=120).returncode == 0
+    assert only_run(tmp_path) == run
+    assert checkpoint(run)["progress"]["step"] == 60
     assert (tmp_path / "requeued").read_text() == f"requeue {port}\n"

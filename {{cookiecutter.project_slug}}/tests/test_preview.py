@@ -1,4 +1,4 @@
-"""preview.py: what the model will see."""
+"""preview.py: samples as the model gets them."""
 # ruff: noqa: D103  the names of the tests say what they test
 
 from collections.abc import Callable
@@ -20,39 +20,53 @@ from utils.randomness import make_generator, permute
 Command = Callable[..., int]
 
 
-def test_pictures_show_the_samples_that_the_model_gets(
-    tmp_path: Path,
-    command: Command,
-    monkeypatch: pytest.MonkeyPatch,
-    splits: dict[str, BaseDataset],
-) -> None:
-    figures: list[Figure] = []
-    draw = synthetic.Synthetic.draw
+def images_of(figure: Figure) -> list[Any]:
+    """The pixels of all images in the first axes of a figure."""
+    return [np.array(image.get_array()) for image in figure.axes[0].images]
 
-    def note(*arguments: Any) -> Figure:
-        figure = draw(*arguments)
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that the synthetic data set draws."""
+    figures: list[Figure] = []
+    original = synthetic.Synthetic.draw
+
+    def draw(*arguments: Any) -> Figure:
+        figure = original(*arguments)
         assert figure is not None
         figures.append(figure)
         return figure
 
-    monkeypatch.setattr(synthetic.Synthetic, "draw", note)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(synthetic.Synthetic, "draw", draw)
+    return figures
+
+
+def test_pictures_show_the_same_samples_plain_and_augmented(
+    tmp_path: Path, command: Command, drawn: list[Figure], splits: dict[str, BaseDataset]
+) -> None:
     assert command("preview", "--config", CONFIG, "--split", "validation") == 0
     for kind in ("plain", "augmented"):
         with Image.open(tmp_path / f"preview/validation_{kind}.png") as image:
-            assert image.size[0] > 300
-    plain, augmented = ([np.array(i.get_array()) for i in f.axes[0].images] for f in figures)
-    assert len(plain) == len(augmented) == 9
-    assert sum((one != other).any() for one, other in zip(plain, augmented, strict=True)) > 3
+            assert image.width > 300
+    plain_figure, augmented_figure = drawn
+    plain_images = images_of(plain_figure)
+    augmented_images = images_of(augmented_figure)
+    assert len(plain_images) == len(augmented_images) == 9
+    changed = 0
+    for plain, augmented in zip(plain_images, augmented_images, strict=True):
+        if (plain != augmented).any():
+            changed += 1
+    assert changed > 3
 
-    drawn = permute(torch.arange(9), len(splits["validation"]), make_generator(0))
-    targets = splits["validation"].__getitems__(drawn)["target"]
-    for figure in figures:
-        titles = [text.get_text() for text in figure.findobj(Text)]
-        assert all(splits["train"].classes[target] in titles for target in targets)
+    indices = permute(torch.arange(9), len(splits["validation"]), make_generator(0))
+    targets = splits["validation"].__getitems__(indices)["target"]
+    for figure in drawn:
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        for target in targets:
+            assert splits["train"].classes[target] in texts
 
 
-def test_what_is_no_image_is_shown_as_a_table(
+def test_samples_without_images_are_shown_as_a_table(
     tmp_path: Path,
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
@@ -60,17 +74,18 @@ def test_what_is_no_image_is_shown_as_a_table(
 ) -> None:
     monkeypatch.setattr(synthetic.Synthetic, "draw", lambda *_: None)
     assert command("preview", "--config", CONFIG, "--output", tmp_path / "new") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "synthetic data: train, plain"
-    assert lines[1].split() == ["input", "target"]
-    assert [len(line.split()) > 1 for line in lines[3:12]] == [True] * 9
+    title, header, _, *rows = capsys.readouterr().out.splitlines()
+    assert title == "synthetic data: train, plain"
+    assert header.split() == ["input", "target"]
+    for row in rows[:9]:
+        assert len(row.split()) > 1
     assert not (tmp_path / "new").exists()
 
 
-def test_a_setting_that_is_wrong_leaves_nothing(
+def test_an_invalid_setting_writes_no_files(
     tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = "data.batch_size=-1"
-    assert command("preview", "--config", CONFIG, wrong, "--output", tmp_path / "new") == 2
+    invalid = "data.batch_size=-1"
+    assert command("preview", "--config", CONFIG, invalid, "--output", tmp_path / "new") == 2
     assert "data.batch_size = -1" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from launcher import run_processes
 from test_disks import at_step, fail
-from test_distributed import together
 
 wandb: Any = pytest.importorskip("wandb", reason="only where the extra 'wandb' is installed")
 protobuf: Any = pytest.importorskip("wandb.proto.wandb_internal_pb2")
@@ -199,6 +199,6 @@ def test_a_missing_package_is_reported_with_its_extra(
 
 
 def test_several_processes_log_one_run(tmp_path: Path) -> None:
-    together(2, "training", tmp_path / "run", *TRACKED, "logger.every_steps=2")
+    run_processes(2, "train", tmp_path / "run", *TRACKED, "logger.every_steps=2")
     assert_same(tmp_path / "run")
     assert len(records_of(tmp_path / "run", "run")) == 1

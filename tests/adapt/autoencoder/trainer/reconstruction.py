@@ -1,4 +1,4 @@
-"""Training of networks that give back what they are given."""
+"""Training of autoencoders."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from logger.figures import Figure
 
 
 class Reconstruction(BaseTrainer):
-    """Minimises the mean squared error, which is 1 for a network that always gives the mean."""
+    """Minimises the mean squared error; it is 1 if the network outputs the mean image."""
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"loss": nn.functional.mse_loss(model(batch["input"]).float(), batch["input"])}
@@ -24,5 +24,7 @@ class Reconstruction(BaseTrainer):
         dataset = self.loaders[split].dataset
         batch = dataset.transform(dataset.__getitems__(torch.arange(25)), None)
         pairs = torch.cat([batch["input"], self.predict(batch)], dim=3)
-        figure = dataset.draw({"input": pairs}, f"blobs: {split}, and what the network makes of it")
-        return {"reconstructions": figure} if figure else {}
+        figure = dataset.draw({"input": pairs}, f"blobs: {split}, with reconstructions")
+        if figure is None:
+            return {}
+        return {"reconstructions": figure}

@@ -1,4 +1,4 @@
-"""Points around eight places on a circle."""
+"""Points around eight centres on a circle."""
 
 import math
 from pathlib import Path
@@ -10,9 +10,10 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from utils.randomness import make_generator
 
 COUNTS = {"train": 50_000, "validation": 1000, "test": 1000}
+RADIUS = 2
 ANGLES = torch.arange(8) * math.tau / 8
-PLACES = 2 * torch.stack([ANGLES.cos(), ANGLES.sin()], 1)
-SPREAD = 0.1
+CENTRES = RADIUS * torch.stack([ANGLES.cos(), ANGLES.sin()], 1)
+STD = 0.1  # of the points around a centre
 
 
 class Ring(BaseDataset):
@@ -21,7 +22,7 @@ class Ring(BaseDataset):
     Args:
         root: not used, as nothing is read.
         split: train, validation, test, or None for no points.
-        seed: what the points are drawn from.
+        seed: random seed of the points.
     """
 
     title = "ring of points"
@@ -29,9 +30,11 @@ class Ring(BaseDataset):
     uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws, count = make_generator(seed, *map(ord, split or "")), COUNTS.get(split or "", 0)
-        centres = PLACES[torch.randint(8, (count,), generator=draws)]
-        self.points = centres + SPREAD * torch.randn(count, 2, generator=draws)
+        name = split or ""
+        rng = make_generator(seed, *map(ord, name))
+        count = COUNTS.get(name, 0)
+        centres = CENTRES[torch.randint(len(CENTRES), (count,), generator=rng)]
+        self.points = centres + STD * torch.randn(count, 2, generator=rng)
 
     def __len__(self) -> int:
         return len(self.points)

@@ -1,7 +1,6 @@
-"""Training of a generator and a discriminator, each with its optimizer."""
+"""Training of a generative adversarial network: two networks, each with its optimizer."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,72 +9,83 @@ from torch.optim import Adam, Optimizer
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from data_loader.ring import PLACES, SPREAD
-from metrics.classification import Metrics
+from base.batch_loader import Step
+from data_loader.ring import CENTRES, STD
+from metrics.protocol import Metric
 from utils.randomness import make_generator
+
+EVALUATED_POINTS = 1000
 
 
 class Adversaries(BaseTrainer):
-    """Lets both networks make a step in turn (Goodfellow et al., arXiv:1406.2661)."""
+    """Makes a step of the discriminator, then one of the generator (arXiv:1406.2661)."""
 
     def configure_optimizers(self) -> list[Optimizer]:
         model: Any = self.model
-        rate, parts = self.settings.optimizer.lr, (model.discriminator, model.generator)
-        return [Adam(part.parameters(), rate, betas=(0.5, 0.99)) for part in parts]
+        optimizers: list[Optimizer] = []
+        for part in (model.discriminator, model.generator):
+            optimizers.append(Adam(part.parameters(), self.settings.optimizer.lr, (0.5, 0.99)))
+        return optimizers
 
     def training_step(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         real = batch["input"]
-        made = model(torch.randn_like(real))
-        detected = softplus(-model.discriminator(real)) + softplus(model.discriminator(made))
-        return {"discriminator": detected.mean(), "loss": self._fooled(model, made)}
+        generated = model(torch.randn_like(real))
+        real_loss = softplus(-model.discriminator(real)).mean()
+        generated_loss = softplus(model.discriminator(generated)).mean()
+        generator_loss = softplus(-model.discriminator(generated)).mean()
+        return {"discriminator": real_loss + generated_loss, "loss": generator_loss}
 
-    def _fooled(self, model: Any, made: Tensor) -> Tensor:
-        return softplus(-model.discriminator(made)).mean()
+    def update(self, step: Step) -> dict[str, Tensor]:
+        discriminator_optimizer, generator_optimizer = self.optimizers
+        (batch,) = step.batches
+        outputs = self.training_step(self.model, batch)
+        self._minimise(outputs["discriminator"], discriminator_optimizer)
+        outputs = self.training_step(self.model, batch)
+        self._minimise(outputs["loss"], generator_optimizer)
+        return outputs
 
-    def update(self, batches: Sequence[Batch]) -> None:
-        for batch in batches:
-            for optimizer, name in zip(self.optimizers, ("discriminator", "loss"), strict=True):
-                scalars = self.training_step(self.model, batch)
-                self.model.zero_grad()  # the other network's gradients, too
-                scalars[name].backward()
-                optimizer.step()
-            self.meter.add(scalars)
+    def _minimise(self, loss: Tensor, optimizer: Optimizer) -> None:
+        self.model.zero_grad()  # both networks get gradients
+        loss.backward()
+        optimizer.step()
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
-        noise = torch.randn(1000, 2, generator=make_generator(0)).to(self.device)
-        self.metrics.update(value=nearest(model(noise)))
+        noise = torch.randn(EVALUATED_POINTS, 2, generator=make_generator(0))
+        self.metrics.update(model(noise.to(self.device)))
 
-    def configure_metrics(self) -> Metrics:
+    def configure_metrics(self) -> Metric:
         return Coverage()
-
-    def higher_is_better(self, name: str) -> bool:
-        return True
-
-
-def nearest(points: Tensor) -> Tensor:
-    """The place that each point, shape (N, 2), is at, int64, shape (N,); 8 if it is at none."""
-    distances, places = torch.cdist(points, PLACES.to(points.device)).min(1)
-    return torch.where(distances < 4 * SPREAD, places, 8)
 
 
 class Coverage(nn.Module):
-    """The share of points that are at a place, and of places that get half of their due."""
+    """How well generated points cover the centres of the data.
 
+    `hits` is the fraction of points near a centre. `coverage` is the fraction of centres that
+    have at least half of their expected number of points.
+    """
+
+    higher_is_better: ClassVar = {"hits": True, "coverage": True}
     counts: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("counts", torch.zeros(9))
+        self.register_buffer("counts", torch.zeros(len(CENTRES) + 1))  # the last: at no centre
 
     def reset(self) -> None:
-        """Forgets all points."""
+        """Discards all points."""
         self.counts.zero_()
 
-    def update(self, value: Tensor) -> None:
-        """Takes account of places, int64, shape (N,)."""
-        self.counts += value.bincount(minlength=9)
+    def update(self, points: Tensor) -> None:
+        """Adds points, shape (N, 2)."""
+        distances, nearest = torch.cdist(points, CENTRES.to(points.device)).min(1)
+        centres = torch.where(distances < 4 * STD, nearest, len(CENTRES))
+        self.counts += centres.bincount(minlength=len(CENTRES) + 1)
 
     def compute(self) -> dict[str, Tensor]:
-        """Both shares."""
-        shares = self.counts[:8] / self.counts.sum()
-        return {"hits": shares.sum(), "coverage": (shares > 1 / 16).float().mean()}
+        """Returns both fractions."""
+        fractions = self.counts[:-1] / self.counts.sum()
+        half_of_expected = 0.5 / len(CENTRES)
+        return {
+            "hits": fractions.sum(),
+            "coverage": (fractions > half_of_expected).float().mean(),
+        }

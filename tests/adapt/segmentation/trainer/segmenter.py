@@ -1,4 +1,4 @@
-"""Training of networks that tell the class of each pixel."""
+"""Training of semantic segmentation."""
 
 from collections.abc import Mapping
 
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from metrics.protocol import Metric
 from logger.figures import Figure
+from metrics.protocol import Metric
 
 
 class Segmenter(BaseTrainer):
@@ -29,6 +29,9 @@ class Segmenter(BaseTrainer):
 
     def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         batch = self.loaders[split].dataset.__getitems__(torch.arange(9))
-        guesses = {**batch, "target": self.predict(batch).argmax(1)}
-        figure = self.dataset.draw(guesses, f"scenes: {split}, IoU {results['iou'].item():.3f}")
-        return {"masks": figure} if figure else {}
+        predicted = {**batch, "target": self.predict(batch).argmax(1)}
+        heading = f"scenes: {split}, IoU {results['iou'].item():.3f}"
+        figure = self.dataset.draw(predicted, heading)
+        if figure is None:
+            return {}
+        return {"masks": figure}
