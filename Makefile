@@ -1,5 +1,5 @@
 # make demo · make test · make test-all · make check · make chaos · make bench
-# Needs Python 3.11 or newer, pip and a package index; all else goes into .venv.
+# Needs Python 3.11 or newer, pip and a package registry; everything else is installed in .venv.
 
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
@@ -17,10 +17,10 @@ demo: .venv/ready
 	@rm -rf build/demo
 	@$(BIN)/cookiecutter . --no-input --default-config --output-dir build/demo 2> build/demo.log
 	@cd $(PROJECT) && config=config/fashion_mnist.yaml && { $(BIN)/python -c $(FETCH) > $(CURDIR)/build/data.log 2>&1 || \
-	{ echo "FashionMNIST cannot be had (build/data.log says why), so this is synthetic data:"; config=config/synthetic.yaml; }; } && \
+	{ echo "FashionMNIST is unavailable (see build/data.log); training on synthetic data instead."; config=config/synthetic.yaml; }; } && \
 	$(BIN)/python train.py --config $$config --run-dir runs/demo && $(BIN)/python evaluate.py runs/demo
-	@echo; echo "The project is in $(PROJECT), the results in $(PROJECT)/runs/demo/evaluation/test."
-	@echo "Curves and pictures: $(BIN)/tensorboard --logdir $(PROJECT)/runs"
+	@echo; echo "Project: $(PROJECT). Results: $(PROJECT)/runs/demo/evaluation/test."
+	@echo "Curves and figures: $(BIN)/tensorboard --logdir $(PROJECT)/runs"
 
 test: .venv/ready
 	$(BIN)/pytest
@@ -42,9 +42,9 @@ bench: .venv/ready
 clean:
 	rm -rf .venv build
 
-# The template's tools, and the environment of the project that it generates.
+# The tools of the template and the dependencies of a generated project.
 .venv/ready: pyproject.toml cookiecutter.json $(wildcard */pyproject.toml)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is required, for example: make PYTHON=python3.12 ...")'
 	@rm -rf .venv build/environment && mkdir -p build
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet uv

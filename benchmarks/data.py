@@ -1,14 +1,14 @@
-"""What it takes to have batches ready, by number of workers: from tensors, and from image files.
+"""The time to load batches, by number of workers: from tensors, and from image files.
 
-From tensors: an epoch of FashionMNIST-shaped images (55,000, batch 64), normalised and not
-augmented, beside the same arithmetic on batches that are indexed by hand, as shares of the time
-that the tutorial's network (784-512-512-10) needs for its steps. From files: PNG images that are
-decoded and scaled one by one, in images per second, beside torch's DataLoader as people use it,
-with a collated list of samples. All are measured in turn; what is printed is the median.
+From tensors: one epoch of 55,000 images of FashionMNIST's shape, batch 64, normalised and not
+augmented. It is compared with the same arithmetic on batches that are indexed by hand, and given as
+a fraction of the time in which the tutorial's network (784-512-512-10) makes its training steps.
+From files: images per second from PNG files that are decoded and scaled one by one, compared with
+torch's DataLoader, which collates a list of samples. The cases alternate; the tables show medians.
 """
 
 # mypy: disable-error-code="import-not-found, misc, no-any-return, no-untyped-call"
-# (it takes the payload's modules as they are run)
+# (the payload's modules are imported at run time)
 
 import os
 import statistics
@@ -35,27 +35,29 @@ from data_loader.image_files import read_image  # noqa: E402
 from model.networks import MLP  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
-ROUNDS, BATCH = (1, 64) if QUICK else (5, 64)
-FILES, SIDE = (100, 512) if QUICK else (600, 512)
+ROUNDS = 1 if QUICK else 5
+BATCH = 64
+FILES = 100 if QUICK else 600
+SIDE = 512  # pixels
 
 
 class Random(FashionMNIST):
-    """Random pixels in FashionMNIST's place, not augmented."""
+    """Random pixels of FashionMNIST's shape, without augmentation."""
 
     in_memory = True
     uses_global_rng = False
 
     def __init__(self, length: int) -> None:
-        draws = torch.Generator().manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         super().__init__(Path(), None, seed=0, shift=0, flip=False)
         self.mean_and_std = (0.3, 0.35)
-        self.images = torch.randint(256, (length, 1, 28, 28), generator=draws).byte()
-        self.targets = torch.randint(10, (length,), generator=draws)
+        self.images = torch.randint(256, (length, 1, 28, 28), generator=rng).byte()
+        self.targets = torch.randint(10, (length,), generator=rng)
         self.indices = torch.arange(length)
 
 
 class Single(Dataset[dict[str, Tensor]]):
-    """The same samples without whole batches, as most data sets are written."""
+    """The same samples one by one, as most data sets return them."""
 
     def __init__(self, data: BaseDataset) -> None:
         self.data = data
@@ -68,15 +70,15 @@ class Single(Dataset[dict[str, Tensor]]):
 
 
 class Files(BaseDataset):
-    """PNG files, each decoded and scaled to 28×28."""
+    """PNG files, each of which is decoded and scaled to 28×28 pixels."""
 
     title = "files"
 
     def __init__(self, folder: Path, count: int) -> None:
-        draws = torch.Generator().manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         self.files = [folder / f"{k}.png" for k in range(count)]
         for file in self.files:
-            pixels = torch.randint(256, (SIDE, SIDE), generator=draws).byte()
+            pixels = torch.randint(256, (SIDE, SIDE), generator=rng).byte()
             Image.fromarray(pixels.numpy()).save(file)
 
     def __len__(self) -> int:
@@ -87,7 +89,7 @@ class Files(BaseDataset):
 
 
 def seconds(batches: Callable[[], Iterable[Any]]) -> float:
-    """How long it takes to go through some batches."""
+    """Returns the time of an iteration over batches."""
     start = time.perf_counter()
     for _ in batches():
         pass
@@ -95,15 +97,15 @@ def seconds(batches: Callable[[], Iterable[Any]]) -> float:
 
 
 def by_hand(data: Random) -> Iterable[dict[str, Tensor]]:
-    """An epoch as a person would write it."""
+    """Yields the batches of one epoch with hand-written indexing."""
     mean, std = data.mean_and_std
     for indices in torch.randperm(len(data)).split(BATCH):
         images = (data.images[indices].float() - 255 * mean) / (255 * std)
         yield {"input": images, "target": data.targets[indices]}
 
 
-def in_turn(cases: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """The measurements of each case, after one that is not counted."""
+def measure_alternately(cases: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Returns the measurements of each case, without a warm-up round."""
     found: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(ROUNDS + 1):
         for name, measure in cases.items():
@@ -131,15 +133,15 @@ def main() -> None:
             yield
 
     cases = {"indexed by hand": partial(seconds, partial(by_hand, data))}
-    cases |= {f"ours, {n} workers": partial(seconds, partial(ours, n)) for n in (0, 1, 2)}
-    found = in_turn(cases | {"training": partial(seconds, training)})
-    print(f"{'batches from tensors':24s} µs a batch  of a training step  more than by hand")
+    cases |= {f"BatchLoader, {n} workers": partial(seconds, partial(ours, n)) for n in (0, 1, 2)}
+    found = measure_alternately(cases | {"training": partial(seconds, training)})
+    print(f"{'batches from tensors':24s} µs per batch  of training step  over by hand")
     count = -(-len(data) // BATCH)
     steps = statistics.median(found.pop("training"))
     hand = statistics.median(found["indexed by hand"])
     for name, times in found.items():
         taken = statistics.median(times)
-        line = f"{1e6 * taken / count:10.0f} {taken / steps:17.1%} {(taken - hand) / steps:17.1%}"
+        line = f"{1e6 * taken / count:12.0f} {taken / steps:17.1%} {(taken - hand) / steps:13.1%}"
         print(f"{name:24s} {line}")
 
     with tempfile.TemporaryDirectory() as folder:
@@ -151,12 +153,16 @@ def main() -> None:
         def usual(workers: int) -> Iterable[Any]:
             return DataLoader(Single(files), BATCH, shuffle=True, num_workers=workers)
 
-        cases = {f"ours, {n} workers": partial(seconds, partial(decoded, n)) for n in (0, 1, 2)}
-        cases |= {f"DataLoader, {n}": partial(seconds, partial(usual, n)) for n in (0, 1, 2)}
-        found = in_turn(cases)
-    print(f"\n{'batches from files':24s} images a second")
+        cases = {
+            f"BatchLoader, {n} workers": partial(seconds, partial(decoded, n)) for n in (0, 1, 2)
+        }
+        cases |= {
+            f"DataLoader, {n} workers": partial(seconds, partial(usual, n)) for n in (0, 1, 2)
+        }
+        found = measure_alternately(cases)
+    print(f"\n{'batches from files':24s} images per second")
     for name, times in found.items():
-        print(f"{name:24s} {FILES / statistics.median(times):10.0f}")
+        print(f"{name:24s} {FILES / statistics.median(times):17.0f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How long rendering, help and a settings error take.
+"""The time of rendering, of `--help` and of settings errors.
 
-Each is a whole process, timed several times; what is printed is the median. Rendering is given as
-a multiple of what cookiecutter itself needs for an empty template, measured in turn with it; of a
-copy of the template without the caches that tools leave in it. It was meant to be at most 1.5, and
-is more since there are more files and a hook that refuses to overwrite others': cookiecutter takes
-half a millisecond for each file's name, and 30 ms for each of the two hooks.
+Each is the median wall time of a whole process. Rendering is given as a multiple of the time that
+cookiecutter needs for an empty template; the two alternate, and the caches of tools are left out.
+The goal for rendering is a factor of 1.5. It is exceeded because of the number of files and the
+hook that protects existing files: cookiecutter needs half a millisecond for each file name and
+30 ms for each of the two hooks.
 """
 
 import json
@@ -24,7 +24,7 @@ EMPTY = {"project_slug": "my-project"}
 
 
 def seconds(*command: str | Path, cwd: Path, code: int = 0) -> float:
-    """Wall time of a command that has to leave with `code`."""
+    """Returns the wall time of a command, whose exit code must be `code`."""
     start = time.perf_counter()
     done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
     elapsed = time.perf_counter() - start
@@ -33,13 +33,13 @@ def seconds(*command: str | Path, cwd: Path, code: int = 0) -> float:
 
 
 def median(measure: Callable[[], float], runs: int = 1 if os.environ.get("QUICK") else 7) -> float:
-    """The median of several measurements, after one that is not counted."""
+    """Returns the median of several measurements, after a warm-up."""
     measure()
     return statistics.median(measure() for _ in range(runs))
 
 
 def main() -> None:
-    """Prints a line for each figure."""
+    """Prints one line for each figure."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         empty = folder / "empty" / "{{cookiecutter.project_slug}}"

@@ -1,13 +1,13 @@
-"""What a step costs as data sets, runs and logs grow, and what memory they take.
+"""How the time of a step and the memory grow with the data set, the run and the log.
 
-Times: a tiny network, trained by the generated project's trainer with its defaults; medians of a
-step, as multiples of the first row's, which is measured in turn with them. Memory: the peak of a
-process that trains the default network on synthetic images of FashionMNIST's shape, beside one with
-a loop written by hand on the same tensors; and of processes that make few and many steps.
+Times: median time of a step of a tiny network with the template's trainer and its default settings,
+and its ratio to the first row; the cases alternate. Memory: peak memory of a process that trains
+the default network on synthetic images of FashionMNIST's shape, compared with a hand-written loop
+on the same tensors; and of processes that run few and many steps.
 """
 
 # mypy: disable-error-code="import-not-found, misc, no-any-return, no-untyped-call"
-# (it takes the payload's modules as they are run)
+# (the payload's modules are imported at run time)
 
 import os
 import resource
@@ -33,15 +33,17 @@ from config.loading import load_settings  # noqa: E402
 from trainer.classifier import Classifier  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
-ROUNDS, STEPS = (1, 300) if QUICK else (9, 500)
-IMAGES = 50 if QUICK else 10**6  # steps of the default network, an epoch at most
-BATCH, ROWS = 64, 4096  # rows that are really there; a long data set has each of them many times
+ROUNDS = 1 if QUICK else 9
+STEPS = 300 if QUICK else 500
+IMAGE_STEPS = 50 if QUICK else 10**6  # of the default network; at most one epoch
+BATCH = 64
+ROWS = 4096  # stored rows; a longer data set repeats them
 OPTIONS = ["device=cpu", "trainer.precision=fp32", f"data.batch_size={BATCH}"]
 OPTIONS += ["logger.tensorboard=false", "trainer.epochs=1000000"]
 
 
 class Points(BaseDataset):
-    """As many random points as one likes, which repeat themselves."""
+    """Any number of random points, which repeat after ROWS."""
 
     title = "points"
     classes = tuple("0123456789")
@@ -49,10 +51,10 @@ class Points(BaseDataset):
     uses_global_rng = False
 
     def __init__(self, length: int) -> None:
-        draws = torch.Generator().manual_seed(0)
+        rng = torch.Generator().manual_seed(0)
         self.length = length
-        self.inputs = torch.randn(ROWS, 20, generator=draws)
-        self.targets = torch.randint(10, (ROWS,), generator=draws)
+        self.inputs = torch.randn(ROWS, 20, generator=rng)
+        self.targets = torch.randint(10, (ROWS,), generator=rng)
 
     def __len__(self) -> int:
         return self.length
@@ -66,36 +68,36 @@ class Points(BaseDataset):
 
 
 class Net(BaseModel):
-    """Two layers."""
+    """A network with one hidden layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 10))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits."""
+        """Returns the logits."""
         logits: Tensor = self.layers(input)
         return logits
 
 
 class Timed(Classifier):
-    """Notes when each step begins, and may log more than a classifier does."""
+    """Records the start of each step; can log additional scalars."""
 
     scalars = 0
 
     def update(self, batches: Any) -> None:
-        """A step."""
+        """Records the time, then makes a step."""
         self.times.append(time.perf_counter())
         super().update(batches)
 
     def training_step(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Loss, accuracy and more."""
+        """Returns loss and accuracy, and `scalars` copies of the loss."""
         found = super().training_step(model, batch)
         return found | {f"more{k}": found["loss"] for k in range(self.scalars)}
 
 
 def step_time(samples: int = 10_000, begin: int = 0, scalars: int = 0) -> float:
-    """Microseconds of a step: the median of those made from step `begin` on."""
+    """Returns the median time of a step in microseconds, from step `begin` on."""
     torch.manual_seed(0)
     settings = load_settings(
         PAYLOAD / "config/synthetic.yaml", [*OPTIONS, f"trainer.max_steps={begin + STEPS}"]
@@ -104,7 +106,13 @@ def step_time(samples: int = 10_000, begin: int = 0, scalars: int = 0) -> float:
     loaders["validation"] = BatchLoader(Points(BATCH), BATCH)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "checkpoints").mkdir()
-        trainer = Timed(settings, Net(), loaders, Path(folder))
+        trainer = Timed(
+            settings=settings,
+            model=Net(),
+            loaders=loaders,
+            run=Path(folder),
+            **settings.trainer.arguments,
+        )
         trainer.step, trainer.times, trainer.scalars = begin, list[float](), scalars
         trainer.fit()
     pairs = zip(trainer.times, trainer.times[1:], strict=False)
@@ -112,14 +120,14 @@ def step_time(samples: int = 10_000, begin: int = 0, scalars: int = 0) -> float:
 
 
 def peak(kind: str, steps: int = 0) -> float:
-    """Peak memory, in MB, of a process that trains: see `work`."""
+    """Returns the peak memory in MB of a process that runs `work`."""
     command = [sys.executable, __file__, kind, str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
 
 def work(kind: str, steps: int) -> None:
-    """Trains: a loop by hand or ours on images, or ours for many steps; prints the peak, in MB."""
+    """Trains on images ("by hand", "ours") or for many steps ("points"); prints peak MB."""
     if kind == "points":
         settings = load_settings(
             PAYLOAD / "config/synthetic.yaml", [*OPTIONS, f"trainer.max_steps={steps}"]
@@ -129,13 +137,15 @@ def work(kind: str, steps: int) -> None:
         model: BaseModel = Net()
     else:
         changes = ["device=cpu", "trainer.epochs=1", "logger.tensorboard=false"]
-        changes += [f"trainer.max_steps={IMAGES}"]
+        changes += [f"trainer.max_steps={IMAGE_STEPS}"]
         settings = load_settings(PAYLOAD / "config/synthetic.yaml", changes)
         loaders = build_training_loaders(settings)
         model = __import__("builders").build_model(settings, loaders["train"].dataset)
     if kind == "by hand":
         optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-        for (batch,) in loaders["train"].steps(0, min(IMAGES, loaders["train"].steps_per_epoch)):
+        for (batch,) in loaders["train"].steps(
+            0, min(IMAGE_STEPS, loaders["train"].steps_per_epoch)
+        ):
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(batch["input"])
             nn.functional.cross_entropy(logits.float(), batch["target"]).backward()
@@ -144,7 +154,13 @@ def work(kind: str, steps: int) -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "checkpoints").mkdir()
-            Classifier(settings, model, loaders, Path(folder)).fit()
+            Classifier(
+                settings=settings,
+                model=model,
+                loaders=loaders,
+                run=Path(folder),
+                **settings.trainer.arguments,
+            ).fit()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -153,7 +169,7 @@ CASES: dict[str, dict[str, int]] = {
     "1,000,000 samples": {"samples": 10**6},
     "100,000,000 samples": {"samples": 10**8},
     "after 1,000,000 steps": {"begin": 10**6},
-    "20 more scalars to log": {"scalars": 20},
+    "20 more logged scalars": {"scalars": 20},
 }
 
 
@@ -164,18 +180,17 @@ def main() -> None:
     for _ in range(ROUNDS):
         for name, case in CASES.items():
             times[name].append(step_time(**case))
-    print(f"{'a step of a tiny network':32s}    µs  multiple")
+    print(f"{'one step of a tiny network':32s}    µs     ratio")
     for name, found in times.items():
         pairs = zip(found, times["10,000 samples"], strict=True)
         ratio = statistics.median(one / base for one, base in pairs)
         print(f"{name:32s} {statistics.median(found):5.0f}  {ratio:8.2f}")
     few, many = (500, 1_000) if QUICK else (10_000, 100_000)
     hand, ours = peak("by hand"), peak("ours")
-    print(
-        f"\npeak memory: by hand {hand:.0f} MB, ours {ours:.0f} ({ours - hand:+.0f}; at most +60)"
-    )
+    print(f"\npeak memory: by hand {hand:.0f} MB, torch-template {ours:.0f} MB", end=" ")
+    print(f"({ours - hand:+.0f} MB; at most +60)")
     first, last = peak("points", few), peak("points", many)
-    print(f"100 epochs of {few} steps in all: {first:.0f} MB; of {many}: {last:.0f} MB")
+    print(f"100 epochs, {few} steps in total: {first:.0f} MB; {many} steps: {last:.0f} MB")
 
 
 if __name__ == "__main__":

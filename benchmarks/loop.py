@@ -1,18 +1,19 @@
-"""What a training loop costs: microseconds a step over a loop written by hand, ours and others'.
+"""The cost of training loops: time per step of this template and of other libraries.
 
-All train the same network on the same batches (indexed from a tensor) with the same optimizer (SGD
-with momentum, fused), learning rates and seed, in one process on one thread, in turn. Ours runs
-with its defaults: loss and accuracy logged, a progress bar, metrics.csv and TensorBoard,
-checkpoints, signals, NaN watched. Bars are drawn on what says that it is a terminal.
-What is printed is the median over the rounds of the steps between the first and the last fifty,
-and the medians of what each round's is over its bare loop, and of its share of that. One more bare
-loop has the optimizer that torch takes by default, which is not fused.
-The peers are those of benchmarks/requirements.txt that are installed; they take part in the first
-nine of 25 rounds.
+All loops train the same network on the same batches (indexed from a tensor) with the same optimizer
+(SGD with momentum, fused), learning rates and seed, in one process with one thread. The template
+has its default settings: it logs loss and accuracy, shows a progress bar, writes metrics.csv,
+TensorBoard and checkpoints, handles signals, and checks for non-finite values. Progress bars are
+drawn on a simulated terminal.
+The loops alternate, and the first and last fifty steps of each round are not timed. The columns are
+the median time per step over the rounds, the median difference to the bare loop of the same round,
+and the median ratio of their throughputs. One more bare loop has torch's default optimizer, which
+is not fused. The other libraries are those of benchmarks/requirements.txt that are installed; they
+are measured in the first nine of 25 rounds.
 """
 
 # mypy: disable-error-code="import-not-found, misc, no-untyped-call"
-# (it takes the payload's modules as they are run, and torch's untyped methods)
+# (the payload's modules are imported at run time; some methods of torch are untyped)
 
 import importlib.util
 import logging
@@ -43,8 +44,9 @@ from base.batch_loader import BatchLoader  # noqa: E402
 from config.loading import load_settings  # noqa: E402
 from trainer.classifier import Classifier  # noqa: E402
 
-BATCH, EDGE = 64, 50  # EDGE: steps at either end that are not timed
-PEER_ROUNDS = 9  # they are slow, and far from the bare loop
+BATCH = 64
+UNTIMED_STEPS = 50  # at the start, and as many at the end
+PEER_ROUNDS = 9  # fewer suffice: other libraries differ from the bare loop by more than the noise
 SIZES = {"tiny (20-32-10)": (20, 32), "MLP (784-512-512-10)": (784, 512)}
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -58,9 +60,9 @@ class Points(BaseDataset):
     uses_global_rng = False
 
     def __init__(self, count: int, width: int) -> None:
-        draws = torch.Generator().manual_seed(0)
-        self.inputs = torch.randn(count, width, generator=draws)
-        self.targets = torch.randint(10, (count,), generator=draws)
+        rng = torch.Generator().manual_seed(0)
+        self.inputs = torch.randn(count, width, generator=rng)
+        self.targets = torch.randint(10, (count,), generator=rng)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -73,72 +75,79 @@ class Points(BaseDataset):
 
 
 class Net(BaseModel):
-    """Two layers, or three."""
+    """A network with one hidden layer, or two if they are wide."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
         more = [nn.Linear(width, width), nn.ReLU()] if width > 100 else []
-        first, last = nn.Linear(inputs, width), nn.Linear(width, 10)
+        first = nn.Linear(inputs, width)
+        last = nn.Linear(width, 10)
         self.layers = nn.Sequential(first, nn.ReLU(), *more, last)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits."""
+        """Returns the logits."""
         logits: Tensor = self.layers(input)
         return logits
 
 
 class Terminal(StringIO):
-    """Takes what is printed, as a terminal, without which ours draws no progress bar."""
+    """Captures output like a terminal; without one, progress bars are not drawn."""
 
     def isatty(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
 
 class Clock:
-    """Notes when the first and the last timed step begin."""
+    """Records the start of the first and the end of the last timed step."""
 
     def __init__(self, steps: int) -> None:
-        self.step, self.steps, self.times = 0, steps, [0.0, 0.0]
+        self.steps = steps
+        self.step = 0
+        self.start = 0.0
+        self.end = 0.0
 
     def tick(self) -> None:
-        """To be called once a step."""
-        if self.step in (EDGE, self.steps - EDGE):
-            self.times[self.step > EDGE] = time.perf_counter()
+        """Must be called at the start of each step."""
+        if self.step == UNTIMED_STEPS:
+            self.start = time.perf_counter()
+        elif self.step == self.steps - UNTIMED_STEPS:
+            self.end = time.perf_counter()
         self.step += 1
 
     def microseconds(self) -> float:
-        """Of one step."""
-        return (self.times[1] - self.times[0]) / (self.steps - 2 * EDGE) * 1e6
+        """Returns the mean time of a timed step."""
+        return (self.end - self.start) / (self.steps - 2 * UNTIMED_STEPS) * 1e6
 
 
 class Setting:
-    """What all loops are given."""
+    """The data, network, optimizer and learning rates that all loops share."""
 
     def __init__(self, inputs: int, width: int, steps: int) -> None:
-        self.data, self.steps = Points(BATCH * steps, inputs), steps
+        self.steps = steps
+        self.data = Points(BATCH * steps, inputs)
         self.make = partial(Net, inputs, width)
 
     def start(self, fused: bool | None = True) -> tuple[Clock, BaseModel, SGD]:
-        """A clock, a network and its optimizer."""
+        """Returns a clock, a network and its optimizer."""
         torch.manual_seed(0)
         model = self.make()
         optimizer = SGD(model.parameters(), 0.01, momentum=0.9, fused=fused)
         return Clock(self.steps), model, optimizer
 
     def rate(self, step: int) -> float:
-        """Down from 0.01 in a line."""
+        """Returns the learning rate, which decays linearly from 0.01."""
         return 0.01 * (1 - step / self.steps)
 
     def batches(self) -> Batches:
-        """One epoch in random order, as a person would write it."""
+        """Yields the batches of one epoch in random order."""
         order = torch.randperm(len(self.data))
         for indices in order.split(BATCH):
             yield self.data.inputs[indices], self.data.targets[indices]
 
 
 def bare(setting: Setting, summed: bool = False, fused: bool | None = True) -> float:
-    """The loop that a person would write."""
+    """The hand-written loop."""
     clock, model, optimizer = setting.start(fused)
     total = torch.zeros(())
     for step, (inputs, target) in enumerate(setting.batches()):
@@ -154,7 +163,7 @@ def bare(setting: Setting, summed: bool = False, fused: bool | None = True) -> f
 
 
 def ours(setting: Setting) -> float:
-    """The generated project's trainer, with its defaults."""
+    """The template's trainer with its default settings."""
     clock, model, _ = setting.start()
 
     class Timed(Classifier):
@@ -171,12 +180,18 @@ def ours(setting: Setting) -> float:
     loaders["validation"] = BatchLoader(validation, BATCH)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "checkpoints").mkdir()
-        Timed(settings, model, loaders, Path(folder)).fit()
+        Timed(
+            settings=settings,
+            model=model,
+            loaders=loaders,
+            run=Path(folder),
+            **settings.trainer.arguments,
+        ).fit()
     return clock.microseconds()
 
 
 def ignite(setting: Setting, bar: bool = False, ready: bool = False) -> float:
-    """Ignite's engine: with a step of one's own, or its ready-made one, or that and a bar."""
+    """Ignite's engine with a custom step or with its supervised trainer, and a progress bar."""
     engine = importlib.import_module("ignite.engine")
     clock, model, optimizer = setting.start()
 
@@ -204,7 +219,7 @@ def ignite(setting: Setting, bar: bool = False, ready: bool = False) -> float:
 
 
 def accelerate(setting: Setting, full: bool = False) -> float:
-    """Accelerate's loop: prepared, or with `accumulate` and gathered losses too."""
+    """Accelerate: a prepared loop, or one with `accumulate` and gathered losses as well."""
     clock, model, optimizer = setting.start()
     helper = importlib.import_module("accelerate").Accelerator(cpu=True)
     net, optimizer = helper.prepare(model, optimizer)
@@ -229,7 +244,7 @@ def accelerate(setting: Setting, full: bool = False) -> float:
 
 
 def lightning(setting: Setting, defaults: bool = False, log: bool = False) -> float:
-    """Lightning's trainer: all off, or with its defaults, or those and one logged metric."""
+    """Lightning's trainer: everything off, the defaults, or the defaults and a logged metric."""
     library = importlib.import_module("lightning")
     clock, model, optimizer = setting.start()
 
@@ -269,7 +284,7 @@ def lightning(setting: Setting, defaults: bool = False, log: bool = False) -> fl
 
 LOOPS: dict[str, tuple[str, Callable[[Setting], float]]] = {
     "bare loop": ("torch", bare),
-    "torch-template, defaults": ("torch", ours),  # the next to it in time
+    "torch-template, defaults": ("torch", ours),  # measured right after the bare loop
     "bare loop, default optimizer": ("torch", partial(bare, fused=None)),
     "bare loop, loss summed": ("torch", partial(bare, summed=True)),
     "Ignite Engine": ("ignite", ignite),
@@ -284,14 +299,17 @@ LOOPS: dict[str, tuple[str, Callable[[Setting], float]]] = {
 
 
 def measure(rounds: int, steps: int) -> dict[str, dict[str, list[float]]]:
-    """Microseconds a step of each loop in each round, by network and loop."""
+    """Returns microseconds per step of each round, by network and loop."""
     found: dict[str, dict[str, list[float]]] = {}
     for name, (inputs, width) in SIZES.items():
         setting = Setting(inputs, width, steps)
         loops = {k: f for k, (needs, f) in LOOPS.items() if importlib.util.find_spec(needs)}
         found[name] = {loop: [] for loop in loops}
-        for number in range(rounds):  # there and back, as the machine's speed drifts
-            for loop in [*loops][:: 1 if number % 2 == 0 else -1]:
+        for number in range(rounds):
+            order = list(loops)
+            if number % 2 == 1:  # alternate the direction, since the machine's speed drifts
+                order.reverse()
+            for loop in order:
                 if LOOPS[loop][0] == "torch" or number < PEER_ROUNDS:
                     found[name][loop].append(loops[loop](setting))
     return found
@@ -304,10 +322,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     for name in ("lightning.pytorch", "lightning", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with redirect_stdout(StringIO()), redirect_stderr(Terminal()):  # of all loops
+    with redirect_stdout(StringIO()), redirect_stderr(Terminal()):  # progress bars and messages
         found = measure(rounds=1 if quick else 25, steps=200)
     for name, loops in found.items():
-        print(f"\n{name}, batch {BATCH}: µs a step, over the bare loop, share of its throughput")
+        columns = "µs per step, difference to the bare loop, ratio of throughputs"
+        print(f"\n{name}, batch {BATCH}: {columns}")
         for loop, times in loops.items():
             pairs = list(zip(times, loops["bare loop"], strict=False))
             over = statistics.median(time - base for time, base in pairs)

@@ -1,4 +1,4 @@
-"""BatchGenerator what RESULTS.md says of steps and recipes into docs/speed.png."""
+"""Plots the results of loop.py and recipes.py in RESULTS.md; writes docs/speed.png."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,15 @@ from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 PICTURE = RESULTS.parent.parent / "docs/speed.png"
-OURS, BARE = "torch-template, defaults", "bare loop"
-SHOWN = {  # of the loops, from below, and what they are called
+OURS = "torch-template, defaults"
+BARE = "bare loop"
+SHOWN = {  # the labels of the loops, from bottom to top
     "Lightning, defaults": "Lightning, defaults",
     "Lightning, all off": "Lightning, all off",
     "Accelerate": "Accelerate",
-    "Ignite supervised trainer": "Ignite, its own step",
-    "Ignite Engine": "Ignite, a step by hand",
-    BARE: "loop by hand",
+    "Ignite supervised trainer": "Ignite, supervised trainer",
+    "Ignite Engine": "Ignite, custom step",
+    BARE: "hand-written loop",
     OURS: "torch-template",
 }
 COLOURS = {OURS: "#ee4c2c", BARE: "#57606a"}
@@ -22,7 +23,7 @@ OTHERS = "#afb8c1"
 
 
 def read(text: str) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Microseconds a step by loop, and tutorial epochs and accuracy in per cent by recipe."""
+    """Returns µs per step by loop, and (tutorial epochs, accuracy in %) by recipe."""
     tiny = text.split("tiny (20-32-10)")[1].split("MLP (784-512-512-10)")[0]
     loops = re.findall(r"^(\S.*?)  +([\d.]+) +[-+]", tiny, re.MULTILINE)
     pattern = r"^(\S.*?)  +[\d.]+ +[\d.]+ - +[\d.]+ +([\d.]+) +(0\.\d+)"
@@ -32,25 +33,25 @@ def read(text: str) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
 
 
 def draw(text: str) -> Figure:
-    """Bars of the loops, and beside them what accuracy the recipes reach in which time."""
+    """Plots the times of the loops as bars, and the accuracy of the recipes over time."""
     loops, recipes = read(text)
     figure = Figure((9.6, 3.4), layout="constrained")
     bars, points = figure.subplots(1, 2)
     times = [loops[name] for name in SHOWN]
     drawn = bars.barh([*SHOWN.values()], times, color=[COLOURS.get(n, OTHERS) for n in SHOWN])
     bars.bar_label(drawn, [f"{time:.0f} µs" for time in times], padding=3)
-    bars.set_title("A training step of a network 20-32-10, one thread", loc="left", fontsize=10)
+    bars.set_title("One training step, network 20-32-10, one thread", loc="left", fontsize=10)
     bars.set_xlim(0, 1.15 * max(times))
     bars.xaxis.set_visible(False)
     bars.tick_params(left=False)
     bars.spines[:].set_visible(False)
     epochs, scores = zip(*recipes.values(), strict=True)
     points.plot(epochs, scores, "o-", color=COLOURS[OURS])
-    for name, place in recipes.items():
+    for name, position in recipes.items():
         style = {"textcoords": "offset points", "ha": "left", "va": "top", "fontsize": 9}
-        points.annotate(name, place, (6, -4), **style)
+        points.annotate(name, position, (6, -4), **style)
     points.set_title("FashionMNIST: test accuracy, %", loc="left", fontsize=10)
-    points.set_xlabel("time of train.py, in epochs of PyTorch's tutorial (log.)", fontsize=9)
+    points.set_xlabel("wall time, in epochs of PyTorch's tutorial (log scale)", fontsize=9)
     points.set_xscale("log")
     ticks = [1, 2, 5, 10, 20]
     points.set_xticks(ticks, [str(tick) for tick in ticks])

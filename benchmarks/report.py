@@ -1,7 +1,7 @@
-"""Runs the benchmarks, prints what they print, writes it to RESULTS.md, and draws docs/speed.png.
+"""Runs the benchmarks, prints their output, writes it to RESULTS.md, and plots docs/speed.png.
 
-Not scaling.py, whose processes take ten minutes to start and stop: its tables are in
-docs/scaling.md.
+scaling.py is not included, since its processes take ten minutes to start and stop. Its tables are
+in docs/scaling.md.
 """
 
 import os
@@ -17,12 +17,12 @@ from picture import PICTURE, RESULTS, draw
 
 FOLDER = Path(__file__).resolve().parent
 SCRIPTS = (
-    *("loop", "accelerator", "data", "mapped", "recipes", "growth", "start", "saving", "figures"),
-)
+    "loop", "accelerator", "data", "mapped", "recipes", "growth", "start", "saving", "figures",
+)  # fmt: skip
 
 
 def machine() -> str:
-    """The processor, how many of it, and what runs on it."""
+    """Returns the processor, its number of cores, and the versions of the software."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
@@ -32,12 +32,15 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Prints all tables as they come; with QUICK they are shorter and nothing is written."""
-    quick, begun = bool(os.environ.get("QUICK")), time.monotonic()
-    command = "make bench" + (f" SEEDS={seeds}" if (seeds := os.environ.get("SEEDS")) else "")
+    """Runs all scripts; with QUICK, in their short form and without writing results."""
+    quick = bool(os.environ.get("QUICK"))
+    begun = time.monotonic()
+    command = "make bench"
+    if "SEEDS" in os.environ:
+        command += f" SEEDS={os.environ['SEEDS']}"
     text = f"# Results\n\n`{command}` on {date.today()}: {machine()}.\n"
-    text += "The machine is shared and its speed changes: compare within a table, not between.\n"
-    # What is imported is compiled once, as it is for users: else each start takes twice as long.
+    text += "The speed of the machine varies: compare numbers within a table only.\n"
+    # Bytecode is cached, as it is for users; without it, each start takes twice as long.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     failed = []
     for name in SCRIPTS:
@@ -58,12 +61,12 @@ def main() -> None:
             continue
         about = (FOLDER / f"{name}.py").read_text(encoding="utf-8").split('"""')[1].strip()
         text += f"\n## {name}.py\n\n{about}\n\n```\n{''.join(lines).strip()}\n```\n"
-    print(f"\nin {time.monotonic() - begun:.0f} s")
+    print(f"\nfinished in {time.monotonic() - begun:.0f} s")
     if failed:
-        sys.exit(f"failed, so that nothing is written: {', '.join(failed)}")
+        sys.exit(f"error: {', '.join(failed)} failed; the results are not written")
     if not quick:
         RESULTS.write_text(text, encoding="utf-8")
-        if os.environ.get("DATA_ROOT"):  # else there are no recipes to draw
+        if os.environ.get("DATA_ROOT"):  # without the data there are no recipes to plot
             draw(text).savefig(PICTURE, dpi=110)
 
 

@@ -1,8 +1,8 @@
-"""What a checkpoint costs: as a share of the fifty training steps of the default model between two.
+"""The cost of a checkpoint, relative to fifty training steps of the default model.
 
-Both are timed in one process, in turn: fifty steps of the default settings on synthetic images of
-FashionMNIST's shape, then a save with all that belongs to it (state, check for NaN, SHA-256, fsync,
-names). What is printed is the median over the rounds, after one that is not counted.
+Steps and saves alternate in one process: fifty steps with the default settings on synthetic images
+of FashionMNIST's shape, then a complete save (state, check for non-finite values, SHA-256, fsync,
+renaming). The medians over the rounds are printed; the first round is a warm-up.
 """
 
 import importlib
@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}"
-STEPS, ROUNDS = 50, 1 if os.environ.get("QUICK") else 9
+STEPS = 50
+ROUNDS = 1 if os.environ.get("QUICK") else 9
 
 
 def main() -> None:
@@ -26,7 +27,8 @@ def main() -> None:
     loaders = importlib.import_module("builders").build_training_loaders(settings)
     model = importlib.import_module("builders").build_model(settings, loaders["train"].dataset)
     record = importlib.import_module("logger.run_log").RunLog
-    steps, saves = [], []
+    steps = []
+    saves = []
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name:
         run = Path(name)
         (run / "checkpoints").mkdir()
@@ -43,7 +45,8 @@ def main() -> None:
             steps.append(middle - start)
             saves.append(time.perf_counter() - middle)
         trainer.record.file.close()
-    save, fifty = statistics.median(saves[1:]), statistics.median(steps[1:])
+    save = statistics.median(saves[1:])
+    fifty = statistics.median(steps[1:])
     print(f"one save: {1000 * save:.1f} ms; {STEPS} steps: {1000 * fifty:.0f} ms")
     print(f"saving every {STEPS} steps costs {100 * save / fifty:.1f} % (at most 3)")
 

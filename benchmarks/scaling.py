@@ -1,21 +1,25 @@
-"""What a step takes in 1, 2 and 4 processes of this machine, and what docs/scaling.md predicts.
+"""The time of a step in 1, 2 and 4 processes on this machine, compared with docs/scaling.md.
 
-The model's own numbers are measured in turn with the rest: an all_reduce of gloo by its size (alpha
-and beta), a small one after a millisecond of computing, where processes wait for the last of them,
-and a step in one process with the whole batch, and with a process's part of it and the batch
-normalisation of several processes. The exchanges of a step are counted by torch's profiler.
-Predicted: the computing, times processes per core, and the exchanges; at best with alpha and the
-gradients behind the backward pass, at worst with alpha between computing and nothing hidden.
-Measured: the time from one step of the generated project's trainer to the next. All on one thread a
-process; medians over the steps, then over the rounds, with the lowest and the highest round. The
-bytes are those that the first process keeps.
+    python benchmarks/scaling.py [KEY=VALUE ...]    for example trainer.strategy=fsdp
+    python benchmarks/scaling.py --count            the operations of one step
 
-python benchmarks/scaling.py --count tells the operations of a step. Settings of the project may
-follow: python benchmarks/scaling.py trainer.strategy=fsdp
+The parameters of the model are measured alternately with the steps:
+
+- an all-reduce of gloo by its size, which gives the latency alpha and the time per byte beta;
+- a small all-reduce after a millisecond of computation, where processes wait for the slowest one;
+- a step of one process with the whole batch, and with the part of the batch that one of several
+  processes has, with the batch normalisation of several processes.
+
+torch's profiler counts the collectives of a step. Predicted: the computation, times the processes
+per core, plus the collectives. The best case uses alpha and hides the gradients behind the backward
+pass; the worst case uses the latency after computation and hides nothing. Measured: the time
+between two steps of the template's trainer. Each process has one thread. The tables show medians
+over the steps, then over the rounds, with the lowest and the highest round. The bytes are those
+that the first process stores.
 """
 
 # mypy: disable-error-code="import-not-found, misc, no-any-return, no-untyped-call"
-# (it takes the payload's modules as they are run)
+# (the payload's modules are imported at run time)
 
 import json
 import os
@@ -24,13 +28,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -45,24 +49,28 @@ from utils import parallel as distributed  # noqa: E402
 from utils.errors import RANK, WORLD  # noqa: E402
 
 QUICK = bool(os.environ.get("QUICK"))
-ROUNDS, WARM, STEPS = (1, 10, 20) if QUICK else (3, 20, 60)  # WARM: steps that are not counted
-PROCESSES, BATCH = (1, 2, 4), 128
+ROUNDS = 1 if QUICK else 3
+WARM_UP_STEPS = 10 if QUICK else 20
+STEPS = 20 if QUICK else 60
+PROCESSES = (1, 2, 4)
+BATCH = 128
 SIZES = (4, 260, 2**15, 2**18, 2**20, 2**22, 2**24)  # bytes
-MODELS = {  # settings file and changes: the default network on other images, and large gradients
+MODELS = {  # settings file and changes: the default network, and one with large gradients
     "default network": ("fashion_mnist", ["data.name=synthetic.Synthetic"]),
     "MLP 784-2048-2048-10": ("synthetic", ["model.name=networks.MLP", "model.width=2048"]),
 }
 ALWAYS = ["device=cpu", "data.workers=0", "logger.tensorboard=false", "trainer.epochs=99"]
-BACKWARD = 2 / 3  # of the computing: two products for each one of the forward pass
-SHARED = "in one process, the batch normalisation of several"  # beside the settings
+BACKWARD = 2 / 3  # of the computation: two matrix products for each one of the forward pass
+# Passed in addition to the settings: one process uses the batch normalisation of several.
+SHARED = "use SharedBatchNorm"
 Found = dict[str, Any]
 
 
-# In the processes that are measured.
+# In the measured processes.
 
 
 def build(settings: Any, run: Path) -> Any:
-    """The trainer that the settings name."""
+    """Builds the trainer that the settings name."""
     loaders = build_training_loaders(settings)
     model = build_model(settings, loaders["train"].dataset)
     (run / "checkpoints").mkdir(exist_ok=True)
@@ -70,41 +78,53 @@ def build(settings: Any, run: Path) -> Any:
 
 
 def kept_bytes(trainer: Any) -> tuple[int, int]:
-    """Parameters, and optimizer's state, as far as this process keeps them."""
-    parts = [0, 0]
+    """Returns the bytes of parameters and of optimizer state that this process stores."""
+    parameter_bytes = 0
+    state_bytes = 0
     for optimizer in trainer.optimizers:
-        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            held = [[parameter], optimizer.state[parameter].values()]
-            for k, tensors in enumerate(held):
-                own = [getattr(t, "to_local", lambda t=t: t)() for t in tensors]
-                parts[k] += sum(t.nbytes for t in own if hasattr(t, "nbytes"))
-    return parts[0], parts[1]
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter_bytes += local_bytes(parameter)
+                state_bytes += sum(map(local_bytes, optimizer.state[parameter].values()))
+    return parameter_bytes, state_bytes
+
+
+def local_bytes(value: Any) -> int:
+    """Returns the bytes of a tensor, or of the local shard of a DTensor; 0 for other values."""
+    if isinstance(value, DTensor):
+        value = value.to_local()
+    return value.nbytes if isinstance(value, Tensor) else 0
 
 
 def train(file: str, changes: list[str], folder: Path) -> Found:
-    """Trains by the project's own loop; seconds a step, exchanges of a step, bytes kept."""
-    own = [text for text in changes if text != SHARED]
-    settings = load_settings(PAYLOAD / f"config/{file}.yaml", [*ALWAYS, *own])
+    """Trains with the project's loop; returns seconds and collectives per step, and bytes."""
+    overrides = [text for text in changes if text != SHARED]
+    settings = load_settings(PAYLOAD / f"config/{file}.yaml", [*ALWAYS, *overrides])
     distributed.start(torch.device("cpu"))
     trainer = build(settings, folder)
-    for part in trainer.model.modules() if SHARED in changes else ():
-        if isinstance(part, _BatchNorm):  # as distributed.spread does
-            part.__class__ = distributed.SharedBatchNorm
-    update, ticks = trainer.update, list[float]()
+    if SHARED in changes:
+        for module in trainer.model.modules():
+            if isinstance(module, _BatchNorm):  # the same replacement as in several processes
+                module.__class__ = distributed.SharedBatchNorm
+    update = trainer.update
+    ticks: list[float] = []
     traced = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
     def timed(batches: Any) -> None:
         ticks.append(time.perf_counter())
-        with traced if len(ticks) == WARM - 1 else nullcontext():
+        if len(ticks) == WARM_UP_STEPS - 1:
+            with traced:
+                update(batches)
+        else:
             update(batches)
 
     trainer.update = timed
     trainer.fit()
     distributed.stop()
-    times = [b - a for a, b in zip(ticks[WARM:], ticks[WARM + 1 :], strict=False)]
+    times = [b - a for a, b in zip(ticks[WARM_UP_STEPS:], ticks[WARM_UP_STEPS + 1 :], strict=False)]
     exchanges = []
     for event in traced.events():
-        if event.name.startswith("gloo:"):  # which has one of the parts that it gathers
+        if event.name.startswith("gloo:"):  # the event of a gather names the shape of one part
             parts = WORLD if "gather" in event.name else 1
             size = parts * max(map(prod, event.input_shapes), default=0)
             exchanges.append((event.name.removeprefix("gloo:"), size))
@@ -113,19 +133,21 @@ def train(file: str, changes: list[str], folder: Path) -> Found:
 
 
 def exchange() -> Found:
-    """Seconds of an all_reduce by its size in bytes."""
+    """Returns the seconds of an all-reduce by its size in bytes."""
     torch.set_num_threads(1)
     distributed.start(torch.device("cpu"))
     found = {}
     for size in SIZES:
-        tensor, times = torch.ones(size // 4), []
-        for _ in range(WARM if size > 2**20 else 5 * WARM):
+        tensor = torch.ones(size // 4)
+        times = []
+        for _ in range(WARM_UP_STEPS if size > 2**20 else 5 * WARM_UP_STEPS):
             begun = time.perf_counter()
             distributed.add_up([tensor.fill_(1)])
             times.append(time.perf_counter() - begun)
         found[str(size)] = statistics.median(times[2:])
-    matrix, times = torch.ones(320, 320), []
-    for _ in range(5 * WARM):
+    matrix = torch.ones(320, 320)
+    times = []
+    for _ in range(5 * WARM_UP_STEPS):
         _ = matrix @ matrix
         begun = time.perf_counter()
         distributed.add_up([tensor[:65].fill_(1)])
@@ -136,18 +158,18 @@ def exchange() -> Found:
 
 
 def work(file: str, output: str, *changes: str) -> None:
-    """What `start` has each process do; the first one writes what it found."""
+    """Runs in each process that `start` starts; the first process writes its results."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as folder:
         found = train(file, [*changes], Path(folder)) if file else exchange()
     if not RANK:
         Path(output).write_text(json.dumps(found), encoding="utf-8")
 
 
-# In the process that measures.
+# In the measuring process.
 
 
 def start(processes: int, file: str, *changes: str) -> Found:
-    """What processes with one thread each find."""
+    """Starts processes with one thread each; returns the results of the first one."""
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
@@ -167,7 +189,7 @@ def start(processes: int, file: str, *changes: str) -> Found:
 
 
 def link(found: list[Found]) -> tuple[float, float, float]:
-    """Seconds of a small exchange, of one between computing, and of a byte more in a large one."""
+    """Returns the seconds of a small all-reduce, of one after computation, and per byte."""
     large, more = SIZES[-2:]
     beta = (middle(found, str(more)) - middle(found, str(large))) / (more - large)
     return middle(found, str(SIZES[0])), middle(found, "busy"), beta
@@ -176,27 +198,26 @@ def link(found: list[Found]) -> tuple[float, float, float]:
 def predict(
     computing: float, exchanges: list[Any], alpha: float, busy: float, beta: float
 ) -> list[float]:
-    """Seconds of a step, at best and at worst; exchanges of 20 kB and more can be hidden."""
+    """Returns best and worst time of a step; only collectives of at least 20 kB can be hidden."""
     costs = [4 * count * beta / (1 if name == "all_reduce" else 2) for name, count in exchanges]
     large = [cost for cost in costs if cost >= 20_000 * beta / 2]
     small = sum(costs) - sum(large)
-    few, many = len(exchanges) - len(large), len(large)
-    seen = max(0, sum(large) + many * alpha - BACKWARD * computing)
-    return [
-        computing + small + few * alpha + seen,
-        computing + small + len(exchanges) * busy + sum(large),
-    ]
+    small_count = len(exchanges) - len(large)
+    not_hidden = max(0, sum(large) + len(large) * alpha - BACKWARD * computing)
+    best = computing + small + small_count * alpha + not_hidden
+    worst = computing + small + len(exchanges) * busy + sum(large)
+    return [best, worst]
 
 
 def measure(changes: list[str]) -> dict[str, list[Found]]:
-    """What each round finds, by what is measured."""
+    """Returns the results of each round by the name of the measurement."""
     jobs: dict[str, tuple[Any, ...]] = {}
     for world in PROCESSES[1:]:
         jobs[f"gloo {world}"] = (world, "")
     alone = [text for text in changes if not text.startswith("trainer.strategy")]
     for name, (file, own) in MODELS.items():
         for world in PROCESSES:
-            steps = f"trainer.max_steps={WARM + STEPS}"
+            steps = f"trainer.max_steps={WARM_UP_STEPS + STEPS}"
             part = f"data.batch_size={BATCH // world}"
             jobs[f"{name} part {world}"] = (1, file, *own, steps, *alone, part)
             if world > 1:
@@ -212,29 +233,30 @@ def measure(changes: list[str]) -> dict[str, list[Found]]:
 
 
 def middle(found: list[Found], key: str) -> float:
-    """The median over the rounds."""
+    """Returns the median over the rounds."""
     return statistics.median(float(each[key]) for each in found)
 
 
-def spread(found: list[Found], key: str) -> str:
-    """The median over the rounds, in milliseconds, with the lowest and the highest."""
+def milliseconds(found: list[Found], key: str) -> str:
+    """Returns the median, lowest and highest milliseconds over the rounds, as text."""
     values = [1000 * float(each[key]) for each in found]
     return f"{statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})"
 
 
 def table(*header: str) -> None:
-    """Prints the head of a table, as Markdown."""
+    """Prints the header of a Markdown table."""
     print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
 
 
 def row(*cells: object) -> None:
-    """Prints a row of it."""
+    """Prints a row of a Markdown table."""
     print(f"| {' | '.join(f'{c:,}' if isinstance(c, int) else str(c) for c in cells)} |")
 
 
-def tell(found: dict[str, list[Found]]) -> None:
+def print_tables(found: dict[str, list[Found]]) -> None:
     """Prints three tables."""
-    cores, links = os.cpu_count() or 1, {}
+    cores = os.cpu_count() or 1
+    links = {}
     table("gloo, processes", "alpha, µs", "between computing, µs", "beta, ns/byte", "GB/s one way")
     for world in PROCESSES[1:]:
         alpha, busy, beta = links[world] = link(found[f"gloo {world}"])
@@ -250,7 +272,8 @@ def tell(found: dict[str, list[Found]]) -> None:
             if world > 1:
                 low, high = predict(computing, exchanges, *links[world])
                 text = f"{1000 * low:.1f}–{1000 * high:.1f}"
-            alone, measured = spread(part, "step"), spread(whole, "step")
+            alone = milliseconds(part, "step")
+            measured = milliseconds(whole, "step")
             amount = f"{4e-6 * sum(count for _, count in exchanges):.2f}"
             row(name, world, alone, text, measured, len(exchanges), amount)
     table("bytes a process", "processes", "parameters", "gradients", "optimizer")
@@ -261,29 +284,31 @@ def tell(found: dict[str, list[Found]]) -> None:
 
 
 class Operators(TorchDispatchMode):
-    """Counts torch's operators that compute something, as each is a kernel or more on a device."""
+    """Counts torch's operators except for views; each launches at least one kernel."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not func.is_view
+        if not func.is_view:
+            self.count += 1
         return func(*args, **(kwargs or {}))
 
 
 def count() -> None:
-    """Prints what a step of the default network computes and keeps."""
+    """Prints the operations and the activations of a step of the default network."""
     file, changes = MODELS["default network"]
     settings = load_settings(PAYLOAD / f"config/{file}.yaml", [*ALWAYS, *changes])
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(settings, Path(folder))
     ((batch,),) = trainer.loaders["train"].steps(0, 1)
-    size, kept = len(batch["target"]), dict[int, int]()
+    size = len(batch["target"])
+    saved: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
@@ -294,22 +319,22 @@ def count() -> None:
     with Operators() as operators:
         trainer.update([batch])
     weights = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
-    activations = sum(amount for place, amount in kept.items() if place not in weights)
+    activations = sum(amount for address, amount in saved.items() if address not in weights)
     print(f"parameters: {sum(p.numel() for p in trainer.model.parameters()):,}")
     flops = [mode.get_total_flops() / size for mode in (forward, backward)]
-    print(f"operations a sample: {flops[0]:,.0f} forward, {flops[1]:,.0f} backward")
-    print(f"kept for the backward pass: {activations / size:,.0f} bytes a sample")
-    print(f"operators that compute, a step: {operators.count}")
+    print(f"operations per sample: {flops[0]:,.0f} forward, {flops[1]:,.0f} backward")
+    print(f"saved for the backward pass: {activations / size:,.0f} bytes per sample")
+    print(f"operators per step, except for views: {operators.count}")
 
 
 def main() -> None:
-    """Prints the tables, or the operations."""
+    """Prints the tables or the operations."""
     if sys.argv[1:2] == ["work"]:
         work(*sys.argv[2:])
     elif sys.argv[1:2] == ["--count"]:
         count()
     else:
-        tell(measure(sys.argv[1:]))
+        print_tables(measure(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The predictions of docs/scaling.md: what a step takes on 1 to 1,024 H100s.
+"""The predictions of docs/scaling.md: the time of a step on 1 to 1,024 H100s.
 
-python benchmarks/scaling_model.py [PICTURE.png] prints its tables, as Markdown, and draws its
-picture. What the numbers stand on, and where they come from, is said there.
+    python benchmarks/scaling_model.py [PICTURE.png]
+
+Prints the tables of docs/scaling.md as Markdown and plots its picture. docs/scaling.md explains the
+model and the sources of its numbers.
 """
 
 import math
@@ -10,34 +12,37 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-PEAK, MEMORY, ROOM = 989e12, 3.35e12, 80e9  # of an H100 SXM: bf16 operations/s, bytes/s, bytes
-SHARE_OF_PEAK = 0.42  # measured by MosaicML for a network of 1.3 billion parameters
-SHARE_OF_LINK = 0.8  # NCCL counts with 360 of NVLink's 450 GB/s
-MACHINE = 8  # devices in a machine
-BUCKET = 25 * 2**20  # bytes of gradients that DistributedDataParallel sends at once
-LAUNCH = 5e-6  # seconds that the host needs for an operator: assumed
-DISK = 2e9  # bytes/s of checkpoints: assumed
+# An H100 SXM.
+PEAK_FLOPS = 989e12  # bf16 operations/s
+MEMORY_BANDWIDTH = 3.35e12  # bytes/s
+MEMORY_SIZE = 80e9  # bytes
 
-# Seconds, by NCCL's protocols LL, LL128 and Simple (src/tuning/cost_model.cc).
+PEAK_FRACTION = 0.42  # measured by MosaicML for a network of 1.3 billion parameters
+LINK_FRACTION = 0.8  # NCCL assumes 360 of NVLink's 450 GB/s
+DEVICES_PER_MACHINE = 8
+BUCKET_SIZE = 25 * 2**20  # bytes of gradients in one all-reduce of DistributedDataParallel
+LAUNCH_TIME = 5e-6  # seconds of the host for an operator; assumed
+DISK_BANDWIDTH = 2e9  # bytes/s of checkpoints; assumed
+
+# Latencies in seconds for NCCL's protocols LL, LL128 and Simple (src/tuning/cost_model.cc).
 BASE = {"tree": (6.8e-6, 14e-6, 8.4e-6), "ring": (6.6e-6, 14e-6, 8.4e-6)}
 HOPS = {
     ("tree", "nvlink"): (0.6e-6, 1.25e-6, 4.0e-6),
     ("ring", "nvlink"): (0.6e-6, 1.9e-6, 3.4e-6),
-    ("tree", "pci"): (1.0e-6, math.inf, 4.0e-6),  # no LL128 there
+    ("tree", "pci"): (1.0e-6, math.inf, 4.0e-6),  # PCIe has no LL128
     ("ring", "pci"): (1.0e-6, math.inf, 5.7e-6),
     ("tree", "net"): (5.0e-6, 8.5e-6, 14.0e-6),
     ("ring", "net"): (2.7e-6, 4.0e-6, 14.0e-6),
 }
-POSTING = (1e-6, 1e-6, 3e-6)  # the least that a ring's hop takes between machines
-USABLE, LL_MOST = (
-    (0.5, 0.92, 1.0),
-    (141e9, 35e9),
-)  # shares of the links; LL, in and between machines
+MIN_RING_HOP = (1e-6, 1e-6, 3e-6)  # seconds, if the ring contains several machines
+USABLE_BANDWIDTH = (0.5, 0.92, 1.0)  # fraction of the link
+MAX_LL_BANDWIDTH_WITHIN = 141e9  # bytes/s of the protocol LL within a machine
+MAX_LL_BANDWIDTH_BETWEEN = 35e9  # and between machines
 
 
 @dataclass(frozen=True)
 class Network:
-    """Links, in bytes/s one way: of a device within its machine, of a machine to the others."""
+    """Bandwidths in bytes/s, one way: of a device within its machine, and between machines."""
 
     name: str
     kind: str
@@ -53,100 +58,108 @@ NETWORKS = (
 
 @dataclass(frozen=True)
 class Decoder:
-    """A decoder transformer without biases, output and input embedding in one."""
+    """A decoder transformer without biases and with tied embeddings."""
 
     layers: int = 24
     width: int = 1792
     words: int = 50304
-    tokens: int = 1024  # of a sequence
+    tokens: int = 1024  # per sequence
 
     @property
     def block(self) -> int:
-        """Parameters of a layer: four matrices of attention, and two of four times the width."""
+        """Parameters of a layer: four attention matrices, and two of four times the width."""
         return 12 * self.width**2
 
     @property
     def parameters(self) -> int:
-        """All of them, but for the scales of the norms (0.01 %)."""
+        """All parameters, except for the scales of the normalisation layers (0.01 %)."""
         return self.layers * self.block + self.words * self.width
 
     @property
     def operations(self) -> float:
-        """Of a sequence, forward and backward."""
+        """Operations per sequence, forward and backward."""
         attention = 12 * self.layers * self.width * self.tokens
         return self.tokens * (6.0 * self.parameters + attention)
 
     @property
     def activations(self) -> float:
-        """Bytes of a sequence: Korthikanti et al. with fused attention; logits, three times."""
+        """Bytes per sequence (Korthikanti et al., fused attention), with logits three times."""
         return self.tokens * (34.0 * self.layers * self.width + 10 * self.words)
 
 
 def exchange(
     network: Network, devices: int, amount: float, passes: int, alone: bool = False
 ) -> float:
-    """Seconds of a collective by NCCL's own reckoning, with the best protocol for the amount.
+    """Returns the seconds of a collective in NCCL's cost model, with the fastest protocol.
 
-    Two passes are an all-reduce, which may go along trees; one is an all-gather, a reduce-scatter.
-    `alone`: each device is in another machine, and has an eighth of its machine's links.
+    Args:
+        network: the links.
+        devices: the number of devices.
+        amount: bytes.
+        passes: 2 for an all-reduce, which can use trees; 1 for an all-gather or reduce-scatter.
+        alone: each device is in another machine and has an eighth of that machine's links.
     """
     if devices == 1:
         return 0.0
-    within = 1 if alone else min(devices, MACHINE)
+    within = 1 if alone else min(devices, DEVICES_PER_MACHINE)
     machines = math.ceil(devices / within)
-    outside = network.between / (MACHINE if alone else 1)
-    bus = SHARE_OF_LINK * (network.inside if machines == 1 else min(network.inside, outside))
+    outside = network.between / (DEVICES_PER_MACHINE if alone else 1)
+    bus = LINK_FRACTION * (network.inside if machines == 1 else min(network.inside, outside))
+    max_ll_bandwidth = MAX_LL_BANDWIDTH_WITHIN if machines == 1 else MAX_LL_BANDWIDTH_BETWEEN
     found = []
     for shape in ("ring", "tree")[:passes]:
         for k in range(3):
-            inner, outer = HOPS[shape, network.kind][k], HOPS[shape, "net"][k]
+            inner = HOPS[shape, network.kind][k]
+            outer = HOPS[shape, "net"][k]
             if shape == "tree":
                 hops = 2 * ((within - 1) * inner + math.log2(machines) * outer)
             else:
-                inner = max(inner, POSTING[k]) if machines > 1 else inner
+                inner = max(inner, MIN_RING_HOP[k]) if machines > 1 else inner
                 hops = passes * ((devices - machines) * inner + (machines - 1) * outer)
             if math.isfinite(inner):
-                rate = min(USABLE[k] * bus, LL_MOST[machines > 1] if k == 0 else math.inf)
+                rate = USABLE_BANDWIDTH[k] * bus
+                if k == 0:  # the protocol LL
+                    rate = min(rate, max_ll_bandwidth)
                 sent = passes * (devices - 1) / devices * amount
                 found.append(BASE[shape][k] + hops + sent / rate)
     return min(found)
 
 
 def computing(model: Decoder, sequences: float) -> float:
-    """Seconds, forward and backward."""
-    return sequences * model.operations / (PEAK * SHARE_OF_PEAK)
+    """Returns the seconds of the forward and the backward pass."""
+    return sequences * model.operations / (PEAK_FLOPS * PEAK_FRACTION)
 
 
 def ddp(
-    model: Decoder, network: Network, devices: int, sequences: float, size: float = BUCKET
+    model: Decoder, network: Network, devices: int, sequences: float, size: float = BUCKET_SIZE
 ) -> float:
-    """Seconds of a step; buckets are sent behind the backward pass, but for the last one."""
+    """Returns the seconds of a step of DDP; the backward pass hides all buckets but the last."""
     count = math.ceil(4 * model.parameters / size)
     bucket = exchange(network, devices, 4 * model.parameters / count, 2)
-    all_in_all = computing(model, sequences)
-    backward = max(2 / 3 * all_in_all, (count - 1) * bucket) + bucket
-    return all_in_all / 3 + backward + 28 * model.parameters / MEMORY
+    compute_time = computing(model, sequences)
+    backward = max(2 / 3 * compute_time, (count - 1) * bucket) + bucket
+    return compute_time / 3 + backward + 28 * model.parameters / MEMORY_BANDWIDTH
 
 
 def fsdp(
     model: Decoder, network: Network, devices: int, sequences: float, hybrid: bool = False
 ) -> float:
-    """Seconds of a step; a block is gathered while the one before computes.
+    """Returns the seconds of a step of FSDP, which gathers a block while the previous one computes.
 
-    `hybrid`: within a machine alone; then machines exchange gradients of the parts.
+    With `hybrid`, parameters are sharded within a machine, and machines all-reduce the gradients.
     """
-    group = min(devices, MACHINE) if hybrid else devices
+    group = min(devices, DEVICES_PER_MACHINE) if hybrid else devices
     blocks = [model.block] * model.layers + [model.words * model.width]
     gathers = [exchange(network, group, 2 * size, 1) for size in blocks]
     scatters = [exchange(network, group, 4 * size, 1) for size in blocks]
-    if hybrid and devices > MACHINE:
+    if hybrid and devices > DEVICES_PER_MACHINE:
         for k, size in enumerate(blocks):
             scatters[k] += exchange(network, devices // group, 4 * size / group, 2, alone=True)
-    all_in_all = computing(model, sequences)
-    forward = max(all_in_all / 3, sum(gathers) - gathers[-1]) + gathers[-1]
+    compute_time = computing(model, sequences)
+    forward = max(compute_time / 3, sum(gathers) - gathers[-1]) + gathers[-1]
     rest = sum(gathers) + sum(scatters) - scatters[-1]
-    backward = max(2 / 3 * all_in_all, rest) + scatters[-1]
-    return forward + backward + 28 * model.parameters / group / MEMORY
+    backward = max(2 / 3 * compute_time, rest) + scatters[-1]
+    return forward + backward + 28 * model.parameters / group / MEMORY_BANDWIDTH
 
 
 WAYS: dict[str, Callable[[Decoder, Network, int, float], float]] = {
@@ -158,9 +171,9 @@ DEVICES = (1, 8, 64, 1024)
 
 
 def memory(model: Decoder, devices: int) -> tuple[float, float]:
-    """Bytes a device with AdamW, activations apart: DDP, FSDP.
+    """Returns the bytes per device of DDP and FSDP with AdamW, without activations.
 
-    FSDP keeps two blocks and the embedding gathered (bf16), and the gradients of one (float32).
+    FSDP stores two gathered blocks and the embedding (bf16), and the gradients of one (float32).
     """
     embedding = model.words * model.width
     gathered = 2 * (2 * model.block + embedding) + 4 * max(model.block, embedding)
@@ -169,9 +182,9 @@ def memory(model: Decoder, devices: int) -> tuple[float, float]:
 
 
 def small_network(network: Network, devices: int, samples: float) -> list[float]:
-    """Seconds of the default network's step: arithmetic, launches, exchanges, all."""
-    arithmetic = samples * 9_291_840 / (PEAK * SHARE_OF_PEAK)
-    launches = 120 * LAUNCH
+    """Returns seconds of a step of the default network: arithmetic, launches, collectives, all."""
+    arithmetic = samples * 9_291_840 / (PEAK_FLOPS * PEAK_FRACTION)
+    launches = 120 * LAUNCH_TIME
     gather = partial(exchange, network, devices, passes=1)
     reduce = partial(exchange, network, devices, passes=2)
     exchanges = 5 * gather(4 * 65 * devices) + 4 * reduce(4 * 64)  # batch normalisation
@@ -180,24 +193,34 @@ def small_network(network: Network, devices: int, samples: float) -> list[float]
 
 
 def table(*header: str) -> None:
-    """Prints the head of a table, as Markdown."""
+    """Prints the header of a Markdown table."""
     print(f"\n| {' | '.join(header)} |\n|{'---|' * len(header)}")
 
 
 def row(*cells: object) -> None:
-    """Prints a row of it."""
+    """Prints a row of a Markdown table."""
     print(f"| {' | '.join(f'{c:,}' if isinstance(c, int) else str(c) for c in cells)} |")
 
 
 def seconds(value: float) -> str:
-    """With three digits."""
-    number = value * (1e6 if value < 1e-3 else 1e3 if value < 1 else 1)
-    digits = max(0, 2 - math.floor(math.log10(number))) if number else 0
-    return f"{number:,.{digits}f} {'µs' if value < 1e-3 else 'ms' if value < 1 else 's'}"
+    """Formats a time with three significant digits and its unit."""
+    if value < 1e-3:
+        number = 1e6 * value
+        unit = "µs"
+    elif value < 1:
+        number = 1e3 * value
+        unit = "ms"
+    else:
+        number = value
+        unit = "s"
+    decimals = 0
+    if number > 0:
+        decimals = max(0, 2 - math.floor(math.log10(number)))
+    return f"{number:,.{decimals}f} {unit}"
 
 
-def tell_large(model: Decoder, batch: int, each: int) -> None:
-    """Prints a step of the decoder with one batch for all, and with one for each device."""
+def print_large_model(model: Decoder, batch: int, each: int) -> None:
+    """Prints steps of the decoder with a fixed global batch, and with a fixed batch per device."""
     for share in (batch, each):
         ways = [f"{way}, {network.name}" for network in NETWORKS for way in WAYS]
         table("devices", "sequences each", "computing", *ways)
@@ -213,8 +236,8 @@ def tell_large(model: Decoder, batch: int, each: int) -> None:
             row(devices, f"{own:g}", seconds(computing(model, own)), *cells)
 
 
-def tell_small() -> None:
-    """Prints a step of the default network."""
+def print_default_network() -> None:
+    """Prints steps of the default network."""
     table("devices", "samples each", "arithmetic", "launches", "exchanges", "step", "efficiency")
     alone = small_network(NETWORKS[0], 1, 128)[3]
     for batch in (128, 0):
@@ -228,32 +251,34 @@ def tell_small() -> None:
             row(devices, f"{own:g}", *map(seconds, times), f"{share:.0%}")
 
 
-def tell_limits(model: Decoder, batch: int) -> None:
-    """Prints memory, checkpoints, and what else docs/scaling.md says of the limits."""
+def print_limits(model: Decoder, batch: int) -> None:
+    """Prints memory, checkpoints, and the other limits in docs/scaling.md."""
     table("devices", "DDP, GB", "FSDP, GB", "sequences that fit", "a failure", "save every")
     for devices in DEVICES:
         whole, parts = memory(model, devices)
-        fit = [math.floor((ROOM - held) / model.activations) for held in (whole, parts)]
+        fit = [math.floor((MEMORY_SIZE - used) / model.activations) for used in (whole, parts)]
         hours = 54 * 24 * 16384 / 419 / devices
-        minutes = math.sqrt(2 * 12 * model.parameters / DISK * 3600 * hours) / 60
+        minutes = math.sqrt(2 * 12 * model.parameters / DISK_BANDWIDTH * 3600 * hours) / 60
         sizes = [f"{whole / 1e9:.1f}", f"{parts / 1e9:.1f}"]
         row(devices, *sizes, f"{fit[0]}, {fit[1]}", f"every {hours:,.0f} h", f"{minutes:.0f} min")
-    print("\nthe vote's hop, if it is to take no longer than a step of DDP:")
+    print(
+        "\nmaximum latency of a hop if the stop flag's all-reduce takes as long as a step of DDP:"
+    )
     for devices in DEVICES[1:]:
         hop = ddp(model, NETWORKS[0], devices, batch / devices) / (2 * (devices - 1))
         print(f"{devices:,} devices: {seconds(hop)}")
     sent = 4 * model.layers * exchange(NETWORKS[0], 8, 2 * 16 * model.tokens * model.width, 2)
-    print(f"tensor parallelism over 8, 16 sequences: {seconds(sent)} of exchanges a step")
+    print(f"tensor parallelism over 8, 16 sequences: {seconds(sent)} of collectives per step")
     theirs = replace(model, width=2048, words=50368, tokens=2048)
     steps = [fsdp(theirs, NETWORKS[0], devices, 20) for devices in (16, 64)]
-    print(f"MosaicML's network on 64 devices, of its speed on 16: {steps[0] / steps[1]:.3f}")
-    for size in (BUCKET, 10 * BUCKET):
+    print(f"MosaicML's network, speed on 64 devices relative to 16: {steps[0] / steps[1]:.3f}")
+    for size in (BUCKET_SIZE, 10 * BUCKET_SIZE):
         step = ddp(model, NETWORKS[0], 1024, batch / 1024, size)
         print(f"DDP on 1,024 devices, buckets of {size / 2**20:.0f} MiB: {seconds(step)}")
 
 
 def draw(model: Decoder, batch: int, path: str) -> None:
-    """BatchGenerator the efficiency with one batch for all."""
+    """Plots the efficiency with a fixed global batch."""
     from matplotlib.figure import Figure
 
     figure = Figure((6.4, 3.6), layout="constrained")
@@ -267,21 +292,23 @@ def draw(model: Decoder, batch: int, path: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [f"{n:,}" for n in counts])
     axes.set(xlabel="devices", ylabel="efficiency", ylim=(0, 1.05))
-    axes.set_title(f"{model.parameters / 1e9:.2f} billion parameters, {batch:,} sequences a step")
+    axes.set_title(f"{model.parameters / 1e9:.2f} billion parameters, {batch:,} sequences per step")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=90)
 
 
 def main() -> None:
-    """Prints the tables, and draws the picture."""
+    """Prints the tables and plots the picture."""
     model, batch, each = Decoder(), 1024, 16
     token, step = model.operations / model.tokens, batch * model.operations
-    print(f"{model.parameters:,} parameters; operations: {token:.3g} a token, {step:.3g} a step;")
-    print(f"activations: {model.activations / 1e9:.2f} GB a sequence")
-    tell_large(model, batch, each)
-    tell_small()
-    tell_limits(model, batch)
+    print(
+        f"{model.parameters:,} parameters; operations: {token:.3g} per token, {step:.3g} per step;"
+    )
+    print(f"activations: {model.activations / 1e9:.2f} GB per sequence")
+    print_large_model(model, batch, each)
+    print_default_network()
+    print_limits(model, batch)
     if sys.argv[1:]:
         draw(model, batch, sys.argv[1])
 

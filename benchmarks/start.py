@@ -1,7 +1,7 @@
-"""How long it takes until `train.py` makes its first step, beside `import torch` alone.
+"""The time until `train.py` finishes its first step, compared with `import torch`.
 
-Both are whole processes, timed in turn; the second leaves when its first step is done. What is
-printed is the median, with FashionMNIST if DATA_ROOT names its folder, else with synthetic data.
+Both are whole processes, which alternate; the second one exits after its first step. The medians
+are printed. The data are FashionMNIST if DATA_ROOT is set to its folder, and synthetic otherwise.
 """
 
 import os
@@ -27,12 +27,12 @@ def watch(name, *arguments, **options):
     return module
 builtins.__import__ = watch
 train.main()
-raise SystemExit("there was no step")
+raise SystemExit("train.py made no step")
 """
 
 
 def seconds(code: str, *arguments: str) -> float:
-    """Wall time of a Python process in the payload's folder."""
+    """Returns the wall time of a Python process in the payload's folder."""
     start = time.perf_counter()
     command = [sys.executable, "-c", code, *arguments]
     subprocess.run(command, cwd=PAYLOAD, check=True, stdout=subprocess.DEVNULL)
@@ -40,17 +40,20 @@ def seconds(code: str, *arguments: str) -> float:
 
 
 def main() -> None:
-    """Prints a line."""
+    """Prints one line."""
     data = "fashion_mnist" if os.environ.get("DATA_ROOT") else "synthetic"
-    over, alone = [], []
+    over = []
+    alone = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS + 1):
             options = ("--config", f"config/{data}.yaml", "--run-dir", f"{folder}/{number}")
-            pair = seconds("import torch"), seconds(FIRST_STEP, *options)
-            if number:  # the first one reads the files from the disk
-                alone.append(pair[0])
-                over.append(pair[1] - pair[0])
-    more, usual = statistics.median(over), statistics.median(alone)
+            import_only = seconds("import torch")
+            first_step = seconds(FIRST_STEP, *options)
+            if number:  # the first round reads the files from the disk
+                alone.append(import_only)
+                over.append(first_step - import_only)
+    more = statistics.median(over)
+    usual = statistics.median(alone)
     print(f"import torch: {usual:.2f} s; to the first step on {data}: {more:+.2f} s (at most +0.8)")
 
 

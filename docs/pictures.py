@@ -1,11 +1,11 @@
-"""Makes the README's pictures anew, of a real run: python docs/pictures.py.
+"""Creates the README's pictures from a real run: python docs/pictures.py.
 
-A project is rendered with the default answers, trained with the default settings and evaluated, in
-a terminal of this script's; beside it PyTorch's tutorial is trained. What the terminal shows and
-what TensorBoard makes of the runs is photographed.
+The script renders a project with the default answers, trains it with the default settings and
+evaluates it in a terminal; it also trains PyTorch's tutorial. Then it takes screenshots of the
+terminal and of TensorBoard. This takes one to two minutes.
 
-It takes the environment that `make test` makes, Chromium, a monospaced font, FashionMNIST
-(`DATA_ROOT`, or a network), a minute or two, and two packages more::
+Requirements: the environment that `make test` creates, Chromium, a monospaced font, FashionMNIST
+(`DATA_ROOT` or network access), and two more packages::
 
     sudo apt-get install chromium fonts-dejavu-core
     .venv/bin/uv pip install --python .venv playwright pyte
@@ -35,9 +35,9 @@ from playwright.sync_api import Page, sync_playwright
 
 DOCS = Path(__file__).resolve().parent
 PROJECT = "my-project"
-WIDTH = 880  # CSS pixels; a README's column on GitHub
-COLUMNS = 120  # characters; the confusion matrix takes 116
-MOST = 300_000  # bytes of a picture
+WIDTH = 880  # CSS pixels; the width of a README on GitHub
+COLUMNS = 120  # characters; the confusion matrix needs 116
+MAX_PICTURE_SIZE = 300_000  # bytes
 
 STYLE = """
 main { width: WIDTHpx }
@@ -58,34 +58,35 @@ BUTTONS = "<i></i>" * 3
 
 
 class Terminal:
-    """A terminal of COLUMNS characters a line, whose output is kept as it came."""
+    """A terminal with COLUMNS characters per line that records its output."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.output = b""
 
     def run(self, command: str) -> None:
-        """Runs a command below a prompt; ends this program if it fails."""
+        """Runs a command after a prompt; exits if it fails."""
         self.output += f"{PROJECT}$ {command}\r\n".encode()
-        ours, its = pty.openpty()
-        termios.tcsetwinsize(its, (50, COLUMNS))
+        reader, writer = pty.openpty()
+        termios.tcsetwinsize(writer, (50, COLUMNS))
         process = subprocess.Popen(
-            shlex.split(command), cwd=self.folder, stdin=its, stdout=its, stderr=its
+            shlex.split(command), cwd=self.folder, stdin=writer, stdout=writer, stderr=writer
         )
-        os.close(its)
+        os.close(writer)
         try:
-            while piece := os.read(ours, 2**16):
+            while piece := os.read(reader, 2**16):
                 self.output += piece
-        except OSError:  # which on Linux is how its end is told
-            os.close(ours)
+        except OSError:  # Linux signals the end of a terminal's output in this way
+            os.close(reader)
         if process.wait():
             sys.exit(f"{command}: exit code {process.returncode}\n{self.output.decode()}")
 
     def show(self, lines: int, until: str = "") -> str:
-        """The last lines, as HTML: at the end, or when `until` (a pattern) was last to be seen."""
+        """Returns the last lines as HTML: at the end, or at the last match of the regex `until`."""
         output = self.output
         if until:
-            output = output[: [match.end() for match in re.finditer(until.encode(), output)][-1]]
+            matches = list(re.finditer(until.encode(), output))
+            output = output[: matches[-1].end()]
         screen = pyte.Screen(COLUMNS, lines)
         pyte.ByteStream(screen).feed(output)
         text = html.escape("\n".join(line.rstrip() for line in screen.display).strip("\n"))
@@ -95,23 +96,24 @@ class Terminal:
 
 @contextmanager
 def tensorboard(logs: Path) -> Iterator[str]:
-    """The address of TensorBoard at work on a folder, which it names by the path given."""
+    """Runs TensorBoard on a folder; yields its address."""
     command = ["tensorboard", "--logdir", logs.name, "--host", "127.0.0.1", "--port", "0"]
     process = subprocess.Popen(command, cwd=logs.parent, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         for line in process.stderr:
-            if found := re.search(r"http://\S+", line):
-                yield found[0]
+            address = re.search(r"http://\S+", line)
+            if address:
+                yield address[0]
                 return
-        sys.exit("TensorBoard did not start")
+        sys.exit("error: TensorBoard did not start")
     finally:
         process.terminate()
         process.wait()
 
 
 def open_board(page: Page, address: str, tags: str, runs: str, cards: int) -> None:
-    """Opens TensorBoard's time series of some tags and runs; waits until all cards are drawn."""
+    """Opens TensorBoard's time series of some tags and runs; waits until all cards are shown."""
     page.add_init_script(
         "localStorage.setItem('_tb_global_settings', JSON.stringify("
         "{timeSeriesSettingsPaneOpened: false, stepSelectorEnabled: false}))"
@@ -122,27 +124,27 @@ def open_board(page: Page, address: str, tags: str, runs: str, cards: int) -> No
     drawn += "'line-chart canvas, line-chart svg path, img'))"
     page.wait_for_function(f"{drawn}.length === {cards}", timeout=60_000)
     page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(3_000)  # the curves are drawn after the axes
+    page.wait_for_timeout(3_000)  # the curves appear after the axes
 
 
 def inline(picture: bytes) -> str:
-    """A PNG as an HTML element."""
+    """Returns an HTML element with a PNG."""
     return f'<div><img src="data:image/png;base64,{base64.b64encode(picture).decode()}"></div>'
 
 
 def save(name: str, picture: bytes) -> None:
-    """Writes a PNG into docs/, of 256 colours, which makes it less than half as large."""
+    """Writes a PNG with 256 colours to docs/, less than half the size of the original."""
     file = DOCS / name
     colours = Image.open(BytesIO(picture)).convert("RGB")
     colours.quantize(dither=Image.Dither.NONE).save(file, optimize=True)
     size = file.stat().st_size
     print(f"{file.relative_to(DOCS.parent)}: {size / 1000:.0f} kB")
-    if size > MOST:
-        sys.exit(f"{name} has {size} bytes, which is too much for a README")
+    if size > MAX_PICTURE_SIZE:
+        sys.exit(f"error: {name} has {size} bytes; at most {MAX_PICTURE_SIZE} are allowed")
 
 
-def photograph(page: Page, content: str) -> bytes:
-    """A picture of some HTML, as wide as a README."""
+def screenshot(page: Page, content: str) -> bytes:
+    """Returns a PNG of an HTML fragment with the width of a README."""
     page.set_content(f"<style>{STYLE.replace('WIDTH', str(WIDTH))}</style><main>{content}</main>")
     page.wait_for_function("[...document.images].every(image => image.complete)")
     picture: bytes = page.locator("main").screenshot()
@@ -150,10 +152,10 @@ def photograph(page: Page, content: str) -> bytes:
 
 
 def main() -> None:
-    """Trains, evaluates, photographs."""
+    """Trains, evaluates and takes the pictures."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
-        sys.exit("there is no chromium on the PATH")
+        sys.exit("error: chromium was not found on the PATH; install it")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
         render = ["cookiecutter", str(DOCS.parent), "--no-input", "--default-config"]
@@ -169,7 +171,7 @@ def main() -> None:
 
 
 def take_pictures(terminal: Terminal, runs: Path, chromium: str) -> None:
-    """Makes all pictures of what was run."""
+    """Creates all pictures of the runs."""
     results = runs / "default/evaluation/test"
     with sync_playwright() as tools, tensorboard(runs) as address:
         browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -182,9 +184,9 @@ def take_pictures(terminal: Terminal, runs: Path, chromium: str) -> None:
         names = ("confusion_matrix.png", "misclassified.png")
         found += [(results / name).read_bytes() for name in names]
         row = f'<div class="row">{"".join(map(inline, found))}</div>'
-        save("run.png", photograph(paper, terminal.show(17, until=r"f1: [\d.]+") + row))
+        save("run.png", screenshot(paper, terminal.show(17, until=r"f1: [\d.]+") + row))
         training = terminal.show(26, until=r" 1[78]\d\d/2150[^\r]*")
-        save("terminal.png", photograph(paper, training + terminal.show(36)))
+        save("terminal.png", screenshot(paper, training + terminal.show(36)))
         browser.close()
 
 

@@ -1,8 +1,8 @@
-"""Checks every answer before anything is written, and puts it into files as nothing but text.
+"""Checks every answer before any file is written, and inserts answers into files as plain text.
 
-Cookiecutter loads this as a Jinja extension, for the questions and for the files alike, and so
-does cruft. A bad answer is refused in one line, by whichever way it came: typed, as ``key=value``,
-from cookiecutter's settings or from a replay file.
+Cookiecutter and cruft load this module as a Jinja extension, both for the questions and for the
+files. An invalid answer is rejected with a one-line error, whether it was typed, passed as
+``key=value``, or read from cookiecutter's settings or from a replay file.
 """
 
 import json
@@ -24,8 +24,9 @@ TEMPLATE = Path(__file__).parent.parent
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 PAYLOAD = "{{cookiecutter.project_slug}}"
 
-MODULES = "base builders config data_loader logger model storage trainer utils tests runs data"
-COMMANDS = "train evaluate predict export preview"
+PACKAGES = "base config data_loader logger metrics model optim storage tests trainer utils"
+MODULES = "builders profiling sanity_check train evaluate predict export preview"
+FOLDERS = "runs data"
 DEPENDENCIES = (
     "filelock matplotlib numpy pillow pydantic ruamel ruamel-yaml safetensors tensorboard torch "
     "torchmetrics torchvision tqdm onnx onnxruntime onnxscript mypy pre-commit pre-commit-hooks "
@@ -36,142 +37,186 @@ DEVICES = "con prn aux nul " + " ".join(f"com{n} lpt{n}" for n in range(10))
 RESERVED = {
     **dict.fromkeys(keyword.kwlist, "a Python keyword"),
     **dict.fromkeys(sys.stdlib_module_names, "a module of Python's standard library"),
-    **dict.fromkeys(f"{MODULES} {COMMANDS}".split(), "a part of the generated project"),
+    **dict.fromkeys(f"{PACKAGES} {MODULES} {FOLDERS}".split(), "a part of the generated project"),
     **dict.fromkeys(DEPENDENCIES.split(), "a package that the generated project uses"),
     **dict.fromkeys(DEVICES.split(), "a device on Windows"),
 }
 RESERVED = {name.replace("_", "-"): reason for name, reason in RESERVED.items()}
 SLUG = re.compile(r"[a-z]([a-z0-9_-]*[a-z0-9])?")
-LONGEST = 64
-ALLOWED = (
-    f"use 1 to {LONGEST} lower-case letters, digits, '_' and '-', beginning with a letter and "
-    "ending with a letter or digit"
+MAX_SLUG_LENGTH = 64
+MAX_SHOWN_LENGTH = 99  # characters of an answer in an error message
+ALLOWED_SLUGS = (
+    f"use 1 to {MAX_SLUG_LENGTH} lower-case letters, digits, '_' and '-'; start with a letter and "
+    "end with a letter or digit"
 )
-# As setuptools takes it; with another one the project could not be installed.
+# The addresses that setuptools accepts; with any other, the project could not be installed.
 ATOM = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
 EMAIL = re.compile(rf"{ATOM}(\.{ATOM})*@\w[\w-]*(\.\w[\w-]*)+")
-ANOTHER = "the answers are to another version of the template; give them anew, without --replay"
+LINE_BREAKS_AND_CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories
 REQUIRED = ("project_name", "author_name")
 
 
 def find_problem(answers: dict[str, Any]) -> str | None:
-    """What is wrong with the answers given so far, in one line; None if nothing is."""
-    command = click.get_current_context(silent=True)  # cookiecutter's own, if it is that
-    given = command.params.get("extra_context") if command else None
-    for name in given if isinstance(given, dict) else ():
-        if name not in QUESTIONS:
-            asked = ", ".join(key for key in QUESTIONS if key[0] != "_")
-            return f"{name[:60]!r} is no question; the questions are {asked}"
+    """Returns what is wrong with the answers so far, in one line, or None."""
+    unknown = _find_unknown_question()
+    if unknown is not None:
+        questions = ", ".join(name for name in QUESTIONS if not name.startswith("_"))
+        return f"{unknown[:60]!r} is not a question of this template; use one of {questions}"
     for name, answer in answers.items():
-        if name in QUESTIONS and (problem := _problem_of(name, answer)):
+        if name not in QUESTIONS:
+            continue
+        problem = _problem_of(name, answer)
+        if problem is not None:
             shown = repr(answer)
-            return f"{name} {shown if len(shown) <= 99 else shown[:96] + '...'}: {problem}"
+            if len(shown) > MAX_SHOWN_LENGTH:
+                shown = shown[: MAX_SHOWN_LENGTH - 3] + "..."
+            return f"{name} {shown}: {problem}"
+    return None
+
+
+def _find_unknown_question() -> str | None:
+    """Returns the first of cookiecutter's ``key=value`` arguments that is not a question."""
+    command = click.get_current_context(silent=True)
+    if command is None:  # cookiecutter was called from Python
+        return None
+    given = command.params.get("extra_context")
+    if not isinstance(given, dict):
+        return None
+    for name in given:
+        if name not in QUESTIONS:
+            return str(name)
     return None
 
 
 def _problem_of(name: str, answer: Any) -> str | None:
-    if name.startswith("__"):
+    if name.startswith("__"):  # computed by cookiecutter.json
         return None
     if name.startswith("_"):
-        return None if answer == QUESTIONS[name] else ANOTHER
+        if answer == QUESTIONS[name]:
+            return None
+        return "it belongs to another version of the template; answer again, without --replay"
     if isinstance(QUESTIONS[name], list):
         return None if answer in QUESTIONS[name] else f"choose one of {QUESTIONS[name]}"
     if not isinstance(answer, str):
-        return "this must be a text"
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in answer):
-        return "no control characters or line breaks, please"
-    return _problem_of_slug(answer) if name == "project_slug" else _problem_of_text(name, answer)
+        return "it is not text; enter text"
+    if any(unicodedata.category(letter) in LINE_BREAKS_AND_CONTROLS for letter in answer):
+        return "it contains control characters or line breaks; remove them"
+    if name == "project_slug":
+        return _problem_of_slug(answer)
+    return _problem_of_text(name, answer)
 
 
 def _problem_of_slug(slug: str) -> str | None:
     reserved = RESERVED.get(re.sub("[_-]+", "-", slug))
     if reserved:
-        return f"this is the name of {reserved}; choose another"
-    return None if SLUG.fullmatch(slug) and len(slug) <= LONGEST else ALLOWED
+        return f"it is the name of {reserved}; choose another name"
+    if SLUG.fullmatch(slug) and len(slug) <= MAX_SLUG_LENGTH:
+        return None
+    return ALLOWED_SLUGS
 
 
 def _problem_of_text(name: str, text: str) -> str | None:
     if text != text.strip():
-        return "no spaces at the beginning or end, please"
+        return "it starts or ends with a space; remove the space"
     if name in REQUIRED and not text:
-        return "this must not be empty"
+        return "it is empty; enter at least one character"
     if name == "author_email" and not EMAIL.fullmatch(text):
-        return "this is no e-mail address; it must look like name@example.com"
+        return "it is not an e-mail address; enter one such as name@example.com"
     return None
 
 
 def check(answers: dict[str, Any]) -> str:
-    """Nothing, if all is well."""
-    if problem := find_problem(answers):
-        terminal = sys.stdout.encoding or "utf-8"  # which may not have all letters
-        shown = problem.encode(terminal, "backslashreplace").decode(terminal)
+    """Returns an empty text if all answers are valid.
+
+    Raises:
+        FailedHookException: if one is invalid; cookiecutter prints its message and stops.
+    """
+    problem = find_problem(answers)
+    if problem is not None:
+        encoding = sys.stdout.encoding or "utf-8"  # the terminal may not support all letters
+        shown = problem.encode(encoding, "backslashreplace").decode(encoding)
         raise FailedHookException(f"error: {shown}")
     return ""
 
 
 def make_slug(text: Any) -> str:
-    """A valid slug for a project name, whatever that is."""
-    if not isinstance(text, str):  # of a replay file that somebody wrote
-        raise FailedHookException("error: a replay file must hold all answers, or none")
-    slug = slugify(text, max_length=LONGEST - 8) or "project"
+    """Returns a valid slug for any project name."""
+    if not isinstance(text, str):  # a replay file that was written by hand
+        raise FailedHookException(
+            "error: the replay file contains only some of the answers; add the others or delete it"
+        )
+    slug = slugify(text, max_length=MAX_SLUG_LENGTH - 8) or "project"
     if not slug[0].isalpha() or slug in RESERVED:
         slug = f"project-{slug}"
     return slug
 
 
 def find_foreign(answers: dict[str, Any]) -> str:
-    """The files that come with options which were not chosen, with spaces between them."""
-    options = answers["_files"]
-    own = [file for name, files in options.items() for file in files[answers[name]]]
-    all_files = [file for files in options.values() for some in files.values() for file in some]
-    licenses = [f"licenses/{name}" for name in QUESTIONS["license"] if name != answers["license"]]
-    return " ".join([*(file for file in dict.fromkeys(all_files) if file not in own), *licenses])
+    """Returns the files of options that were not selected, separated by spaces."""
+    selected: list[str] = []
+    optional: list[str] = []
+    for option, choices in answers["_files"].items():
+        selected += choices[answers[option]]
+        for files in choices.values():
+            optional += files
+    foreign = [file for file in dict.fromkeys(optional) if file not in selected]
+    foreign += [f"licenses/{name}" for name in QUESTIONS["license"] if name != answers["license"]]
+    return " ".join(foreign)
 
 
 def quote(text: str) -> str:
-    """Text as it stands between double quotes in TOML, YAML and JSON."""
+    """Escapes text for a double-quoted string in TOML, YAML or JSON."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def escape_markdown(text: str) -> str:
-    """Text as Markdown that shows just that text, at the start of a line too."""
+    """Escapes text so that Markdown shows it unchanged, also at the start of a line."""
     text = re.sub(r"([\\`*\[\]<>#|~&$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9]))", r"\\\1", text)
     return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)
 
 
 def escape_jinja(text: str) -> str:
-    """Text as Jinja that shows just that text."""
+    """Returns a Jinja expression that evaluates to the text."""
     escaped = text.encode("unicode_escape").decode().replace('"', r"\"")
     return f'{{{{ "{escaped}" }}}}'
 
 
 def _texts_in(value: Any) -> set[str]:
-    """All texts in what was read from JSON."""
-    inner = [*value, *value.values()] if isinstance(value, dict) else value
-    return {value} if isinstance(value, str) else {text for v in inner for text in _texts_in(v)}
+    """Returns all texts in a value read from JSON, keys included."""
+    if isinstance(value, str):
+        return {value}
+    texts: set[str] = set()
+    if isinstance(value, dict):
+        texts.update(value)
+        value = value.values()
+    for inner in value:
+        texts |= _texts_in(inner)
+    return texts
 
 
 class Answers(Extension):
-    """The filters that cookiecutter.json and the templates use."""
+    """Provides the filters that cookiecutter.json and the files of the template use."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         filters = {"slug": make_slug, "quoted": quote, "markdown": escape_markdown}
         environment.filters.update(filters, checked=check, foreign=find_foreign)
         hooks = (TEMPLATE / "hooks").glob("*.py")
-        self.own = _texts_in(QUESTIONS) | {hook.read_text(encoding="utf-8") for hook in hooks}
-        # cruft renders two versions of a template in one process; the next is to load its own.
+        self.trusted = _texts_in(QUESTIONS) | {hook.read_text(encoding="utf-8") for hook in hooks}
+        # cruft renders two versions of the template in one process; each must load its own hooks.
         sys.modules.pop(__name__, None)
-        # What a hook says is enough; cookiecutter adds a traceback of its own.
+        # The hooks print complete messages; cookiecutter would add a traceback.
         logging.getLogger("cookiecutter.hooks").setLevel(logging.CRITICAL)
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
-        """Makes mere text of what cookiecutter renders but does not come from the template.
+        """Escapes the texts that cookiecutter renders but that are not part of the template.
 
-        Answers, that is, and the path to the folder that the project is made in: Jinja in them
-        could run anything. All answers are checked once more when the project's folder gets its
-        name, the first thing that is rendered after the questions.
+        These are the answers and the path of the output folder: Jinja in them could run any code.
+        All answers are checked again when the name of the project folder is rendered, which is the
+        first text to be rendered after the questions.
         """
         if source == PAYLOAD:
             return f"{{{{ cookiecutter | checked }}}}{source}"
-        return source if name or source in self.own else escape_jinja(source)
+        if name or source in self.trusted:
+            return source
+        return escape_jinja(source)

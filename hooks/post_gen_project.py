@@ -1,6 +1,6 @@
-"""Keeps the chosen files, begins a git repository, and says what to do next.
+"""Removes the files of other options, creates a git repository and prints the next steps.
 
-It works with `os` alone where it can: importing more takes longer than all that it does.
+It uses little besides `os`: importing more would take longer than the hook itself.
 """
 
 import os
@@ -10,11 +10,11 @@ SLUG = "{{ cookiecutter.project_slug }}"
 LICENSE = "{{ cookiecutter.license }}"
 EXAMPLE = "{{ cookiecutter.example }}"
 DEFAULT = "{{ cookiecutter._files.example[cookiecutter.example] | first }}"
-FOREIGN = "{{ cookiecutter | foreign }}"  # files of options that were not chosen
+FOREIGN = "{{ cookiecutter | foreign }}"  # files of options that were not selected
 
 
-def keep_chosen() -> None:
-    """Removes what only other options bring; licence and default settings are the chosen ones."""
+def keep_selected() -> None:
+    """Removes the files of other options; puts the licence and the default settings in place."""
     os.replace(f"licenses/{LICENSE}", "LICENSE")
     for file in FOREIGN.split():
         os.remove(file)
@@ -26,29 +26,38 @@ def keep_chosen() -> None:
 
 
 def remove_caches() -> None:
-    """Removes what tools left in the template's folder, where it is run in place."""
-    caches = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache")
-    own = [name for name in os.listdir() if name in caches]
-    folders = [name for name in os.listdir() if os.path.isdir(name) and name not in own]
-    inner = [os.path.join(folder, "__pycache__") for folder in folders]
-    for cache in filter(os.path.isdir, own + inner):
-        from shutil import rmtree
+    """Removes the caches of tools that were run in the template's payload folder."""
+    names = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache")
+    caches = list(names)
+    for folder in os.listdir():
+        if folder not in names:
+            caches.append(os.path.join(folder, "__pycache__"))
+    for cache in caches:
+        if os.path.isdir(cache):
+            from shutil import rmtree
 
-        rmtree(cache)
+            rmtree(cache)
 
 
-def begin_repository() -> str:
-    """Makes a git repository, unless the project is in one already; returns what was done."""
-    parent = os.getcwd()
-    while not os.path.exists(os.path.join(parent, ".git")):
-        if parent == os.path.dirname(parent):
-            break
-        parent = os.path.dirname(parent)
-    else:
-        return f"It is in the git repository of {parent}."
+def find_repository() -> str | None:
+    """Returns the folder of the git repository that contains the project, if there is one."""
+    folder = os.getcwd()
+    while not os.path.exists(os.path.join(folder, ".git")):
+        parent = os.path.dirname(folder)
+        if folder == parent:
+            return None
+        folder = parent
+    return folder
+
+
+def create_repository() -> str:
+    """Creates a git repository, unless the project is inside one; returns what was done."""
+    existing = find_repository()
+    if existing is not None:
+        return f"It is part of the git repository in {existing}."
     init = ["git", "-c", "init.defaultBranch=main", "init", "--quiet"]
     if hasattr(os, "spawnvp"):
-        code = os.spawnvp(os.P_WAIT, "git", init)  # 127: there is no such program
+        code = os.spawnvp(os.P_WAIT, "git", init)  # 127: the program was not found
     else:  # on Windows
         import subprocess
 
@@ -57,19 +66,22 @@ def begin_repository() -> str:
         except OSError:
             code = 127
     if code == 127:
-        return "git is not installed, so there is no repository yet."
+        return "git is not installed, so no repository was created."
     if code != 0:
-        return "git could not make a repository of it."
-    return "It is a git repository, with nothing committed yet."
+        return "git could not create a repository."
+    return "It is a git repository without commits."
 
 
 def main() -> None:
-    """Cookiecutter runs hooks in the new project's folder."""
-    keep_chosen()
+    """Cookiecutter runs this hook in the folder of the new project."""
+    keep_selected()
     remove_caches()
+    offline = ""
+    if EXAMPLE == "fashion_mnist":
+        offline = "Without network access, add --config config/synthetic.yaml.\n"
     print(
-        f"\n{SLUG} is there. {begin_repository()}\n\n"
-        "Next, with uv:\n\n"
+        f"\nThe project is in the folder {SLUG}. {create_repository()}\n\n"
+        "Next steps with uv:\n\n"
         f"    cd {SLUG}\n"
         "    uv run train.py\n\n"
         "or with pip:\n\n"
@@ -77,9 +89,9 @@ def main() -> None:
         "    python -m venv .venv && . .venv/bin/activate\n"
         '    pip install -e ".[dev]"\n'
         "    python train.py\n\n"
-        + "Without a network: add --config config/synthetic.yaml. " * (EXAMPLE == "fashion_mnist")
-        + "The README says the rest.",
-        file=sys.stderr,  # which all terminals can show in some way; and cruft diff prints a patch
+        f"{offline}"
+        "README.md describes the commands and the settings.",
+        file=sys.stderr,  # it replaces letters that a terminal lacks, and cruft diff prints a patch
     )
 
 

@@ -1,6 +1,7 @@
-"""Refuses to overwrite files that a user has put where other options bring theirs.
+"""Stops before files of the user are overwritten that have the names of other options' files.
 
-Cookiecutter writes all options' files, and the hook that comes after removes those not chosen.
+Cookiecutter writes the files of all options; the post-generation hook removes those of the options
+that were not selected.
 """
 
 import os
@@ -10,4 +11,7 @@ FOREIGN = "{{ cookiecutter | foreign }} licenses/{{ cookiecutter.license }}"
 
 for file in FOREIGN.split():
     if os.path.lexists(file):
-        sys.exit(f"error: {file} is there, and in no project with these options; move it away")
+        sys.exit(
+            f"error: {file} exists and would be lost: it is not part of a project with these "
+            "options; move it elsewhere, then run the command again"
+        )

@@ -1,10 +1,11 @@
-"""Finds changes of what users get that CHANGELOG.md does not speak of.
+"""Finds changes of the generated project that CHANGELOG.md does not mention.
 
     python tests/changelog.py [BASE]
 
-The files that a project is made of are compared with those of the released version that
-``cookiecutter.json`` names, if it has a tag; and, if BASE is given (the branch that a pull request
-is for), with those where the work on BASE was left. Exit code 1 says that something is missing.
+The files from which projects are rendered are compared with two versions: with the release that
+has the version number of ``cookiecutter.json``, if its tag exists, and with the merge base of BASE
+(the target branch of a pull request), if BASE is given. The exit code is 1 if an entry or a new
+version number is missing.
 """
 
 import json
@@ -16,19 +17,26 @@ RENDERED = ("{{cookiecutter.project_slug}}", "hooks", "cookiecutter.json")
 
 
 def find_problem(repository: Path, base: str | None = None) -> str | None:
-    """What is missing, in a line; None if nothing is. A wrong BASE is a `CalledProcessError`."""
+    """Returns what is missing, in one line, or None.
+
+    Raises:
+        subprocess.CalledProcessError: if git does not know BASE.
+    """
     prompts = (repository / "cookiecutter.json").read_text(encoding="utf-8")
     tag = f"v{json.loads(prompts)['_version']}"
     if _git(repository, "tag", "--list", tag):
         changed = _git(repository, "diff", "--name-only", tag, "--", *RENDERED)
         if changed:
-            return f"{changed[0]} is not as in {tag}, which is released: begin another version"
+            return (
+                f"{changed[0]} differs from {tag}, which is released; increase the version number"
+            )
     if base:
         start = _git(repository, "merge-base", base, "HEAD")[0]
         changed = _git(repository, "diff", "--name-only", start, "--", *RENDERED)
-        said = _git(repository, "diff", "--numstat", start, "--", "CHANGELOG.md")
-        if changed and not (said and int(said[0].split()[0])):
-            return f"{changed[0]} is changed: say in CHANGELOG.md what users get"
+        log = _git(repository, "diff", "--numstat", start, "--", "CHANGELOG.md")
+        added_lines = int(log[0].split()[0]) if log else 0
+        if changed and not added_lines:
+            return f"{changed[0]} was changed; describe the change for users in CHANGELOG.md"
     return None
 
 

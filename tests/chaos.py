@@ -1,8 +1,8 @@
-"""Kills runs at random moments, resumes them, and compares what comes out with a run left alone.
+"""Kills runs at random moments, resumes them, and compares the results with an uninterrupted run.
 
-Each run is a process of its own, forked from one that has imported torch already: so a hundred of
-them take minutes. Half of the kills come from outside at any time, the others from within, at a
-system call of a save. `python tests/chaos.py --help` says more.
+Each run is a process that is forked from one that has already imported torch, so that a hundred of
+them take minutes. Half of the SIGKILLs come from outside at any time; the others come from the
+process itself, at a system call of a save. `python tests/chaos.py --help` lists the options.
 """
 
 import argparse
@@ -21,33 +21,35 @@ from pathlib import Path
 from typing import Any
 
 PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}"
-EVERY = 5  # steps between two checkpoints
+CHECKPOINT_INTERVAL = 5  # steps
 IMAGES = {"TRAINING": 700, "VALIDATION": 100}
 SETTINGS = (
-    *("device=cpu", "data.batch_size=16", "trainer.epochs=3", "trainer.accumulate=2"),
-    *("trainer.precision=fp32", "trainer.ema=0.9", "trainer.clip_norm=1", "trainer.early_stop=9"),
-    *("optimizer.name=AdamW", "optimizer.lr=0.01", "scheduler.name=one_cycle"),
-    *("logger.every_steps=3", f"checkpoint.every_steps={EVERY}", "model.width=4"),
-)
-CALLS = ((os, "fsync"), (os, "link"), (Path, "replace"), (Path, "unlink"), (os, "open"))
+    "device=cpu", "data.batch_size=16", "trainer.epochs=3", "trainer.accumulate=2",
+    "trainer.precision=fp32", "trainer.ema=0.9", "trainer.clip_norm=1", "trainer.early_stop=9",
+    "optimizer.name=AdamW", "optimizer.lr=0.01", "scheduler.name=one_cycle",
+    "logger.every_steps=3", f"checkpoint.every_steps={CHECKPOINT_INTERVAL}", "model.width=4",
+)  # fmt: skip
+SAVE_CALLS = ((os, "fsync"), (os, "link"), (Path, "replace"), (Path, "unlink"), (os, "open"))
 
 
 class Chaos:
-    """Runs that are killed.
+    """Kills and resumes runs, and records what went wrong.
 
     Args:
-        folder: where the runs are.
-        seed: what moments are drawn from.
+        folder: the folder of the runs; it becomes the working directory.
+        seed: the random seed of the moments at which runs are killed.
     """
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.draws, self.counts, self.lost = random.Random(seed), Counter[str](), [0]
-        self.wrong: list[str] = []
-        self.steps = mmap.mmap(-1, 8)  # done by the process at work; shared with it
+        self.rng = random.Random(seed)
+        self.counts = Counter[str]()
+        self.lost_steps = [0]
+        self.errors: list[str] = []
+        self.steps = mmap.mmap(-1, 8)  # completed steps, shared with the process that trains
         os.chdir(folder)
 
     def train(self, run: str, workers: int, deadly_call: int = 0) -> int:
-        """Starts a process that begins the run, or goes on with it; returns its number."""
+        """Starts a process that starts or resumes the run; returns its process number."""
         process = os.fork()
         if process:
             return process
@@ -56,7 +58,7 @@ class Chaos:
             self._become_train(run, workers, deadly_call)
         except SystemExit as stop:
             os._exit(int(stop.code or 0))
-        finally:  # of what the tests of the parent would do at the end
+        finally:  # skips the exit handlers of the parent process
             os._exit(99)
 
     def _become_train(self, run: str, workers: int, deadly_call: int) -> None:
@@ -74,7 +76,7 @@ class Chaos:
         errors.run_command(importlib.import_module("train").main)
 
     def _arm(self, deadly_call: int) -> None:
-        """Lets the process kill itself before or after one of the system calls of its saves."""
+        """Makes the process kill itself before or after one of the system calls of its saves."""
         calls = [0]
 
         def deadly(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,73 +91,85 @@ class Chaos:
 
             return call
 
-        for owner, name in CALLS:
+        for owner, name in SAVE_CALLS:
             setattr(owner, name, deadly(getattr(owner, name)))
 
     def finish(self, process: int) -> int:
-        """Waits for a process; its exit code, or minus the signal that killed it."""
+        """Waits for a process; returns its exit code, or minus the signal that killed it."""
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
     def torment(self, run: str, kill: signal.Signals, seconds: float) -> None:
-        """Kills and resumes one run until it is done."""
+        """Kills and resumes one run until it finishes."""
         while True:
-            workers = self.draws.choice((0, 0, 0, 1, 2))
-            within = kill == signal.SIGKILL and self.draws.random() < 0.5
-            deadly = self.draws.randint(1, 150) if within else 0
+            workers = self.rng.choice((0, 0, 0, 1, 2))
+            within_save = kill == signal.SIGKILL and self.rng.random() < 0.5
+            deadly_call = self.rng.randint(1, 150) if within_save else 0
             before = checkpoint_step(run)
             self.steps[:] = before.to_bytes(8, "little")
-            process = self.train(run, workers, deadly)
-            if not within:
-                time.sleep(self.draws.uniform(0, seconds))
-                group = self.draws.random() < 0.5 and os.getpgid(process) == process
-                (os.killpg if group else os.kill)(process, kill)
+            process = self.train(run, workers, deadly_call)
+            if not within_save:
+                self._kill(process, kill, seconds)
             code = self.finish(process)
-            after, done = checkpoint_step(run), int.from_bytes(self.steps, "little")
-            self.counts["resumes"] += before > 0
+            after = checkpoint_step(run)
+            done = int.from_bytes(self.steps, "little")
+            if before > 0:
+                self.counts["resumes"] += 1
             if code == 0:
                 return
             self.counts[f"killed by {kill.name}"] += 1
-            self.counts["of these within a save"] += within
+            if within_save:
+                self.counts["of these within a save"] += 1
             if code not in (-kill, 128 + kill):
-                self.wrong.append(f"{run}: exit code {code}")
+                self.errors.append(f"{run}: exit code {code}")
                 return
             if after < before:
-                self.wrong.append(f"{run}: step {before} was saved and is lost")
-            self.lost.append(done - after)
+                self.errors.append(f"{run}: the checkpoint of step {before} is lost")
+            self.lost_steps.append(done - after)
             if code == 128 + kill and done != after:
-                self.wrong.append(f"{run}: stopped after step {done}, and saved {after}")
+                self.errors.append(f"{run}: stopped after step {done}, but saved step {after}")
 
-    def compare(self, run: str, whole: str) -> None:
-        """Notes how a run differs from the one that was left alone."""
+    def _kill(self, process: int, kill: signal.Signals, seconds: float) -> None:
+        """Sends the signal after a random time, half of the time to the whole process group."""
+        time.sleep(self.rng.uniform(0, seconds))
+        if self.rng.random() < 0.5 and os.getpgid(process) == process:
+            os.killpg(process, kill)
+        else:
+            os.kill(process, kill)
+
+    def compare(self, run: str, uninterrupted: str) -> None:
+        """Records the differences between a run and the uninterrupted one."""
         for name in ("last", "best"):
-            found, wanted = (
-                parts(Path(folder, f"checkpoints/{name}.pt")) for folder in (run, whole)
-            )
-            places = [key for key in {**found, **wanted} if found.get(key) != wanted.get(key)]
-            self.wrong += [f"{run}: {name}.pt: {len(places)} parts differ: {places[:3]}"] * bool(
-                places
-            )
-        if rows(run) != rows(whole):
-            self.wrong.append(f"{run}: metrics.csv differs")
+            found = checkpoint_values(Path(run, f"checkpoints/{name}.pt"))
+            expected = checkpoint_values(Path(uninterrupted, f"checkpoints/{name}.pt"))
+            keys = {**found, **expected}
+            different = [key for key in keys if found.get(key) != expected.get(key)]
+            if different:
+                count = len(different)
+                self.errors.append(f"{run}: {name}.pt: {count} values differ: {different[:3]}")
+        if metric_rows(run) != metric_rows(uninterrupted):
+            self.errors.append(f"{run}: metrics.csv differs")
         if list(Path(run).rglob("*.unfinished")):
-            self.wrong.append(f"{run}: half a file is left")
-        if shown(run) != shown(whole):
-            self.wrong.append(f"{run}: TensorBoard shows other steps")
+            self.errors.append(f"{run}: an incomplete file was left behind")
+        if tensorboard_steps(run) != tensorboard_steps(uninterrupted):
+            self.errors.append(f"{run}: TensorBoard shows other steps")
 
 
-def parts(file: Path) -> dict[str, str | bytes]:
-    """All values in a checkpoint, to the last bit, by their places; but for the settings."""
+def checkpoint_values(file: Path) -> dict[str, str | bytes]:
+    """Returns all values of a checkpoint by path, bit by bit, except for the settings."""
     torch = importlib.import_module("torch")
     found: dict[str, str | bytes] = {}
 
-    def visit(value: Any, place: str) -> None:
+    def visit(value: Any, path: str) -> None:
         if isinstance(value, torch.Tensor):
-            found[place] = value.contiguous().numpy().tobytes()
-        elif isinstance(value, dict | list):
-            for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-                visit(inner, f"{place}/{key}")
+            found[path] = value.contiguous().numpy().tobytes()
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                visit(inner, f"{path}/{key}")
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                visit(inner, f"{path}/{index}")
         else:
-            found[place] = repr(value)
+            found[path] = repr(value)
 
     state = importlib.import_module("storage.checkpoint_file").load_checkpoint(file)
     visit({key: value for key, value in state.items() if key != "settings"}, "")
@@ -163,28 +177,28 @@ def parts(file: Path) -> dict[str, str | bytes]:
 
 
 def checkpoint_step(run: str) -> int:
-    """The newest step that is saved; each file must be whole at any time."""
+    """Returns the newest saved step; raises an error if any checkpoint is damaged."""
     load = importlib.import_module("storage.checkpoint_file").load_checkpoint
     return max((load(file)["step"] for file in Path(run).glob("checkpoints/*.pt")), default=0)
 
 
-def rows(run: str) -> list[list[str]]:
-    """metrics.csv without the speed."""
+def metric_rows(run: str) -> list[list[str]]:
+    """Returns the rows of metrics.csv, except for those of the training speed."""
     with Path(run, "metrics.csv").open(newline="", encoding="utf-8") as file:
         speed = {"samples_per_second", "waiting_for_data"}
         return [row for row in csv.reader(file) if not speed & {*row}]
 
 
-def shown(run: str) -> dict[str, list[int]]:
-    """The steps that TensorBoard shows of each curve."""
-    place = "tensorboard.backend.event_processing.event_accumulator"
-    board = importlib.import_module(place).EventAccumulator(f"{run}/tensorboard").Reload()
+def tensorboard_steps(run: str) -> dict[str, list[int]]:
+    """Returns the steps of each TensorBoard curve."""
+    module = "tensorboard.backend.event_processing.event_accumulator"
+    board = importlib.import_module(module).EventAccumulator(f"{run}/tensorboard").Reload()
     tags = [tag for tag in board.Tags()["scalars"] if "final" not in tag]
     return {tag: [event.step for event in board.Scalars(tag)] for tag in tags}
 
 
 def prepare(steps: mmap.mmap) -> None:
-    """Imports all that a run needs, makes the data small, and lets steps be counted."""
+    """Imports what a run needs, makes the data small, and counts the steps in `steps`."""
     sys.path.insert(0, str(PAYLOAD))
     for name in ("train", "builders", "trainer.classifier", "model.networks"):
         importlib.import_module(name)
@@ -204,18 +218,20 @@ def prepare(steps: mmap.mmap) -> None:
 
 
 def unleash(folder: Path, kills: int, terms: int, seed: int) -> Chaos:
-    """Kills and resumes runs until there were so many kills of each kind."""
+    """Kills and resumes runs until each signal was sent the given number of times."""
     chaos = Chaos(folder, seed)
     prepare(chaos.steps)
     started = time.monotonic()
-    if code := chaos.finish(chaos.train("whole", 0)):
-        raise SystemExit(f"the run left alone ended with {code}; see {folder}/output.log")
-    seconds, number = 0.6 * (time.monotonic() - started), 0
+    code = chaos.finish(chaos.train("uninterrupted", 0))
+    if code:
+        raise SystemExit(f"the uninterrupted run ended with {code}; see {folder}/output.log")
+    seconds = 0.6 * (time.monotonic() - started)
+    number = 0
     for kill, wanted in ((signal.SIGKILL, kills), (signal.SIGTERM, terms)):
         while chaos.counts[f"killed by {kill.name}"] < wanted:
             number += 1
             chaos.torment(f"run{number}", kill, seconds)
-            chaos.compare(f"run{number}", "whole")
+            chaos.compare(f"run{number}", "uninterrupted")
             print(f"\r{number} runs, {dict(chaos.counts)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     chaos.counts["runs"] = number
@@ -223,22 +239,29 @@ def unleash(folder: Path, kills: int, terms: int, seed: int) -> Chaos:
 
 
 def main() -> None:
-    """Prints a table; leaves with 1 if anything was wrong."""
+    """Prints a table; the exit code is 1 if any result is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=120, help="by SIGKILL; default 120")
-    parser.add_argument("--terms", type=int, default=30, help="by SIGTERM; default 30")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=120, help="number of SIGKILLs (default: 120)")
+    parser.add_argument("--terms", type=int, default=30, help="number of SIGTERMs (default: 30)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     arguments = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         chaos = unleash(Path(folder), arguments.kills, arguments.terms, arguments.seed)
         os.chdir("/")
-    table = {**chaos.counts, "wrong results": len(chaos.wrong), "most steps lost": max(chaos.lost)}
-    table |= {"steps between checkpoints": EVERY, "seconds": round(time.monotonic() - started)}
+    table = {
+        **chaos.counts,
+        "wrong results": len(chaos.errors),
+        "most steps lost": max(chaos.lost_steps),
+    }
+    table |= {
+        "steps between checkpoints": CHECKPOINT_INTERVAL,
+        "seconds": round(time.monotonic() - started),
+    }
     for name, value in table.items():
         print(f"{name:28}{value:6}")
-    print("\n".join(chaos.wrong))
-    sys.exit(bool(chaos.wrong) or max(chaos.lost) > EVERY)
+    print("\n".join(chaos.errors))
+    sys.exit(bool(chaos.errors) or max(chaos.lost_steps) > CHECKPOINT_INTERVAL)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rendering: with answers passed by a program, and with answers typed by a person."""
+"""Helpers that render projects and run commands, and fixtures that all tests share."""
 
 import json
 import os
@@ -28,28 +28,36 @@ QUESTIONS = (
 )
 
 
-needs_all = pytest.mark.skipif("ALL" not in os.environ, reason="make test-all does this, too")
+needs_all = pytest.mark.skipif("ALL" not in os.environ, reason="only make test-all runs this test")
 PROMPTS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text())
-OPTIONS: dict[str, dict[str, list[str]]] = PROMPTS["_files"]  # files that choices bring
+OPTIONS: dict[str, dict[str, list[str]]] = PROMPTS["_files"]  # the files of each choice
 FILES = OPTIONS["example"]
 
 
 def foreign(**answers: str) -> set[str]:
-    """The payload's files that a project with those answers, and else the default ones, lacks."""
+    """Returns the payload's files that a project with these answers does not contain.
+
+    Options that are not given have their default answers.
+    """
     chosen = {name: answers.get(name, PROMPTS[name][0]) for name in OPTIONS}
-    own = {file for name, choice in chosen.items() for file in OPTIONS[name][choice]}
-    return {f for files in OPTIONS.values() for some in files.values() for f in some} - own
+    optional: set[str] = set()
+    selected: set[str] = set()
+    for name, choices in OPTIONS.items():
+        optional.update(*choices.values())
+        selected.update(choices[chosen[name]])
+    return optional - selected
 
 
 def run(
     *command: str | Path, cwd: Path, typed: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command with this environment's tools first; output and errors come as one text.
+    """Runs a command with this environment's tools first on the PATH.
 
-    With one thread of torch, as other tests are run at the same time.
+    The result contains stdout and stderr as one text. torch uses one thread, since several tests
+    run at the same time.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    home = os.environ["HOME"] if cwd == PAYLOAD else str(cwd)  # no caches in the payload
+    home = os.environ["HOME"] if cwd == PAYLOAD else str(cwd)  # keeps caches out of the payload
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -65,13 +73,13 @@ def run(
 def render(
     folder: Path, *options: str, template: str | Path = TEMPLATE, **answers: str
 ) -> subprocess.CompletedProcess[str]:
-    """Renders into `folder` without questions; for the rest, the default answers."""
+    """Renders into `folder` without questions; options that are not given have their defaults."""
     chosen = [f"{name}={text}" for name, text in answers.items()]
     return run("cookiecutter", template, "--no-input", *options, *chosen, cwd=folder)
 
 
 def generate(folder: Path, **answers: str) -> Path:
-    """Renders within this process, over what is there; returns the project's folder."""
+    """Renders in this process and overwrites existing files; returns the project folder."""
     done = cookiecutter(
         str(TEMPLATE),
         no_input=True,
@@ -84,13 +92,13 @@ def generate(folder: Path, **answers: str) -> Path:
 
 
 def render_typed(folder: Path, **answers: str) -> subprocess.CompletedProcess[str]:
-    """Renders into `folder`, typing the answers; an empty line takes what is offered."""
+    """Renders into `folder` and types the answers; an empty line selects the default."""
     typed = "".join(f"{answers.get(name, '')}\n" for name in QUESTIONS)
     return run("cookiecutter", TEMPLATE, cwd=folder, typed=typed)
 
 
 def clone(folder: Path) -> Path:
-    """A git repository of the template as it is in the working tree."""
+    """Creates a git repository with the template's working tree; returns its folder."""
     target = folder / "template"
     names = run("git", "ls-files", "-co", "--exclude-standard", "-z", cwd=TEMPLATE).stdout
     for name in filter(None, names.split("\0")):
@@ -103,7 +111,7 @@ def clone(folder: Path) -> Path:
 
 
 def git(folder: Path, command: str) -> str:
-    """What a command of git prints."""
+    """Runs a git command; returns its output."""
     author = ["-c", "user.name=x", "-c", "user.email=x@y"]
     done = run("git", *author, *command.split(), cwd=folder)
     assert done.returncode == 0, done.stdout
@@ -111,26 +119,29 @@ def git(folder: Path, command: str) -> str:
 
 
 def commit(folder: Path) -> None:
-    """Commits all that is in a git repository."""
+    """Commits all files of a git repository."""
     git(folder, "add -A")
     git(folder, "commit -qm x")
 
 
 def files_of(project: Path) -> dict[str, bytes]:
-    """Contents of all files but git's, by path."""
+    """Returns the contents of all files by path, except those in `.git`."""
     return {name: (project / name).read_bytes() for name in modes_of(project)}
 
 
 def modes_of(project: Path) -> dict[str, int]:
-    """Permissions of all files but git's, by path."""
-    files = ((path.relative_to(project).as_posix(), path) for path in project.rglob("*"))
-    shown = ((name, path) for name, path in files if not name.startswith(".git/"))
-    return {name: path.stat().st_mode & 0o777 for name, path in shown if path.is_file()}
+    """Returns the permissions of all files by path, except those in `.git`."""
+    modes: dict[str, int] = {}
+    for path in project.rglob("*"):
+        name = path.relative_to(project).as_posix()
+        if path.is_file() and not name.startswith(".git/"):
+            modes[name] = path.stat().st_mode & 0o777
+    return modes
 
 
 @pytest.fixture(scope="session", autouse=True)
 def types_of_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One cache of mypy for all projects, as most of its time goes into the packages' types."""
+    """All projects share one mypy cache: mypy spends most of its time on the packages' types."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MYPY_CACHE_DIR", str(tmp_path_factory.mktemp("mypy")))
         yield

@@ -1,7 +1,7 @@
-"""Foreign tasks: what a user adds to a fresh project for each, and that it needs no more.
+"""Other tasks: each works with the files that a user adds to a new project, and with no others.
 
-Each folder in `adapt/` holds exactly the files that a user would write. None of them is in `base/`,
-`storage/`, `logger/` or `utils/`, and none replaces a file of the project.
+Each folder in `adapt/` contains exactly the files that a user would write. None of them is in
+`base/`, `storage/`, `logger/` or `utils/`, and none replaces a file of the project.
 """
 
 import json
@@ -11,21 +11,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from code_lines import code_lines
 from conftest import TEMPLATE, needs_all, run
-from test_payload import code_lines
 
 ADAPT = Path(__file__).resolve().parent / "adapt"
-# By task: the metric on the test split that says whether it works, and what it has to reach.
+# The metric on the test split by task, and the condition that it has to meet.
 GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "classification": ("accuracy", lambda value: value > 0.95),
     "segmentation": ("iou", lambda value: value > 0.8),
     "sequence": ("accuracy", lambda value: value > 0.95),
-    "autoencoder": ("loss", lambda value: value < 0.02),  # of the variance, by 4 numbers an image
-    "gan": ("coverage", lambda value: value == 1),  # all eight places
-    "contrastive": ("same", lambda value: value > 0.95),  # 0.75 by comparing pixels
+    "autoencoder": (
+        "loss",
+        lambda value: value < 0.02,
+    ),  # fraction of the variance, with a code of 4 numbers
+    "gan": ("coverage", lambda value: value == 1),  # all eight modes
+    "contrastive": (
+        "same",
+        lambda value: value > 0.95,
+    ),  # the nearest neighbour by pixels reaches 0.75
 }
 
-# The project's own tests know how to compare two checkpoints to the last bit.
+# Compares two checkpoints bit by bit, with a helper of the project's own tests.
 COMPARE = """
 import sys
 from pathlib import Path
@@ -37,13 +43,13 @@ print(differences(*(load_checkpoint(Path(run, "checkpoints/last.pt")) for run in
 
 
 def files_in(folder: Path) -> list[Path]:
-    """What a task adds, by path in the project."""
+    """Returns the paths of the files that a task adds, relative to the project."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in found if "__pycache__" not in path.parts)
 
 
 def add(task: str, project: Path) -> None:
-    """Puts a task's files into a project, where they must not replace any."""
+    """Copies a task's files into a project; they must not replace any file."""
     for file in files_in(ADAPT / task):
         assert file.parts[0] in ("config", "data_loader", "model", "trainer")
         assert not (project / file).exists()
@@ -53,7 +59,7 @@ def add(task: str, project: Path) -> None:
 @pytest.mark.parametrize(
     "task", [pytest.param(t, marks=[] if t == "sequence" else needs_all) for t in GOALS]
 )
-def test_a_foreign_task_works_and_resumes_exactly(
+def test_another_task_reaches_its_goal_and_resumes_exactly(
     task: str, default_project: Path, tmp_path: Path
 ) -> None:
     project = shutil.copytree(default_project, tmp_path / "project")
@@ -69,7 +75,7 @@ def test_a_foreign_task_works_and_resumes_exactly(
     found = json.loads((whole / "evaluation/test/metrics.json").read_text())[metric]
     assert reached(found), found
 
-    # As if it had been killed just after the second of its checkpoints, in the midst of an epoch.
+    # The state after a kill right after the second checkpoint, in the middle of an epoch.
     shutil.copytree(whole, part)
     for file in (part / "checkpoints").iterdir():
         if file.name != "step_00000040.pt":
@@ -80,7 +86,7 @@ def test_a_foreign_task_works_and_resumes_exactly(
     assert done.stdout.strip() == "[]", done.stdout
 
 
-def test_what_foreign_tasks_add_is_as_clean_as_the_project(
+def test_the_files_of_other_tasks_pass_the_projects_linter_and_type_checker(
     default_project: Path, tmp_path: Path
 ) -> None:
     project = shutil.copytree(default_project, tmp_path / "project")
@@ -91,7 +97,7 @@ def test_what_foreign_tasks_add_is_as_clean_as_the_project(
         assert done.returncode == 0, done.stdout
 
 
-def test_the_readme_counts_what_foreign_tasks_add() -> None:
+def test_the_readme_gives_the_number_of_files_and_lines_of_other_tasks() -> None:
     text = (TEMPLATE / "README.md").read_text(encoding="utf-8")
     for task in GOALS:
         files = files_in(ADAPT / task)

@@ -1,4 +1,4 @@
-"""The hooks' functions: which answers are refused, and how the others are written."""
+"""The hooks' functions: which answers are rejected, and how valid ones are escaped."""
 
 import importlib.util
 import tomllib
@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 
 def load_hook(name: str) -> ModuleType:
-    """A file of hooks/ as a module."""
+    """Imports a file of hooks/ as a module."""
     spec = importlib.util.spec_from_file_location(name, TEMPLATE / "hooks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -53,7 +53,7 @@ TEXTS = [
         "a" * 65, "émile", "class", "json", "base", "model", "torch", "tests", "data-loader",
     ],
 )  # fmt: skip
-def test_bad_slugs_are_refused_and_named(slug: str) -> None:
+def test_an_invalid_slug_is_rejected_with_its_value(slug: str) -> None:
     problem = HOOK.find_problem({"project_slug": slug})
     assert problem is not None
     assert repr(slug) in problem
@@ -61,38 +61,38 @@ def test_bad_slugs_are_refused_and_named(slug: str) -> None:
 
 
 @pytest.mark.parametrize("slug", ["a", "my-project", "net_2", "a" * 64, "models", "torch-net"])
-def test_good_slugs_are_accepted(slug: str) -> None:
+def test_a_valid_slug_is_accepted(slug: str) -> None:
     assert HOOK.find_problem({"project_slug": slug}) is None
 
 
 @pytest.mark.parametrize("name", ["project_name", "description", "author_name", "author_email"])
 @pytest.mark.parametrize("letter", ["\n", "\t", "\x00", "\x1b", "\x7f", "\x85", "\u2028"])
-def test_control_characters_are_refused(name: str, letter: str) -> None:
+def test_control_characters_are_rejected(name: str, letter: str) -> None:
     assert HOOK.find_problem({name: f"a{letter}b@c"}) is not None
 
 
 @pytest.mark.parametrize("email", ["", "name", "@", "a@", "@b", "a b@c", "a@b <x@y>", "a@@b"])
-def test_what_is_no_email_address_is_refused(email: str) -> None:
+def test_an_invalid_email_address_is_rejected(email: str) -> None:
     assert HOOK.find_problem({"author_email": email}) is not None
 
 
-def test_answers_that_are_no_texts_are_left_alone() -> None:
+def test_answers_of_cookiecutter_and_choices_are_not_checked_as_text() -> None:
     assert HOOK.find_problem({"_template": "\n", "license": "MIT"}) is None
 
 
 @pytest.mark.parametrize("name", ["", "🚀", "3D net", "Torch", "Model", "한국어", "x" * 200, "--"])
-def test_every_name_gives_a_slug_that_is_accepted(name: str) -> None:
+def test_every_project_name_gives_a_valid_slug(name: str) -> None:
     assert HOOK.find_problem({"project_slug": HOOK.make_slug(name)}) is None
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_quoted_text_comes_back_from_toml(text: str) -> None:
+def test_toml_returns_quoted_text_unchanged(text: str) -> None:
     assert tomllib.loads(f'key = "{HOOK.quote(text)}"')["key"] == text
 
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("begin", ["# ", ""])
-def test_escaped_text_comes_back_from_markdown(begin: str, text: str) -> None:
+def test_markdown_shows_escaped_text_unchanged(begin: str, text: str) -> None:
     (_, inline, _) = MarkdownIt().parse(begin + HOOK.escape_markdown(text))
     assert inline.children is not None
     assert {child.type for child in inline.children} <= {"text", "text_special"}

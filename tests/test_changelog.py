@@ -1,4 +1,4 @@
-"""A change of what users get is told in CHANGELOG.md, and a version has one number everywhere."""
+"""Changes of the generated project are in CHANGELOG.md, and version numbers agree."""
 
 import re
 import tomllib
@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 VERSION = PROMPTS["_version"]
 
 
-def test_this_version_is_the_same_everywhere_and_has_a_section() -> None:
+def test_the_version_number_is_the_same_everywhere_and_has_a_section() -> None:
     about = tomllib.loads((TEMPLATE / "pyproject.toml").read_text(encoding="utf-8"))
     assert about["project"]["version"] == VERSION
     text = (TEMPLATE / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def test_this_version_is_the_same_everywhere_and_has_a_section() -> None:
         assert dates[0] != "unreleased"
 
 
-def test_this_version_is_not_another_one_than_its_release() -> None:
+def test_a_released_version_is_not_changed() -> None:
     assert find_problem(TEMPLATE) is None
 
 
@@ -39,39 +39,41 @@ def append(path: Path, text: str) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository of the template with a branch of work."""
+    """A repository of the template with a feature branch."""
     folder = clone(tmp_path)
     git(folder, "checkout -q -b work")
     return folder
 
 
 @pytest.mark.parametrize("changed", [f"{PAYLOAD.name}/train.py", "hooks/answers.py"])
-def test_a_change_without_a_word_is_found(repository: Path, changed: str) -> None:
+def test_a_change_without_a_changelog_entry_is_found(repository: Path, changed: str) -> None:
     append(repository / changed, "# new\n")
-    missing = f"{changed} is changed: say in CHANGELOG.md what users get"
-    assert find_problem(repository, "main") == missing
+    uncommitted = find_problem(repository, "main")
+    assert uncommitted is not None
+    assert changed in uncommitted
+    assert "CHANGELOG.md" in uncommitted
     commit(repository)
-    assert find_problem(repository, "main") == missing
+    assert find_problem(repository, "main") == uncommitted
     append(repository / "CHANGELOG.md", "- A new line.\n")
     assert find_problem(repository, "main") is None
     commit(repository)
     assert find_problem(repository, "main") is None
 
 
-def test_a_line_less_is_no_word(repository: Path) -> None:
+def test_a_removed_line_is_not_a_changelog_entry(repository: Path) -> None:
     append(repository / PAYLOAD.name / "train.py", "# new\n")
     log = repository / "CHANGELOG.md"
     log.write_text(log.read_text(encoding="utf-8").rpartition("\n- ")[0] + "\n", encoding="utf-8")
     assert find_problem(repository, "main") is not None
 
 
-def test_what_users_do_not_get_needs_no_word(repository: Path) -> None:
+def test_changes_outside_the_generated_project_need_no_entry(repository: Path) -> None:
     append(repository / "README.md", "More.\n")
     append(repository / "tests/test_payload.py", "# new\n")
     assert find_problem(repository, "main") is None
 
 
-def test_what_others_changed_since_needs_no_word(repository: Path) -> None:
+def test_later_changes_on_the_target_branch_need_no_entry(repository: Path) -> None:
     git(repository, "checkout -q main")
     append(repository / PAYLOAD.name / "train.py", "# new\n")
     commit(repository)
@@ -79,7 +81,7 @@ def test_what_others_changed_since_needs_no_word(repository: Path) -> None:
     assert find_problem(repository, "main") is None
 
 
-def test_after_a_release_another_version_begins(repository: Path) -> None:
+def test_a_change_after_a_release_needs_a_new_version_number(repository: Path) -> None:
     git(repository, f"tag v{VERSION}")
     append(repository / "README.md", "More.\n")
     assert find_problem(repository) is None
@@ -87,7 +89,8 @@ def test_after_a_release_another_version_begins(repository: Path) -> None:
     append(repository / "CHANGELOG.md", "- A new line.\n")
     problem = find_problem(repository, "main")
     assert problem is not None
-    assert f"is not as in v{VERSION}, which is released" in problem
+    assert f"v{VERSION}" in problem
+    assert "released" in problem
     prompts = repository / "cookiecutter.json"
     text = prompts.read_text(encoding="utf-8").replace(f'"{VERSION}"', '"99.0.0"')
     prompts.write_text(text, encoding="utf-8")
@@ -106,7 +109,8 @@ def test_the_workflow_checks_pull_requests(repository: Path, tmp_path: Path) -> 
     commit(tmp_path / "checkout")
     done = run(*command, cwd=tmp_path / "checkout", **branch)
     assert done.returncode == 1
-    assert done.stdout.startswith("error: {{cookiecutter.project_slug}}/train.py is changed: ")
+    assert done.stdout.startswith("error: {{cookiecutter.project_slug}}/train.py ")
+    assert "CHANGELOG.md" in done.stdout
     done = run(*command, cwd=tmp_path / "checkout", GITHUB_BASE_REF="nowhere")
     assert done.returncode == 1
     assert "Traceback" not in done.stdout

@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: runs that are killed end like one that was left alone."""
+"""The short form of `make chaos`: killed and resumed runs end like an uninterrupted one."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ CHAOS = Path(__file__).with_name("chaos.py")
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_killed_runs_end_like_one_that_was_left_alone(tmp_path: Path, seed: int) -> None:
-    """A process of its own, as it forks others."""
+def test_killed_and_resumed_runs_end_like_an_uninterrupted_one(tmp_path: Path, seed: int) -> None:
+    """Runs in a separate process, since the script forks."""
     arguments = ("--kills", "10", "--terms", "4", "--seed", str(seed))
     done = run("python", str(CHAOS), *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stdout

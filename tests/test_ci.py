@@ -1,4 +1,4 @@
-"""The checks on each push: files that their services accept, with commands that pass."""
+"""Continuous integration: its files are valid, and its commands pass."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ def read_yaml(file: Path) -> Any:
 
 
 def commands_of(project: Path, ci: str) -> list[str]:
-    """What a check runs, line by line."""
+    """Returns the commands of the checks, one for each line."""
     checks = read_yaml(project / FILES[ci])
     if ci == "gitlab":
         return list(checks["checks"]["script"])
@@ -29,12 +29,12 @@ def commands_of(project: Path, ci: str) -> list[str]:
 
 
 def has(tool: str) -> bool:
-    """Whether `run` finds that program."""
+    """Whether `run` finds a program."""
     return bool(shutil.which(tool) or shutil.which(tool, path=Path(sys.executable).parent))
 
 
 def lint(folder: Path, tool: str, *arguments: str) -> None:
-    """Passes if a linter finds nothing; says so where there is no such linter."""
+    """Asserts that a linter finds nothing; skips the test if the linter is not installed."""
     if not has(tool):
         pytest.skip(f"{tool} is not installed")
     done = run(tool, *arguments, cwd=folder)
@@ -43,7 +43,7 @@ def lint(folder: Path, tool: str, *arguments: str) -> None:
 
 @pytest.fixture(scope="module", params=PYTHONS)
 def projects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a project for each choice of `ci`, which names it, for an oldest Python."""
+    """A folder with a project for each choice of `ci`, with one of the Python versions."""
     folder = tmp_path_factory.mktemp("ci")
     for ci in PROMPTS["ci"]:
         done = render(folder, project_slug=f"on-{ci}", ci=ci, python_version=request.param)
@@ -51,19 +51,21 @@ def projects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def test_without_checks_nothing_is_left_of_them(projects: Path) -> None:
+def test_a_project_without_ci_has_no_files_or_text_about_it(projects: Path) -> None:
     assert not any((projects / "on-none" / name).exists() for name in (".github", *FILES.values()))
     readme = (projects / "on-none/README.md").read_text(encoding="utf-8")
     assert not re.search("GitHub|GitLab", readme)
 
 
-def test_both_services_run_the_same_commands_with_the_same_pythons(projects: Path) -> None:
+def test_both_services_run_the_same_commands_with_the_same_python_versions(projects: Path) -> None:
     github, gitlab = (commands_of(projects / f"on-{ci}", ci) for ci in FILES)
     assert github == gitlab
     job = read_yaml(projects / "on-gitlab" / FILES["gitlab"])["checks"]
     matrix = read_yaml(projects / "on-github" / FILES["github"])["jobs"]["checks"]["strategy"]
     assert job["parallel"]["matrix"] == [{"PYTHON": matrix["matrix"]["python"]}]
-    assert job["variables"]["UV_PYTHON"] == "$PYTHON"  # or else .python-version decides
+    assert (
+        job["variables"]["UV_PYTHON"] == "$PYTHON"
+    )  # otherwise .python-version would determine it
 
 
 @pytest.mark.parametrize(
@@ -74,21 +76,21 @@ def test_both_services_run_the_same_commands_with_the_same_pythons(projects: Pat
         ("gitlab", "gitlab-ci", FILES["gitlab"]),
     ],
 )
-def test_the_files_keep_to_their_schemas(projects: Path, ci: str, schema: str, file: str) -> None:
+def test_the_files_match_their_schemas(projects: Path, ci: str, schema: str, file: str) -> None:
     schemas = ("--builtin-schema", f"vendor.{schema}")
     lint(projects / f"on-{ci}", "check-jsonschema", *schemas, file)
 
 
-def test_the_workflow_is_safe(projects: Path) -> None:
+def test_zizmor_finds_no_security_problem_in_the_workflow(projects: Path) -> None:
     lint(projects / "on-github", "zizmor", "--offline", *WORKFLOWS.split())
 
 
-def test_the_workflow_has_no_faults(projects: Path) -> None:
-    """PyPI's package downloads actionlint from GitHub, which not all machines can: so by hand."""
+def test_actionlint_finds_no_error_in_the_workflow(projects: Path) -> None:
+    """The program must be installed by hand: its PyPI package downloads it from GitHub."""
     lint(projects / "on-github", "actionlint", FILES["github"])
 
 
-def test_the_templates_own_workflow_is_safe_and_names_the_same_actions(projects: Path) -> None:
+def test_the_templates_workflow_is_safe_and_uses_the_same_actions(projects: Path) -> None:
     uses = r"uses: (\S+)@(\w+) # v[\d.]+$"
     own = (TEMPLATE / ".github/workflows/test.yml").read_text(encoding="utf-8")
     theirs = (projects / "on-github" / FILES["github"]).read_text(encoding="utf-8")
@@ -100,8 +102,8 @@ def test_the_templates_own_workflow_is_safe_and_names_the_same_actions(projects:
     lint(TEMPLATE, "zizmor", "--offline", ".github")
 
 
-def test_training_as_the_checks_do_works(tmp_path: Path, default_project: Path) -> None:
-    """In this environment; with one of uv's own, `make test-all` runs all commands."""
+def test_the_training_command_of_the_checks_works(tmp_path: Path, default_project: Path) -> None:
+    """Uses this environment; `make test-all` runs all commands with an environment made by uv."""
     *_, command = commands_of(default_project, "github")
     project = shutil.copytree(default_project, tmp_path / "project")
     run_bash(command.replace("uv run", "python"), project)

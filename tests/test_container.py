@@ -1,4 +1,4 @@
-"""The container: files without faults, an image that builds, runs in it that stop and go on."""
+"""The container: its files are valid, the image builds, and runs in it stop and resume."""
 
 import json
 import os
@@ -16,8 +16,10 @@ from test_ci import has, lint
 from test_project import run_bash
 from test_rendering import PYTHONS
 
-OWN = f"3.{sys.version_info.minor}"
-PASSED_ON = r"(?i)(SSL_CERT_FILE|UV_.*INDEX.*|HTTPS?_PROXY|NO_PROXY)"  # how registries are reached
+CURRENT = f"3.{sys.version_info.minor}"
+PASSED_ON = (
+    r"(?i)(SSL_CERT_FILE|UV_.*INDEX.*|HTTPS?_PROXY|NO_PROXY)"  # needed to reach package registries
+)
 
 
 def make_project(folder: Path, python: str) -> Path:
@@ -29,24 +31,26 @@ def make_project(folder: Path, python: str) -> Path:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a container; tests must not change it."""
-    return make_project(tmp_path_factory.mktemp("container"), OWN)
+    return make_project(tmp_path_factory.mktemp("container"), CURRENT)
 
 
 def instructions(project: Path, kind: str) -> list[str]:
-    """What follows that word in the Dockerfile, each in one line."""
+    """Returns the arguments of the Dockerfile's instructions of one kind, each in one line."""
     text = (project / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     return [" ".join(line.split()[1:]) for line in text.splitlines() if line.startswith(kind + " ")]
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_the_dockerfile_has_no_faults_and_the_projects_python(tmp_path: Path, python: str) -> None:
+def test_the_dockerfile_passes_hadolint_and_uses_the_projects_python(
+    tmp_path: Path, python: str
+) -> None:
     project = make_project(tmp_path, python)
     assert instructions(project, "FROM")[0] == f"python:{python}-slim AS base"
-    # Debian keeps no older versions of its packages, so to name one breaks the build some day.
+    # Debian removes old versions of its packages, so a pinned version would break the build.
     lint(project, "hadolint", "--ignore", "DL3008", "Dockerfile")
 
 
-def test_the_dev_container_is_of_the_dockerfiles_making(tmp_path: Path) -> None:
+def test_the_dev_container_is_a_stage_of_the_dockerfile(tmp_path: Path) -> None:
     name = 'A "B" \\ {{ C }}'
     done = render_typed(tmp_path, project_name=name, project_slug="odd", container="2")
     assert done.returncode == 0, done.stdout
@@ -57,12 +61,12 @@ def test_the_dev_container_is_of_the_dockerfiles_making(tmp_path: Path) -> None:
     assert (file.parent / build["dockerfile"]).resolve() == tmp_path / "odd/Dockerfile"
     assert (file.parent / build["context"]).resolve() == tmp_path / "odd"
     stages = [line.split(" AS ")[1] for line in instructions(tmp_path / "odd", "FROM")]
-    assert build["target"] in stages[:-1]  # the last one is built where none is named
+    assert build["target"] in stages[:-1]  # the last stage is the default, the training image
     commands = " ".join(instructions(tmp_path / "odd", "RUN"))
     assert re.search(rf"useradd [^&]*\b{about['remoteUser']}\b", commands)
 
 
-def test_what_git_ignores_is_not_sent_to_the_build(project: Path) -> None:
+def test_files_that_git_ignores_are_not_sent_to_the_build(project: Path) -> None:
     def patterns(name: str) -> set[str]:
         lines = (project / name).read_text(encoding="utf-8").splitlines()
         return {line.removeprefix("**") for line in lines if line and line[0] != "#"}
@@ -71,8 +75,8 @@ def test_what_git_ignores_is_not_sent_to_the_build(project: Path) -> None:
     assert patterns(".dockerignore") == ignored | {"/.git/"}
 
 
-def test_what_the_images_would_be_installed_from_can_be_had(project: Path, tmp_path: Path) -> None:
-    """The commands of the Dockerfile, up to the last step: uv says what it would install."""
+def test_the_packages_of_the_images_can_be_resolved(project: Path, tmp_path: Path) -> None:
+    """Runs the Dockerfile's install commands as a dry run, in which uv lists the packages."""
     copy = shutil.copytree(project, tmp_path / "project")
     commands = [line for line in instructions(project, "RUN") if "uv " in line]
     assert len(commands) == 2
@@ -88,16 +92,16 @@ def test_what_the_images_would_be_installed_from_can_be_had(project: Path, tmp_p
 
 
 def make_base(root: Path) -> None:
-    """A Debian with this Python in /usr/local, as `python:3.x-slim` is.
+    """Creates a Debian system with this Python in /usr/local, like `python:3.x-slim`.
 
-    It has this machine's certificates. Shared libraries are taken from it too, so it has to be the
-    Debian of this machine.
+    Certificates and shared libraries are copied from this machine, so that it must have the same
+    release of Debian.
     """
     system = Path("/etc/os-release").read_text(encoding="utf-8")
     (release,) = re.findall(r"^VERSION_CODENAME=(\w+)", system, re.MULTILINE)
     done = run("debootstrap", "--variant=minbase", release, root, cwd=root)
     assert done.returncode == 0, done.stdout
-    prefix, target, version = Path(sys.base_prefix), root / "usr/local", f"python{OWN}"
+    prefix, target, version = Path(sys.base_prefix), root / "usr/local", f"python{CURRENT}"
     skip = shutil.ignore_patterns("site-packages", "__pycache__", "test", "idlelib")
     shutil.copytree(prefix / "lib" / version, target / "lib" / version, ignore=skip)
     shutil.copytree(prefix / "include" / version, target / "include" / version)
@@ -117,14 +121,14 @@ def make_base(root: Path) -> None:
 
 
 class Buildah:
-    """The program, with images and containers in a folder that goes with it."""
+    """Runs buildah with its images and containers in a temporary folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = ("--root", str(folder / "store"), "--runroot", str(folder / "run"))
 
     def __call__(self, *arguments: str | Path, cwd: Path | None = None) -> str:
-        """Runs it; returns the last line of what it says."""
+        """Runs a command; returns the last line of its output."""
         done = run(
             "buildah", *self.store, *arguments, cwd=cwd or self.folder, TMPDIR=str(self.folder)
         )
@@ -132,7 +136,7 @@ class Buildah:
         return done.stdout.strip().rpartition("\n")[2]
 
     def add_image(self, name: str, content: Path) -> None:
-        """Makes an image of a folder's files."""
+        """Creates an image from the files of a folder."""
         container = self("from", "scratch")
         self("copy", container, content, "/")
         passed_on = [f"{k}={v}" for k, v in os.environ.items() if re.fullmatch(PASSED_ON, k)]
@@ -149,10 +153,10 @@ def buildah() -> Iterator[Buildah]:
         if not has(name):
             pytest.skip(f"{name} is not installed")
     if os.geteuid() != 0:
-        pytest.skip("only root can make a root file system")
-    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which would be kept
+        pytest.skip("only root can create a root file system")
+    with tempfile.TemporaryDirectory() as folder:  # pytest would keep tmp_path
         if shutil.disk_usage(folder).free < 25e9:
-            pytest.skip(f"a build takes up to 25 GB for a while, more than {folder} has")
+            pytest.skip(f"a build needs 25 GB of disk space, more than is free in {folder}")
         tool = Buildah(Path(folder))
         yield tool
         tool("rm", "--all")
@@ -160,19 +164,21 @@ def buildah() -> Iterator[Buildah]:
 
 
 @needs_all
-def test_a_run_in_the_image_stops_with_its_state_saved_and_goes_on(
+def test_a_run_in_the_image_saves_its_state_when_stopped_and_resumes(
     buildah: Buildah, project: Path, tmp_path: Path
 ) -> None:
-    """Built and run by buildah, which needs no service; both base images are made here."""
-    (root := buildah.folder / "python").mkdir()
+    """Needs no container service; the two base images are created here."""
+    root = buildah.folder / "python"
+    root.mkdir()
     make_base(root)
-    buildah.add_image(f"docker.io/library/python:{OWN}-slim", root)
-    (root := buildah.folder / "uv").mkdir()
+    buildah.add_image(f"docker.io/library/python:{CURRENT}-slim", root)
+    root = buildah.folder / "uv"
+    root.mkdir()
     shutil.copy2(run("which", "uv", cwd=root).stdout.strip(), root)
     (source,) = {line.split()[0] for line in instructions(project, "COPY") if "--from" in line}
     buildah.add_image(source.removeprefix("--from="), root)
 
-    try:  # a third of the size, where it can be had
+    try:  # use torch for CPU, a third of the size, if it can be downloaded
         socket.create_connection(("download.pytorch.org", 443), 5).close()
         torch = "--build-arg=TORCH=cpu"
     except OSError:

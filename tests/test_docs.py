@@ -1,4 +1,4 @@
-"""The template's own documents: what they link to is there, and their tables agree."""
+"""The template's documents: link targets exist, and tables and figures agree."""
 
 import re
 from pathlib import Path
@@ -10,12 +10,12 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 MARKDOWN = MarkdownIt().enable("table")
-PLACES = (".", ".github", "benchmarks", "docs")
-DOCUMENTS = sorted(path for place in PLACES for path in (TEMPLATE / place).glob("*.md"))
+FOLDERS = (".", ".github", "benchmarks", "docs")
+DOCUMENTS = sorted(path for folder in FOLDERS for path in (TEMPLATE / folder).glob("*.md"))
 
 
 def links(document: Path) -> set[str]:
-    """Where the links and pictures of a document lead."""
+    """Returns the targets of the links and pictures of a document."""
     tokens: list[Token] = MARKDOWN.parse(document.read_text(encoding="utf-8"))
     inner = [child for token in tokens for child in token.children or ()]
     found = {token.attrGet("href") or token.attrGet("src") for token in inner}
@@ -23,23 +23,23 @@ def links(document: Path) -> set[str]:
 
 
 def anchors(document: Path) -> set[str]:
-    """What GitHub calls the headings of a document."""
+    """Returns the anchors that GitHub gives to the headings of a document."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_to_files_lead_somewhere(document: Path) -> None:
+def test_the_targets_of_links_exist(document: Path) -> None:
     for link in links(document):
-        place, _, anchor = link.partition("#")
+        path, _, anchor = link.partition("#")
         if "://" not in link:
-            target = document.parent / unquote(place) if place else document
+            target = document.parent / unquote(path) if path else document
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
 
 
-def test_links_that_are_written_are_links() -> None:
-    """A reference without its definition would be shown as it stands."""
+def test_reference_links_are_defined() -> None:
+    """Markdown shows a reference without a definition as plain text."""
     for document in DOCUMENTS:
         texts = [
             child.content
@@ -50,31 +50,33 @@ def test_links_that_are_written_are_links() -> None:
         assert not [text for text in texts if re.search(r"\]\[", text)], document.name
 
 
-def test_the_readmes_comparison_is_a_part_of_the_whole_one() -> None:
-    readme, whole = TEMPLATE / "README.md", TEMPLATE / "docs/comparison.md"
+def test_the_readmes_comparison_is_part_of_the_full_comparison() -> None:
+    readme = TEMPLATE / "README.md"
+    full = TEMPLATE / "docs/comparison.md"
     text = readme.read_text(encoding="utf-8")
     section = text.partition("## Beside other templates")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert len(rows) > 5
-    assert set(rows) <= set(whole.read_text(encoding="utf-8").splitlines())
+    assert set(rows) <= set(full.read_text(encoding="utf-8").splitlines())
     outside = {link for link in links(readme) if "/blob/" in link or "/tree/" in link}
-    assert outside <= links(whole)
+    assert outside <= links(full)
     assert all(re.search(r"/(blob|tree|commit)/[0-9a-f]{40}|/2\.6\.6/", link) for link in outside)
 
 
-def test_the_readmes_say_what_the_recipes_reached() -> None:
+def test_the_readmes_give_the_measured_results_of_the_recipes() -> None:
     results = (TEMPLATE / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     row = r"^(\S.*?)  +([\d.]+) +[\d.]+ - +[\d.]+ +([\d.]+) +(0\.\d+)"
     table = re.findall(row, results.partition("## recipes.py")[2], re.MULTILINE)
     found = {name: [float(value) for value in values] for name, *values in table}
-    seconds, epochs, accuracy = found["the default, five"]
-    fast, long = found["two epochs"], found["long"]
-    said = [
+    seconds, epochs, accuracy = found["default, five epochs"]
+    fast = found["two epochs"]
+    long = found["long"]
+    expected = [
         f"{accuracy:.1%} of Fashion", f"in {seconds:.0f} s", f"of {epochs:.1f} epochs",
         f"{fast[2]:.1%} in {fast[0]:.0f} s", f"{long[2]:.1%} in {long[0]:.0f} s",
     ]  # fmt: skip
     text = " ".join((TEMPLATE / "README.md").read_text(encoding="utf-8").split())
-    assert not [words for words in said if words.replace("%", " %") not in text]
+    assert not [words for words in expected if words.replace("%", " %") not in text]
     payload = TEMPLATE / "{{cookiecutter.project_slug}}/README.md"
     text = " ".join(payload.read_text(encoding="utf-8").split())
     assert f"for {100 * long[2]:.1f} % of the test images instead of {100 * accuracy:.1f}" in text

@@ -1,4 +1,4 @@
-"""Input that cannot be trusted: settings, weights and images that somebody else made."""
+"""Untrusted input: settings, weights and images from strangers."""
 
 import codecs
 import importlib
@@ -32,7 +32,7 @@ trainer: {name: classifier.Classifier}
 
 @pytest.fixture(scope="module", autouse=True)
 def payload() -> Iterator[SimpleNamespace]:
-    """The payload's modules, by name; it can be used in place, unrendered."""
+    """Modules of the payload by name; the payload works without being rendered."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(PAYLOAD))
         patch.delenv("DATA_ROOT", raising=False)
@@ -50,7 +50,7 @@ def payload() -> Iterator[SimpleNamespace]:
 
 @pytest.fixture
 def command(payload: SimpleNamespace, capsys: Captured) -> Callable[..., tuple[int, str]]:
-    """Runs a command in this process; gives its exit code and what it wrote to stderr."""
+    """Runs a command in this process; returns its exit code and stderr."""
 
     def run(name: str, *arguments: object) -> tuple[int, str]:
         main = importlib.import_module(name).main
@@ -66,7 +66,7 @@ def command(payload: SimpleNamespace, capsys: Captured) -> Callable[..., tuple[i
 
 
 def check_settings(source: Path, overrides: list[str] | None = None) -> str:
-    """Reads settings, which gives them or an error in two short lines."""
+    """Returns the error of invalid settings, which has one or two short lines, or ""."""
     loading, errors = (importlib.import_module(n) for n in ("config.loading", "utils.errors"))
     try:
         loading.load_settings(source, overrides or [])
@@ -98,7 +98,7 @@ FUZZ = settings(
 
 @FUZZ
 @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_settings_of_any_bytes_are_valid_or_a_short_error(tmp_path: Path, content: bytes) -> None:
+def test_any_bytes_are_valid_settings_or_give_a_short_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "fuzz.yaml").write_bytes(content)
     check_settings(tmp_path / "fuzz.yaml")
     (tmp_path / "fuzz.yaml").write_bytes(MINIMAL.encode() + content)
@@ -107,7 +107,7 @@ def test_settings_of_any_bytes_are_valid_or_a_short_error(tmp_path: Path, conten
 
 @FUZZ
 @given(TREES)
-def test_settings_of_any_values_are_valid_or_a_short_error(
+def test_any_values_are_valid_settings_or_give_a_short_error(
     tmp_path: Path, tree: dict[Any, Any]
 ) -> None:
     file = tmp_path / "fuzz.yaml"
@@ -123,14 +123,14 @@ def test_settings_of_any_values_are_valid_or_a_short_error(
     NAMES | st.builds("{}.{}".format, NAMES, NAMES) | st.text(),
     st.text() | NESTED.map(lambda value: json.dumps(value, default=str)),
 )
-def test_any_key_and_value_is_valid_or_a_short_error(tmp_path: Path, key: str, value: str) -> None:
+def test_any_override_is_valid_or_gives_a_short_error(tmp_path: Path, key: str, value: str) -> None:
     (tmp_path / "fuzz.yaml").write_text(MINIMAL, encoding="utf-8")
     check_settings(tmp_path / "fuzz.yaml", [f"{key}={value}"])
     check_settings(tmp_path / "fuzz.yaml", [f"{key}{value}"])
 
 
 def bomb() -> bytes:
-    """Each line refers to the one before nine times, which makes 9 ** 14 values of them."""
+    """Returns YAML whose aliases expand to 9 ** 14 values: each line has nine of the previous."""
     names = [chr(code) for code in range(ord("a"), ord("p"))]
     lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in pairwise(names)]
@@ -164,13 +164,13 @@ HOSTILE_SETTINGS = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE_SETTINGS)
-def test_hostile_settings_are_a_short_error(tmp_path: Path, kind: str) -> None:
+def test_hostile_settings_give_a_short_error(tmp_path: Path, kind: str) -> None:
     (tmp_path / "hostile.yaml").write_bytes(HOSTILE_SETTINGS[kind])
     assert check_settings(tmp_path / "hostile.yaml")
     assert not Path("sprung").exists()
 
 
-def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:
+def test_a_settings_path_that_is_not_a_regular_file_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path, Path("/dev/zero"), tmp_path / "missing"):
         assert check_settings(path)
 
@@ -179,7 +179,7 @@ def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:
 
 
 class Call:
-    """Calls something when it is unpickled."""
+    """Calls a function when it is unpickled."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = function, arguments
@@ -189,47 +189,47 @@ class Call:
 
 
 class State(Call):
-    """Calls something through the state of an object."""
+    """Calls a function when the state of an object is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return dict, (), None, None, iter([("key", Call(*self.call[:1], *self.call[1]))])
 
 
-def traps(sprung: str) -> dict[str, Any]:
-    """Objects that make the folder `sprung` when they are unpickled, in many dresses."""
+def traps(folder: str) -> dict[str, Any]:
+    """Returns objects that create a folder, each in another way, when they are unpickled."""
     import torch
 
-    code = f"__import__('os').mkdir({sprung!r})"
-    shell = f"mkdir {sprung}"
-    simple = Call(os.mkdir, sprung)
+    code = f"__import__('os').mkdir({folder!r})"
+    shell = f"mkdir {folder}"
+    simple = Call(os.mkdir, folder)
     return {
         "mkdir": simple,
         "system": Call(os.system, shell),
         "eval": Call(eval, code),
         "exec": Call(exec, code),
         "popen": Call(os.popen, shell),
-        "subprocess": Call(__import__("subprocess").check_call, ["mkdir", sprung]),
+        "subprocess": Call(__import__("subprocess").check_call, ["mkdir", folder]),
         "getattr": Call(getattr, Call(importlib.import_module, "os"), "mkdir"),
         "import": Call(__import__, "antigravity"),
         "codecs": Call(codecs.encode, simple, "latin1"),
         "pickle in pickle": Call(pickle.loads, pickle.dumps(simple)),
-        "torch.load": Call(torch.load, sprung),
-        "numpy": Call(__import__("numpy").load, sprung, None, True),
+        "torch.load": Call(torch.load, folder),
+        "numpy": Call(__import__("numpy").load, folder, None, True),
         "in a list": [1, [2, [simple]]],
         "in a tuple": (simple,),
         "as a key": {"a": {"b": simple}},
-        "in a state": State(os.mkdir, sprung),
-        "partial": __import__("functools").partial(os.mkdir, sprung),
+        "in a state": State(os.mkdir, folder),
+        "partial": __import__("functools").partial(os.mkdir, folder),
         "module": torch.nn.Linear(2, 2),
         "setattr": Call(setattr, Call(importlib.import_module, "sys"), "sprung", True),
         "parameter": torch.nn.ParameterDict({"a": torch.zeros(1)}),
-        "os.path": Call(os.path.exists, sprung),
+        "os.path": Call(os.path.exists, folder),
         "delattr": Call(delattr, Call(importlib.import_module, "os"), "sep"),
     }
 
 
 def containers(trap: Any, folder: Path) -> dict[str, bytes]:
-    """Files of other forms that hold a trap."""
+    """Returns files of other formats that contain a trap."""
     import torch
 
     raw, legacy, tar, nested = io.BytesIO(), io.BytesIO(), io.BytesIO(), io.BytesIO()
@@ -251,7 +251,7 @@ def containers(trap: Any, folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def corpus(payload: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Malicious files by what they try; each has the seal of a good checkpoint as well."""
+    """Malicious files by what they try; some end with a valid SHA-256 checksum."""
     import hashlib
 
     folder = tmp_path_factory.mktemp("corpus")
@@ -260,16 +260,16 @@ def corpus(payload: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -
     for number, (name, trap) in enumerate(found.items()):
         state = {"settings": {}, "model": {"weight": trap}, "step": 1, "data": {}}
         files[name] = folder / f"{number}.pt"
-        payload.checkpoint.save_checkpoint(files[name], state)
+        payload.checkpoint_file.save_checkpoint(files[name], state)
     for name, content in containers(found["mkdir"], folder).items():
         for sealed in (False, True):
             files[f"{name} {sealed}"] = folder / f"{name}{sealed:d}.pt"
-            seal = hashlib.sha256(content).digest() * sealed
-            files[f"{name} {sealed}"].write_bytes(content + seal)
+            checksum = hashlib.sha256(content).digest() if sealed else b""
+            files[f"{name} {sealed}"].write_bytes(content + checksum)
     return files
 
 
-def test_code_in_weights_never_runs(
+def test_code_in_weights_is_never_executed(
     corpus: dict[str, Path], command: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     config = tmp_path / "config.yaml"
@@ -285,34 +285,35 @@ def test_code_in_weights_never_runs(
         ):
             code, message = command(*arguments)
             assert code == 2, (name, arguments, message)
-            assert "is no usable checkpoint" in message, (name, message)
+            assert str(file) in message, (name, message)
             assert len(message.splitlines()) == 1, (name, message)
         assert not (file.parent / "sprung").exists(), name
     assert not hasattr(sys, "sprung")
     pickle.loads(pickle.dumps(traps(str(tmp_path / "sprung"))["mkdir"]))
-    assert (tmp_path / "sprung").exists()  # so the traps do work
+    assert (tmp_path / "sprung").exists()  # the traps work
 
 
-def test_a_checkpoint_with_any_byte_flipped_is_refused(
+def test_a_checkpoint_with_any_flipped_bit_is_rejected(
     payload: SimpleNamespace, tmp_path: Path
 ) -> None:
-    """In headers, names, padding, tensors and the seal alike: 1,500 flips."""
+    """Flips 1,500 bits in headers, names, padding, tensors and the checksum."""
     import torch
 
-    file, draws = tmp_path / "x.pt", random.Random(0)
+    file = tmp_path / "x.pt"
+    rng = random.Random(0)
     tensors = {f"weight{k}": torch.randn(17, 3) for k in range(30)}
-    payload.checkpoint.save_checkpoint(file, {"step": 1, "settings": {}, "model": tensors})
+    payload.checkpoint_file.save_checkpoint(file, {"step": 1, "settings": {}, "model": tensors})
     content = bytearray(file.read_bytes())
-    places = [len(content) * k // 1500 for k in range(1500)]
-    for place in places:
-        bit = 1 << draws.randrange(8)
-        content[place] ^= bit
+    positions = [len(content) * k // 1500 for k in range(1500)]
+    for position in positions:
+        bit = 1 << rng.randrange(8)
+        content[position] ^= bit
         file.write_bytes(content)
-        with pytest.raises(payload.errors.UserError, match="it is damaged"):
-            payload.checkpoint.load_checkpoint(file)
-        content[place] ^= bit
+        with pytest.raises(payload.errors.UserError, match="damaged"):
+            payload.checkpoint_file.load_checkpoint(file)
+        content[position] ^= bit
     file.write_bytes(content)
-    assert payload.checkpoint.load_checkpoint(file)["step"] == 1
+    assert payload.checkpoint_file.load_checkpoint(file)["step"] == 1
 
 
 # Images
@@ -334,7 +335,7 @@ def run(payload: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def png(width: int, height: int) -> bytes:
-    """The beginning of a PNG file of that size, and no more."""
+    """Returns a PNG file with a header of this size and the data of few pixels."""
     import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
@@ -347,12 +348,13 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels)
 
 
-def test_bad_images_are_named_and_good_ones_are_classified(
+def test_unreadable_images_are_reported_and_the_others_classified(
     run: Path, command: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     from PIL import Image
 
-    good, buffer = [], io.BytesIO()
+    good = []
+    buffer = io.BytesIO()
     for name, mode in {
         "grey.png": "L", "colour.png": "RGB", "palette.gif": "P", "alpha.png": "RGBA",
         "greyalpha.png": "LA", "print.tiff": "CMYK", "bits.png": "1", "deep.png": "I;16",
@@ -370,7 +372,7 @@ def test_bad_images_are_named_and_good_ones_are_classified(
 
     Image.new("RGB", (64, 64), "red").save(buffer, format="PNG")
     whole = buffer.getvalue()
-    draws = random.Random(0)
+    rng = random.Random(0)
     bad: dict[str, bytes] = {
         "empty.png": b"",
         "cut.png": whole[: len(whole) // 2],
@@ -384,8 +386,8 @@ def test_bad_images_are_named_and_good_ones_are_classified(
     for number in range(200):
         fuzzed = bytearray(whole)
         for _ in range(5):
-            fuzzed[draws.randrange(len(fuzzed))] = draws.randrange(256)
-        bad[f"fuzz{number}.png"] = bytes(fuzzed[: draws.randrange(1, len(fuzzed))])
+            fuzzed[rng.randrange(len(fuzzed))] = rng.randrange(256)
+        bad[f"fuzz{number}.png"] = bytes(fuzzed[: rng.randrange(1, len(fuzzed))])
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe.png")
@@ -400,5 +402,5 @@ def test_bad_images_are_named_and_good_ones_are_classified(
     lines = message.splitlines()
     assert len(lines) == len([line for line in lines if line.startswith("error: ")])
     for path in unreadable:
-        if "fuzz" not in path.name:  # which may be whole by chance
-            assert any(f"{path}: cannot be read" in line for line in lines), path
+        if "fuzz" not in path.name:  # some of them are valid by chance
+            assert any(str(path) in line for line in lines), path

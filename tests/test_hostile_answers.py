@@ -1,4 +1,7 @@
-"""Any text as an answer, by each way: it comes back exactly and does nothing, or is refused."""
+"""Answers of any text: each is written unchanged and is never executed, or it is rejected.
+
+Answers are typed, passed on the command line, or read from a settings or replay file.
+"""
 
 import ast
 import json
@@ -19,8 +22,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from test_answers import HOOK
 
-Way = Callable[..., subprocess.CompletedProcess[str]]
-CANARY = Path(tempfile.gettempdir()) / f"torch-template-{os.getpid()}"  # there, if something ran
+Renderer = Callable[..., subprocess.CompletedProcess[str]]
+CANARY = (
+    Path(tempfile.gettempdir()) / f"torch-template-{os.getpid()}"
+)  # exists if an answer was executed
 JINJA = f"{{{{ cycler.__init__.__globals__.os.system('touch {CANARY}') }}}}"
 FRAGMENTS = [
     JINJA,
@@ -48,8 +53,8 @@ AUTHORS = ['Ada, "B" <c@d> \\', "{{ 7 }} 👩🏽‍🔬, مشروع\u202e", "[t
 INSTALL = "import sys, setuptools.build_meta as m; m.prepare_metadata_for_build_wheel(sys.argv[1])"
 
 
-def assert_comes_back(project: Path, **answers: str) -> None:
-    """The answers stand in the project's files exactly; the default ones where none are given."""
+def assert_answers_are_unchanged(project: Path, **answers: str) -> None:
+    """Asserts that the project's files contain the answers, or the default ones, unchanged."""
     answers = {name: answers.get(name, PROMPTS[name]) for name in TEXTS}
     about = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     author, email = answers["author_name"], answers["author_email"]
@@ -73,7 +78,7 @@ def assert_comes_back(project: Path, **answers: str) -> None:
     phases=[Phase.generate, Phase.shrink],
 )
 @given(texts=st.tuples(GOOD, GOOD, GOOD) | st.tuples(ANY, ANY, ANY), email=st.sampled_from(EMAILS))
-def test_any_text_is_refused_cleanly_or_comes_back_and_nothing_runs(
+def test_any_text_is_written_unchanged_or_rejected_and_never_executed(
     default_project: Path, texts: tuple[str, str, str], email: str
 ) -> None:
     answers = dict(zip(TEXTS, [*texts, email], strict=True))
@@ -88,7 +93,7 @@ def test_any_text_is_refused_cleanly_or_comes_back_and_nothing_runs(
             assert not here.exists()
         else:
             assert not bad
-            assert_comes_back(project, **answers)
+            assert_answers_are_unchanged(project, **answers)
             assert list(here.iterdir()) == [project]
             files, usual = files_of(project), files_of(default_project)
             assert files.keys() == usual.keys()
@@ -98,7 +103,7 @@ def test_any_text_is_refused_cleanly_or_comes_back_and_nothing_runs(
 
 
 def replay(folder: Path, **changes: object) -> subprocess.CompletedProcess[str]:
-    """Renders once more with the last answers, after some of them were changed in their file."""
+    """Renders again with the previous answers, some of which are changed in the replay file."""
     (path,) = (folder / ".cookiecutter_replay").iterdir()
     answers = json.loads(path.read_text(encoding="utf-8"))
     answers["cookiecutter"].update(changes)
@@ -120,17 +125,17 @@ def from_replay(folder: Path, **answers: object) -> subprocess.CompletedProcess[
     return replay(folder, **answers)
 
 
-@pytest.mark.parametrize("way", [render, from_settings, from_replay])
-def test_jinja_in_an_answer_is_text_by_whichever_way_it_comes(tmp_path: Path, way: Way) -> None:
+@pytest.mark.parametrize("render_with", [render, from_settings, from_replay])
+def test_jinja_in_an_answer_is_not_evaluated(tmp_path: Path, render_with: Renderer) -> None:
     answers = {"project_name": JINJA, "description": JINJA + "{# a #}"}
     answers["author_name"] = "{{ cookiecutter.project_slug }}"
-    done = way(tmp_path, project_slug="odd", **answers)
+    done = render_with(tmp_path, project_slug="odd", **answers)
     assert done.returncode == 0, done.stdout
     assert not CANARY.exists()
-    assert_comes_back(tmp_path / "odd", **answers)
+    assert_answers_are_unchanged(tmp_path / "odd", **answers)
 
 
-def test_jinja_in_the_path_to_the_project_is_text(tmp_path: Path) -> None:
+def test_jinja_in_the_output_folder_is_not_evaluated(tmp_path: Path) -> None:
     folder = tmp_path / "{{ 7 * 7 }}"
     folder.mkdir()
     done = render(folder)
@@ -139,7 +144,7 @@ def test_jinja_in_the_path_to_the_project_is_text(tmp_path: Path) -> None:
     assert (folder / "my-project/base/__init__.py").exists()
 
 
-@pytest.mark.parametrize("way", [from_settings, from_replay])
+@pytest.mark.parametrize("render_with", [from_settings, from_replay])
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
@@ -150,14 +155,14 @@ def test_jinja_in_the_path_to_the_project_is_text(tmp_path: Path) -> None:
         ("author_name", {"first": "Ada"}),
     ],
 )
-def test_a_bad_answer_from_a_file_is_one_line_and_leaves_nothing(
-    tmp_path: Path, way: Way, name: str, answer: object
+def test_an_invalid_answer_from_a_file_gives_a_one_line_error_and_no_files(
+    tmp_path: Path, render_with: Renderer, name: str, answer: object
 ) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    done = way(work, **{name: answer})
-    if name == "author_name" and answer == 3 and way == from_settings:
-        assert done.returncode == 0, done.stdout  # cookiecutter makes a text of it
+    done = render_with(work, **{name: answer})
+    if name == "author_name" and answer == 3 and render_with == from_settings:
+        assert done.returncode == 0, done.stdout  # cookiecutter converts it to text
         return
     assert done.returncode != 0
     (line,) = done.stdout.strip().splitlines()
@@ -166,7 +171,7 @@ def test_a_bad_answer_from_a_file_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == [work]
 
 
-def test_choices_of_a_replay_file_are_those_of_this_version(tmp_path: Path) -> None:
+def test_a_replay_file_of_another_version_is_rejected(tmp_path: Path) -> None:
     assert render(tmp_path).returncode == 0
     before = files_of(tmp_path / "my-project")
     for name in ("example", "license", "python_version", "ci", "_files", "_version"):
@@ -180,25 +185,30 @@ def test_choices_of_a_replay_file_are_those_of_this_version(tmp_path: Path) -> N
     assert not CANARY.exists()
 
 
-def test_some_answers_in_a_replay_file_are_one_line_and_leave_nothing(tmp_path: Path) -> None:
+def test_an_incomplete_replay_file_gives_a_one_line_error_and_no_files(tmp_path: Path) -> None:
     (tmp_path / "some.json").write_text('{"cookiecutter": {"project_name": "Mine"}}')
     done = run("cookiecutter", TEMPLATE, "--replay-file", "some.json", cwd=tmp_path)
     assert done.returncode != 0
-    assert done.stdout.strip() == "error: a replay file must hold all answers, or none"
+    (line,) = done.stdout.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "replay file" in line
     assert [path.name for path in tmp_path.iterdir() if path.name[0] != "."] == ["some.json"]
 
 
 @pytest.mark.parametrize("typed", [None, "\n" * 20])
-def test_an_answer_to_no_question_is_refused(tmp_path: Path, typed: str | None) -> None:
+def test_an_unknown_question_is_rejected_with_the_list_of_questions(
+    tmp_path: Path, typed: str | None
+) -> None:
     options = [] if typed else ["--no-input"]
     done = run("cookiecutter", TEMPLATE, *options, "licence=MIT", cwd=tmp_path, typed=typed)
     assert done.returncode == 1
     last = done.stdout.rstrip().splitlines()[-1].rpartition("error: ")[2]
-    assert last.startswith("'licence' is no question; the questions are project_name, ")
+    assert "'licence'" in last
+    assert "project_name, project_slug, " in last
     assert not [path for path in tmp_path.iterdir() if path.name[0] != "."]
 
 
-def test_an_unknown_choice_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_unknown_choice_is_reported_and_creates_no_files(tmp_path: Path) -> None:
     done = render(tmp_path, license="GPL")
     assert done.returncode != 0
     assert "GPL provided for choice variable license" in done.stdout.splitlines()[-1]
@@ -206,14 +216,16 @@ def test_an_unknown_choice_is_named_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_terminals_that_cannot_show_a_text_get_as_far(tmp_path: Path, encoding: str) -> None:
+def test_rendering_works_in_terminals_that_lack_letters_of_the_answers(
+    tmp_path: Path, encoding: str
+) -> None:
     parent = tmp_path / "프로젝트"
     (parent / ".git").mkdir(parents=True)
     terminal = {"PYTHONIOENCODING": encoding}
     command: list[str | Path] = ["cookiecutter", TEMPLATE, "--no-input", "--output-dir", parent]
     done = run(*command, "author_name=한국", cwd=tmp_path, **terminal)
     assert done.returncode == 0, done.stdout
-    assert_comes_back(parent / "my-project", author_name="한국")
+    assert_answers_are_unchanged(parent / "my-project", author_name="한국")
     done = run(*command, "author_name=한국 ", cwd=tmp_path, **terminal)
     assert done.returncode == 1
     assert "author_name" in done.stdout
@@ -221,7 +233,9 @@ def test_terminals_that_cannot_show_a_text_get_as_far(tmp_path: Path, encoding: 
 
 
 @pytest.mark.parametrize("author", AUTHORS)
-def test_the_project_can_be_installed_whoever_wrote_it(tmp_path: Path, author: str) -> None:
+def test_the_project_can_be_installed_with_any_author_and_description(
+    tmp_path: Path, author: str
+) -> None:
     email, description = EMAILS[AUTHORS.index(author)], author[::-1]
     done = render(tmp_path, author_name=author, author_email=email, description=description)
     assert done.returncode == 0, done.stdout
@@ -233,7 +247,7 @@ def test_the_project_can_be_installed_whoever_wrote_it(tmp_path: Path, author: s
     assert f"\nSummary: {description}\n" in metadata.read_text(encoding="utf-8")
 
 
-def test_no_slug_is_the_name_of_something_that_the_project_uses() -> None:
+def test_a_slug_may_not_be_the_name_of_a_module_or_dependency() -> None:
     about = tomllib.loads((PAYLOAD / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = about["optional-dependencies"].values()
     needed = [need for needs in (about["dependencies"], *extras) for need in needs]
@@ -244,16 +258,19 @@ def test_no_slug_is_the_name_of_something_that_the_project_uses() -> None:
     for slug in filter(None, [*packages, *modules, *devices, "pytest__xdist"]):
         problem = HOOK.find_problem({"project_slug": slug})
         assert problem is not None
-        assert "this is the name of" in problem, slug
+        assert "the name of" in problem, slug
         assert HOOK.find_problem({"project_slug": HOOK.make_slug(slug)}) is None
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_what_has_the_slugs_name_already_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
+def test_an_existing_file_or_folder_with_the_slugs_name_is_not_changed(
+    tmp_path: Path, overwrite: bool
+) -> None:
     (tmp_path / "my-project").write_text("mine")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/train.py").write_text("mine")
-    done = render(tmp_path, *["--overwrite-if-exists"] * overwrite)
+    options = ["--overwrite-if-exists"] if overwrite else []
+    done = render(tmp_path, *options)
     assert done.returncode == 1
     (line,) = done.stdout.strip().splitlines()
     assert "my-project" in line
@@ -265,7 +282,7 @@ def test_what_has_the_slugs_name_already_is_left_alone(tmp_path: Path, overwrite
         assert [path.name for path in (tmp_path / "other").iterdir()] == ["train.py"]
 
 
-def test_a_hook_that_fails_leaves_no_half_project(tmp_path: Path) -> None:
+def test_a_failing_hook_removes_the_incomplete_project(tmp_path: Path) -> None:
     template = clone(tmp_path)
     (template / PAYLOAD.name / "licenses/MIT").unlink()
     done = render(tmp_path, template=template)
@@ -280,7 +297,7 @@ def test_a_hook_that_fails_leaves_no_half_project(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hook", sorted(TEMPLATE.glob("hooks/*.py")), ids=lambda path: path.name)
-def test_hooks_use_no_shell_and_ask_nothing(hook: Path) -> None:
+def test_hooks_use_no_shell_and_read_no_input(hook: Path) -> None:
     tree = ast.parse(hook.read_text(encoding="utf-8"))
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     used |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -1,4 +1,4 @@
-"""Choices of all options together: each pair of choices occurs in one of the projects."""
+"""Combinations of options: each pair of choices occurs in at least one project."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Answers = dict[str, str]
 
 
 def cover() -> Iterator[Answers]:
-    """Few combinations in which each choice of an option meets each of all others."""
+    """Yields few combinations that contain each pair of choices of two options (greedy)."""
     every = [dict(zip(OPTIONS, values, strict=True)) for values in product(*OPTIONS.values())]
     pairs = {pair for answers in every for pair in combinations(answers.items(), 2)}
     while pairs:
@@ -37,7 +37,7 @@ def answers(request: pytest.FixtureRequest) -> Answers:
 
 @pytest.fixture
 def project(tmp_path: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh project with those answers and everything committed."""
+    """A new project with these answers and all files committed."""
     monkeypatch.delenv("DATA_ROOT", raising=False)
     assert render(tmp_path, **answers).returncode == 0
     folder = tmp_path / "my-project"
@@ -45,15 +45,15 @@ def project(tmp_path: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch) -
     return folder
 
 
-def test_the_matrix_has_all_pairs() -> None:
-    """Also those of an option that is added one day."""
+def test_the_combinations_contain_all_pairs_of_choices() -> None:
+    """Includes the pairs of options that are added later."""
     for one, other in combinations(OPTIONS, 2):
         met = {(answers[one], answers[other]) for answers in ROWS}
         assert met == {*product(OPTIONS[one], OPTIONS[other])}
 
 
 def links_in(markdown: str) -> tuple[set[str], set[str]]:
-    """What a text links to, and the anchors of its headings."""
+    """Returns the targets of the links in a text, and the anchors of its headings."""
     tokens = MarkdownIt().parse(markdown)
     children = [child for token in tokens for child in token.children or ()]
     links = {str(child.attrs["href"]) for child in children if child.type == "link_open"}
@@ -62,7 +62,7 @@ def links_in(markdown: str) -> tuple[set[str], set[str]]:
     return links, anchors
 
 
-def test_files_are_those_of_the_choices_and_sound(
+def test_a_project_contains_the_files_of_its_choices_and_they_are_valid(
     project: Path, answers: Answers, default_project: Path
 ) -> None:
     common = {*files_of(default_project)} - CHOSEN
@@ -88,16 +88,16 @@ FIRST = [
 
 
 @needs_all
-def test_all_that_a_project_ships_with_is_green(
+def test_the_hooks_tests_and_documented_commands_of_a_project_pass(
     project: Path, answers: Answers, tmp_path: Path
 ) -> None:
-    """Hooks that change nothing, its tests, what its README says.
+    """The pre-commit hooks change nothing, and the tests and the README's commands pass.
 
-    Of the tests that are the same in all projects, those that look at settings and commands; all
-    others (but most of those of several processes), and the README's chapter on making it your own,
-    once for each example and each tracker.
+    For the first project with each example and each tracker, this runs all tests (except for most
+    of those with several processes) and the README's chapter on making the project your own. For
+    the others, it runs only their own tests and those of settings and commands.
     """
-    home = {"HOME": str(tmp_path)}  # with the caches of the tools
+    home = {"HOME": str(tmp_path)}  # for the caches of the tools
     done = run("pre-commit", "run", "--all-files", cwd=project, **home)
     assert done.returncode == 0, done.stdout
     own = CHOSEN - foreign(**answers)

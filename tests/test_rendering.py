@@ -1,4 +1,4 @@
-"""What is rendered: which files, with which contents, by which ways."""
+"""Rendering: the files of a project, their contents, and the ways to render them."""
 
 import ast
 import json
@@ -10,7 +10,7 @@ import pytest
 from conftest import PAYLOAD, TEMPLATE, clone, files_of, foreign, render, render_typed, run
 from ruamel.yaml import YAML
 from test_answers import TEXTS
-from test_hostile_answers import assert_comes_back
+from test_hostile_answers import assert_answers_are_unchanged
 
 LICENSES = {
     "MIT": "MIT License",
@@ -26,7 +26,7 @@ def read_toml(project: Path) -> dict[str, dict[str, object]]:
 
 
 def parse_all(project: Path) -> None:
-    """Parses every file of a known kind and looks for Jinja that was left."""
+    """Parses every file of a known format and asserts that no Jinja is left in any file."""
     for name, content in files_of(project).items():
         text = content.decode("utf-8")
         if name.endswith(".py"):
@@ -41,23 +41,23 @@ def parse_all(project: Path) -> None:
         assert not re.search(r"\{%|(?<!\$)\{\{ ", text), name
 
 
-def test_the_set_of_files_is_the_payload_with_one_licence(default_project: Path) -> None:
+def test_the_files_are_those_of_the_payload_and_one_licence(default_project: Path) -> None:
     tracked = run("git", "ls-files", "-co", "--exclude-standard", cwd=PAYLOAD).stdout.split()
     expected = {name for name in tracked if not name.startswith("licenses/")} | {"LICENSE"}
     assert set(files_of(default_project)) == expected - foreign()
 
 
-def test_everything_parses_and_no_jinja_is_left(default_project: Path) -> None:
+def test_all_files_parse_and_contain_no_jinja(default_project: Path) -> None:
     parse_all(default_project)
 
 
-def test_python_files_are_the_payloads_own(default_project: Path) -> None:
+def test_python_files_equal_those_of_the_payload(default_project: Path) -> None:
     for path in default_project.rglob("*.py"):
         assert path.read_bytes() == (PAYLOAD / path.relative_to(default_project)).read_bytes()
 
 
 @pytest.mark.parametrize("name", LICENSES)
-def test_every_licence_is_whole_and_names_the_holder(tmp_path: Path, name: str) -> None:
+def test_each_licence_is_complete_and_names_the_copyright_holder(tmp_path: Path, name: str) -> None:
     assert render(tmp_path, license=name, author_name="Ada L.").returncode == 0
     project = tmp_path / "my-project"
     text = (project / "LICENSE").read_text(encoding="utf-8")
@@ -72,20 +72,20 @@ def test_every_licence_is_whole_and_names_the_holder(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize("version", PYTHONS)
-def test_the_oldest_python_is_what_is_asked_for_and_tested(tmp_path: Path, version: str) -> None:
+def test_the_selected_python_is_required_and_tested(tmp_path: Path, version: str) -> None:
     assert render(tmp_path, python_version=version).returncode == 0
     project = tmp_path / "my-project"
     assert read_toml(project)["project"]["requires-python"] == f">={version}"
     workflow = (project / ".github/workflows/checks.yml").read_text(encoding="utf-8")
     matrix = YAML(typ="safe", pure=True).load(workflow)["jobs"]["checks"]["strategy"]["matrix"]
     assert matrix["python"] == PYTHONS[PYTHONS.index(version) :]
-    for command in (["check"], ["format", "--check"]):  # the rules follow the oldest Python
+    for command in (["check"], ["format", "--check"]):  # the rules depend on the oldest Python
         done = run("ruff", *command, "--no-cache", cwd=project)
         assert done.returncode == 0, done.stdout
     parse_all(project)
 
 
-def test_slug_names_the_folder_and_the_package(tmp_path: Path) -> None:
+def test_the_slug_is_the_name_of_the_folder_and_of_the_package(tmp_path: Path) -> None:
     assert render(tmp_path, project_slug="net_2").returncode == 0
     project = read_toml(tmp_path / "net_2")["project"]
     assert project["name"] == "net_2"
@@ -93,12 +93,14 @@ def test_slug_names_the_folder_and_the_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_typed_text_comes_back_exactly(tmp_path: Path, text: str) -> None:
+def test_typed_text_is_written_unchanged(tmp_path: Path, text: str) -> None:
     done = render_typed(
         tmp_path, project_name=text, project_slug="odd", description=text, author_name=text
     )
     assert done.returncode == 0, done.stdout
-    assert_comes_back(tmp_path / "odd", project_name=text, description=text, author_name=text)
+    assert_answers_are_unchanged(
+        tmp_path / "odd", project_name=text, description=text, author_name=text
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,9 @@ def test_typed_text_comes_back_exactly(tmp_path: Path, text: str) -> None:
         ("project_name", "two\nlines"),
     ],
 )
-def test_a_bad_answer_is_one_line_and_leaves_nothing(tmp_path: Path, name: str, text: str) -> None:
+def test_an_invalid_answer_gives_a_one_line_error_and_no_files(
+    tmp_path: Path, name: str, text: str
+) -> None:
     work = tmp_path / "work"
     work.mkdir()
     done = render(work, **{name: text})
@@ -123,7 +127,7 @@ def test_a_bad_answer_is_one_line_and_leaves_nothing(tmp_path: Path, name: str, 
     assert list(tmp_path.iterdir()) == [work]
 
 
-def test_replay_and_overwrite_give_the_same_files(tmp_path: Path) -> None:
+def test_replaying_over_a_project_gives_the_same_files(tmp_path: Path) -> None:
     assert render(tmp_path, project_name='A "B" \\ C').returncode == 0
     first = files_of(tmp_path / "a-b-c")
     done = run("cookiecutter", TEMPLATE, "--replay", "--overwrite-if-exists", cwd=tmp_path)
@@ -131,7 +135,7 @@ def test_replay_and_overwrite_give_the_same_files(tmp_path: Path) -> None:
     assert files_of(tmp_path / "a-b-c") == first
 
 
-def test_overwriting_keeps_what_the_user_added(tmp_path: Path) -> None:
+def test_overwriting_keeps_files_that_the_user_added(tmp_path: Path) -> None:
     assert render(tmp_path).returncode == 0
     files = ("runs/first/metrics.csv", "feature_cache/0.npy", "licenses/other.txt")
     for mine in [tmp_path / "my-project" / file for file in files]:
@@ -142,7 +146,7 @@ def test_overwriting_keeps_what_the_user_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["model/text.py", "licenses/MIT"])
-def test_other_options_do_not_take_the_place_of_a_file_of_the_user(
+def test_files_of_other_options_do_not_overwrite_a_file_of_the_user(
     tmp_path: Path, file: str
 ) -> None:
     assert render(tmp_path).returncode == 0
@@ -151,13 +155,14 @@ def test_other_options_do_not_take_the_place_of_a_file_of_the_user(
     mine.write_text("mine")
     done = render(tmp_path, "--overwrite-if-exists", author_name="Somebody else")
     assert done.returncode != 0
-    assert f"error: {file} is there, and in no project with these options" in done.stdout
+    assert f"error: {file} exists" in done.stdout
+    assert "move it" in done.stdout
     assert "Traceback" not in done.stdout
     assert mine.read_text() == "mine"
     assert "Somebody else" not in (tmp_path / "my-project/LICENSE").read_text()
 
 
-def test_caches_in_the_template_stay_there(tmp_path: Path) -> None:
+def test_caches_in_the_template_are_not_copied(tmp_path: Path) -> None:
     template = clone(tmp_path)
     for folder in ("__pycache__", "base/__pycache__", ".mypy_cache"):
         cache = template / PAYLOAD.name / folder / "x.pyc"
@@ -168,7 +173,9 @@ def test_caches_in_the_template_stay_there(tmp_path: Path) -> None:
     assert not [name for name in files_of(tmp_path / "my-project") if name.endswith(".pyc")]
 
 
-def test_it_renders_from_a_git_url(tmp_path: Path, default_project: Path) -> None:
+def test_rendering_from_a_git_url_gives_the_same_files(
+    tmp_path: Path, default_project: Path
+) -> None:
     clone(tmp_path).rename(tmp_path / "torch-template.git")
     (tmp_path / ".cookiecutters").mkdir()
     done = render(tmp_path, template=f"file://{tmp_path}/torch-template.git")
@@ -176,14 +183,14 @@ def test_it_renders_from_a_git_url(tmp_path: Path, default_project: Path) -> Non
     assert files_of(tmp_path / "my-project") == files_of(default_project)
 
 
-def test_the_next_steps_are_said_and_git_is_begun(tmp_path: Path) -> None:
+def test_rendering_prints_the_next_steps_and_creates_a_git_repository(tmp_path: Path) -> None:
     done = render(tmp_path)
     for command in ("cd my-project", "uv run train.py", 'pip install -e ".[dev]"'):
         assert f"    {command}\n" in done.stdout
     assert (tmp_path / "my-project" / ".git" / "HEAD").read_text() == "ref: refs/heads/main\n"
 
 
-def test_git_is_not_needed(tmp_path: Path) -> None:
+def test_rendering_works_without_git(tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
     done = run("which", "python", "cookiecutter", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""The same answers give the same files, wherever and however often, and legal on all systems."""
+"""The same answers give the same files everywhere, with paths that all systems allow."""
 
 import json
 import os
@@ -19,7 +19,7 @@ RESERVED = {"con", "prn", "aux", "nul"} | {f"{n}{k}" for n in ("com", "lpt") for
 
 
 def render_in(folder: Path, *shell: str, **environment: str) -> Path:
-    """Renders with ANSWERS, by a command line, after commands of the shell."""
+    """Renders with ANSWERS through the command line, after some shell commands."""
     folder.mkdir()
     settings = json.dumps({"default_context": ANSWERS}, ensure_ascii=False)
     (folder / ".cookiecutterrc").write_text(settings, encoding="utf-8")
@@ -41,8 +41,11 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "environment",
     [
-        {"TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "1"},  # a day before ...
-        {"TZ": "Etc/GMT+12", "PYTHONHASHSEED": "2"},  # ... and after
+        {
+            "TZ": "Pacific/Kiritimati",
+            "PYTHONHASHSEED": "1",
+        },  # the date differs from UTC's by a day ...
+        {"TZ": "Etc/GMT+12", "PYTHONHASHSEED": "2"},  # ... in both directions
         {"LC_ALL": "C"},
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONHASHSEED": "3"},
         {"LC_ALL": "tr_TR.UTF-8", "LANGUAGE": "tr", "PYTHONUTF8": "0"},
@@ -50,7 +53,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda environment: "-".join(environment.values()),
 )
-def test_time_zone_and_locale_make_no_difference(
+def test_time_zone_and_locale_do_not_change_the_files(
     tmp_path: Path, usual: Path, environment: dict[str, str]
 ) -> None:
     setlocale = "import locale; locale.setlocale(locale.LC_ALL, '')"
@@ -60,21 +63,21 @@ def test_time_zone_and_locale_make_no_difference(
         run("bash", "-c", make, cwd=tmp_path)
         environment = {**environment, "LOCPATH": str(tmp_path)}
         if run("python", "-c", setlocale, cwd=tmp_path, **environment).returncode != 0:
-            pytest.skip("this machine has no such locale, and no sources to make it of")
+            pytest.skip("this machine has neither the locale nor the sources to compile it")
     project = render_in(tmp_path / "there", **environment)
     assert without_dates(project) == without_dates(usual)
     assert modes_of(project) == modes_of(usual)
 
 
 @pytest.mark.parametrize("mask", ["000", "077"])
-def test_the_umask_makes_no_difference_to_files(tmp_path: Path, usual: Path, mask: str) -> None:
+def test_the_umask_does_not_change_the_files(tmp_path: Path, usual: Path, mask: str) -> None:
     project = render_in(tmp_path / "there", f"umask {mask}")
     assert without_dates(project) == without_dates(usual)
     assert modes_of(project) == modes_of(usual)
 
 
 def choices() -> list[dict[str, str]]:
-    """Answers with which each choice is made; with ALL, beside many of the others."""
+    """Returns answers that contain each choice; with ALL, in many combinations."""
     options = {n: asked for n, asked in PROMPTS.items() if n[0] != "_" and isinstance(asked, list)}
     longest = max(map(len, options.values()))
     return [
@@ -85,11 +88,12 @@ def choices() -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("answers", choices(), ids=lambda answers: "-".join(answers.values()))
-def test_rendering_again_changes_nothing_and_files_are_right(
+def test_rendering_again_changes_nothing_and_the_files_are_well_formed(
     tmp_path: Path, answers: dict[str, str]
 ) -> None:
     project = generate(tmp_path / "here", **answers, **ANSWERS)
-    files, modes = files_of(project), modes_of(project)
+    files = files_of(project)
+    modes = modes_of(project)
     assert generate(tmp_path / "here", **answers, **ANSWERS) == project
     assert files_of(project) == files
     assert modes_of(project) == modes
@@ -104,7 +108,7 @@ def test_rendering_again_changes_nothing_and_files_are_right(
 
 
 def problems_of_paths(paths: Iterable[str]) -> list[str]:
-    """The paths that Windows or macOS could not hold, or not beside each other."""
+    """Returns the paths that Windows or macOS cannot store, or not in the same folder."""
     problems = []
     seen: set[str] = set()
     for path in paths:
@@ -117,13 +121,13 @@ def problems_of_paths(paths: Iterable[str]) -> list[str]:
     return problems
 
 
-def test_illegal_paths_are_found() -> None:
+def test_paths_that_some_systems_do_not_allow_are_found() -> None:
     bad = ["a/con", "Nul.txt", "x/lpt1.py", "a.", "a /b", "a:b", "a?", "a\\b", "x\ny", "é" * 121]
     assert problems_of_paths(bad) == bad
     assert problems_of_paths(["a", "A", "e\u0301", "é", "ok/console.py"]) == ["A", "é"]
 
 
-def test_the_templates_own_paths_are_legal_and_its_scripts_executable() -> None:
+def test_the_templates_paths_are_allowed_and_its_scripts_executable() -> None:
     tracked = git(TEMPLATE, "ls-files -s -z").split("\0")[:-1]
     modes = {line.split("\t")[1]: line.split()[0] for line in tracked}
     assert problems_of_paths(modes) == []
@@ -133,7 +137,7 @@ def test_the_templates_own_paths_are_legal_and_its_scripts_executable() -> None:
             assert mode == ("100755" if script else "100644"), name
 
 
-def test_a_checkout_with_line_endings_of_windows_renders_the_same(
+def test_a_checkout_with_windows_line_endings_renders_the_same_files(
     tmp_path: Path, default_project: Path
 ) -> None:
     template = clone(tmp_path)
@@ -141,7 +145,7 @@ def test_a_checkout_with_line_endings_of_windows_renders_the_same(
     done = run("cookiecutter", tmp_path / "windows", "--no-input", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert files_of(tmp_path / "my-project") == files_of(default_project)
-    # and what git makes of the project there
+    # A checkout of the project with Windows line endings has the same files, too.
     project = tmp_path / "my-project"
     git(project, "add -A")
     git(project, "commit -qm x")

@@ -1,4 +1,4 @@
-"""What docs/scaling.md predicts is what its script says."""
+"""The predictions in docs/scaling.md are those of its script."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from conftest import TEMPLATE, run
 
 
-def test_the_tables_of_scaling_are_those_that_the_model_prints(tmp_path: Path) -> None:
+def test_the_document_contains_each_table_row_that_the_model_prints(tmp_path: Path) -> None:
     done = run(sys.executable, TEMPLATE / "benchmarks/scaling_model.py", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]

@@ -1,4 +1,4 @@
-"""Projects that show their runs in MLflow or Weights & Biases, too."""
+"""Projects that log to MLflow or Weights & Biases as well."""
 
 import re
 import tomllib
@@ -16,7 +16,7 @@ HEADINGS = {"mlflow": "MLflow", "wandb": "Weights & Biases"}
 
 @pytest.fixture(scope="module", params=TRACKERS)
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh project with a tracker; its folder is named after that."""
+    """A new project with a tracker, which is part of its folder's name."""
     folder = tmp_path_factory.mktemp("trackers")
     done = render(folder, project_slug=f"my-{request.param}", experiment_tracker=request.param)
     assert done.returncode == 0, done.stdout
@@ -24,13 +24,13 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def extras_of(project: Path) -> dict[str, list[str]]:
-    """The optional dependencies by extra."""
+    """Returns the optional dependencies by extra."""
     toml = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     extras: dict[str, list[str]] = toml["project"]["optional-dependencies"]
     return extras
 
 
-def test_only_a_project_that_chose_a_tracker_has_it(project: Path, default_project: Path) -> None:
+def test_a_tracker_is_only_in_projects_that_select_it(project: Path, default_project: Path) -> None:
     own = project.name.removeprefix("my-")
     assert set(TRACKERS) == set(OPTIONS["experiment_tracker"]) - {"tensorboard"}
     names = set(files_of(project))
@@ -50,7 +50,7 @@ def test_only_a_project_that_chose_a_tracker_has_it(project: Path, default_proje
     parse_all(project)
 
 
-def test_a_project_with_a_tracker_does_as_its_readme_says(project: Path) -> None:
+def test_the_readmes_commands_for_a_tracker_work(project: Path) -> None:
     own = project.name.removeprefix("my-")
     pytest.importorskip(own)
     (commands,) = bash_blocks(project / "README.md", HEADINGS[own])
@@ -71,8 +71,8 @@ def test_the_tests_of_a_tracker_pass(project: Path) -> None:
     assert "skipped" not in done.stdout
 
 
-def test_the_tests_of_a_tracker_are_skipped_where_its_package_is_missing() -> None:
-    """In the payload, which has all trackers, in an environment without any."""
+def test_the_tests_of_a_tracker_are_skipped_without_its_package() -> None:
+    """The payload contains all trackers; the import of each package is blocked."""
     for own in TRACKERS:
         code = f"import sys; sys.modules[{own!r}] = None; import pytest; sys.exit(pytest.main())"
         options = ["-q", "-n0", "-p", "no:cacheprovider", f"tests/test_{own}_tracker.py"]

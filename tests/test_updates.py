@@ -1,4 +1,4 @@
-"""Projects of an older version of the template, with a user's work in them, updated by cruft."""
+"""Projects of an older template version, changed by a user, are updated by cruft."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, commit, files_of, genera
 from test_project import bash_blocks
 
 ANSWERS = {"project_name": "{{ 7 * 7 }} 'nets'", "project_slug": "nets", "author_name": 'A "B"'}
-# What the user changes, by file; adds; and deletes.
+# What the user changes (old and new text by file), adds and deletes.
 EDITED = {
     "README.md": ("## Start\n", "## Start\n\nFirst, look at our data.\n"),
     "base/base_trainer.py": ("import math\n", "import math  # mine\n"),
@@ -24,55 +24,56 @@ DELETED = ["config/tutorial.yaml", "data_loader/fashion_mnist.py", "slurm.sh"]
 
 
 def change(file: Path, old: str, new: str) -> None:
-    """Changes the first place of a text in a file."""
+    """Replaces the first occurrence of a text in a file."""
     text = file.read_bytes().decode("utf-8")
     assert old in text, (file, old)
     file.write_bytes(text.replace(old, new, 1).encode("utf-8"))
 
 
 def make_older(template: Path) -> None:
-    """Makes another version of the template, such as an older one may have been."""
+    """Turns a copy of the template into an older version."""
     payload, prompts = template / PAYLOAD.name, template / "cookiecutter.json"
     change(prompts, f'"_version": "{PROMPTS["_version"]}"', '"_version": "0.0.1"')
-    # A filter has another name (each version needs its own hooks), and a question is missing.
+    # A filter has another name, so that each version needs its own hooks; a question is missing.
     change(template / "hooks/answers.py", '"quoted": quote', '"as_toml": quote')
     change(prompts, '  "python_version": ["3.11", "3.12", "3.13"],\n', "")
     for file in filter(Path.is_file, payload.rglob("*")):
         text = file.read_bytes()
         older = text.replace(b"| quoted", b"| as_toml")
         file.write_bytes(older.replace(b"cookiecutter.python_version", b'"3.11"'))
-    # Other texts: in files that the user edits, leaves alone, deletes, and never had.
+    # The text differs in files that the user edits, keeps, deletes, or never had.
     change(payload / "README.md", "## Checks\n", "## Tests\n")
     files = ["base/base_trainer.py", "train.py", "model/text.py", *DELETED]
     for path in [payload / file for file in files]:
         path.write_text(path.read_text(encoding="utf-8") + "# older\n", encoding="utf-8")
-    # A file less, and another that there is no longer.
+    # One file does not exist yet, and another one is removed later.
     (payload / "evaluate.py").unlink()
     (payload / "utils/older.py").write_text("# older\n", encoding="utf-8")
 
 
 def make_present(template: Path) -> None:
-    """Makes a repository of the template hold what the working tree has, and commits it."""
+    """Replaces the contents of a template repository by the working tree, and commits."""
     git(template, "rm -rq .")
     shutil.copytree(clone(template / "../present"), template, dirs_exist_ok=True, ignore=NO_GIT)
     commit(template)
 
 
 def last_release() -> str:
-    """The newest tag of a version in the template's repository, if there is one."""
+    """Returns the tag of the newest release, or an empty text."""
     return git(TEMPLATE, "tag --list v* --sort=-version:refname").partition("\n")[0]
 
 
 @pytest.fixture(params=["made older", "last release"])
 def template(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A repository of the template with an older version of it, which is tagged with its name."""
+    """A repository with an older version of the template, tagged with its version number."""
     if request.param == "made older":
         folder = clone(tmp_path)
         make_older(folder)
         commit(folder)
         git(folder, "tag v0.0.1")
         return folder
-    if not (tag := last_release()):
+    tag = last_release()
+    if not tag:
         pytest.skip("the template's repository has no tag of a release")
     git(tmp_path, f"clone -q file://{TEMPLATE} template")
     git(tmp_path / "template", f"checkout -q {tag}")
@@ -80,14 +81,14 @@ def template(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def cruft(folder: Path, *command: str | Path) -> str:
-    """What cruft says, with nobody there to answer a question."""
+    """Runs cruft without input; returns its output."""
     done = run("cruft", *command, cwd=folder, typed="")
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
 def create(template: Path) -> Path:
-    """A project made by cruft, with everything committed."""
+    """Creates a project with cruft and commits all files; returns its folder."""
     answers = ("--no-input", "--extra-context", json.dumps(ANSWERS))
     cruft(template.parent, "create", template, "--default-config", *answers)
     commit(template.parent / "nets")
@@ -95,7 +96,7 @@ def create(template: Path) -> Path:
 
 
 def work(project: Path) -> None:
-    """A user's work on a project."""
+    """Makes and commits the user's changes."""
     for name, (old, new) in EDITED.items():
         change(project / name, old, new)
     for name, text in ADDED.items():
@@ -106,7 +107,7 @@ def work(project: Path) -> None:
 
 
 def assert_is_present(project: Path) -> None:
-    """The project is as if it were made today, but for the user's work, which is all there."""
+    """Asserts that a project equals a new one, except for the user's changes."""
     files, present = files_of(project), files_of(generate(project.parent / "today", **ANSWERS))
     assert files.keys() - {".cruft.json"} == present.keys() - {*DELETED} | ADDED.keys()
     for name in files.keys() & present.keys():
@@ -124,7 +125,7 @@ def assert_is_present(project: Path) -> None:
     assert about == {"version": PROMPTS["_version"], "answers": {**default, **ANSWERS}}
 
 
-def test_an_update_brings_what_is_new_and_keeps_the_users_work(template: Path) -> None:
+def test_an_update_applies_new_changes_and_keeps_the_users_work(template: Path) -> None:
     project = create(template)
     work(project)
     make_present(template)
@@ -132,16 +133,16 @@ def test_an_update_brings_what_is_new_and_keeps_the_users_work(template: Path) -
     cruft(project, "update", "--skip-apply-ask")
     assert_is_present(project)
     states = {line[:2] for line in git(project, "status --porcelain").splitlines()}
-    assert states <= {"M ", "A ", "D ", " M"}  # nothing in conflict, nothing beside it
+    assert states <= {"M ", "A ", "D ", " M"}  # no conflicts and no untracked files
     cruft(project, "check")
     commit(project)
     cruft(project, "update", "--skip-apply-ask")
     assert git(project, "status --porcelain") == ""
     patch = run("bash", "-c", "cruft diff 2> /dev/null", cwd=project).stdout
-    assert patch.startswith("diff --git ")  # so the hook's words are not in it
+    assert patch.startswith("diff --git ")  # without the output of the hook
 
 
-def test_a_project_made_by_cookiecutter_alone_is_updated_as_its_readme_says(template: Path) -> None:
+def test_the_readmes_commands_update_a_project_created_by_cookiecutter(template: Path) -> None:
     answers = [f"{name}={text}" for name, text in ANSWERS.items()]
     done = run("cookiecutter", template, "--no-input", *answers, cwd=template.parent)
     assert done.returncode == 0, done.stdout
@@ -160,7 +161,7 @@ def test_a_project_made_by_cookiecutter_alone_is_updated_as_its_readme_says(temp
 
 
 @pytest.mark.parametrize("committed_before", [True, False])
-def test_lines_that_both_changed_are_shown_and_nothing_is_lost(
+def test_conflicting_lines_are_reported_and_nothing_is_lost(
     tmp_path: Path, committed_before: bool
 ) -> None:
     template = clone(tmp_path)
@@ -168,19 +169,19 @@ def test_lines_that_both_changed_are_shown_and_nothing_is_lost(
     commit(template)
     project = create(template)
     change(project / "README.md", "## Tests\n", "## My tests\n")
-    if not committed_before:  # then git does not know the file as it was
+    if not committed_before:  # git does not have the original file
         shutil.rmtree(project / ".git")
         git(project, "init -q")
     commit(project)
     make_present(template)
-    said = cruft(project, "update", "--skip-apply-ask")
+    output = cruft(project, "update", "--skip-apply-ask")
     readme = (project / "README.md").read_text(encoding="utf-8")
     assert "## My tests\n" in readme
     if committed_before:
-        assert "README.md' with conflicts" in said
+        assert "README.md' with conflicts" in output
         assert "<<<<<<< ours\n## My tests\n=======\n## Checks\n>>>>>>> theirs\n" in readme
     else:
-        assert "patch failed: README.md" in said
+        assert "patch failed: README.md" in output
         rejected = (project / "README.md.rej").read_text(encoding="utf-8")
         assert "-## Tests\n+## Checks\n" in rejected
     assert "# older" not in (project / "train.py").read_text(encoding="utf-8")

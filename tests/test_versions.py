@@ -1,4 +1,4 @@
-"""The default project with each Python, and with the newest and the oldest packages it allows."""
+"""The default project with each Python, and with the newest and oldest allowed packages."""
 
 import os
 import shutil
@@ -11,12 +11,17 @@ from conftest import PROMPTS, needs_all, render, run
 from test_project import SAMPLE
 
 PYTHONS = PROMPTS["python_version"]
-TRACKERS = dict(zip(PYTHONS, PROMPTS["experiment_tracker"], strict=True))  # each with one Python
+TRACKERS = dict(
+    zip(PYTHONS, PROMPTS["experiment_tracker"], strict=True)
+)  # one tracker for each Python
 
 
 @contextmanager
 def environment_of(project: Path, python: str, resolution: str) -> Iterator[Path]:
-    """The programs of a new environment, with what pyproject.toml says; it takes 6 GB, and goes."""
+    """Creates an environment of 6 GB with the project's packages; yields its `bin` folder.
+
+    The environment is deleted afterwards.
+    """
     packages = {"HOME": os.environ["HOME"], "VIRTUAL_ENV": str(project / ".venv")}
     install = ["uv", "pip", "install", "--quiet", "--resolution", resolution]
     commands = [
@@ -39,15 +44,15 @@ def path_with(programs: Path) -> str:
 
 
 def check(project: Path, programs: Path, *commands: str) -> None:
-    """Runs commands with the programs of an environment."""
+    """Asserts that commands succeed with the programs of an environment."""
     for command in commands:
         done = run("env", f"PATH={path_with(programs)}", *command.split(), cwd=project)
         assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
-def test_the_oldest_packages_do(tmp_path: Path) -> None:
-    """All that the project ships with; of its tests a few, which make test-all does whole."""
+def test_the_project_works_with_the_oldest_packages(tmp_path: Path) -> None:
+    """Runs the checks and the commands; `make test-all` also runs the project's tests."""
     assert render(tmp_path).returncode == 0
     project = tmp_path / "my-project"
     train = "python train.py --config config/synthetic.yaml --run-dir runs/first"
@@ -60,7 +65,7 @@ def test_the_oldest_packages_do(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
 @pytest.mark.parametrize("resolution", ["highest", "lowest-direct"])
 @pytest.mark.parametrize("python", PYTHONS)
-def test_every_python_does_with_the_newest_and_the_oldest_packages(
+def test_the_project_works_with_each_python_and_its_newest_and_oldest_packages(
     tmp_path: Path, python: str, resolution: str
 ) -> None:
     answers = {"python_version": python, "experiment_tracker": TRACKERS[python]}

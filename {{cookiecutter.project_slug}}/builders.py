@@ -34,10 +34,7 @@ EVALUATION_BATCH_FACTOR = 4
 def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
     """One split of the data set in the settings; None gives one that only reads inputs."""
     data = settings.data
-    dataset: BaseDataset = construct(
-        data, BaseDataset, root=data.root, split=split, seed=settings.seed
-    )
-    return dataset
+    return construct(data, BaseDataset, root=data.root, split=split, seed=settings.seed)
 
 
 def build_loader(settings: Settings, dataset: BaseDataset, training: bool = False) -> BatchLoader:
@@ -106,7 +103,7 @@ def share_fingerprint(loader: BatchLoader) -> None:
 
 def build_model(settings: Settings, dataset: BaseDataset) -> BaseModel:
     """The network in the settings, with the parameters of `model.freeze` frozen."""
-    model: BaseModel = construct(settings.model, BaseModel, dataset=dataset)
+    model = construct(settings.model, BaseModel, dataset=dataset)
     model.freeze(settings.model.freeze)
     return model
 
@@ -150,10 +147,9 @@ def copy_matching_weights(model: BaseModel, source: Path) -> None:
 
 def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> BaseTrainer:
     """The trainer in the settings."""
-    trainer: BaseTrainer = construct(
+    return construct(
         settings.trainer, BaseTrainer, settings=settings, model=model, loaders=loaders, run=run
     )
-    return trainer
 
 
 def restore_dataset(settings: Settings, split: str | None, state: Mapping[str, Any]) -> BaseDataset:

@@ -69,13 +69,15 @@ def save_results(
     figures: Mapping[str, Any],
 ) -> None:
     """Writes metrics.json, a CSV file for each table, and a PNG file for each figure."""
+    from logger.figures import save_figure
+
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
     for name, table in tables.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(table)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=100)
+        save_figure(figure, folder / f"{name}.png")
 
 
 def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str, Table]) -> None:

@@ -74,13 +74,14 @@ def sample_batches(dataset: "BaseDataset", seed: int) -> Mapping[str, "Batch"]:
 def show(dataset: "BaseDataset", batch: "Batch", heading: str, file: Path) -> None:
     """Saves a figure of a batch, or prints it as a table."""
     from logger.console import format_table
+    from logger.figures import save_figure
 
     figure = dataset.draw(batch, heading)
     if figure is None:
         print(f"{heading}\n{format_table(dataset.table(batch))}\n")
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=100)
+    save_figure(figure, file)
     print(file)
 
 

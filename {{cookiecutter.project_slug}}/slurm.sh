@@ -1,34 +1,35 @@
 #!/bin/bash
-# Trains on one or more machines of a SLURM cluster, and goes on by itself after a time limit. In the
-# project's folder, on a file system that the machines share, with its environment activated:
+# Trains on one or more machines of a SLURM cluster, and resumes automatically after a time limit.
+# Submit it in the project's folder, on a shared file system, with the environment activated:
 #
 #     sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=64 --time=8:00:00 slurm.sh [KEY=VALUE ...]
 #
 #SBATCH --job-name=train
-#SBATCH --ntasks-per-node=1   # one torchrun, which starts a process for each GPU
+#SBATCH --ntasks-per-node=1   # one torchrun, which starts one process per GPU
 #SBATCH --output=slurm-%j.log
-#SBATCH --open-mode=append    # when the job is started again, its output goes on in the same file
-#SBATCH --requeue             # SLURM may start it again, as it does when a machine fails
-#SBATCH --signal=B:USR1@120   # so many seconds before the time limit: time to save, and more
+#SBATCH --open-mode=append    # a requeued job appends to the same file
+#SBATCH --requeue             # SLURM may restart the job, for example after a machine has failed
+#SBATCH --signal=B:USR1@120   # 120 seconds before the time limit, more than enough to save
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 10000)) # jobs that share a machine have to differ
+port=$((20000 + SLURM_JOB_ID % 10000)) # jobs on the same machine need different ports
 
-# By the job's number, all that it starts, now or after a requeue, is known to be of the same run.
-# A machine whose processes have ended is no reason to kill those that are still saving.
+# The job's number identifies the run, also after a requeue. srun must not kill processes that are
+# still saving when those of another machine have ended.
 srun --kill-on-bad-exit=0 --wait=0 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
     torchrun --nnodes="$SLURM_NNODES" --nproc-per-node="${SLURM_GPUS_ON_NODE:-1}" \
     --max-restarts=3 --rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id="$SLURM_JOB_ID" \
     train.py "$@" &
 step=$!
 
-# SIGTERM has torchrun stop the training, which saves its state; sent to srun itself, it would kill.
-# When time is nearly up, the job is put back into the queue. scancel sends SIGTERM to all.
+# After SIGTERM, torchrun stops training, and the state is saved. It is sent to the job step, because
+# srun itself would kill the processes. Shortly before the time limit, the job is requeued. scancel
+# sends SIGTERM to all processes.
 again=no
 trap 'again=yes; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1
 trap : TERM
 while
-    wait "$step" # which a signal ends, too
+    wait "$step" # a signal ends it, too
     code=$?
     kill -0 "$step" 2>/dev/null
 do :; done

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.help import command_parser
-from config.loading import DEFAULT, load_settings, meaning_changes, to_yaml
+from config.loading import DEFAULT, changes_that_need_force, load_settings, to_yaml
 from config.schema import Settings
 from storage import run_folder
 from utils.command import run_command
@@ -156,7 +156,7 @@ def check_changes(
     Raises:
         UserError: if there are changes, and `force` does not allow them.
     """
-    changes = meaning_changes(state, settings, dataset.fingerprint)
+    changes = changes_that_need_force(state, settings, dataset.fingerprint)
     if changes and not force:
         lines = "\n  ".join(["resuming would change the meaning of this run:", *changes])
         raise UserError(f"{lines}\nStart a new run, or add --force")

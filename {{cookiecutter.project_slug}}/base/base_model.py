@@ -1,4 +1,4 @@
-"""What every network can do besides computing: count, freeze and summarise its parameters."""
+"""Base class of all networks: counts, freezes and summarises parameters."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -12,27 +12,35 @@ from utils.errors import UserError
 
 
 class BaseModel(nn.Module, ABC):
-    """A network; its constructor's arguments are settings."""
+    """A network; the arguments of its constructor are settings."""
 
     @abstractmethod
     def forward(self, input: Tensor) -> Tensor:
-        """The network's outputs for a batch of inputs, shape (N, ...)."""
+        """Computes the outputs for a batch of inputs, shape (N, ...)."""
 
     def initialize(self) -> None:
-        """Called for a new model, not for a saved one: takes weights from elsewhere, say."""
+        """Loads pretrained weights into a new model; not called for a saved one."""
 
     def train(self, mode: bool = True) -> Self:
-        """As any module does, but that frozen batch normalisation stays as it is evaluated."""
+        """Sets the training mode, except that frozen batch normalisation stays in evaluation mode.
+
+        In training mode, it would update its running statistics although its weights are frozen.
+        """
         super().train(mode)
-        for part in self.modules():
-            weight = part.weight if isinstance(part, _BatchNorm) else None
-            if weight is not None and not weight.requires_grad:
-                part.eval()
+        for module in self.modules():
+            if not isinstance(module, _BatchNorm) or module.weight is None:
+                continue
+            if not module.weight.requires_grad:
+                module.eval()
         return self
 
     def count_parameters(self, trainable: bool = False) -> int:
-        """The number of parameters, or of those alone that are trained."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not trainable)
+        """Returns the number of parameters, or of the trainable ones alone."""
+        count = 0
+        for parameter in self.parameters():
+            if parameter.requires_grad or not trainable:
+                count += parameter.numel()
+        return count
 
     def freeze(self, patterns: Iterable[str]) -> None:
         """Excludes the parameters whose names match a pattern from training.
@@ -41,18 +49,33 @@ class BaseModel(nn.Module, ABC):
             UserError: if a pattern matches no parameter.
         """
         for pattern in patterns:
-            found = [p for name, p in self.named_parameters() if fnmatchcase(name, pattern)]
-            if not found:
-                layers = (name for name, part in self.named_children() if list(part.parameters()))
-                choice = ", ".join(f"{name}.*" for name in layers)
-                raise UserError(f"model.freeze: {pattern!r} matches no parameter; try {choice}")
-            for parameter in found:
+            matches = [p for name, p in self.named_parameters() if fnmatchcase(name, pattern)]
+            if not matches:
+                raise UserError(
+                    f"model.freeze: {pattern!r} matches no parameter; "
+                    f"allowed are patterns such as {', '.join(self._layer_patterns())}"
+                )
+            for parameter in matches:
                 parameter.requires_grad_(False)
         self.train(self.training)
 
+    def _layer_patterns(self) -> list[str]:
+        """Returns a pattern for each layer that has parameters."""
+        patterns = []
+        for name, module in self.named_children():
+            if list(module.parameters()):
+                patterns.append(f"{name}.*")
+        return patterns
+
     def summary(self) -> list[tuple[str, str, str]]:
-        """Rows of a table, the header first: layer, shape and number of its parameters."""
-        frozen = self.count_parameters() - self.count_parameters(trainable=True)
-        total = f"{self.count_parameters():,}" + (f" ({frozen:,} frozen)" if frozen else "")
-        rows = [(k, str(tuple(p.shape)), f"{p.numel():,}") for k, p in self.named_parameters()]
-        return [("layer", "shape", "parameters"), *rows, ("total", "", total)]
+        """Returns a table of name, shape and size of each parameter; the first row is a header."""
+        rows = [("layer", "shape", "parameters")]
+        for name, parameter in self.named_parameters():
+            rows.append((name, str(tuple(parameter.shape)), f"{parameter.numel():,}"))
+        total = self.count_parameters()
+        frozen = total - self.count_parameters(trainable=True)
+        total_text = f"{total:,}"
+        if frozen:
+            total_text += f" ({frozen:,} frozen)"
+        rows.append(("total", "", total_text))
+        return rows

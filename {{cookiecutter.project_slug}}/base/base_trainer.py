@@ -20,7 +20,7 @@ from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
 from logger.meter import Meter
 from logger.run_log import RunLog
-from metrics.average import mean_over_batches
+from metrics.average import MeanLoss, mean_over_batches
 from metrics.protocol import Metric, higher_is_better, scalar_results
 from optim.moving_average import MovingAverage
 from optim.optimizers import build_optimizers
@@ -146,9 +146,7 @@ class BaseTrainer(ABC):
 
     def configure_metrics(self) -> Metric:
         """The metrics that `evaluation_step` updates; by default the mean ``loss``."""
-        from torchmetrics import MeanMetric, MetricCollection  # takes 1.5 s to import
-
-        return MetricCollection({"loss": MeanMetric()})
+        return MeanLoss()
 
     def higher_is_better(self, name: str) -> bool:
         """Whether higher values of the metric `name` are better, which decides on the best model.

@@ -1,4 +1,4 @@
-"""Settings from a YAML file, the environment and ``KEY=VALUE`` arguments, checked as one."""
+"""Reads settings from a YAML file, the environment and ``KEY=VALUE`` arguments, and checks them."""
 
 import difflib
 import json
@@ -8,149 +8,384 @@ from collections.abc import Iterable, Mapping
 from io import StringIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic
 from ruamel.yaml import YAML
 
-from config.help import CLASSES, ROOT, rows, schema_with
-from config.schema import Settings
+from config.classes import ROOT, find_class
+from config.constructors import ClassSettings, class_settings
+from config.schema import ClassSection, MayChangeOnResume, Section, Settings, section_kinds
 from utils.errors import UserError
 
-# The settings file that commands take where none is named.
-_named = ROOT / "config/default.txt"
-_content = _named.read_bytes() if _named.is_file() else _named.name.encode()
-DEFAULT = _named.parent / _content.decode(errors="replace").strip()
-# What may change when a run goes on (the beginnings of names); all else makes it another run.
-MAY_CHANGE = (
-    *("name", "device", "deterministic", "data.root", "data.workers", "data.mirrors"),
-    *("model.init_from", "trainer.epochs", "trainer.max_steps", "trainer.early_stop"),
-    *("trainer.compile", "trainer.precision", "trainer.non_finite", "trainer.clip_norm"),
-    *("trainer.tf32", "trainer.profile", "trainer.strategy", "scheduler.", "checkpoint."),
-    *("optimizer.lr", "optimizer.adamw_lr", "optimizer.weight_decay", "logger."),
-)
-LIMIT = 50_000  # characters of a settings file, or parts of what it means
-SECTIONS: dict[str, Any] = {name: f.annotation for name, f in Settings.model_fields.items()}
+SectionT = TypeVar("SectionT", bound=ClassSection)
+
+MAX_YAML_CHARACTERS = 50_000  # of a settings file
+MAX_YAML_PARTS = 50_000  # keys, values and punctuation after references are resolved
+MAX_SHOWN_PROBLEMS = 2
+MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
+MAX_LISTED_CHARACTERS = 250  # of the names that a message lists
+
+
+def _default_file() -> Path:
+    """The settings file that commands read if none is named; config/default.txt names it."""
+    pointer = ROOT / "config/default.txt"
+    if not pointer.is_file():
+        return pointer
+    name = pointer.read_bytes().decode(errors="replace").strip()
+    return pointer.parent / name
+
+
+DEFAULT = _default_file()
 
 
 def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Settings:
-    """The settings of a YAML file, or of a mapping read before, changed by `overrides`.
+    """Reads and checks settings.
+
+    What the schema knows is checked first. Only then are the classes imported that `data.name`,
+    `model.name` and `trainer.name` name, and their arguments checked, because that imports torch.
 
     Args:
-        source: the file, or the contents of one.
+        source: a YAML file, or the settings in a checkpoint.
         overrides: ``section.key=value`` texts; the values are read as YAML. A new
-            ``section.name`` drops what the source says of the class that it replaces.
+            ``section.name`` removes the arguments of the class that it replaces.
 
     Raises:
         UserError: naming the setting, its value and what is allowed.
     """
-    values = _read(source) if isinstance(source, Path) else _plain(source, "the checkpoint")
+    values = _read(source)
     if "DATA_ROOT" in os.environ:
         _set(values, "data.root", os.environ["DATA_ROOT"])
-    for override in sorted(overrides, key=lambda text: ".name=" not in text):  # names first
-        key, equals, text = override.partition("=")
-        if not equals or not re.fullmatch(r"[\w.]{1,60}", key):
-            raise UserError(f"{override[:60]!r} must be KEY=VALUE, as in seed=3")
-        _set(values, key, _plain(text, f"the value of {key}"))
-    return _validated(values)
+    for key, value in _parse_overrides(overrides):
+        _set(values, key, value)
+    settings = _check_schema(Settings, values)
+    sections: dict[str, ClassSection] = {}
+    problems: list[str] = []
+    for key, section in settings:
+        if isinstance(section, ClassSection):
+            sections[key], found = _check_arguments(key, section)
+            problems += found
+    _raise_if_any(problems)
+    return settings.model_copy(update=sections)
 
 
-def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain settings by their dotted names."""
-    groups = [(f"{k}.", v) if isinstance(v, dict) else ("", {k: v}) for k, v in values.items()]
-    return {prefix + name: value for prefix, part in groups for name, value in part.items()}
+def load_section(key: str, kind: type[SectionT], values: Mapping[str, Any]) -> SectionT:
+    """Checks the settings of one section that names a class, and the arguments of that class.
 
+    Args:
+        key: the name of the section, for messages.
+        kind: the type of the section.
+        values: plain values, as in a YAML file.
 
-def meaning_changes(state: Mapping[str, Any], settings: Settings, fingerprint: str) -> list[str]:
-    """What would make a run another one if it went on: what differs from its checkpoint `state`."""
-    was, now = flatten(state["settings"]), flatten(settings.model_dump(mode="json"))
-    was, now = was | {"data": state["fingerprint"]}, now | {"data": fingerprint}
-    changed = [key for key in now if was.get(key, now[key]) != now[key]]  # not what is new
-    return [f"{k}: {was[k]} -> {now[k]}" for k in changed if not k.startswith(MAY_CHANGE)]
+    Raises:
+        UserError: as `load_settings` does.
+    """
+    section, problems = _check_arguments(key, _check_schema(kind, values, key))
+    _raise_if_any(problems)
+    return section
 
 
 def to_yaml(settings: Settings) -> str:
-    """The settings as a YAML file that gives them back."""
-    yaml, stream = YAML(typ="safe", pure=True), StringIO()
+    """Formats settings as the content of a YAML file that `load_settings` reads."""
+    yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    stream = StringIO()
     yaml.dump(settings.model_dump(mode="json"), stream)
     return stream.getvalue()
 
 
-def _read(file: Path) -> dict[str, Any]:
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Maps ``section.key`` to the value of each setting."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            for inner_key, inner_value in value.items():
+                flat[f"{key}.{inner_key}"] = inner_value
+        else:
+            flat[key] = value
+    return flat
+
+
+# Resuming
+
+
+def changes_that_need_force(
+    state: Mapping[str, Any], settings: Settings, fingerprint: str
+) -> list[str]:
+    """Lists what differs from a checkpoint and makes the resumed run a different one.
+
+    Settings marked with `MayChangeOnResume` are not listed, nor those that the checkpoint does not
+    contain.
+
+    Args:
+        state: the content of the checkpoint.
+        settings: the settings to resume with.
+        fingerprint: the hash of the training set to resume with.
+    """
+    before = flatten(state["settings"])
+    before["data"] = state["fingerprint"]
+    now = flatten(settings.model_dump(mode="json"))
+    now["data"] = fingerprint
+    may_change = _may_change_on_resume(settings)
+    changes: list[str] = []
+    for key, value in now.items():
+        if key in may_change or key not in before:
+            continue
+        if before[key] != value:
+            changes.append(f"{key}: {before[key]} -> {value}")
+    return changes
+
+
+def _may_change_on_resume(settings: Settings) -> set[str]:
+    """The keys of the settings that are marked, or whose section is."""
+    keys: set[str] = set()
+    for key, field in Settings.model_fields.items():
+        section = getattr(settings, key)
+        if not isinstance(section, Section):
+            if _is_marked(field):
+                keys.add(key)
+            continue
+        inner_fields: dict[str, Any] = dict(type(section).model_fields)
+        if isinstance(section, ClassSection):
+            inner_fields |= _settings_of_class(section).fields
+        for name, inner_field in inner_fields.items():
+            if _is_marked(field) or _is_marked(inner_field):
+                keys.add(f"{key}.{name}")
+    return keys
+
+
+def _is_marked(field: Any) -> bool:
+    return any(isinstance(mark, MayChangeOnResume) for mark in field.metadata)
+
+
+# Reading
+
+
+def _read(source: Path | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(source, Path):
+        return _read_file(source)
+    values: dict[str, Any] = _parse(source, "the checkpoint")
+    return values
+
+
+def _read_file(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
-            text = stream.read(LIMIT + 1).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        others = ", ".join(sorted(place.name for place in ROOT.glob("config/*.yaml")))
-        hint = f"in config/ there are {others}; default.txt names the default"
-        text = f"cannot read the settings file {file}: {getattr(error, 'strerror', error)}"
-        raise UserError(f"{text}\n{hint}" if isinstance(error, OSError) else text) from error
-    values = _plain(text, str(file))
+            text = stream.read(MAX_YAML_CHARACTERS + 1).decode()
+    except OSError as error:
+        names = ", ".join(sorted(path.name for path in ROOT.glob("config/*.yaml")))
+        message = f"cannot read the settings file {file}: {error.strerror or error}"
+        hint = f"config/ contains {names}; default.txt names the default"
+        raise UserError(f"{message}\n{hint}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read the settings file {file}: {error}") from error
+    values = _parse(text, str(file))
     if not isinstance(values, dict):
-        raise UserError(f"{file} holds no settings: it must be a mapping of names to values")
+        raise UserError(f"{file} contains no settings; write one KEY: VALUE per line")
     return {"name": file.stem, **values}
 
 
-def _plain(source: str | Mapping[str, Any], where: str) -> Any:
-    """What YAML 1.2 says (1e-3 is a number in it, `no` a word), or a mapping holds, as plain types.
+def _parse(source: str | Mapping[str, Any], origin: str) -> Any:
+    """Reads YAML 1.2 (1e-3 is a number, `no` is text), or copies a mapping, as plain JSON types.
 
-    It is refused where references to references would make it endless.
+    The size is limited, because references to references can expand without end.
     """
     try:
-        if len(source) > LIMIT:
-            raise ValueError(f"it is too long (the limit is {LIMIT} characters)")
-        values = YAML(typ="safe", pure=True).load(source) if isinstance(source, str) else source
-        parts = list(islice(json.JSONEncoder(default=str).iterencode(values), LIMIT))
-        if len(parts) == LIMIT:
-            raise ValueError("it holds too much")
+        if len(source) > MAX_YAML_CHARACTERS:
+            raise ValueError(f"it is too long (the limit is {MAX_YAML_CHARACTERS} characters)")
+        values: Any = source
+        if isinstance(source, str):
+            values = YAML(typ="safe", pure=True).load(source)
+        encoder = json.JSONEncoder(default=str)
+        parts = list(islice(encoder.iterencode(values), MAX_YAML_PARTS))
+        if len(parts) == MAX_YAML_PARTS:
+            raise ValueError("it contains too many values")
         return json.loads("".join(parts))
-    except Exception as error:  # of what was made with ill intent, any
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-        line = f" line {mark.line + 1}:" if mark else ""
-        text = " ".join(str(problem).split())[:200]
-        raise UserError(f"{where} holds no YAML for settings;{line} {text}") from error
+    except Exception as error:  # malicious content can raise any
+        mark = getattr(error, "problem_mark", None)
+        problem = " ".join(str(getattr(error, "problem", error)).split())[:200]
+        if mark is not None:
+            problem = f"line {mark.line + 1}: {problem}"
+        raise UserError(f"{origin} contains no valid YAML for settings; {problem}") from error
+
+
+def _parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
+    """Splits ``KEY=VALUE`` texts; names of classes come first, as they remove arguments."""
+    names: list[tuple[str, Any]] = []
+    others: list[tuple[str, Any]] = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not re.fullmatch(r"[\w.]{1,60}", key):
+            shown = repr(override[:MAX_SHOWN_CHARACTERS])
+            raise UserError(f"{shown} must be KEY=VALUE, as in seed=3")
+        value = _parse(text, f"the value of {key}")
+        if key.endswith(".name"):
+            names.append((key, value))
+        else:
+            others.append((key, value))
+    return names + others
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    section, dot, name = key.rpartition(".")
-    inner = values.setdefault(section, {}) if dot else values
-    if not isinstance(inner, dict):
-        raise UserError(f"{key}: {section} = {str(inner)[:60]!r} holds no further settings")
-    if dot and name == "name" and inner.get("name") != value:
-        keep = getattr(SECTIONS.get(section), "model_fields", {})
-        values[section] = inner = {k: v for k, v in inner.items() if k in keep}
-    inner[name] = value
+    """Sets one value; a new class keeps only the settings that all classes of its section have."""
+    section_key, dot, name = key.rpartition(".")
+    if not dot:
+        values[key] = value
+        return
+    section = values.setdefault(section_key, {})
+    if not isinstance(section, dict):
+        shown = repr(str(section)[:MAX_SHOWN_CHARACTERS])
+        raise UserError(f"{key}: {section_key} = {shown} is not a section; set it alone")
+    if name == "name" and section.get("name") != value:
+        common = _common_fields(section_key)
+        section = {inner: kept for inner, kept in section.items() if inner in common}
+        values[section_key] = section
+    section[name] = value
 
 
-def _validated(values: dict[str, Any]) -> Settings:
-    parts = [values.get(key) for key in CLASSES]
-    names = [str(part.get("name")) if isinstance(part, dict) else "" for part in parts]
+def _common_fields(section_key: str) -> Iterable[str]:
+    """The settings that a section has whatever class or algorithm it names."""
+    kinds = _section_kinds(section_key)
+    if len(kinds) != 1:
+        return ()
+    return kinds[0].model_fields
+
+
+# Checking
+
+CheckedT = TypeVar("CheckedT", bound=Section)
+
+
+def _check_schema(kind: type[CheckedT], values: Mapping[str, Any], key: str = "") -> CheckedT:
     try:
-        # As JSON: strict about numbers, texts and booleans, and a list may fill a tuple.
-        return schema_with(*names).model_validate_json(json.dumps(values))
+        # JSON is strict about numbers, texts and booleans, but a list may fill a tuple.
+        return kind.model_validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
         found = error.errors(include_url=False)
-        raise UserError("\n       ".join(map(_describe, found[:2]))) from error
+        raise UserError(_join([_describe(problem, values, key) for problem in found])) from error
 
 
-def _describe(problem: Any) -> str:
-    """One of pydantic's errors in a line: the setting, its value, what is allowed."""
-    path = [str(part) for part in problem["loc"]] or ["settings"]
-    if not isinstance(SECTIONS.get(path[0], object), type):
-        del path[1:2]  # of several kinds of section, pydantic names the kind after the key
-    key, value = ".".join(path)[:60], json.dumps(problem["input"], ensure_ascii=False)
-    key, kind, message = json.dumps(key)[1:-1], problem["type"], problem["msg"]
-    if kind in ("missing", "union_tag_not_found"):
-        return f"{key}{'.name' * (kind != 'missing')} is missing"
-    if kind == "extra_forbidden":
-        prefix, dot, name = key.rpartition(".")
-        known = {*Settings.model_fields, *(row[0] for row in rows())} - {key}
-        names = [k.removeprefix(prefix + dot) for k in known if k.startswith(prefix + dot)]
-        near = [f"did you mean {prefix}{dot}{n}?" for n in difflib.get_close_matches(name, names)]
-        return f"unknown setting {key}; {(near or ['see --help'])[0]}"
-    if kind == "union_tag_invalid":
-        key, value = f"{key}.name", repr(problem["ctx"]["tag"])
-        message = f"should be one of {problem['ctx']['expected_tags']}"
-    return f"{key} = {value[:60]}: {message.removeprefix('Input ').replace('array', 'list [a, b]')}"
+def _settings_of_class(section: ClassSection) -> ClassSettings:
+    cls: type = find_class(section.package, section.name, section.base)
+    return class_settings(cls, type(section), section.name)
+
+
+def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
+    """Checks the arguments of the class that a section names and adds those with defaults.
+
+    Returns:
+        The section with all settings of the class as validated objects, and the problems found.
+    """
+    try:
+        settings = _settings_of_class(section)
+    except UserError as error:
+        return section, [f"{key}.name = {_quote(section.name)}: {error}"]
+    problems = _check_names(key, section, settings)
+    given = {n: value for n, value in section.arguments.items() if n in settings.fields}
+    try:
+        model = settings.model.model_validate_json(json.dumps(given))
+    except pydantic.ValidationError as error:
+        for problem in error.errors(include_url=False):
+            problems.append(_describe(problem, {}, key))
+        return section, problems
+    arguments: dict[str, Any] = {}
+    for field_name, field in settings.model.model_fields.items():
+        # A default with a factory is not plain: the constructor supplies it.
+        if field_name in model.model_fields_set or field.default_factory is None:
+            arguments[str(field.alias)] = getattr(model, field_name)
+    return section.model_copy(update=arguments), problems
+
+
+def _check_names(key: str, section: ClassSection, settings: ClassSettings) -> list[str]:
+    """Problems with the names of arguments, and with parameters that no setting can fill."""
+    problems: list[str] = []
+    for name in settings.required:
+        problems.append(f"{key}.{name}: {settings.unusable[name]}")
+    known = [*settings.fields, *type(section).model_fields]
+    for name in section.arguments:
+        if name in known or name in settings.required:
+            continue
+        if name in settings.unusable:
+            problems.append(f"{key}.{name}: {settings.unusable[name]}")
+        else:
+            problems.append(_unknown(key, name, known))
+    return problems
+
+
+def _raise_if_any(problems: list[str]) -> None:
+    if problems:
+        raise UserError(_join(problems))
+
+
+def _join(problems: list[str]) -> str:
+    return "\n       ".join(problems[:MAX_SHOWN_PROBLEMS])
+
+
+# Messages
+
+
+def _describe(problem: Any, values: Mapping[str, Any], section: str) -> str:
+    """One of pydantic's errors in a line: the setting, its value and what is allowed."""
+    path = [str(part) for part in problem["loc"]]
+    if section:
+        path.insert(0, section)
+    if len(path) > 1 and len(_section_kinds(path[0])) > 1:
+        del path[1]  # pydantic inserts the name of the optimizer or scheduler
+    key = _printable(".".join(path) or "settings")
+    error = problem["type"]
+    if error == "missing":
+        return f"{key} is missing; set it in the settings file or by {key}=VALUE"
+    if error == "union_tag_not_found":
+        return f"{key}.name is missing; set it in the settings file or by {key}.name=VALUE"
+    if error == "union_tag_invalid":
+        tag = _quote(problem["ctx"]["tag"])
+        allowed = problem["ctx"]["expected_tags"]
+        return f"{key}.name = {tag}: should be one of {allowed}"
+    if error == "extra_forbidden":
+        return _unknown(".".join(path[:-1]), path[-1], _known_names(path[:-1], values))
+    message = problem["msg"].removeprefix("Input ").replace("array", "list [a, b]")
+    return f"{key} = {_quote(problem['input'])}: {message}"
+
+
+def _known_names(path: list[str], values: Mapping[str, Any]) -> list[str]:
+    """The names of the settings in the section at a path."""
+    if not path:
+        return list(Settings.model_fields)
+    if len(path) > 1:
+        return []
+    kinds = _section_kinds(path[0])
+    if len(kinds) == 1:
+        return list(kinds[0].model_fields)
+    for kind in kinds:
+        if kind.model_fields["name"].default == values[path[0]]["name"]:
+            return list(kind.model_fields)
+    return []
+
+
+def _section_kinds(key: str) -> list[type[Section]]:
+    field = Settings.model_fields.get(key)
+    if field is None:
+        return []
+    return section_kinds(field)
+
+
+def _unknown(section: str, name: str, known: list[str]) -> str:
+    prefix = f"{section}." if section else ""
+    message = f"unknown setting {_printable(prefix + name)}"
+    similar = difflib.get_close_matches(name, known, n=1)
+    if similar:
+        return f"{message}; did you mean {prefix}{similar[0]}?"
+    if known:
+        allowed = ", ".join(known)[:MAX_LISTED_CHARACTERS]
+        return f"{message}; allowed are {allowed} (see --help)"
+    return f"{message}; see --help"
+
+
+def _printable(key: str) -> str:
+    """A key without control characters, which might clear the screen of a terminal."""
+    return json.dumps(key)[1:-1][:MAX_SHOWN_CHARACTERS]
+
+
+def _quote(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:MAX_SHOWN_CHARACTERS]

@@ -1,14 +1,16 @@
-"""The settings: each one's name, type, range and default, with its meaning below it.
+"""The typed settings: name, type, range, default and, below each one, its meaning.
 
-The same schema checks YAML files and ``KEY=VALUE`` arguments, fills `--help` and makes
-``schema.json`` for editors. It imports no torch, so that a typo is told at once.
+The schema checks YAML files and ``KEY=VALUE`` arguments, fills `--help` and generates
+``schema.json`` for editors. It does not import torch, so that errors are reported immediately.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import pydantic
 from pydantic import Field
+from pydantic.fields import FieldInfo
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -16,8 +18,18 @@ NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+@dataclass(frozen=True)
+class MayChangeOnResume:
+    """Marks a setting, or a whole section, that may change when a run is resumed.
+
+    A change of any other setting makes it a different run, which needs ``--force``. The mark is
+    the outermost part of an annotation, here or in the constructor of a data set, model or
+    trainer: ``Annotated[int | None, MayChangeOnResume()]``.
+    """
+
+
 class Section(pydantic.BaseModel):
-    """Settings that belong together: strict types, no unknown keys, not to be changed."""
+    """A group of settings: strict types, no unknown keys, immutable."""
 
     model_config = pydantic.ConfigDict(
         strict=True, extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -25,135 +37,149 @@ class Section(pydantic.BaseModel):
 
 
 class ClassSection(Section):
-    """Names a class; the keys that are not listed here are its constructor's arguments."""
+    """Names a class. Further keys are arguments of its constructor.
+
+    The schema accepts any further key; `config.loading` imports the class and checks them.
+
+    Attributes:
+        package: the folder that contains the class.
+        base: the class that it derives from, by its dotted path. It is text, because importing it
+            would import torch.
+        given: the arguments that code passes to the constructor, which are therefore not settings.
+    """
 
     model_config = pydantic.ConfigDict(extra="allow")
 
-    package: ClassVar[str]  # the folder that the class is looked for in
-    given: ClassVar[frozenset[str]] = frozenset()  # arguments that are not settings
-    arguments: ClassVar[set[str]] = set()  # names of those that are
+    package: ClassVar[str]
+    base: ClassVar[str]
+    given: ClassVar[frozenset[str]]
     name: str
-    """A class in the section's folder (data_loader/, model/ or trainer/), as file.Class."""
+    """The class, as FILE.Class; FILE.py is in data_loader/, model/ or trainer/."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The settings of the class, by the name of the constructor's parameter."""
+        return dict(self.model_extra or {})
 
 
 class DataSettings(ClassSection):
-    """Where samples come from and how they are grouped."""
+    """The data set and how it is loaded."""
 
     package = "data_loader"
+    base = "base.base_dataset.BaseDataset"
     given = frozenset({"root", "split", "seed"})
-    root: Path = Path("data")
-    """Folder of the data; the environment variable DATA_ROOT overrides what a file says."""
+    root: Annotated[Path, MayChangeOnResume()] = Path("data")
+    """Folder of the data. The environment variable DATA_ROOT overrides the settings file."""
     batch_size: int = Field(256, ge=1, le=2**31)
-    """Samples in one batch."""
-    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
-    """Processes that prepare batches; by default none for data in memory, else one a core."""
+    """Samples in a batch."""
+    workers: Annotated[Annotated[int, Field(ge=0, le=1024)] | None, MayChangeOnResume()] = None
+    """Processes that load batches; default: 0 for data in memory, else one per CPU core."""
 
 
 class ModelSettings(ClassSection):
-    """The network and what it starts from."""
+    """The network and its initial weights."""
 
     package = "model"
-    init_from: Path | None = None
-    """Run folder or checkpoint file to take matching weights from."""
+    base = "base.base_model.BaseModel"
+    given = frozenset({"dataset"})
+    init_from: Annotated[Path | None, MayChangeOnResume()] = None
+    """Run folder or checkpoint file from which matching weights are copied."""
     freeze: tuple[str, ...] = ()
-    """Parameters that are not trained, as name patterns such as "stem.*"."""
+    """Patterns of the names of parameters that are not trained, such as "stem.*"."""
 
 
 class TrainerSettings(ClassSection):
     """How the model is trained."""
 
     package = "trainer"
-    given = frozenset({"settings", "run"})
-    epochs: Count = 5
-    """Times that the training set is gone through."""
-    max_steps: Count | None = None
-    """Stop after so many optimizer steps, if that comes before the last epoch's end."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the forward pass; auto is bf16 where the hardware has it, else fp32."""
-    tf32: bool = False
-    """Let matrix products of float32 be less precise, as TensorFloat-32, where that is faster."""
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """What each of several processes holds: the whole model (ddp, which is auto), or a share."""
-    compile: bool = False
+    base = "base.base_trainer.BaseTrainer"
+    given = frozenset({"settings", "model", "loaders", "run"})
+    epochs: Annotated[Count, MayChangeOnResume()] = 5
+    """Passes over the training set."""
+    max_steps: Annotated[Count | None, MayChangeOnResume()] = None
+    """Largest number of optimizer steps; training may end before its last epoch."""
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], MayChangeOnResume()] = "auto"
+    """Autocast dtype; auto selects bf16 if the hardware supports it, else fp32 (no autocast)."""
+    tf32: Annotated[bool, MayChangeOnResume()] = False
+    """Allow TensorFloat-32 in float32 matrix products: faster and less precise."""
+    strategy: Annotated[Literal["auto", "ddp", "fsdp"], MayChangeOnResume()] = "auto"
+    """With several processes: ddp replicates the model, fsdp shards its parameters; auto is ddp."""
+    compile: Annotated[bool, MayChangeOnResume()] = False
     """Compile the model with torch.compile."""
     accumulate: Count = 1
-    """Batches whose gradients are added up for one optimizer step."""
-    clip_norm: Positive | None = None
-    """Largest allowed norm of all gradients together."""
+    """Batches whose gradients are accumulated for one optimizer step."""
+    clip_norm: Annotated[Positive | None, MayChangeOnResume()] = None
+    """Maximum norm of the gradients; larger ones are scaled down to it."""
     ema: Fraction | None = None
-    """Decay of the weights' moving average, which is then what is evaluated, e.g. 0.999."""
-    label_smoothing: Fraction = 0.0
-    """Share of the target that is spread over all classes, for a classifier."""
-    balanced: bool = False
-    """Weigh samples by how rare their class is, for a classifier."""
-    early_stop: Count | None = None
-    """Stop after so many epochs without a better checkpoint.monitor."""
-    non_finite: Literal["stop", "skip"] = "stop"
-    """What to do about a step whose loss or gradient is no number: end, or leave the step out."""
-    profile: Count | None = None
-    """Look at so many steps first: a table of where their time goes, and a trace of torch's."""
+    """Decay of the exponential moving average of the weights, which is evaluated, e.g. 0.999."""
+    early_stop: Annotated[Count | None, MayChangeOnResume()] = None
+    """Stop after this number of epochs without an improvement of checkpoint.monitor."""
+    non_finite: Annotated[Literal["stop", "skip"], MayChangeOnResume()] = "stop"
+    """Reaction to a non-finite loss or gradient: stop training, or skip the step."""
+    profile: Annotated[Count | None, MayChangeOnResume()] = None
+    """Steps to profile before training: a table of the time they take and a torch trace."""
 
 
 class SGD(Section):
     """Stochastic gradient descent, torch.optim.SGD."""
 
     name: Literal["SGD"] = "SGD"
-    lr: Positive = 0.1
+    lr: Annotated[Positive, MayChangeOnResume()] = 0.1
     """Highest learning rate."""
     momentum: Fraction = 0.9
-    """Share of the last update that is kept."""
-    weight_decay: NonNegative = 0.0
-    """Pull of the weights towards zero."""
+    """Momentum factor."""
+    weight_decay: Annotated[NonNegative, MayChangeOnResume()] = 0.0
+    """Weight decay (L2 penalty)."""
     nesterov: bool = False
-    """Look ahead along the momentum."""
+    """Use Nesterov momentum."""
 
 
 class AdamW(Section):
     """Adam with decoupled weight decay, torch.optim.AdamW."""
 
     name: Literal["AdamW"] = "AdamW"
-    lr: Positive = 1e-3
+    lr: Annotated[Positive, MayChangeOnResume()] = 1e-3
     """Highest learning rate."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    """Decay of the averages of the gradient and of its square."""
+    """Decay rates of the running averages of the gradient and of its square."""
     eps: Positive = 1e-8
-    """Added to the denominator."""
-    weight_decay: NonNegative = 1e-2
-    """Pull of the weights towards zero."""
+    """Term added to the denominator for numerical stability."""
+    weight_decay: Annotated[NonNegative, MayChangeOnResume()] = 1e-2
+    """Decoupled weight decay."""
 
 
 class RMSprop(Section):
-    """Gradient over its running root mean square, torch.optim.RMSprop."""
+    """Gradient divided by its running root mean square, torch.optim.RMSprop."""
 
     name: Literal["RMSprop"] = "RMSprop"
-    lr: Positive = 1e-3
+    lr: Annotated[Positive, MayChangeOnResume()] = 1e-3
     """Highest learning rate."""
     alpha: Fraction = 0.99
-    """Decay of the average of the squared gradient."""
+    """Decay rate of the running average of the squared gradient."""
     eps: Positive = 1e-8
-    """Added to the denominator."""
+    """Term added to the denominator for numerical stability."""
     momentum: Fraction = 0.0
-    """Share of the last update that is kept."""
-    weight_decay: NonNegative = 0.0
-    """Pull of the weights towards zero."""
+    """Momentum factor."""
+    weight_decay: Annotated[NonNegative, MayChangeOnResume()] = 0.0
+    """Weight decay (L2 penalty)."""
 
 
 class Muon(Section):
     """Orthogonalised momentum for matrices, torch.optim.Muon; AdamW for all other parameters."""
 
     name: Literal["Muon"] = "Muon"
-    lr: Positive = 0.02
+    lr: Annotated[Positive, MayChangeOnResume()] = 0.02
     """Highest learning rate of the matrices."""
     momentum: Fraction = 0.95
-    """Share of the last update that is kept."""
-    weight_decay: NonNegative = 0.0
-    """Pull of the weights towards zero."""
-    adamw_lr: Positive = 1e-3
-    """Highest learning rate of the parameters that are no matrices."""
+    """Momentum factor."""
+    weight_decay: Annotated[NonNegative, MayChangeOnResume()] = 0.0
+    """Decoupled weight decay of the matrices."""
+    adamw_lr: Annotated[Positive, MayChangeOnResume()] = 1e-3
+    """Highest learning rate of AdamW for all other parameters."""
 
 
 class Constant(Section):
-    """The learning rate stays as it is."""
+    """Constant learning rate."""
 
     name: Literal["constant"] = "constant"
 
@@ -163,9 +189,9 @@ class Step(Section):
 
     name: Literal["step"] = "step"
     epochs: Count = 10
-    """Epochs between two reductions."""
+    """Epochs between two reductions of the learning rate."""
     factor: Positive = 0.1
-    """What a reduction multiplies by."""
+    """Factor by which each reduction multiplies the learning rate."""
 
 
 class Exponential(Section):
@@ -173,77 +199,87 @@ class Exponential(Section):
 
     name: Literal["exponential"] = "exponential"
     factor: Positive = 0.95
-    """What every new epoch multiplies by."""
+    """Factor by which the learning rate is multiplied after each epoch."""
 
 
 class Cosine(Section):
-    """Linear warm-up, then half a cosine down (Loshchilov and Hutter, arXiv:1608.03983)."""
+    """Linear warm-up, then cosine decay (Loshchilov and Hutter, arXiv:1608.03983)."""
 
     name: Literal["cosine"] = "cosine"
     warmup: Fraction = 0.0
-    """Share of all steps in which the rate rises."""
+    """Length of the warm-up as a fraction of all steps."""
     start: Fraction = 0.0
-    """Rate that it rises from, as a share of the highest."""
+    """Initial learning rate as a fraction of the highest."""
     final: Fraction = 0.0
-    """Rate that it falls to, as a share of the highest."""
+    """Final learning rate as a fraction of the highest."""
 
 
 class OneCycle(Section):
-    """Straight up, then straight down (Smith and Topin, arXiv:1708.07120)."""
+    """Linear warm-up, then linear decay (Smith and Topin, arXiv:1708.07120)."""
 
     name: Literal["one_cycle"] = "one_cycle"
     warmup: Fraction = 0.25
-    """Share of all steps in which the rate rises."""
+    """Length of the warm-up as a fraction of all steps."""
     start: Fraction = 0.1
-    """Rate that it rises from, as a share of the highest."""
+    """Initial learning rate as a fraction of the highest."""
     final: Fraction = 0.0
-    """Rate that it falls to, as a share of the highest."""
+    """Final learning rate as a fraction of the highest."""
 
 
 class CheckpointSettings(Section):
-    """What is saved when."""
+    """When checkpoints are saved, and which are kept."""
 
     every_steps: Count | None = None
-    """Save after so many optimizer steps too, not only at the end of each epoch."""
+    """Optimizer steps between two checkpoints, in addition to one at the end of each epoch."""
     every_minutes: Positive | None = None
-    """Save after so many minutes too."""
+    """Minutes between two checkpoints, in addition to one at the end of each epoch."""
     keep: Count = 2
-    """Newest step_*.pt files that are kept; the best is kept as well."""
+    """Number of the newest step_*.pt files to keep, in addition to best.pt."""
     monitor: str = "loss"
-    """Validation metric that chooses best.pt and that early stopping watches."""
+    """Validation metric that selects best.pt and controls early stopping."""
 
 
 class LoggerSettings(Section):
-    """What is written down when."""
+    """What is logged, and how often."""
 
     every_steps: Count = 50
-    """Optimizer steps between two log entries; what is logged is their mean."""
+    """Optimizer steps between two log entries, which contain the mean over these steps."""
     tensorboard: bool = True
-    """Write TensorBoard files, with pictures of the first inputs and of the last results."""
+    """Write TensorBoard files, with figures of the first inputs and of the last results."""
     tracker: str = "none"
-    """What else shows all of that, such as mlflow where there is logger/mlflow_tracker.py."""
+    """Experiment tracker: none, or NAME if the project has logger/NAME_tracker.py."""
 
 
-CHOICE = Field(discriminator="name")
-Optimizer = Annotated[SGD | AdamW | RMSprop | Muon, CHOICE]
-Scheduler = Annotated[Constant | Step | Exponential | Cosine | OneCycle, CHOICE]
+Optimizer = Annotated[SGD | AdamW | RMSprop | Muon, Field(discriminator="name")]
+Scheduler = Annotated[
+    Constant | Step | Exponential | Cosine | OneCycle, Field(discriminator="name")
+]
 
 
 class Settings(Section):
-    """Everything that a run depends on."""
+    """All settings of a run."""
 
-    name: str = Field("", pattern=r"^([^./\\][^/\\]*)?$")
-    """Folder of the runs in runs/; by default the name of the YAML file."""
+    name: Annotated[str, MayChangeOnResume()] = Field("", pattern=r"^([^./\\][^/\\]*)?$")
+    """Folder in runs/ for the run folders; default: the name of the YAML file."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """What order, augmentation, weights and dropout are drawn from."""
-    device: str = "auto"
+    """Random seed: initial weights, order of the samples, augmentation, dropout."""
+    device: Annotated[str, MayChangeOnResume()] = "auto"
     """auto, cpu, cuda, cuda:1, mps, xpu, ..."""
-    deterministic: bool = False
-    """Only algorithms that give the same bits every time; some are slower."""
+    deterministic: Annotated[bool, MayChangeOnResume()] = False
+    """Use only deterministic algorithms; some are slower."""
     data: DataSettings
     model: ModelSettings
     trainer: TrainerSettings
     optimizer: Optimizer = SGD()
-    scheduler: Scheduler = Constant()
-    checkpoint: CheckpointSettings = CheckpointSettings()
-    logger: LoggerSettings = LoggerSettings()
+    scheduler: Annotated[Scheduler, MayChangeOnResume()] = Constant()
+    checkpoint: Annotated[CheckpointSettings, MayChangeOnResume()] = CheckpointSettings()
+    logger: Annotated[LoggerSettings, MayChangeOnResume()] = LoggerSettings()
+
+
+def section_kinds(field: FieldInfo) -> list[type[Section]]:
+    """The kinds of section that a field accepts: none for a single setting."""
+    kinds: list[type[Section]] = []
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            kinds.append(kind)
+    return kinds

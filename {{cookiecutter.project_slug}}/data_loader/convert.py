@@ -216,7 +216,7 @@ def main() -> None:
             data, BaseDataset, root=data.root, split=split, seed=settings.seed
         )
         splits[split].load_state_dict(splits["train"].state_dict())
-    like = {"name": data.name, **data.model_dump(mode="json", include=data.arguments)}
+    like = {"name": data.name, **data.model_dump(mode="json", include=set(data.arguments))}
     convert(splits, data.root / arguments.folder, like)
     print(f"Train from the files with data.name=mapped.Mapped data.folder={arguments.folder}")
 

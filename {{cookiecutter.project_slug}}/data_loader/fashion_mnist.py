@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch, Sample
+from config.schema import MayChangeOnResume
 from data_loader import transforms
 from data_loader.fashion_mnist_files import load_tensors
 from data_loader.image_files import read_image
@@ -68,7 +69,7 @@ class FashionMNIST(BaseDataset):
         flip: bool = True,
         normalize: bool = True,
         one_hot: bool = False,
-        mirrors: tuple[str, ...] = (),
+        mirrors: Annotated[tuple[str, ...], MayChangeOnResume()] = (),
     ) -> None:
         self.shift = shift
         self.shifted = shifted

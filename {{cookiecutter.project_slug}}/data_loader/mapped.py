@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from config.constructors import construct
-from config.help import complete
+from config.loading import load_section
 from config.schema import ClassSection, DataSettings
 from logger.figures import Figure
 from utils.errors import DATA_UNAVAILABLE, UserError
@@ -233,9 +233,8 @@ def _original_settings(
         like = about.like | dict(changes or {})
         if not like:
             return None
-        section = complete(DataSettings, str(like.get("name")))
-        return section.model_validate_json(json.dumps(like))
-    except (TypeError, ValueError) as error:
+        return load_section("data", DataSettings, like)
+    except (TypeError, ValueError, UserError) as error:
         text = f"{folder / ABOUT} and data.like name no data set of this project"
         raise UserError(f"{text} ({_one_line(error)}); {CONVERT_AGAIN}") from error
 

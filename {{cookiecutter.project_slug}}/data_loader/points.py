@@ -10,8 +10,7 @@ from data_loader.columns import mean_and_std, parse_number, read_numbers
 from data_loader.example_points import EXAMPLES
 from data_loader.splits import split_rows
 from data_loader.tables import file_hash, read_data, read_rows
-from logger.figures import Figure
-from metrics.regression import curve_figure
+from logger.figures import Figure, curve_figure
 from utils.errors import UserError
 
 

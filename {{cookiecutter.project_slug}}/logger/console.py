@@ -1,4 +1,4 @@
-"""Lines and progress bars for people; lines alone where nobody looks at a terminal."""
+"""Log lines and progress bars on the console, and tables and values as text."""
 
 import logging
 import sys
@@ -9,45 +9,75 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
-from utils.ranks import rank
+from utils.ranks import is_main_process, rank
 
 log = logging.getLogger("run")
 
 
-def configure_logging(file: Path | None = None) -> None:
-    """Sends log lines to the console and, from the debug level on, to `file`.
+class QuietHandler(logging.Handler):
+    """Prints no traceback for an OSError: the trainer reports a full disk once."""
 
-    Of several processes, only the first one says more than warnings.
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Reports errors other than an OSError as logging does."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+
+
+class ConsoleHandler(QuietHandler, logging.StreamHandler[Any]):
+    """Writes log lines to the console."""
+
+
+class FileHandler(QuietHandler, logging.FileHandler):
+    """Writes log lines to a file."""
+
+
+def configure_logging(file: Path | None = None) -> None:
+    """Sends log lines to the console and, from debug level on, to `file`.
+
+    Of several processes, all but the first one log only warnings, and none to the file.
     """
-    logging.raiseExceptions = False  # a full disk is told of once, by the trainer
     log.setLevel(logging.DEBUG)
     for handler in log.handlers:
         handler.close()
-    log.handlers = [logging.StreamHandler(DummyTqdmFile(sys.stdout))]  # above progress bars
-    log.handlers[0].setLevel(logging.WARNING if rank() else logging.INFO)
-    if rank():
-        log.handlers[0].setFormatter(logging.Formatter(f"[rank {rank()}] %(message)s"))
-    if file is not None and rank() == 0:
-        log.addHandler(logging.FileHandler(file, encoding="utf-8"))
-        log.handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    console = ConsoleHandler(DummyTqdmFile(sys.stdout))  # which writes above progress bars
+    console.setLevel(logging.INFO)
+    if rank() > 0:
+        console.setLevel(logging.WARNING)
+        console.setFormatter(logging.Formatter(f"[rank {rank()}] %(message)s"))
+    log.handlers = [console]
+    if file is not None and is_main_process():
+        file_handler = FileHandler(file, encoding="utf-8")
+        file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(file_handler)
 
 
 def progress_bar(total: int, text: str, initial: int = 0) -> "tqdm[Any]":
-    """A progress bar that goes away when done, and is not there without a terminal."""
-    off = True if rank() else None
-    return tqdm(total=total, desc=text, initial=initial, leave=False, disable=off, unit="step")
+    """Creates a progress bar, which the first process shows on a terminal until it is done."""
+    disable = None  # tqdm shows no bar without a terminal
+    if rank() > 0:
+        disable = True
+    return tqdm(total=total, desc=text, initial=initial, leave=False, disable=disable, unit="step")
 
 
 def format_values(values: Mapping[str, float]) -> str:
-    """Values in one line, of four digits: ``loss 0.3712  accuracy 0.8600``."""
-    return "  ".join(f"{name} {value:#.4g}".rstrip(".") for name, value in values.items())
+    """Formats values in one line with four digits: ``loss 0.3712  accuracy 0.8600``."""
+    parts = []
+    for name, value in values.items():
+        number = f"{value:#.4g}".rstrip(".")
+        parts.append(f"{name} {number}")
+    return "  ".join(parts)
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text, the header first, in columns; numbers to the right."""
-    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Formats rows of text, the header first; all columns but the first are right-aligned."""
+    columns = zip(*rows, strict=True)
+    widths = [max(len(cell) for cell in column) for column in columns]
     lines = []
-    for name, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-        lines.append("  ".join([name.ljust(first), *padded]))
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        for cell, width in zip(row[1:], widths[1:], strict=True):
+            cells.append(cell.rjust(width))
+        lines.append("  ".join(cells))
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:]])

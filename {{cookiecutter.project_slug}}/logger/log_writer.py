@@ -1,6 +1,5 @@
 """The interface of what shows the log of a run: TensorBoard, and trackers such as MLflow."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ class LogEntry(NamedTuple):
     values: Mapping[str, float]
 
 
-class LogWriter(ABC):
+class LogWriter:
     """Receives the log of a run.
 
     Attributes:
@@ -28,13 +27,13 @@ class LogWriter(ABC):
     description = "the tracker"
     failures: tuple[type[Exception], ...] = (OSError,)
 
-    @abstractmethod
     def scalars(self, entries: Sequence[LogEntry]) -> None:
         """Writes the values of one or more entries."""
+        raise NotImplementedError
 
-    @abstractmethod
     def figure(self, name: str, figure: Figure, step: int) -> None:
         """Writes a figure."""
+        raise NotImplementedError
 
     def add_results(self, results: Mapping[str, float]) -> None:
         """Writes the final results of a run that has finished."""
@@ -42,6 +41,6 @@ class LogWriter(ABC):
     def flush(self) -> None:
         """Makes everything durable that was written so far."""
 
-    @abstractmethod
     def close(self, state: str) -> None:
         """Ends the log of a run that is ``finished``, ``stopped`` or ``failed``."""
+        raise NotImplementedError

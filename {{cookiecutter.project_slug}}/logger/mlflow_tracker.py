@@ -1,95 +1,117 @@
-"""MLflow as a run's tracker: logger.tracker=mlflow.
+"""MLflow as the tracker of a run: logger.tracker=mlflow.
 
-Runs go where MLFLOW_TRACKING_URI says or, without it, into mlflow.db and mlruns/ in the folder that
-training is started in.
+MLFLOW_TRACKING_URI sets where runs are stored; by default, in mlflow.db and mlruns/ in the working
+directory.
 """
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from config.loading import flatten, to_yaml
 from config.schema import Settings
 from logger.console import log
-from logger.figures import Figure
+from logger.figures import Figure, drawing_style
+from logger.log_writer import LogEntry, LogWriter
 from utils.files import replace_file
 
-# Training waits for a server that has gone for less than a minute, instead of a quarter of an hour.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
-STATES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-METRICS, PARAMS, LENGTH = 1000, 100, 500  # MLflow's limits of a call, and of a parameter's text
+# With these, training waits less than a minute for a server that is down, not a quarter of an hour.
+REQUEST_OPTIONS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
+RUN_STATES = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+# Limits of MLflow:
+MAX_METRICS_PER_CALL = 1000
+MAX_PARAMS_PER_CALL = 100
+MAX_PARAM_LENGTH = 500  # characters
 
 
-class Tracker:
-    """A run of MLflow, in an experiment that has the settings' name.
+class Tracker(LogWriter):
+    """A run of MLflow, in an experiment with the name of the settings.
 
-    A run that goes on does so in MLflow, too: the run folder knows its number there. MLflow keeps
-    all that it ever got, so what it has of a step is not sent again when the step is done again.
+    A resumed run continues its run of MLflow, whose ID is in the run folder. MLflow cannot delete
+    values, so values of steps that are computed again are not sent again.
 
     Args:
         folder: the run folder.
-        settings: what the run depends on.
+        settings: all settings of the run.
     """
 
     failures = (MlflowException, OSError)
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        for name, value in PATIENCE.items():
+        for name, value in REQUEST_OPTIONS.items():
             os.environ.setdefault(name, value)
-        self.client, number = MlflowClient(), folder / "mlflow.txt"
-        self.active = not number.exists()  # of an old run, that it ended stays until it goes on
-        if self.active:
-            known = self.client.get_experiment_by_name(settings.name)
-            place = known.experiment_id if known else self.client.create_experiment(settings.name)
-            run = self.client.create_run(place, run_name=folder.name)
-            replace_file(number, run.info.run_id.encode())
+        self.client = MlflowClient()
+        id_file = folder / "mlflow.txt"
+        resumed = id_file.exists()
+        if resumed:
+            run = self.client.get_run(id_file.read_text())
         else:
-            run = self.client.get_run(number.read_text())
-        self.run, self.last = run.info.run_id, dict[str, int]()  # step of a metric, at the start
-        flat = flatten(settings.model_dump(mode="json")).items()
-        texts = {_plain(name): str(value)[:LENGTH] for name, value in flat}
-        new = [Param(name, text) for name, text in texts.items() if name not in run.data.params]
-        for start in range(0, len(new), PARAMS):  # they cannot be changed, but settings.yaml can
-            self.client.log_batch(self.run, params=new[start : start + PARAMS])
-        self.client.log_text(self.run, to_yaml(settings), "settings.yaml")
+            run = self._create_run(folder.name, settings.name)
+            replace_file(id_file, run.info.run_id.encode())
+        self.run = run.info.run_id
+        self.active = not resumed  # a resumed run keeps its final state until there are new values
+        self.last_steps: dict[str, int] = {}  # by metric, when this process started
+        self._log_settings(run, settings)
         log.info("MLflow: run %s, %s", self.run, self.client.tracking_uri)
 
-    def scalars(self, rows: Sequence[tuple[float, str, int, int, Mapping[str, float]]]) -> None:
-        """Notes values, from rows of time, split, epoch, step and values by name."""
+    def scalars(self, entries: Sequence[LogEntry]) -> None:
+        """Logs the values of one or more entries."""
         if not self.active:
             self.client.update_run(self.run, "RUNNING")
             self.active = True
-        metrics = [
-            Metric(name, value, int(when * 1000), step)
-            for when, split, _, step, values in rows
-            for name, value in ((_plain(f"{split}/{k}"), v) for k, v in values.items())
-            if step > self._last_step(name)
-        ]
-        for start in range(0, len(metrics), METRICS):
-            self.client.log_batch(self.run, metrics[start : start + METRICS])
+        metrics = []
+        for time, split, _, step, values in entries:
+            milliseconds = int(time * 1000)
+            for value_name, value in values.items():
+                name = allowed_name(f"{split}/{value_name}")
+                if step > self._last_step(name):
+                    metrics.append(Metric(name, value, milliseconds, step))
+        for start in range(0, len(metrics), MAX_METRICS_PER_CALL):
+            self.client.log_batch(self.run, metrics[start : start + MAX_METRICS_PER_CALL])
 
-    def picture(self, name: str, figure: Figure, step: int) -> None:
-        """Keeps a figure as a file."""
-        self.client.log_figure(self.run, figure, f"pictures/{name}_{step:08d}.png")
+    def figure(self, name: str, figure: Figure, step: int) -> None:
+        """Stores a figure as a PNG file."""
+        with drawing_style():
+            self.client.log_figure(self.run, figure, f"pictures/{name}_{step:08d}.png")
 
     def close(self, state: str) -> None:
         """Ends the run as ``finished``, ``stopped`` or ``failed``."""
         if self.active:
-            self.client.set_terminated(self.run, STATES[state])
+            self.client.set_terminated(self.run, RUN_STATES[state])
+
+    def _create_run(self, name: str, experiment: str) -> Run:
+        """Creates a run in an experiment, which is created as well if it does not exist."""
+        known_experiment = self.client.get_experiment_by_name(experiment)
+        if known_experiment is None:
+            experiment_id = self.client.create_experiment(experiment)
+        else:
+            experiment_id = known_experiment.experiment_id
+        return self.client.create_run(experiment_id, run_name=name)
+
+    def _log_settings(self, run: Run, settings: Settings) -> None:
+        """Logs the settings as parameters, which cannot be changed later, and as settings.yaml."""
+        params = []
+        for setting, value in flatten(settings.model_dump(mode="json")).items():
+            name = allowed_name(setting)
+            if name not in run.data.params:
+                params.append(Param(name, str(value)[:MAX_PARAM_LENGTH]))
+        for start in range(0, len(params), MAX_PARAMS_PER_CALL):
+            self.client.log_batch(self.run, params=params[start : start + MAX_PARAMS_PER_CALL])
+        self.client.log_text(self.run, to_yaml(settings), "settings.yaml")
 
     def _last_step(self, metric: str) -> int:
-        """The last one that MLflow had a value of when training began or went on."""
-        if metric not in self.last:
+        """Returns the last step whose value MLflow had when this process started, or -1."""
+        if metric not in self.last_steps:
             history = self.client.get_metric_history(self.run, metric)
-            self.last[metric] = max((entry.step for entry in history), default=-1)
-        return self.last[metric]
+            self.last_steps[metric] = max((entry.step for entry in history), default=-1)
+        return self.last_steps[metric]
 
 
-def _plain(name: str) -> str:
-    """A name of the signs that MLflow allows."""
+def allowed_name(name: str) -> str:
+    """Replaces the characters that MLflow does not allow in names."""
     return re.sub(r"[^\w./ -]", "_", name)

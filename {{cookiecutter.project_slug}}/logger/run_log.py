@@ -155,9 +155,10 @@ class RunLog:
     @contextmanager
     def _dropping_on_failure(self, writer: LogWriter) -> Iterator[None]:
         """After a failure, the log continues without this writer."""
+        failures = (OSError, *writer.failures)
         try:
             yield
-        except (OSError, *writer.failures) as error:
+        except failures as error:
             self._writers.remove(writer)
             _warn_about(writer.description, error)
 

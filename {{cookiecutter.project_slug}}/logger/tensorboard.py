@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from config.loading import flatten
 from config.schema import Settings
-from logger.figures import Figure
+from logger.figures import Figure, drawing_style
 from logger.log_writer import LogEntry, LogWriter
 
 
@@ -43,7 +43,8 @@ class TensorBoard(LogWriter):
 
     def figure(self, name: str, figure: Figure, step: int) -> None:
         """Writes a figure as an image."""
-        self.writer.add_figure(name, figure, step)
+        with drawing_style():
+            self.writer.add_figure(name, figure, step)
 
     def add_results(self, results: Mapping[str, float]) -> None:
         """Adds the settings and the final results to TensorBoard's table of runs."""

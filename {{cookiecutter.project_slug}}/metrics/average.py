@@ -1,10 +1,12 @@
-"""Weighted means of scalars that stay on the device until they are read."""
+"""Weighted means of values that stay on the device until they are read."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from utils.process_group import all_reduce_sum
 
 
 class WeightedMeans:
@@ -75,3 +77,37 @@ def mean_over_batches(
     if not means.sums:  # this process has no samples in this step
         return {name: torch.full_like(value, torch.nan) for name, value in outputs[0].items()}
     return means.compute()
+
+
+class MeanLoss:
+    """The mean of all values as the metric ``loss``, with the protocol of metrics."""
+
+    higher_is_better = {"loss": False}  # noqa: RUF012  the protocol of metrics
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all values."""
+        self.total = torch.zeros((), device=self.device)
+        self.count = torch.zeros((), device=self.device)
+
+    def update(self, value: Tensor) -> None:
+        """Adds values of any shape, one for each sample, or the mean of a batch as a scalar."""
+        self.total += value.detach().sum()
+        self.count += value.numel()
+
+    def compute(self) -> dict[str, Tensor]:
+        """The mean over all values of all processes."""
+        total = self.total.clone()
+        count = self.count.clone()
+        all_reduce_sum([total, count])
+        return {"loss": total / count}
+
+    def to(self, device: torch.device) -> Self:
+        """Moves the sums to a device."""
+        self.device = device
+        self.total = self.total.to(device)
+        self.count = self.count.to(device)
+        return self

@@ -1,7 +1,7 @@
-"""Metrics that stay on the device until they are read."""
+"""Metrics of classifiers."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,70 +9,67 @@ from torch import Tensor, nn
 from utils.process_group import all_reduce_sum
 
 
-class Metrics(Protocol):
-    """What a trainer needs of its metrics; torchmetrics' collections have it too."""
-
-    def reset(self) -> None:
-        """Forgets all samples."""
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Takes account of a batch."""
-
-    def compute(self) -> dict[str, Tensor]:
-        """The metrics of all samples, by name; those that are single numbers are logged."""
-
-    def to(self, device: torch.device) -> Self:
-        """Moves what is counted to a device."""
-
-
 class ClassificationMetrics(nn.Module):
-    """Counts samples by true and predicted class; all metrics follow from that and the losses.
+    """Computes all metrics from the confusion matrix and the sum of the losses.
 
-    `loss`, `accuracy` and `f1` (mean over the classes that occur) are scalars; ``*_by_class`` have
-    one value a class, shape (C,); `confusion` is the counts, int64, shape (C, C), by true (row) and
-    predicted (column) class. What would be divided by zero is zero.
+    Both stay on the device until `compute` is called. The results are:
+
+    - ``loss`` (mean), ``accuracy`` and ``f1`` (mean over the classes that occur in the targets or
+      the predictions): scalars.
+    - ``precision_by_class``, ``recall_by_class`` and ``f1_by_class``: shape (C,).
+    - ``confusion``: counts by true class (row) and predicted class (column), int64, shape (C, C).
+
+    A ratio whose denominator is zero is zero.
+
+    Args:
+        classes: number of classes, C.
     """
 
-    counts: Tensor
-    losses: Tensor
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"loss": False, "accuracy": True, "f1": True}
+    confusion: Tensor
+    loss_sum: Tensor
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.register_buffer("counts", torch.zeros(classes, classes, dtype=torch.int64))
-        self.register_buffer("losses", torch.zeros(()))
+        confusion = torch.zeros(classes, classes, dtype=torch.int64)
+        self.register_buffer("confusion", confusion, persistent=False)
+        self.register_buffer("loss_sum", torch.zeros(()), persistent=False)
 
     def reset(self) -> None:
-        """Forgets all samples."""
-        self.counts.zero_()
-        self.losses.zero_()
+        """Discards all samples."""
+        self.confusion.zero_()
+        self.loss_sum.zero_()
 
     def update(self, losses: Tensor, logits: Tensor, target: Tensor) -> None:
-        """Takes account of a batch: shapes (N,), (N, C) and (N,)."""
-        self.losses += losses.sum()
-        places = target * len(self.counts) + logits.argmax(1)
-        self.counts.view(-1).index_add_(0, places, torch.ones_like(places))
+        """Adds a batch.
+
+        Args:
+            losses: the loss of each sample, shape (N,).
+            logits: shape (N, C).
+            target: class indices, int64, shape (N,).
+        """
+        self.loss_sum += losses.sum()
+        cells = target * len(self.confusion) + logits.argmax(1)
+        self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
 
     def compute(self) -> dict[str, Tensor]:
-        """The metrics of all samples, of all processes together."""
-        counts, losses = self.counts.clone(), self.losses.clone()
-        all_reduce_sum([counts, losses])
-        right, true, guessed = counts.diagonal(), counts.sum(1), counts.sum(0)
-        f1 = 2 * right / (true + guessed).clamp(min=1)
+        """Returns the metrics of all samples, over all processes."""
+        confusion = self.confusion.clone()
+        loss_sum = self.loss_sum.clone()
+        all_reduce_sum([confusion, loss_sum])
+
+        samples = confusion.sum()
+        correct = confusion.diagonal()
+        support = confusion.sum(1)
+        predicted = confusion.sum(0)
+        f1 = 2 * correct / (support + predicted).clamp(min=1)
+        occurs = support + predicted > 0
         return {
-            "loss": losses / counts.sum(),
-            "accuracy": right.sum() / counts.sum(),
-            "f1": f1[true + guessed > 0].mean(),
-            "precision_by_class": right / guessed.clamp(min=1),
-            "recall_by_class": right / true.clamp(min=1),
+            "loss": loss_sum / samples,
+            "accuracy": correct.sum() / samples,
+            "f1": f1[occurs].mean(),
+            "precision_by_class": correct / predicted.clamp(min=1),
+            "recall_by_class": correct / support.clamp(min=1),
             "f1_by_class": f1,
-            "confusion": counts,
+            "confusion": confusion,
         }
-
-    def higher_is_better(self, name: str) -> bool:
-        """Whether more of a metric is better."""
-        return name != "loss"
-
-
-def scalars_in(results: Mapping[str, Tensor]) -> dict[str, float]:
-    """The metrics that are single numbers."""
-    return {name: value.item() for name, value in results.items() if value.numel() == 1}

@@ -1,4 +1,4 @@
-"""Networks of torchvision, trained before by others, with a head of one's own."""
+"""Networks of torchvision, with pretrained weights and a new last layer."""
 
 import difflib
 import pickle
@@ -15,78 +15,111 @@ from utils.errors import DATA_UNAVAILABLE, USER_CODE_ERRORS, UserError
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
+MAX_REASON_LENGTH = 150  # characters of PyTorch's message in an error message
+
 
 class Backbone(BaseModel):
-    """A network for colour images, `network`, whose last layer is replaced by `head`.
+    """A classifier of torchvision for colour images, whose last linear layer `head` replaces.
 
     Args:
-        dataset: what it is for: classes.
+        dataset: data set that defines the classes.
         architecture: A classifier of torchvision.models, such as resnet18 or vit_b_16.
-        weights: "none", "pretrained" (ImageNet's, downloaded once), or a file of such weights.
+        weights: "none", "pretrained" (on ImageNet, downloaded once), or a file of such weights.
 
     Raises:
-        UserError: if there is no such architecture, or no such weights.
+        UserError: if torchvision has no such architecture, or it has no linear layer.
     """
 
     def __init__(
         self, dataset: BaseDataset, architecture: str = "resnet18", weights: str = "none"
     ) -> None:
         super().__init__()
-        from torchvision import models  # takes seconds to import
+        from torchvision import models  # imported here, as this takes seconds
 
-        if architecture not in (known := models.list_models(module=models)):
-            near = difflib.get_close_matches(architecture, known, cutoff=0.3)
-            text = f"torchvision has no such one; did you mean {', '.join(near) or 'resnet18'}?"
-            raise UserError(f"model.architecture = {architecture!r}: {text}")
-        self.architecture, self.weights = architecture, weights
+        known = models.list_models(module=models)
+        if architecture not in known:
+            similar = difflib.get_close_matches(architecture, known, cutoff=0.3) or ["resnet18"]
+            raise UserError(
+                f"model.architecture = {architecture!r} is not a classifier of torchvision.models; "
+                f"did you mean {', '.join(similar)}?"
+            )
+        self.architecture = architecture
+        self.weights = weights
         self.network = models.get_model(architecture, weights=None)
-        layers = [(k, m) for k, m in self.network.named_modules() if isinstance(m, nn.Linear)]
-        if not layers:
-            raise UserError(f"model.architecture = {architecture!r}: it does not end in a layer")
-        self.last, layer = layers[-1]
-        self.network.set_submodule(self.last, nn.Identity())
-        self.head = nn.Linear(layer.in_features, len(dataset.classes))
+
+        modules = self.network.named_modules()
+        linear_layers = [(name, part) for name, part in modules if isinstance(part, nn.Linear)]
+        if not linear_layers:
+            raise UserError(
+                f"model.architecture = {architecture!r} has no linear layer to replace; "
+                "choose an architecture with one, such as resnet18"
+            )
+        self.replaced_layer, last_layer = linear_layers[-1]
+        self.network.set_submodule(self.replaced_layer, nn.Identity())
+        self.head = nn.Linear(last_layer.in_features, len(dataset.classes))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits, shape (N, classes), of images, shape (N, 3, H, W)."""
+        """Computes logits, shape (N, classes), from images, shape (N, 3, H, W)."""
         features = self.network(input)
-        if not isinstance(features, Tensor):  # with logits beside them, in training
+        if not isinstance(features, Tensor):  # GoogLeNet and Inception also return auxiliary logits
             features = features[0]
         logits: Tensor = self.head(features)
         return logits
 
     def initialize(self) -> None:
-        """Takes the weights that are asked for, but for those of the layer that is replaced."""
+        """Loads the weights that `weights` names, except those of the replaced layer.
+
+        Raises:
+            UserError: if the weights cannot be downloaded (exit code 69), or the file cannot be
+                read or does not contain weights of this architecture.
+        """
         if self.weights == "none":
             return
-        file = Path(self.weights)
         if self.weights == "pretrained":
             from torchvision import models
 
-            file = fetch(models.get_model_weights(self.architecture).DEFAULT)
+            file = download_weights(models.get_model_weights(self.architecture).DEFAULT)
+        else:
+            file = Path(self.weights)
         try:
-            found = torch.load(file, map_location="cpu", weights_only=True)
-            kept = {k: v for k, v in found.items() if not k.startswith(f"{self.last}.")}
-            self.network.load_state_dict(kept)
-        except (*USER_CODE_ERRORS, EOFError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:150]
-            if isinstance(error, pickle.UnpicklingError):  # torch would advise to run it
-                reason = "it holds more than plain data, or something else"
-            text = f"model.weights = {self.weights!r}: {file} holds no weights of "
-            raise UserError(f"{text}{self.architecture}; {reason}") from error
+            self._load_weights(file)
+        except pickle.UnpicklingError as error:  # PyTorch's message advises to run the file's code
+            reason = "it is not a file of tensors that torch.save wrote"
+            raise UserError(self._loading_problem(file, reason)) from error
+        except (*USER_CODE_ERRORS, EOFError) as error:
+            reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
+            raise UserError(self._loading_problem(file, reason)) from error
+
+    def _load_weights(self, file: Path) -> None:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+        prefix = f"{self.replaced_layer}."
+        kept = {name: value for name, value in weights.items() if not name.startswith(prefix)}
+        self.network.load_state_dict(kept)
+
+    def _loading_problem(self, file: Path, reason: str) -> str:
+        return (
+            f"model.weights = {self.weights!r}: cannot load weights of {self.architecture} from "
+            f"{file}: {reason}\nallowed are none, pretrained, and a file of such weights"
+        )
 
 
-def fetch(weights: "WeightsEnum") -> Path:
-    """The file of torchvision's weights in torch's cache, downloaded if it is not there.
+def download_weights(weights: "WeightsEnum") -> Path:
+    """Downloads weights of torchvision into torch's cache, unless they are there.
+
+    Returns:
+        The file in the cache.
 
     Raises:
-        UserError: with exit code 69, naming file and folder, if they cannot be had.
+        UserError: if the download fails, with exit code 69.
     """
-    folder, url = Path(torch.hub.get_dir()) / "checkpoints", str(weights.url)
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    url = str(weights.url)
     try:
         weights.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
-        by_hand = f"By hand: put {url} into {folder}, or name the file by model.weights"
-        text = f"the weights cannot be downloaded ({error})\n{by_hand}"
-        raise UserError(text, DATA_UNAVAILABLE) from error
+        raise UserError(
+            f"model.weights = 'pretrained': the weights cannot be downloaded ({error})\n"
+            f"By hand: put {url} into {folder}, or set model.weights to the file",
+            DATA_UNAVAILABLE,
+        ) from error
     return folder / url.rpartition("/")[2]

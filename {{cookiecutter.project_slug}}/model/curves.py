@@ -1,10 +1,10 @@
-"""Curves through points: y for a given x.
+"""Models of curves y = f(x).
 
-Their parameters are for x and y of mean 0 and standard deviation 1, so that points of any unit are
-learned alike; what goes in and comes out is in the units of the points.
+Their parameters refer to standardized x and y (mean 0, standard deviation 1), so one learning rate
+suits data in any units. Inputs and outputs are in the units of the data.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,41 +16,44 @@ from data_loader.points import Points
 
 
 class Line(BaseModel):
-    """A straight line: a slope and an offset.
+    """A straight line.
 
     Args:
-        dataset: what it is for: means and standard deviations of x and y.
+        dataset: data set that defines the means and standard deviations of x and y.
     """
 
     def __init__(self, dataset: Points) -> None:
         super().__init__()
-        self.units = Units(dataset)
+        self.units = Standardization(dataset)
         self.linear = nn.Linear(1, 1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """y, shape (N, 1), of x, shape (N, 1)."""
-        return self.units.restore(self.linear(self.units.standardize(input)))
+        """Computes y, shape (N, 1), from x, shape (N, 1)."""
+        x = self.units.standardize(input)
+        y = self.linear(x)
+        return self.units.restore(y)
 
     def powers(self) -> list[float]:
-        """The factors of 1 and x, in the units of the points."""
-        return self.units.powers([self.linear.bias.item(), self.linear.weight.item()])
+        """Returns the coefficients of 1 and x in the units of the data."""
+        coefficients = [self.linear.bias.item(), self.linear.weight.item()]
+        return self.units.restore_coefficients(coefficients)
 
 
 class Polynomial(BaseModel):
-    """c₀ + c₁ x + c₂ x² + ..., whose coefficients are the parameters.
+    """The polynomial c₀ + c₁ x + c₂ x² + ..., whose coefficients are the parameters.
 
     Args:
-        dataset: what it is for: means and standard deviations of x and y.
-        degree: Highest power of x.
+        dataset: data set that defines the means and standard deviations of x and y.
+        degree: Degree of the polynomial.
     """
 
     def __init__(self, dataset: Points, degree: Count = 3) -> None:
         super().__init__()
-        self.units = Units(dataset)
+        self.units = Standardization(dataset)
         self.coefficients = nn.Parameter(torch.randn(degree + 1) / 10)
 
     def forward(self, input: Tensor) -> Tensor:
-        """y, shape (N, 1), of x, shape (N, 1), by Horner's rule."""
+        """Computes y, shape (N, 1), from x, shape (N, 1), by Horner's method."""
         x = self.units.standardize(input)
         y = torch.zeros_like(x)
         for coefficient in self.coefficients.flip(0):
@@ -58,12 +61,12 @@ class Polynomial(BaseModel):
         return self.units.restore(y)
 
     def powers(self) -> list[float]:
-        """The factors of 1, x, x², ..., in the units of the points."""
-        return self.units.powers(self.coefficients.tolist())
+        """Returns the coefficients of 1, x, x², ... in the units of the data."""
+        return self.units.restore_coefficients(self.coefficients.tolist())
 
 
-class Units(nn.Module):
-    """From the units of the points to mean 0 and standard deviation 1, and back."""
+class Standardization(nn.Module):
+    """Converts x and y between the units of the data and mean 0, standard deviation 1."""
 
     x_mean_and_std: Tensor
     y_mean_and_std: Tensor
@@ -74,19 +77,18 @@ class Units(nn.Module):
         self.register_buffer("y_mean_and_std", torch.tensor(dataset.target_mean_and_std))
 
     def standardize(self, x: Tensor) -> Tensor:
-        """What the parameters are for."""
+        """Converts x from the units of the data."""
         return (x - self.x_mean_and_std[0]) / self.x_mean_and_std[1]
 
     def restore(self, y: Tensor) -> Tensor:
-        """What comes out, in the unit of y."""
+        """Converts standardized y to the units of the data."""
         return self.y_mean_and_std[0] + self.y_mean_and_std[1] * y
 
-    def powers(self, factors: Iterable[float]) -> list[float]:
-        """From the factors of the powers of standardized x to those of x itself, that give y."""
-        (x_mean, x_std), (y_mean, y_std) = (
-            self.x_mean_and_std.tolist(),
-            self.y_mean_and_std.tolist(),
-        )
-        standardized = np.polynomial.Polynomial([-x_mean / x_std, 1 / x_std])
-        restored = np.polynomial.Polynomial([*factors])(standardized) * y_std + y_mean
-        return [float(factor) for factor in restored.coef]
+    def restore_coefficients(self, coefficients: Sequence[float]) -> list[float]:
+        """Converts the coefficients of a polynomial, by power, to the units of the data."""
+        x_mean, x_std = self.x_mean_and_std.tolist()
+        y_mean, y_std = self.y_mean_and_std.tolist()
+        standardized_x = np.polynomial.Polynomial([-x_mean / x_std, 1 / x_std])
+        standardized_y = np.polynomial.Polynomial(coefficients)(standardized_x)
+        y = standardized_y * y_std + y_mean
+        return [float(coefficient) for coefficient in y.coef]

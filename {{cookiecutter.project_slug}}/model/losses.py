@@ -1,18 +1,24 @@
 """Losses."""
 
 from torch import Tensor
-from torch.nn import functional as fn
+from torch.nn import functional
 
 
 def cross_entropy(
-    logits: Tensor, target: Tensor, smoothing: float = 0.0, reduction: str = "none"
+    logits: Tensor, target: Tensor, label_smoothing: float = 0.0, reduction: str = "none"
 ) -> Tensor:
-    """Cross entropy of each sample, float32, shape (N,), or reduced: their ``"mean"``, a scalar.
+    """Computes the cross entropy in float32, also under autocast.
 
     Args:
         logits: shape (N, C).
-        target: classes, int64, shape (N,), or shares of the classes, floats, shape (N, C).
-        smoothing: share of the target spread over all classes (arXiv:1512.00567, section 7).
+        target: class indices, int64, shape (N,), or class probabilities, floats, shape (N, C).
+        label_smoothing: weight of the uniform distribution that is mixed into the target
+            (arXiv:1512.00567, section 7).
         reduction: none, mean or sum.
+
+    Returns:
+        The loss of each sample, shape (N,), or a scalar if `reduction` is mean or sum.
     """
-    return fn.cross_entropy(logits.float(), target, reduction=reduction, label_smoothing=smoothing)
+    return functional.cross_entropy(
+        logits.float(), target, reduction=reduction, label_smoothing=label_smoothing
+    )

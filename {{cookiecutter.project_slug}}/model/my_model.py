@@ -7,11 +7,11 @@ from base.base_model import BaseModel
 
 
 class MyModel(BaseModel):
-    """One hidden layer.
+    """Multilayer perceptron with one hidden layer.
 
     Args:
-        dataset: says how many numbers go in, and how many classes come out.
-        width: units in the hidden layer.
+        dataset: data set that defines the number of inputs and of classes.
+        width: Units in the hidden layer.
     """
 
     def __init__(self, dataset: BaseDataset, width: int = 32) -> None:
@@ -20,6 +20,7 @@ class MyModel(BaseModel):
         self.head = nn.Linear(width, len(dataset.classes))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits, shape (N, C), of inputs, float32, shape (N, D)."""
-        logits: Tensor = self.head(self.hidden(input).relu())
+        """Computes logits, shape (N, C), from inputs, float32, shape (N, D)."""
+        features = self.hidden(input).relu()
+        logits: Tensor = self.head(features)
         return logits

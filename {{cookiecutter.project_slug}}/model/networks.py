@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
@@ -11,42 +12,54 @@ from config.schema import Count
 
 
 class MLP(BaseModel):
-    """Fully connected, for images of 28×28 pixels in ten classes 784-512-512-10 by default.
+    """Multilayer perceptron with two hidden layers of ReLU units.
+
+    For 28×28 pixels and ten classes, the default layer sizes are 784-512-512-10.
 
     Args:
-        dataset: what it is for: shape of the inputs, classes.
-        width: Units in each of the two hidden layers.
-        classes: Outputs; by default as many as there are classes, or one.
+        dataset: data set that defines the input shape and the classes.
+        width: Units in each hidden layer.
+        classes: Number of outputs; by default the number of classes, or 1 without classes.
     """
 
     def __init__(
         self, dataset: BaseDataset, width: Count = 512, classes: Count | None = None
     ) -> None:
         super().__init__()
-        inputs, classes = dataset.example.numel(), classes or len(dataset.classes) or 1
-        hidden = [nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()]
-        self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, classes))
+        inputs = dataset.example.numel()
+        outputs = classes or len(dataset.classes) or 1
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(inputs, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, outputs),
+        )
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits, shape (N, classes), of inputs of any shape (N, ...)."""
+        """Computes logits, shape (N, classes), from inputs, shape (N, ...)."""
         logits: Tensor = self.layers(input)
         return logits
 
 
 class ConvNet(BaseModel):
-    """Fixed filters and two stages; each halves the image, and a stage ends with a residual.
+    """Fixed DCT filters and two convolutional stages, each with a residual block.
 
-    The filters are not learned, which saves their share of the time. Each feature comes as it is
-    and negated (CReLU: Shang et al., arXiv:1603.05201); its mean over 2×2 pixels does not depend on
-    where an edge is exactly (as in HOG: Dalal and Triggs, 2005), and of that the square root, so
-    that weak edges count, too (Perronnin et al., ECCV 2010). Residual: the input is added to the
-    output (He et al., arXiv:1512.03385).
+    - The filters are constant, so the first layer needs no backward pass.
+    - CReLU keeps the positive and the negative part of each filter response (Shang et al.,
+      arXiv:1603.05201).
+    - Average pooling over 2×2 pixels makes the responses less sensitive to the exact position of
+      an edge, as in HOG (Dalal and Triggs, 2005).
+    - The square root increases the effect of weak edges (Perronnin et al., ECCV 2010).
+    - A residual block adds its input to its output (He et al., arXiv:1512.03385).
 
     Args:
-        dataset: what it is for: channels of the images, classes.
-        width: Channels in the first stage; the second has twice as many.
-        classes: Outputs; by default as many as there are classes.
-        mirror: Whether an evaluated image is also looked at in a mirror, and the mean taken.
+        dataset: data set that defines the channels of the images and the classes.
+        width: Channels of the first stage; the second stage has twice as many.
+        classes: Number of outputs; by default the number of classes.
+        mirror: Horizontal-flip test-time augmentation: averages the logits of an image and its
+            mirror image.
     """
 
     filters: Tensor
@@ -59,47 +72,67 @@ class ConvNet(BaseModel):
         mirror: bool = False,
     ) -> None:
         super().__init__()
-        self.channels, self.mirror = (channels := dataset.example.shape[1]), mirror
-        filters = torch.cat([cosines(3), -cosines(3)]).repeat(channels, 1, 1, 1)
+        self.channels = dataset.example.shape[1]
+        self.mirror = mirror
+        filters = dct_filters(3)
+        filters = torch.cat([filters, -filters])  # for CReLU
+        filters = filters.repeat(self.channels, 1, 1, 1)
         self.register_buffer("filters", filters, persistent=False)
         self.contrast = nn.BatchNorm2d(len(filters), affine=False)
-        self.stage1 = convolution(len(filters), width, stride=2)
-        self.residual1 = convolution(width, width)
-        self.stage2 = convolution(width, 2 * width, stride=2)
-        self.residual2 = convolution(2 * width, 2 * width)
+        self.stage1 = conv_bn_relu(len(filters), width, stride=2)
+        self.residual1 = conv_bn_relu(width, width)
+        self.stage2 = conv_bn_relu(width, 2 * width, stride=2)
+        self.residual2 = conv_bn_relu(2 * width, 2 * width)
         self.head = nn.Linear(2 * width, classes or len(dataset.classes))
-        whole: Any = self  # whose types lack this in torch 2.12
-        whole.to(memory_format=torch.channels_last)
+        module: Any = self  # the type hints of Module.to lack memory_format (torch 2.12)
+        module.to(memory_format=torch.channels_last)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits, shape (N, classes), of images of any size, shape (N, C, H, W)."""
-        logits = self._look(input)
+        """Computes logits, shape (N, classes), from images of any size, shape (N, C, H, W)."""
+        logits = self._logits(input)
         if self.mirror and not self.training:
-            logits = (logits + self._look(input.flip(3))) / 2
+            flipped_logits = self._logits(input.flip(3))
+            logits = (logits + flipped_logits) / 2
         return logits
 
-    def _look(self, input: Tensor) -> Tensor:
-        # (N, C, H, W), from here on 18 features of each channel: (N, 18 C, H, W)
-        found = nn.functional.conv2d(input, self.filters, padding=1, groups=self.channels).relu_()
-        found = nn.functional.avg_pool2d(found, 2, ceil_mode=True).sqrt_()  # half as high and wide
-        features = self.stage1(self.contrast(found))
-        features = self.stage2(features + self.residual1(features))
-        logits: Tensor = self.head((features + self.residual2(features)).amax((2, 3)))
+    def _logits(self, input: Tensor) -> Tensor:
+        # 18 responses for each channel, shape (N, 18 C, H, W), then half the height and width.
+        responses = functional.conv2d(input, self.filters, padding=1, groups=self.channels)
+        responses = functional.avg_pool2d(responses.relu_(), 2, ceil_mode=True)
+        features = self.contrast(responses.sqrt_())
+        features = self.stage1(features)
+        features = features + self.residual1(features)
+        features = self.stage2(features)
+        features = features + self.residual2(features)
+        pooled = features.amax((2, 3))
+        logits: Tensor = self.head(pooled)
         return logits
 
 
-def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """A convolution, normalised and rectified (to stride is a quarter of the work of pooling)."""
-    layer = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Builds a Conv-BatchNorm-ReLU block with 3×3 kernels.
 
-
-def cosines(size: int) -> Tensor:
-    """All frequencies of a patch: filters, float32, shape (size * size, 1, size, size).
-
-    They are orthonormal, and the principal components of patches of natural images are close to
-    them (discrete cosine transform: Ahmed, Natarajan and Rao, 1974).
+    A stride of 2 computes a quarter of the outputs that a convolution and 2×2 pooling compute.
     """
-    numbers = torch.arange(size)
-    waves = nn.functional.normalize(torch.cos(torch.pi / size * numbers[:, None] * (numbers + 0.5)))
-    return torch.einsum("ay,bx->abyx", waves, waves).reshape(-1, 1, size, size)
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def dct_filters(size: int) -> Tensor:
+    """Computes the basis of the two-dimensional discrete cosine transform (DCT-II).
+
+    The basis is orthonormal and close to the principal components of patches of natural images
+    (Ahmed, Natarajan and Rao, 1974).
+
+    Returns:
+        Filters, float32, shape (size * size, 1, size, size).
+    """
+    frequencies = torch.arange(size)
+    positions = torch.arange(size) + 0.5
+    waves = torch.cos(torch.pi / size * frequencies[:, None] * positions)
+    waves = functional.normalize(waves)
+    filters = torch.einsum("ay,bx->abyx", waves, waves)
+    return filters.reshape(-1, 1, size, size)

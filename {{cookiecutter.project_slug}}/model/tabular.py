@@ -1,7 +1,5 @@
 """Networks for the rows of tables."""
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
@@ -11,13 +9,14 @@ from data_loader.tabular_csv import TabularCSV
 
 
 class TabularNet(BaseModel):
-    """Fully connected; a number comes out in the unit of its column.
+    """Multilayer perceptron; in regression, its output is in the units of the target column.
 
     Args:
-        dataset: what it is for: columns, classes, mean and spread of the numbers to predict.
-        width: Units of a hidden layer.
-        depth: Hidden layers.
-        dropout: Share of the units that are left out in training.
+        dataset: data set that defines the features, the classes, and the mean and standard
+            deviation of a numeric target.
+        width: Units in each hidden layer.
+        depth: Number of hidden layers.
+        dropout: Dropout probability.
     """
 
     mean_and_std: Tensor
@@ -26,15 +25,18 @@ class TabularNet(BaseModel):
         self, dataset: TabularCSV, width: Count = 64, depth: Count = 2, dropout: Fraction = 0.0
     ) -> None:
         super().__init__()
-        sizes = [dataset.example.shape[1], *[width] * depth]
         layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, len(dataset.classes) or 1))
+        inputs = dataset.example.shape[1]
+        for _ in range(depth):
+            layers += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout)]
+            inputs = width
+        outputs = len(dataset.classes) or 1
+        layers.append(nn.Linear(width, outputs))
+        self.layers = nn.Sequential(*layers)
         self.register_buffer("mean_and_std", torch.tensor(dataset.target_mean_and_std))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits, shape (N, classes), or numbers, shape (N, 1), of rows, shape (N, F)."""
+        """Computes logits, shape (N, classes), or values, shape (N, 1), from rows, shape (N, F)."""
         mean, std = self.mean_and_std
         outputs: Tensor = mean + std * self.layers(input)
         return outputs

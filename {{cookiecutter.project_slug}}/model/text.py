@@ -9,12 +9,12 @@ from data_loader.text_csv import PADDING, TextCSV
 
 
 class TextNet(BaseModel):
-    """Looks for groups of three words anywhere in a sentence (Kim, arXiv:1408.5882).
+    """Convolution over three words, then the maximum over all positions (Kim, arXiv:1408.5882).
 
     Args:
-        dataset: what it is for: vocabulary, classes.
-        width: Numbers that stand for a word, and groups that are looked for.
-        dropout: Share of these findings that is left out in training.
+        dataset: data set that defines the vocabulary and the classes.
+        width: Dimension of the word embeddings, and number of convolution filters.
+        dropout: Dropout probability.
     """
 
     def __init__(self, dataset: TextCSV, width: Count = 64, dropout: Fraction = 0.2) -> None:
@@ -25,9 +25,12 @@ class TextNet(BaseModel):
         self.head = nn.Linear(width, len(dataset.classes))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits, shape (N, classes), of the numbers of words, int64, shape (N, length)."""
-        found = self.groups(self.words(input).transpose(1, 2)).relu()
-        # What is found behind the end does not count, so padding changes nothing.
-        found = torch.where(input[:, None] == PADDING, 0, found)
-        logits: Tensor = self.head(self.dropout(found.amax(2)))
+        """Computes logits, shape (N, classes), from word indices, int64, shape (N, length)."""
+        embeddings = self.words(input).transpose(1, 2)  # (N, width, length)
+        features = self.groups(embeddings).relu()
+        # Zero is the smallest value after ReLU, so padding does not change the maximum.
+        padding = input[:, None] == PADDING
+        features = torch.where(padding, 0, features)
+        pooled = self.dropout(features.amax(2))
+        logits: Tensor = self.head(pooled)
         return logits

@@ -78,8 +78,18 @@ def without_compiler_import(optimizer_class: Any) -> Any:
     when they are first called, which takes 1.2 s, as long as `import torch` itself, and nothing
     here compiles an optimizer. Hooks and state work as in the original class.
     """
-    methods = {}
-    for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
+    methods = {"zero_grad": _zero_grad}
+    for name in ("add_param_group", "state_dict", "load_state_dict"):
         methods[name] = inspect.unwrap(getattr(optimizer_class, name))
     methods["step"] = torch.no_grad()(inspect.unwrap(optimizer_class.step))
     return type(optimizer_class.__name__, (optimizer_class,), methods)
+
+
+def _zero_grad(optimizer: Optimizer, set_to_none: bool = True) -> None:
+    """`Optimizer.zero_grad` without an event for torch's profiler, which takes 30 µs."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.zero_()

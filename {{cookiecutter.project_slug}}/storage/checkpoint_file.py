@@ -37,10 +37,9 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     archive = io.BytesIO()
     torch.save({"format": FORMAT, **state}, archive)
     # `with` releases the view here: Python 3.12 may crash if the garbage collector releases it.
-    with archive.getbuffer() as content, replacing(path) as temporary:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.write(hashlib.sha256(content).digest())
+    with archive.getbuffer() as content, replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.write(hashlib.sha256(content).digest())
 
 
 def load_first_usable(files: Sequence[Path]) -> tuple[Path, dict[str, Any]]:

@@ -219,7 +219,7 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
 
 
 def _git_output(*arguments: str) -> str | None:
-    """The output of a git command in the project's folder; None if it is empty or git is missing."""
+    """The output of git in the project's folder; None if it is empty or git is missing."""
     if not shutil.which("git"):
         return None
     command = ["git", "-C", str(PROJECT), *arguments]

@@ -15,6 +15,7 @@ import torch
 from base.base_dataset import BaseDataset
 from base.base_trainer import BaseTrainer
 from builders import build_dataset, build_loader, build_new_model
+from config.constructors import constructor_parameters
 from config.loading import load_settings
 from config.schema import Settings
 from data_loader import synthetic
@@ -100,7 +101,12 @@ def make_trainer(
         model = build_new_model(settings, splits["train"])
         run = tmp_path / "run"
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        return kind(settings=settings, model=model, loaders=loaders, run=run)
+        accepted = constructor_parameters(kind)
+        arguments = {}
+        for name, value in settings.trainer.arguments.items():
+            if name in accepted:
+                arguments[name] = value
+        return kind(settings=settings, model=model, loaders=loaders, run=run, **arguments)
 
     return make
 

@@ -117,7 +117,14 @@ def train(job: str, run: Path, *changes: str) -> None:
     model = Dropping() if job == "dropping" else build_model(settings, splits["train"])
     kinds = {"bypassing": Bypassing, "failing": Failing, "breaking": Breaking, "filling": Filling}
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    trainer = kinds.get(job, Classifier)(settings, model.double(), loaders, run)
+    kind = kinds.get(job, Classifier)
+    trainer = kind(
+        settings=settings,
+        model=model.double(),
+        loaders=loaders,
+        run=run,
+        **settings.trainer.arguments,
+    )
     if (last := run / "checkpoints/last.pt").exists():
         trainer.load_state_dict(load_checkpoint(last))
     if job == "breaking":

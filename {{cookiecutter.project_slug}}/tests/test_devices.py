@@ -69,7 +69,13 @@ def fit(tmp_path: Path, make_settings: MakeSettings) -> Callable[..., Classifier
         loaders = build_training_loaders(settings)
         model = build_model(settings, loaders["train"].dataset)
         (tmp_path / folder / "checkpoints").mkdir(parents=True)
-        trainer = kind(settings, model, loaders, tmp_path / folder)
+        trainer = kind(
+            settings=settings,
+            model=model,
+            loaders=loaders,
+            run=tmp_path / folder,
+            **settings.trainer.arguments,
+        )
         trainer.fit()
         return trainer
 
@@ -214,7 +220,13 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(
     loaders = build_training_loaders(settings)
     model = build_model(settings, loaders["train"].dataset)
     (tmp_path / "again/checkpoints").mkdir(parents=True)
-    again = Classifier(settings, model, loaders, tmp_path / "again")
+    again = Classifier(
+        settings=settings,
+        model=model,
+        loaders=loaders,
+        run=tmp_path / "again",
+        **settings.trainer.arguments,
+    )
     again.load_state_dict(load_checkpoint(tmp_path / "run/checkpoints/step_00000010.pt"))
     again.fit()
     torch.use_deterministic_algorithms(False)

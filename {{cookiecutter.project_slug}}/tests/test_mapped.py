@@ -42,7 +42,7 @@ def of(folder: Path, split: str | None = "train", **options: Any) -> Mapped:
 
 
 def batches(loader: BatchLoader, first: int, last: int) -> list[dict[str, Tensor]]:
-    return [batch for step in loader.steps(first, last) for batch in step]
+    return [batch for step in loader.steps(first, last) for batch in step.batches]
 
 
 class Numbers(BaseDataset):
@@ -121,7 +121,7 @@ def test_a_run_trains_and_resumes_with_identical_results(
     with pytest.MonkeyPatch.context() as patch:
         in_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
         assert train(tmp_path / "run", *options, "data.workers=2") == 128 + signal.SIGTERM
-    assert checkpoint(tmp_path / "run")["step"] == 5
+    assert checkpoint(tmp_path / "run")["progress"]["step"] == 5
     assert command("train", "--resume", tmp_path / "run", "data.workers=0") == 0
     changed = differences(checkpoint(tmp_path / "run"), checkpoint(tmp_path / "source"))
     assert all(key.startswith(("/settings", "/ranks/0/draws")) for key in changed)

@@ -113,8 +113,8 @@ def test_code_in_a_file_is_not_executed(copy: Path) -> None:
         ('"title"', '"titel"', "title Field required"),
         ('"fitted"', '"learned"', "fitted Field required"),
         ('"samples"', '"count"', "splits.validation.samples Field required"),
-        ("synthetic.Synthetic", "synthetic.Stripes", "Input should be"),
-        ("synthetic.Synthetic", "os.system", "Input should be"),
+        ("synthetic.Synthetic", "synthetic.Stripes", "no class Stripes"),
+        ("synthetic.Synthetic", "os.system", "no class os.system"),
         ('"name"', '"tilt": 1, "name"', "tilt"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_file_that_is_cut_short_during_a_read_kills_a_worker_and_not_the_run(c
     """Reading a mapped page beyond the end of its file kills the process; this is no exception."""
     loader = BatchLoader(of(copy.parent, "validation"), 50, workers=1)
     os.truncate(copy / "input.npy", 128)
-    with pytest.raises(LoadingError, match="a worker died"):
+    with pytest.raises(LoadingError, match="a worker process died"):
         batches(loader, 0, loader.steps_per_epoch)
 
 

@@ -1,31 +1,33 @@
-"""Metrics: the same numbers as torchmetrics gives."""
+"""Metrics: the same numbers as torchmetrics, their protocol, and the means of a meter."""
 # ruff: noqa: D103  the names of the tests say what they test
 
-import warnings
+import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection, classification
+from torchmetrics import Metric as TorchMetric
+from torchmetrics.wrappers import ClasswiseWrapper
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from logger.console import format_values
-from logger.figures import confusion_matrix_figure, image_grid
+from builders import rehearse
 from logger.meter import Meter
 from metrics.classification import ClassificationMetrics
+from metrics.protocol import higher_is_better, scalar_results
 from model.losses import cross_entropy
-from sanity_check import check_trainer
 from trainer.classifier import Classifier
 from utils.errors import UserError
 
+BETTER = {"loss": False, "accuracy": True, "f1": True}
 
-def test_metrics_of_classes_are_those_of_torchmetrics() -> None:
-    draws = torch.Generator().manual_seed(0)
-    own = ClassificationMetrics(7)
+
+def test_classification_metrics_agree_with_torchmetrics() -> None:
+    rng = torch.Generator().manual_seed(0)
+    ours = ClassificationMetrics(7)
     theirs = {
         "accuracy": classification.MulticlassAccuracy(7, average="micro"),
         "f1": classification.MulticlassF1Score(7, average="macro"),
@@ -36,26 +38,112 @@ def test_metrics_of_classes_are_those_of_torchmetrics() -> None:
     }
     losses = []
     for size in (64, 64, 5):
-        logits = torch.randn(size, 7, generator=draws)
-        logits[:, 5] -= 9  # never guessed
-        logits[:, 6] -= 9  # neither guessed nor there
-        target = torch.randint(6, (size,), generator=draws)
-        losses.append(torch.rand(size, generator=draws))
-        own.update(losses[-1], logits, target)
+        logits = torch.randn(size, 7, generator=rng)
+        logits[:, 5] -= 9  # never predicted
+        logits[:, 6] -= 9  # neither predicted nor a target
+        target = torch.randint(6, (size,), generator=rng)
+        losses.append(torch.rand(size, generator=rng))
+        ours.update(losses[-1], logits, target)
         for metric in theirs.values():
             metric.update(logits, target)
-    found = own.compute()
-    assert found.keys() == {"loss", *theirs}
-    torch.testing.assert_close(found["loss"], torch.cat(losses).mean())
+    results = ours.compute()
+    assert results.keys() == {"loss", *theirs}
+    torch.testing.assert_close(results["loss"], torch.cat(losses).mean())
     for name, metric in theirs.items():
-        torch.testing.assert_close(found[name], metric.compute(), msg=name)
-    own.reset()
-    own.update(losses[-1], logits, target)
-    assert own.compute()["confusion"].sum() == 5
+        torch.testing.assert_close(results[name], metric.compute(), msg=name)
+    ours.reset()
+    ours.update(losses[-1], logits, target)
+    assert ours.compute()["confusion"].sum() == 5
+
+
+def test_the_state_of_classification_metrics_is_not_part_of_a_checkpoint() -> None:
+    assert ClassificationMetrics(3).state_dict() == {}
+
+
+# The protocol
+
+
+def test_scalar_results_are_those_with_one_value() -> None:
+    results = {"loss": torch.tensor(0.5), "samples": torch.tensor([7]), "f1": torch.rand(3)}
+    assert scalar_results(results) == {"loss": 0.5, "samples": 7}
+    assert math.isnan(scalar_results({"loss": torch.tensor(math.nan)})["loss"])
+
+
+def test_our_metrics_state_a_direction_for_each_scalar() -> None:
+    metrics = ClassificationMetrics(3)
+    metrics.update(torch.rand(3), torch.eye(3), torch.arange(3))
+    scalars = scalar_results(metrics.compute())
+    assert {name: higher_is_better(metrics, name) for name in scalars} == BETTER
+    assert higher_is_better(metrics, "unknown") is None
+
+
+def test_a_subclass_can_state_further_directions() -> None:
+    class WithCalibration(ClassificationMetrics):
+        higher_is_better = {**ClassificationMetrics.higher_is_better, "ece": False}  # noqa: RUF012
+
+    assert higher_is_better(WithCalibration(3), "ece") is False
+    assert higher_is_better(WithCalibration(3), "accuracy") is True
+
+
+def test_a_collection_of_torchmetrics_is_asked_per_metric() -> None:
+    accuracy = classification.MulticlassAccuracy(3)
+    ece = classification.MulticlassCalibrationError(3)
+    collection = MetricCollection({"accuracy": accuracy, "ece": ece, "loss": MeanMetric()})
+    assert higher_is_better(collection, "accuracy") is True
+    assert higher_is_better(collection, "ece") is False
+    assert higher_is_better(collection, "loss") is None  # a mean of any values
+    assert higher_is_better(collection, "unknown") is None
+
+
+def test_a_collection_uses_the_names_of_its_results() -> None:
+    collection = MetricCollection({"top1": classification.MulticlassAccuracy(3)}, prefix="val_")
+    collection.update(torch.eye(3), torch.arange(3))
+    assert list(collection.compute()) == ["val_top1"]
+    assert higher_is_better(collection, "val_top1") is True
+    assert higher_is_better(collection, "top1") is None
+
+
+def test_a_single_metric_of_torchmetrics_states_its_direction() -> None:
+    accuracy = classification.MulticlassAccuracy(3)
+    assert higher_is_better(accuracy, "accuracy") is True
+    assert higher_is_better(classification.MulticlassCalibrationError(3), "ece") is False
+    assert higher_is_better(MeanMetric(), "loss") is None
+    accuracy.update(torch.eye(3), torch.arange(3))
+    accuracy.compute()
+    assert higher_is_better(accuracy, "accuracy") is True
+
+
+class TopAndBottom(TorchMetric):
+    """A metric of torchmetrics with two results."""
+
+    higher_is_better = True
+
+    def update(self, values: Tensor) -> None:
+        self.values = values
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"top": self.values.max(), "bottom": self.values.min()}
+
+
+def test_the_direction_of_one_of_several_results_of_a_metric_is_unknown() -> None:
+    two_results: Any = TopAndBottom()
+    two_results.update(torch.rand(3))
+    assert list(two_results.compute()) == ["top", "bottom"]
+    assert higher_is_better(two_results, "top") is None
+
+    by_class: Any = ClasswiseWrapper(classification.MulticlassAccuracy(3, average=None))
+    for metrics in (by_class, MetricCollection({"by_class": by_class.clone()})):
+        metrics.update(torch.eye(3), torch.arange(3))
+        name = "multiclassaccuracy_0"
+        assert name in metrics.compute()
+        assert higher_is_better(metrics, name) is None
+
+
+# Metrics in trainers
 
 
 class WithTorchmetrics(BaseTrainer):
-    """As a project would use metrics that are there already."""
+    """A trainer of a project that uses metrics of torchmetrics."""
 
     def configure_metrics(self) -> MetricCollection:
         top2 = classification.MulticlassAccuracy(10, top_k=2)
@@ -69,7 +157,7 @@ class WithTorchmetrics(BaseTrainer):
         self.metrics.update(value=cross_entropy(logits, target), preds=logits, target=target)
 
 
-def test_metrics_of_torchmetrics_can_be_used_and_watched(
+def test_metrics_of_torchmetrics_can_be_monitored(
     make_trainer: Callable[..., Any], logged: Callable[..., list[float]]
 ) -> None:
     trainer = make_trainer("checkpoint.monitor=top2", kind=WithTorchmetrics)
@@ -81,7 +169,7 @@ def test_metrics_of_torchmetrics_can_be_used_and_watched(
 
 
 class Calibrated(Classifier):
-    """A classifier whose metrics are torchmetrics' alone, which its tables are not made for."""
+    """A classifier with metrics of torchmetrics, without those that its tables need."""
 
     def configure_metrics(self) -> Any:
         ece = classification.MulticlassCalibrationError(10)
@@ -91,17 +179,16 @@ class Calibrated(Classifier):
         self.metrics.update(model(batch["input"]).softmax(1), batch["target"])
 
 
-def test_metrics_say_themselves_whether_more_is_better(make_trainer: Callable[..., Any]) -> None:
+def test_a_trainer_asks_its_metrics_for_the_direction(make_trainer: Callable[..., Any]) -> None:
     trainer = make_trainer()
-    higher = [name for name in ("loss", "accuracy", "f1") if trainer.higher_is_better(name)]
-    assert higher == ["accuracy", "f1"]
+    assert {name: trainer.higher_is_better(name) for name in BETTER} == BETTER
     trainer = make_trainer(kind=Calibrated)
     assert trainer.higher_is_better("accuracy")
     assert not trainer.higher_is_better("ece")
 
 
 class MeanLoss:
-    """Metrics that do not say whether more is better."""
+    """Metrics that do not state a direction."""
 
     def reset(self) -> None:
         self.losses: list[Tensor] = []
@@ -118,36 +205,32 @@ class MeanLoss:
 
 
 class Plain(Classifier):
-    """A classifier with metrics that are not its own, either."""
+    """A classifier with metrics that its tables do not know."""
 
     def configure_metrics(self) -> Any:
         return MeanLoss()
 
 
 @pytest.mark.parametrize(
-    ("kind", "monitor", "said"),
+    ("kind", "monitor", "message"),
     [
         (Calibrated, "ece", r"KeyError: 'precision_by_class' \(.*classifier\.py, line"),
-        (Plain, "loss", r"TypeError: 'MeanLoss' object .*base_trainer\.py, line"),
+        (Plain, "loss", r"KeyError: 'precision_by_class' \(.*classifier\.py, line"),
     ],
 )
-def test_metrics_that_a_trainer_cannot_do_with_are_told_before_training(
-    make_trainer: Callable[..., Any], kind: type[Classifier], monitor: str, said: str
+def test_unsuitable_metrics_are_reported_before_training(
+    make_trainer: Callable[..., Any], kind: type[Classifier], monitor: str, message: str
 ) -> None:
-    with pytest.raises(UserError, match=said):
-        check_trainer(make_trainer(f"checkpoint.monitor={monitor}", kind=kind))
+    with pytest.raises(UserError, match=message):
+        rehearse(make_trainer(f"checkpoint.monitor={monitor}", kind=kind))
 
 
-def test_values_in_a_line_are_of_four_digits() -> None:
-    values = {"loss": 0.5, "accuracy": 1.0, "samples": 1234.0}
-    assert format_values(values) == "loss 0.5000  accuracy 1.000  samples 1234"
-
-
-def test_what_is_logged_is_what_a_value_was_when_it_was_added() -> None:
-    meter, temperature = Meter(), torch.tensor(1.0)
+def test_a_meter_keeps_the_values_at_the_time_of_adding() -> None:
+    meter = Meter()
+    temperature = torch.tensor(1.0)
     for _ in range(3):
         meter.add({"temperature": temperature})
-        temperature += 1  # as an optimizer would, in place
+        temperature += 1  # in place, as an optimizer does
     assert meter.read() == {"temperature": 2.0}
     assert meter.read() == {}
 
@@ -164,36 +247,3 @@ def test_a_step_counts_the_same_when_the_number_of_processes_changes(
         whole.take(part.sums, part.counts)
     whole.add({"loss": torch.tensor(5.0)})
     assert whole.read() == {"loss": pytest.approx((2 + 5) / 2)}
-
-
-def test_a_picture_of_many_classes_stays_small() -> None:
-    for classes, texts in ((30, 900), (400, 0)):
-        names = [f"class {k}" for k in range(classes)]
-        figure = confusion_matrix_figure(torch.eye(classes, dtype=torch.int64), names, "many")
-        assert len(figure.axes[0].texts) == texts
-        assert max(figure.get_size_inches()) < 30
-
-
-def test_a_picture_of_images_has_the_rows_that_it_needs() -> None:
-    heights = []
-    for count, places in ((16, 4), (17, 4), (21, 5), (25, 5)):
-        figure = image_grid(torch.rand(count, 1, 8, 8), ["name"] * count, "images")
-        bottom, top = figure.axes[0].get_ylim()
-        assert bottom == pytest.approx(1.4 * 8 * places)
-        assert top == 0
-        assert max(image.get_extent()[2] for image in figure.axes[0].images) <= bottom
-        heights.append(figure.get_size_inches()[1])
-    assert heights == [pytest.approx(1.8 * places + 0.4) for places in (4, 4, 5, 5)]
-
-
-def test_class_names_in_signs_that_no_font_has_are_told_of_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    from matplotlib import font_manager
-
-    monkeypatch.setattr(font_manager, "get_font_names", lambda: ["DejaVu Sans"])
-    with warnings.catch_warnings(action="error"):
-        for names in (["배송", "환불"], ["é", "ß"]):
-            confusion_matrix_figure(torch.eye(2), names, "한글").savefig(tmp_path / "x.png")
-    (record,) = caplog.records
-    assert "install Noto Sans CJK" in record.message

@@ -1,4 +1,4 @@
-"""Networks: gradients, capacity, freezing, summaries, and weights taken from elsewhere."""
+"""Networks: gradients, capacity, freezing, summaries, and pretrained weights."""
 # ruff: noqa: D103  the names of the tests say what they test
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from base.base_model import BaseModel
 from builders import build_model
 from config.schema import Settings
 from model.losses import cross_entropy
-from model.networks import cosines
+from model.networks import ConvNet, dct_filters
 from optim.optimizers import build_optimizers
 from storage.checkpoint_file import evaluation_weights, load_checkpoint, save_checkpoint
 from utils.errors import UserError
@@ -24,7 +24,7 @@ Build = Callable[..., BaseModel]
 
 @pytest.fixture
 def batch(splits: dict[str, BaseDataset]) -> Batch:
-    """What a network gets for the first 32 training images."""
+    """The first 32 training images, transformed."""
     dataset = splits["train"]
     return dataset.transform(dataset.__getitems__(torch.arange(32)), None)
 
@@ -37,7 +37,7 @@ def build(make_settings: MakeSettings, splits: dict[str, BaseDataset]) -> Build:
 
 @pytest.fixture
 def networks(build: Build) -> list[BaseModel]:
-    """The networks in model/, with their default arguments."""
+    """The networks that have to pass these tests, with default arguments."""
     torch.manual_seed(0)
     return [build(f"model.name={name}") for name in NETWORKS]
 
@@ -51,7 +51,7 @@ def test_every_parameter_gets_a_finite_gradient(networks: list[BaseModel], batch
             assert parameter.grad.any(), name
 
 
-def test_each_network_can_learn_one_batch_by_heart(networks: list[BaseModel], batch: Batch) -> None:
+def test_each_network_overfits_one_batch(networks: list[BaseModel], batch: Batch) -> None:
     for model in networks:
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         for _ in range(60):
@@ -63,7 +63,7 @@ def test_each_network_can_learn_one_batch_by_heart(networks: list[BaseModel], ba
         assert cross_entropy(logits, batch["target"]).mean() < 0.1, type(model).__name__
 
 
-def test_an_image_is_classified_the_same_alone_and_among_others(
+def test_logits_of_an_image_do_not_depend_on_the_rest_of_the_batch(
     networks: list[BaseModel], batch: Batch
 ) -> None:
     for model in networks:
@@ -72,43 +72,50 @@ def test_an_image_is_classified_the_same_alone_and_among_others(
         assert torch.allclose(model(batch["input"][3:4])[0], together[3], atol=1e-5)
 
 
-def test_a_mirrored_look_is_for_evaluation_alone(build: Build, batch: Batch) -> None:
-    plain, mirroring = build(), build("model.mirror=true")
+def test_mirror_averages_the_logits_of_both_flips_in_evaluation_only(
+    build: Build, batch: Batch
+) -> None:
+    plain = build()
+    mirroring = build("model.mirror=true")
     mirroring.load_state_dict(plain.state_dict())
     images = batch["input"]
     assert torch.equal(mirroring(images), plain(images))
-    plain.eval(), mirroring.eval()
-    both = (plain(images) + plain(images.flip(3))) / 2
-    assert torch.equal(mirroring(images), both)
-    assert torch.allclose(mirroring(images.flip(3)), both)
+    plain.eval()
+    mirroring.eval()
+    mean = (plain(images) + plain(images.flip(3))) / 2
+    assert torch.equal(mirroring(images), mean)
+    assert torch.allclose(mirroring(images.flip(3)), mean)
 
 
-def test_the_filters_are_the_frequencies_of_a_patch() -> None:
-    flat, wave = cosines(5).flatten(1), torch.cos(torch.pi * (torch.arange(5) + 0.5) / 5)
+def test_dct_filters_are_an_orthonormal_basis_of_cosines() -> None:
+    flat = dct_filters(5).flatten(1)
+    wave = torch.cos(torch.pi * (torch.arange(5) + 0.5) / 5)
     assert torch.allclose(flat @ flat.T, torch.eye(25), atol=1e-6)
     assert torch.allclose(flat[0], torch.full((25,), 0.2))
-    across = wave.repeat(5)
-    assert torch.allclose(flat[1], across / across.norm(), atol=1e-6)
-    down = wave.repeat_interleave(5)
-    assert torch.allclose(flat[5], down / down.norm(), atol=1e-6)
+    horizontal = wave.repeat(5)
+    assert torch.allclose(flat[1], horizontal / horizontal.norm(), atol=1e-6)
+    vertical = wave.repeat_interleave(5)
+    assert torch.allclose(flat[5], vertical / vertical.norm(), atol=1e-6)
 
 
-def test_the_input_has_a_gradient_where_no_edge_is(build: Build, batch: Batch) -> None:
+def test_the_gradient_of_the_input_is_finite_without_edges(build: Build, batch: Batch) -> None:
     images = torch.zeros_like(batch["input"]).requires_grad_()
     build().eval()(images).sum().backward()
     assert images.grad is not None and images.grad.isfinite().all()
 
 
-def test_an_image_may_be_one_pixel(build: Build) -> None:
+def test_images_of_one_pixel_are_accepted(build: Build) -> None:
     model = build().eval()
-    dark, bright = model(torch.zeros(1, 1, 1, 1)), model(torch.ones(1, 1, 1, 1))
-    assert dark.shape == (1, 10) and not torch.equal(dark, bright)
+    dark = model(torch.zeros(1, 1, 1, 1))
+    bright = model(torch.ones(1, 1, 1, 1))
+    assert dark.shape == (1, 10)
+    assert not torch.equal(dark, bright)
 
 
-# Counting, freezing, summarising
+# Counting, freezing and summarising parameters
 
 
-def test_parameters_are_counted(build: Build) -> None:
+def test_all_or_only_trainable_parameters_are_counted(build: Build) -> None:
     model = build("model.name=networks.MLP", "model.width=8", "model.classes=3")
     layers = [784 * 8 + 8, 8 * 8 + 8, 8 * 3 + 3]
     assert model.count_parameters() == model.count_parameters(trainable=True) == sum(layers)
@@ -117,7 +124,7 @@ def test_parameters_are_counted(build: Build) -> None:
     assert model.count_parameters(trainable=True) == sum(layers[1:])
 
 
-def test_frozen_parameters_stay_as_they_are(
+def test_frozen_parameters_do_not_change_in_training(
     build: Build, make_settings: MakeSettings, batch: Batch
 ) -> None:
     model = build("model.freeze=[stage1.*, '*.1.weight']")
@@ -131,28 +138,32 @@ def test_frozen_parameters_stay_as_they_are(
     assert same == frozen
 
 
-def test_frozen_batch_normalisation_stays_as_it_is_evaluated(build: Build, batch: Batch) -> None:
+def test_frozen_batch_normalisation_keeps_its_statistics(build: Build, batch: Batch) -> None:
     model = build("model.freeze=[stage1.*]")
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    for again in (model, model.train()):  # also after an evaluation
-        again(batch["input"])
+    model(batch["input"])
+    model.eval()
+    model.train()
+    model(batch["input"])
     now = model.state_dict()
     changed = {name for name in now if not torch.equal(now[name], before[name])}
     assert not any(name.startswith("stage1") for name in changed)
     assert {"contrast.running_mean", "stage2.1.running_mean"} <= changed
 
 
-def test_a_pattern_that_matches_nothing_is_an_error(build: Build) -> None:
-    with pytest.raises(UserError, match=r"'stagee1\.\*' matches no parameter; try stage1\.\*, res"):
+def test_a_pattern_that_matches_no_parameter_is_an_error(build: Build) -> None:
+    with pytest.raises(
+        UserError, match=r"model\.freeze.*'stagee1\.\*'.* stage1\.\*, residual1\.\*"
+    ):
         build("model.freeze=[head.*, stagee1.*]")
 
 
-def test_there_must_be_something_left_to_train(build: Build, make_settings: MakeSettings) -> None:
+def test_freezing_all_parameters_is_an_error(build: Build, make_settings: MakeSettings) -> None:
     with pytest.raises(UserError, match=r"model\.freeze"):
         build_optimizers(build("model.freeze=['*']"), make_settings())
 
 
-def test_a_summary_has_each_parameter_with_its_shape_and_size(build: Build) -> None:
+def test_the_summary_lists_shape_and_size_of_each_parameter(build: Build) -> None:
     model = build("model.name=networks.MLP", "model.width=8", "model.classes=3")
     model.freeze(["layers.5.*"])
     assert model.summary() == [
@@ -167,10 +178,25 @@ def test_a_summary_has_each_parameter_with_its_shape_and_size(build: Build) -> N
     ]
 
 
-# Weights from elsewhere
+# Pretrained weights
 
 
-def test_init_from_takes_the_weights_that_fit_and_leaves_the_others(
+def test_only_new_models_are_initialized(
+    trained_run: Path,
+    make_settings: MakeSettings,
+    splits: dict[str, BaseDataset],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[BaseModel] = []
+    monkeypatch.setattr(ConvNet, "initialize", lambda model: calls.append(model))
+    state = load_checkpoint(trained_run / "checkpoints/best.pt")
+    build_model(make_settings(), splits["train"], state)
+    assert calls == []
+    model = build_model(make_settings(), splits["train"])
+    assert calls == [model]
+
+
+def test_init_from_loads_matching_weights_and_keeps_the_others(
     tmp_path: Path, build: Build
 ) -> None:
     torch.manual_seed(1)
@@ -181,18 +207,20 @@ def test_init_from_takes_the_weights_that_fit_and_leaves_the_others(
     torch.manual_seed(2)
     changes = ["model.classes=7", f"model.init_from={tmp_path / 'weights.pt'}"]
     for name, value in build(*changes).state_dict().items():
-        wanted = untouched if name.startswith("head") else source
-        assert torch.equal(value, wanted[name]), name
+        if name.startswith("head"):
+            assert torch.equal(value, untouched[name]), name
+        else:
+            assert torch.equal(value, source[name]), name
 
 
-def test_init_from_takes_the_best_weights_of_a_run(trained_run: Path, build: Build) -> None:
+def test_init_from_loads_the_best_weights_of_a_run(trained_run: Path, build: Build) -> None:
     best = evaluation_weights(load_checkpoint(trained_run / "checkpoints/best.pt"))
     for source in (trained_run, trained_run / "checkpoints/best.pt"):
         model = build(f"model.init_from={source}")
         assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
 
 
-def test_init_from_must_have_weights_that_fit(
+def test_init_from_without_matching_weights_is_an_error(
     tmp_path: Path, trained_run: Path, build: Build
 ) -> None:
     for source in (trained_run, tmp_path / "missing.pt", tmp_path / "missing"):
@@ -200,13 +228,13 @@ def test_init_from_must_have_weights_that_fit(
             build("model.name=networks.MLP", f"model.init_from={source}")
 
 
-def test_a_checkpoint_of_another_network_is_refused(
+def test_a_checkpoint_of_another_network_is_an_error(
     trained_run: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("evaluate", trained_run, "model.name=networks.MLP") == 2
     message = capsys.readouterr().err
-    assert "the checkpoint is not of this model:\n" in message
-    assert all(part in message for part in ("layers.1.weight", "contrast.running_mean", "..."))
+    for part in ("checkpoint", "layers.1.weight", "contrast.running_mean", "..."):
+        assert part in message
     assert max(map(len, message.splitlines())) < 160
 
 
@@ -214,10 +242,24 @@ def test_a_checkpoint_of_another_network_is_refused(
 
 
 def test_cross_entropy_is_the_mean_negative_log_probability_of_the_targets() -> None:
-    logits, target = torch.randn(5, 4), torch.tensor([0, 3, 1, 1, 2])
+    logits = torch.randn(5, 4)
+    target = torch.tensor([0, 3, 1, 1, 2])
     log_probabilities = torch.log(logits.exp() / logits.exp().sum(1, keepdim=True))
-    wanted = -log_probabilities[torch.arange(5), target]
-    assert torch.allclose(cross_entropy(logits, target), wanted, atol=1e-5)
-    # Smoothed: a share of 0.2 of the target is spread evenly over all classes.
-    smoothed = 0.8 * wanted - 0.2 * log_probabilities.mean(1)
-    assert torch.allclose(cross_entropy(logits, target, 0.2), smoothed, atol=1e-5)
+    expected = -log_probabilities[torch.arange(5), target]
+    assert torch.allclose(cross_entropy(logits, target), expected, atol=1e-5)
+
+
+def test_label_smoothing_mixes_the_target_with_the_uniform_distribution() -> None:
+    logits = torch.randn(5, 4)
+    target = torch.tensor([0, 3, 1, 1, 2])
+    uniform = -logits.log_softmax(1).mean(1)
+    expected = 0.8 * cross_entropy(logits, target) + 0.2 * uniform
+    found = cross_entropy(logits, target, label_smoothing=0.2)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_cross_entropy_is_reduced_to_the_mean() -> None:
+    logits = torch.randn(5, 4)
+    target = torch.tensor([0, 3, 1, 1, 2])
+    mean = cross_entropy(logits, target, reduction="mean")
+    assert torch.allclose(mean, cross_entropy(logits, target).mean())

@@ -1,4 +1,4 @@
-"""Curves through points: data, metrics, pictures, and what is learned."""
+"""Regression: data, metrics, figures and trained curves."""
 # ruff: noqa: D103  the names of the tests say what they test
 
 import json
@@ -14,8 +14,9 @@ from conftest import ROOT
 from base.base_dataset import BaseDataset
 from builders import build_dataset, restore_trainer
 from config.loading import load_settings
-from data_loader.example_points import EXAMPLES
+from data_loader.points import EXAMPLES
 from data_loader.tables import read_rows, write_rows
+from metrics.protocol import higher_is_better, scalar_results
 from metrics.regression import RegressionMetrics
 from model.curves import Polynomial
 from utils.errors import UserError
@@ -42,7 +43,7 @@ def model_of(run: Path) -> Any:
     return restore_trainer([run / "checkpoints/best.pt"], None, [])[0].model
 
 
-def test_the_examples_are_always_the_same_points(tmp_path: Path) -> None:
+def test_the_example_files_are_reproducible(tmp_path: Path) -> None:
     for name, make in EXAMPLES.items():
         for folder in ("a", "b"):
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,11 +51,13 @@ def test_the_examples_are_always_the_same_points(tmp_path: Path) -> None:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         rows = read_rows(tmp_path / "a" / name, ["x", "y"])
         x, y = (np.array([float(row[column]) for row in rows]) for column in "xy")
-        right = 2 * x + 3 if "line" in name else np.sin(x)
-        assert np.std(y - right) == pytest.approx(0.2, abs=0.02)
+        expected = np.sin(x)
+        if "line" in name:
+            expected = 2 * x + 3
+        assert np.std(y - expected) == pytest.approx(0.2, abs=0.02)
 
 
-def test_a_line_is_found(line: Path, command: Command, capsys: Any) -> None:
+def test_training_finds_the_line(line: Path, command: Command, capsys: Any) -> None:
     model = model_of(line)
     offset, slope = model.powers()
     standard_error = 0.2 / 833**0.5  # noise, training points
@@ -76,7 +79,7 @@ FULL_BATCH = ("data.batch_size=1000", "trainer.epochs=300", "optimizer.lr=5e-2")
 
 
 @pytest.mark.parametrize("batches", [(), FULL_BATCH])
-def test_the_polynomial_is_that_of_least_squares(
+def test_the_trained_polynomial_is_the_least_squares_fit(
     tmp_path: Path, command: Command, batches: tuple[str, ...]
 ) -> None:
     changes = (f"data.root={tmp_path}", *QUICK, *batches)
@@ -91,7 +94,7 @@ def test_the_polynomial_is_that_of_least_squares(
     assert found == pytest.approx(np.polyval(model.powers()[::-1], x), abs=1e-5)
 
 
-def test_a_polynomial_is_the_sum_of_powers() -> None:
+def test_a_polynomial_is_a_sum_of_powers() -> None:
     class Unscaled:
         x_mean_and_std = target_mean_and_std = (0.0, 1.0)
 
@@ -101,7 +104,7 @@ def test_a_polynomial_is_the_sum_of_powers() -> None:
 
 
 @pytest.mark.parametrize("config", [LINE, SINE])
-def test_points_of_any_unit_are_learned_with_the_same_settings(
+def test_the_settings_suit_data_in_any_units(
     tmp_path: Path, command: Command, config: Path
 ) -> None:
     x = torch.rand(300, generator=torch.Generator().manual_seed(0)) * 8000 + 1000
@@ -113,26 +116,40 @@ def test_points_of_any_unit_are_learned_with_the_same_settings(
     assert json.loads(Path("run/evaluation/test/metrics.json").read_text())["r2"] > 0.99
 
 
-def test_metrics_are_those_of_all_samples_together() -> None:
+def test_metrics_cover_all_samples() -> None:
     metrics = RegressionMetrics()
-    true, predicted = torch.randn(50, 1) + 1000, torch.randn(50, 1) + 1000
+    true = torch.randn(50, 1) + 1000
+    predicted = torch.randn(50, 1) + 1000
     for part in (slice(0, 32), slice(32, 50)):
         metrics.update(predicted[part], true[part])
-    found, errors = metrics.compute(), (predicted - true).double()
+    found = metrics.compute()
+    errors = (predicted - true).double()
     assert found["loss"].item() == pytest.approx(errors.square().mean().item(), rel=1e-4)
     assert found["mae"].item() == pytest.approx(errors.abs().mean().item(), rel=1e-4)
     r2 = 1 - (errors.square().mean() / true.double().var(correction=0)).item()
     assert found["r2"].item() == pytest.approx(r2, rel=1e-3)
-    assert [name for name in ("loss", "mae", "r2") if metrics.higher_is_better(name)] == ["r2"]
-    constant = RegressionMetrics()
-    constant.update(predicted, torch.ones(50, 1))
-    assert constant.compute()["r2"] == 0
+    assert torch.equal(found["true"], true)
+    assert torch.equal(found["predicted"], predicted)
     metrics.reset()
     metrics.update(true, true)
     assert metrics.compute()["loss"] == 0
 
 
-def test_numbers_and_files_of_them_are_predicted(
+def test_r2_is_zero_for_constant_targets() -> None:
+    metrics = RegressionMetrics()
+    metrics.update(torch.randn(50, 1), torch.ones(50, 1))
+    assert metrics.compute()["r2"] == 0
+
+
+def test_regression_metrics_state_a_direction_for_each_scalar() -> None:
+    metrics = RegressionMetrics()
+    metrics.update(torch.randn(50, 1), torch.randn(50, 1))
+    scalars = scalar_results(metrics.compute())
+    directions = {name: higher_is_better(metrics, name) for name in scalars}
+    assert directions == {"loss": False, "mae": False, "r2": True}
+
+
+def test_predict_takes_numbers_and_files(
     line: Path, tmp_path: Path, command: Command, capsys: Any
 ) -> None:
     (tmp_path / "x.csv").write_text("name,x\na,1.5\nb,-2\n")
@@ -145,20 +162,22 @@ def test_numbers_and_files_of_them_are_predicted(
         assert entry["predictions"][0]["value"] == pytest.approx(model(torch.tensor([[x]])).item())
     assert command("predict", line, "one", "y.csv", "inf", "1") == 2
     printed = capsys.readouterr()
-    assert "error: 'one' is neither a number" in printed.err
-    assert "error: y.csv: no column 'x'" in printed.err
-    assert "error: 'inf' is neither" in printed.err
+    errors = printed.err.splitlines()
+    for parts in (("'one'",), ("y.csv", "'x'"), ("'inf'",)):
+        assert any(all(part in line for part in parts) for line in errors), parts
     assert printed.out.splitlines()[-1].split()[0] == "1"
 
 
-def test_a_cell_that_is_no_number_is_named(tmp_path: Path) -> None:
+def test_a_cell_that_is_not_a_number_is_reported_with_its_position(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("a,b\n" + "1,2\n" * 30 + "3,four\n")
     changes = (f"data.root={tmp_path}", "data.file=mine.csv", "data.x=a", "data.y=b")
-    with pytest.raises(UserError, match="column 'b', row 31 below the header: 'four'"):
+    with pytest.raises(UserError) as error:
         points("train", *changes)
+    for part in ("'b'", "row 31", "'four'"):
+        assert part in str(error.value)
 
 
-def test_results_of_another_file_do_not_take_the_place_of_the_runs_own(
+def test_results_for_another_file_do_not_replace_those_of_the_run(
     line: Path, tmp_path: Path, command: Command, capsys: Any
 ) -> None:
     assert command("evaluate", line) == 0
@@ -175,19 +194,23 @@ def test_results_of_another_file_do_not_take_the_place_of_the_runs_own(
     (run,) = Path("runs/regression").iterdir()
     assert command("evaluate", run) == 0
     metrics = json.loads((run / "evaluation/test/metrics.json").read_text())
-    assert 0 < metrics["loss"] < 1e-4  # of small numbers, what differs from zero is told
+    assert 0 < metrics["loss"] < 1e-4  # small values are not rounded to zero
 
 
-def test_settings_for_classes_are_refused_for_numbers(
+def test_settings_for_classes_are_an_error_in_regression(
     tmp_path: Path, command: Command, capsys: Any
 ) -> None:
     changes = (f"data.root={tmp_path}", "trainer.balanced=true", *QUICK)
     assert command("train", "--config", LINE, *changes) == 2
-    assert "trainer.balanced and trainer.label_smoothing are for classes" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "unknown setting trainer.balanced" in message
 
 
-def test_a_model_of_other_outputs_is_refused(tmp_path: Path, command: Command, capsys: Any) -> None:
+def test_a_model_with_another_number_of_outputs_is_an_error(
+    tmp_path: Path, command: Command, capsys: Any
+) -> None:
     changes = (f"data.root={tmp_path}", "model.name=networks.MLP", "model.classes=2", *QUICK)
     assert command("train", "--config", LINE, *changes) == 2
-    message = "the model gives (2,) for an input, but targets are (1,)"
-    assert message in capsys.readouterr().err
+    message = capsys.readouterr().err
+    for part in ("model", "(2,)", "(1,)"):
+        assert part in message

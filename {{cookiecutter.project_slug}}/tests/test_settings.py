@@ -1,6 +1,8 @@
-"""Settings: where they come from, what is checked, and what the errors say."""
+"""Settings: where they come from, what is checked, and what the errors contain."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import importlib
+import inspect
 import json
 import runpy
 import shutil
@@ -8,71 +10,121 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from textwrap import dedent
+from typing import Any
 
+import processes  # noqa: F401  defines trainers and models
 import pytest
+import test_metrics  # noqa: F401  defines trainers
 
-from config import help as reference
-from config.help import complete, find_classes
-from config.loading import load_settings, to_yaml
-from config.schema import AdamW, Cosine, ModelSettings, Section, Settings
+from base.base_dataset import BaseDataset
+from base.base_model import BaseModel
+from base.base_trainer import BaseTrainer
+from config import classes
+from config.classes import find_class, list_classes
+from config.constructors import class_settings, construct, constructor_parameters
+from config.loading import changes_that_need_force, load_section, load_settings, to_yaml
+from config.schema import (
+    AdamW,
+    ClassSection,
+    Cosine,
+    DataSettings,
+    ModelSettings,
+    Section,
+    Settings,
+    TrainerSettings,
+    section_kinds,
+)
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-Command = Callable[..., int]
 SYNTHETIC = ROOT / "config/synthetic.yaml"
+PACKAGES = {"data_loader": BaseDataset, "model": BaseModel, "trainer": BaseTrainer}
+Command = Callable[..., int]
+AddFiles = Callable[..., None]
 
 
 def refusal(*changes: str, source: Path = SYNTHETIC) -> str:
-    """What is said about settings that are not accepted."""
+    """The message about settings that are not accepted."""
     with pytest.raises(UserError) as error:
         load_settings(source, changes)
     assert error.value.exit_code == 2
     return str(error.value)
 
 
-def arguments_of(settings: Settings) -> dict[str, Any]:
-    """What the model's constructor is given."""
-    return settings.model.model_dump(include=settings.model.arguments)
+def run_python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True)
 
 
-# What is refused
+@pytest.fixture
+def add_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddFiles]:
+    """``add_files({"model/my.py": "..."})``: adds modules to a copy of the project's packages."""
+    root = tmp_path / "project"
+    for package in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, root / package, ignore=ignored)
+        module = importlib.import_module(package)
+        monkeypatch.setattr(module, "__path__", [str(root / package)])
+    monkeypatch.setattr(classes, "ROOT", root)
+    before = set(sys.modules)
+
+    def add(files: dict[str, str]) -> None:
+        for name, content in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(dedent(content), encoding="utf-8")
+        importlib.invalidate_caches()
+
+    yield add
+    for name in sys.modules.keys() - before:
+        if name.partition(".")[0] in PACKAGES:
+            del sys.modules[name]
 
 
-def test_without_the_name_of_the_default_settings_a_command_says_so(tmp_path: Path) -> None:
-    for folder in ("config", "storage", "utils"):  # all would be gigabytes, with an environment
+# Errors
+
+
+def test_missing_default_settings_are_reported_with_the_available_files(tmp_path: Path) -> None:
+    for folder in ("config", "storage", "utils"):  # copying an environment would take gigabytes
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "train.py", tmp_path)
-    (tmp_path / "config/default.txt").unlink()
-    done = subprocess.run(
-        [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True
-    )
-    texts = [done.stderr]
+    pointer = tmp_path / "config/default.txt"
+    pointer.unlink()
+    results = [run_python("train.py", cwd=tmp_path)]
     for name in ("", "config/synthetic.yaml"):
-        (tmp_path / "config/default.txt").write_text(name)
-        done = subprocess.run(
-            [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True
-        )
-        texts.append(done.stderr)
+        pointer.write_text(name)
+        results.append(run_python("train.py", cwd=tmp_path))
+    for done in results:
         assert done.returncode == 2
-    for text in texts:
-        assert text.startswith("error: cannot read the settings file")
-        assert "synthetic.yaml" in text
-        assert "default.txt names the default" in text
+        assert done.stderr.startswith("error: cannot read the settings file")
+        assert "synthetic.yaml" in done.stderr
+        assert "default.txt" in done.stderr
 
 
-def test_a_misspelt_name_is_answered_with_the_nearest_one() -> None:
-    for wrong, right in {
-        "seeds": "seed",
-        "trainer.epoch": "trainer.epochs",
-        "optimizer.momentun": "optimizer.momentum",
-        "model.widht": "model.width",
-        "trainr.epochs": "trainer",
-    }.items():
-        assert f"did you mean {right}?" in refusal(f"{wrong}=3")
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("seeds", "seed"),
+        ("trainer.epoch", "trainer.epochs"),
+        ("trainer.balance", "trainer.balanced"),
+        ("optimizer.momentun", "optimizer.momentum"),
+        ("model.widht", "model.width"),
+        ("trainr.epochs", "trainer"),
+    ],
+)
+def test_an_unknown_setting_is_reported_with_the_most_similar_one(wrong: str, right: str) -> None:
+    assert f"did you mean {right}?" in refusal(f"{wrong}=3")
 
 
-WRONG = (  # setting, value, what is said to be allowed
+def test_an_unknown_setting_without_a_similar_one_is_reported_with_all() -> None:
+    message = refusal("optimizer={name: AdamW, nesterov: true}")
+    assert "optimizer.nesterov" in message
+    assert "betas" in message
+    assert "momentum" not in message
+    assert "width" in refusal("model.xyz=1")
+    assert "epochs" in refusal("trainer.xyz=1")
+
+
+INVALID = (  # setting, value, part of the message that states what is allowed
     ("name", "..", "pattern"),
     ("data.workers", "1000000", "1024"),
     ("trainer.epochs", "many", "integer"),
@@ -82,26 +134,29 @@ WRONG = (  # setting, value, what is said to be allowed
     ("trainer.precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16'"),
     ("trainer.compile", "1", "boolean"),
     ("trainer.name", "classifier.Nothing", "classifier.Classifier"),
+    ("trainer.balanced", "1", "boolean"),
     ("logger.tensorboard", "no", "boolean"),
     ("optimizer.name", "Adam", "'AdamW'"),
     ("optimizer.lr", "fast", "number"),
     ("optimizer.lr", "-0.1", "greater than 0"),
     ("model.name", "os.system", "networks.MLP"),
+    ("model.name", "networks.ConvNetz", "did you mean networks.ConvNet?"),
     ("model.width", "wide", "integer"),
+    ("model.width", "0", "greater than or equal to 1"),
     ("model.freeze", "stage1.*", "a valid list [a, b]"),
 )
 
 
-def test_a_wrong_value_is_told_with_its_setting_and_what_is_allowed() -> None:
-    for key, value, allowed in WRONG:
-        setting, _, said = refusal(f"{key}={value}").partition(": ")
-        assert setting in (f"{key} = {value}", f'{key} = "{value}"', f"{key} = '{value}'")
-        assert allowed in said
+def test_an_invalid_value_is_reported_with_its_setting_and_what_is_allowed() -> None:
+    for key, value, allowed in INVALID:
+        setting, _, message = refusal(f"{key}={value}").partition(": ")
+        assert setting in (f"{key} = {value}", f'{key} = "{value}"')
+        assert allowed in message
 
 
-def test_yaml_and_command_line_are_told_the_same(tmp_path: Path) -> None:
+def test_yaml_and_command_line_give_the_same_message(tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
-    for key, value, _ in WRONG:
+    for key, value, _ in INVALID:
         content: dict[str, Any] = {
             "data": {"name": "synthetic.Synthetic"},
             "model": {"name": "networks.ConvNet"},
@@ -110,30 +165,35 @@ def test_yaml_and_command_line_are_told_the_same(tmp_path: Path) -> None:
             "logger": {},
         }
         section, _, name = key.rpartition(".")
-        (content[section] if section else content)[name] = value
+        target = content[section] if section else content
+        target[name] = value
         file.write_text(json.dumps(content).replace(f'"{value}"', value))
         assert refusal(source=file) == refusal(f"{key}={value}")
 
 
-def test_a_tracker_that_the_project_lacks_is_told_before_anything_is_written(
+def test_an_unknown_tracker_is_reported_before_anything_is_written(
     tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("nothing", "../logger/x"):
         assert train(tmp_path / "run", f"logger.tracker={name}") == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: logger.tracker = {name!r}: here it is one of none")
+        assert line.startswith(f"error: logger.tracker = {name!r}")
+        assert "none" in line
     assert not (tmp_path / "run").exists()
 
 
-def test_several_mistakes_are_told_at_once() -> None:
+def test_several_problems_are_reported_together() -> None:
     message = refusal("seed=-1", "trainer.epochs=0")
     assert "seed = -1" in message
     assert "trainer.epochs = 0" in message
+    message = refusal("model.width=0", "trainer.balanced=3")
+    assert "model.width = 0" in message
+    assert "trainer.balanced = 3" in message
 
 
-def test_what_is_no_setting_at_all_is_refused(tmp_path: Path) -> None:
+def test_content_that_is_not_settings_is_reported(tmp_path: Path) -> None:
     assert "KEY=VALUE" in refusal("epochs")
-    assert "seed = '0' holds no further settings" in refusal("seed=0", "seed.x=1")
+    assert "seed = '0' is not a section" in refusal("seed=0", "seed.x=1")
     for name, content in {"list.yaml": "- a\n- b\n", "broken.yaml": "data: [1,\n"}.items():
         (tmp_path / name).write_text(content)
         assert name in refusal(source=tmp_path / name)
@@ -141,36 +201,12 @@ def test_what_is_no_setting_at_all_is_refused(tmp_path: Path) -> None:
     (tmp_path / "half.yaml").write_text("data: {name: synthetic.Synthetic}\n")
     assert "model is missing" in refusal(source=tmp_path / "half.yaml")
     assert "optimizer.name is missing" in refusal("optimizer={lr: 3}")
-    assert "optimizer.nesterov; see --help" in refusal("optimizer={name: AdamW, nesterov: true}")
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        (
-            "def __init__(self, width: int = SIZE) -> None:",
-            "Net has the default SIZE; write a plain",
-        ),
-        ("def __init__(self, width: int = 4 8) -> None:", "mine.py is not Python: "),
-    ],
-)
-def test_a_class_that_cannot_be_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, message: str
-) -> None:
-    (tmp_path / "model").mkdir()
-    text = f"class Net(BaseModel):\n    {line}\n        self.width = width\n"
-    (tmp_path / "model/mine.py").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(reference, "ROOT", tmp_path)
-    find_classes.cache_clear()
-    with pytest.raises(UserError, match=message):
-        complete(ModelSettings, "mine.Net")
-    find_classes.cache_clear()
+# Values
 
 
-# What is understood
-
-
-def test_numbers_and_words_are_what_they_look_like(tmp_path: Path) -> None:
+def test_yaml_values_have_the_type_that_they_look_like(tmp_path: Path) -> None:
     file = tmp_path / "numbers.yaml"
     file.write_text(f"{SYNTHETIC.read_text()}name: no\n")
     settings = load_settings(file, ["optimizer.lr=1e-3", "trainer.max_steps=null"])
@@ -180,28 +216,28 @@ def test_numbers_and_words_are_what_they_look_like(tmp_path: Path) -> None:
     assert load_settings(file, ["optimizer.lr=1"]).optimizer.lr == 1.0
 
 
-def test_a_run_is_named_after_its_settings_file() -> None:
+def test_the_settings_file_names_the_run_unless_the_settings_do() -> None:
     assert load_settings(SYNTHETIC).name == "synthetic"
     assert load_settings(SYNTHETIC, ["name=other"]).name == "other"
 
 
-def test_a_new_class_drops_the_settings_of_the_old_one_in_any_order(tmp_path: Path) -> None:
+def test_a_new_class_removes_the_arguments_of_the_old_one_in_any_order(tmp_path: Path) -> None:
     file = tmp_path / "colours.yaml"
     file.write_text(SYNTHETIC.read_text().replace("ConvNet", "ConvNet\n  mirror: true"))
     changes = ["optimizer.lr=0.5", "optimizer.name=AdamW", "model.freeze=[stage1.*]"]
     settings = load_settings(file, [*changes, "model.name=networks.MLP"])
     assert settings.optimizer == AdamW(lr=0.5)
     assert settings.model.freeze == ("stage1.*",)
-    assert arguments_of(settings) == {"width": 512, "classes": None}
+    assert settings.model.arguments == {"width": 512, "classes": None}
 
 
-def test_the_arguments_of_a_class_are_settings_with_their_defaults() -> None:
-    changes = ["model.name=networks.MLP", "model.width=64"]
-    arguments = arguments_of(load_settings(SYNTHETIC, changes))
-    assert arguments == {"width": 64, "classes": None}
+def test_arguments_that_are_not_set_have_their_defaults() -> None:
+    settings = load_settings(SYNTHETIC, ["model.name=networks.MLP", "model.width=64"])
+    assert settings.model.arguments == {"width": 64, "classes": None}
+    assert settings.trainer.arguments == {"label_smoothing": 0.1, "balanced": False}
 
 
-def test_settings_written_as_yaml_are_the_same_when_read(tmp_path: Path) -> None:
+def test_settings_written_as_yaml_are_equal_when_read(tmp_path: Path) -> None:
     changes = [
         "model.freeze=[stage1.*]",
         "data.workers=3",
@@ -218,31 +254,608 @@ def test_settings_written_as_yaml_are_the_same_when_read(tmp_path: Path) -> None
         assert load_settings(tmp_path / "settings.yaml") == settings
 
 
-def test_the_environment_says_where_the_data_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_the_data_folder_of_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert load_settings(SYNTHETIC).data.root == Path("data")
     monkeypatch.setenv("DATA_ROOT", "/mnt/1e3")
     assert load_settings(SYNTHETIC).data.root == Path("/mnt/1e3")
     assert load_settings(SYNTHETIC, ["data.root=here"]).data.root == Path("here")
 
 
-# The command
+# Resuming
+
+MAY_CHANGE = {
+    *("name", "device", "deterministic", "data.root", "data.workers", "data.mirrors"),
+    *("model.init_from", "trainer.epochs", "trainer.max_steps", "trainer.early_stop"),
+    *("trainer.compile", "trainer.precision", "trainer.non_finite", "trainer.clip_norm"),
+    *("trainer.tf32", "trainer.profile", "trainer.strategy", "optimizer.lr"),
+    *("optimizer.adamw_lr", "optimizer.weight_decay"),
+}
 
 
-def test_bad_settings_end_the_command_with_2_and_leave_no_run_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "train.py", "--config", str(SYNTHETIC), "--run-dir"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "run"), "trainer.epoch=3"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+def without_values(values: Any) -> Any:
+    """A checkpoint's settings in which every value differs from the present one."""
+    if isinstance(values, dict):
+        return {key: without_values(value) for key, value in values.items()}
+    return "another value"
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "RMSprop", "Muon"])
+def test_only_marked_settings_may_change_on_resume(optimizer: str) -> None:
+    for source in (ROOT / "config").glob("*.yaml"):
+        settings = load_settings(source, [f"optimizer={{name: {optimizer}}}"])
+        values = settings.model_dump(mode="json")
+        state = {"settings": without_values(values), "fingerprint": "old"}
+        changed = set()
+        for text in changes_that_need_force(state, settings, "new"):
+            changed.add(text.partition(":")[0])
+        expected = {"data"}
+        for key, value in values.items():
+            inner = [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
+            if key not in ("scheduler", "checkpoint", "logger"):
+                expected |= set(inner) - MAY_CHANGE
+        assert changed == expected
+
+
+def test_changes_are_reported_with_both_values() -> None:
+    settings = load_settings(SYNTHETIC, ["trainer.epochs=3"])
+    state = {"settings": settings.model_dump(mode="json"), "fingerprint": "abc"}
+    assert changes_that_need_force(state, settings, "abc") == []
+    other = load_settings(SYNTHETIC, ["trainer.epochs=9", "seed=4", "model.width=8"])
+    changes = changes_that_need_force(state, other, "def")
+    assert changes == ["seed: 0 -> 4", "model.width: 32 -> 8", "data: abc -> def"]
+
+
+def test_settings_that_a_checkpoint_lacks_do_not_count_as_changed() -> None:
+    settings = load_settings(SYNTHETIC)
+    values = settings.model_dump(mode="json")
+    del values["seed"], values["model"]["width"]
+    assert changes_that_need_force({"settings": values, "fingerprint": ""}, settings, "") == []
+
+
+def test_a_constructor_can_mark_its_parameters(add_files: AddFiles) -> None:
+    code = """
+    from typing import Annotated
+    from config.schema import MayChangeOnResume
+    class Net(Base):
+        def __init__(
+            self, a: Annotated[int, MayChangeOnResume()] = 1, b: int = 2
+        ) -> None:
+            super().__init__()
+    """
+    add_files({"model/my.py": MODEL + dedent(code)})
+    before = load_settings(SYNTHETIC, ["model.name=my.Net"])
+    state = {"settings": before.model_dump(mode="json"), "fingerprint": ""}
+    after = load_settings(SYNTHETIC, ["model.name=my.Net", "model.a=5", "model.b=5"])
+    assert changes_that_need_force(state, after, "") == ["model.b: 2 -> 5"]
+
+
+# Settings of classes
+
+
+def subclasses(base: type) -> Iterator[type]:
+    direct: list[type] = base.__subclasses__()
+    for cls in direct:
+        yield cls
+        yield from subclasses(cls)
+
+
+def parameters_of(cls: type) -> set[str]:
+    """The keyword arguments of a class whose constructor passes ``**kwargs`` to its bases."""
+    names: set[str] = set()
+    for owner in cls.__mro__:
+        signature = inspect.signature(owner)
+        kinds = [parameter.kind for parameter in signature.parameters.values()]
+        names |= signature.parameters.keys()
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return names - {"args", "kwargs"}
+
+
+@pytest.mark.parametrize("section", [DataSettings, ModelSettings, TrainerSettings])
+def test_settings_are_the_parameters_of_the_constructor(section: type[ClassSection]) -> None:
+    base = PACKAGES[section.package]
+    listing = list_classes(section.package, base)
+    assert listing.failures == {}
+    found = {*listing.classes.values(), *subclasses(base)}
+    assert len(found) > len(listing.classes)  # those of the tests
+    for cls in found:
+        assert constructor_parameters(cls).keys() == parameters_of(cls)
+        settings = class_settings(cls, section, cls.__name__)
+        names = settings.fields.keys() | settings.unusable.keys()
+        assert names == parameters_of(cls) - section.given
+    for name, cls in listing.classes.items():
+        settings = class_settings(cls, section, name)
+        assert settings.unusable == {}
+        for argument, field in settings.fields.items():
+            assert field.description, f"{name}: {argument} is not described"
+
+
+MODEL = """
+from typing import Any
+from base.base_model import BaseModel
+
+class Base(BaseModel):
+    def forward(self, input):
+        return input
+"""
+Case = tuple[str, list[str], dict[str, Any]]
+CASES: dict[str, Case] = {  # code of model/my.py, which defines Net; settings; arguments
+    "inherited constructor": (
+        """
+        class Parent(Base):
+            def __init__(self, dataset, width: int = 3) -> None:
+                super().__init__()
+                self.got = {"width": width}
+        class Net(Parent):
+            pass
+        """,
+        ["width=4"],
+        {"width": 4},
+    ),
+    "three classes": (
+        """
+        class First(Base):
+            def __init__(self, *, a: int, b: int = 2) -> None:
+                super().__init__()
+                self.got = {"a": a, "b": b}
+        class Second(First):
+            def __init__(self, *, c: int = 3, **kwargs: Any) -> None:
+                super().__init__(**kwargs)
+                self.got["c"] = c
+        class Net(Second):
+            def __init__(self, d: int = 4, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.got["d"] = d
+        """,
+        ["a=10", "c=30"],
+        {"a": 10, "b": 2, "c": 30, "d": 4},
+    ),
+    "class without constructor between": (
+        """
+        class First(Base):
+            def __init__(self, a: int = 1) -> None:
+                super().__init__()
+                self.got = {"a": a}
+        class Second(First):
+            pass
+        class Net(Second):
+            def __init__(self, **kwargs: Any) -> None:
+                super().__init__(**kwargs)
+        """,
+        ["a=2"],
+        {"a": 2},
+    ),
+    "other default in the subclass": (
+        """
+        class Parent(Base):
+            def __init__(self, a: int = 1) -> None:
+                super().__init__()
+                self.got = {"a": a}
+        class Net(Parent):
+            def __init__(self, a: int = 7, **kwargs: Any) -> None:
+                super().__init__(a=a, **kwargs)
+        """,
+        [],
+        {"a": 7},
+    ),
+    "base as attribute of a module": (
+        """
+        from base import base_model
+        class Net(base_model.BaseModel):
+            def __init__(self, a: int = 1) -> None:
+                super().__init__()
+                self.got = {"a": a}
+            def forward(self, input):
+                return input
+        """,
+        ["a=2"],
+        {"a": 2},
+    ),
+    "nested dataclass": (
+        """
+        from dataclasses import dataclass
+        @dataclass
+        class Block:
+            width: int
+            kernel: tuple[int, int] = (3, 3)
+        class Net(Base):
+            def __init__(self, block: Block = Block(8)) -> None:
+                super().__init__()
+                assert isinstance(block, Block)
+                self.got = {"block": (block.width, block.kernel)}
+        """,
+        ["block={width: 4, kernel: [5, 5]}"],
+        {"block": (4, (5, 5))},
+    ),
+    "generic class": (
+        """
+        from typing import Generic, TypeVar
+        T = TypeVar("T")
+        class Parent(Base, Generic[T]):
+            def __init__(self, a: int = 1, values: list[int] | None = None) -> None:
+                super().__init__()
+                self.got = {"a": a, "values": values}
+        class Net(Parent[float]):
+            pass
+        """,
+        ["values=[1, 2]"],
+        {"a": 1, "values": [1, 2]},
+    ),
+    "decorated constructor": (
+        """
+        import functools
+        def logged(init):
+            @functools.wraps(init)
+            def wrapper(*args, **kwargs):
+                return init(*args, **kwargs)
+            return wrapper
+        class Net(Base):
+            @logged
+            def __init__(self, dataset, a: int = 1) -> None:
+                super().__init__()
+                self.got = {"a": a}
+        """,
+        ["a=2"],
+        {"a": 2},
+    ),
+    "nested class": (
+        """
+        class Outer:
+            class Inner(Base):
+                def __init__(self, a: int = 1) -> None:
+                    super().__init__()
+                    self.got = {"a": a}
+        Net = Outer.Inner
+        """,
+        ["a=2"],
+        {"a": 2},
+    ),
+    "default that is an expression": (
+        """
+        from pathlib import Path
+        SIZE = 2 ** 5
+        class Net(Base):
+            def __init__(self, a: int = 2 * SIZE, b: Path = Path("x") / "y") -> None:
+                super().__init__()
+                self.got = {"a": a, "b": b}
+        """,
+        [],
+        {"a": 64, "b": Path("x/y")},
+    ),
+    "constraints and plain types": (
+        """
+        from pathlib import Path
+        from typing import Annotated, Literal
+        from pydantic import Field
+        class Net(Base):
+            def __init__(
+                self,
+                a: Annotated[int, Field(ge=0)],
+                b: tuple[float, ...] = (),
+                c: Literal["x", "y"] = "x",
+                d: Path | None = None,
+                e: dict[str, int] = {},
+            ) -> None:
+                super().__init__()
+                self.got = {"a": a, "b": b, "c": c, "d": d, "e": e}
+        """,
+        ["a=0", "b=[1, 2]", "c=y", "d=some/file", "e={k: 1}"],
+        {"a": 0, "b": (1.0, 2.0), "c": "y", "d": Path("some/file"), "e": {"k": 1}},
+    ),
+    "names that pydantic uses itself": (
+        """
+        class Net(Base):
+            def __init__(self, copy: bool = False, model_dump: int = 1, _b: int = 2) -> None:
+                super().__init__()
+                self.got = {"copy": copy, "model_dump": model_dump, "_b": _b}
+        """,
+        ["copy=true", "model_dump=3"],
+        {"copy": True, "model_dump": 3, "_b": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_constructor_gets_the_settings(add_files: AddFiles, case: str) -> None:
+    code, changes, expected = CASES[case]
+    add_files({"model/my.py": MODEL + dedent(code)})
+    settings = load_settings(SYNTHETIC, ["model.name=my.Net", *(f"model.{c}" for c in changes)])
+    assert settings.model.arguments.keys() == expected.keys()
+    model: Any = construct(settings.model, BaseModel, dataset=None)
+    assert model.got == expected
+    again = load_settings(settings.model_dump(mode="json"))
+    assert again == settings
+
+
+def test_annotations_that_are_text_are_evaluated(add_files: AddFiles) -> None:
+    code = """
+    from __future__ import annotations
+    from typing import TYPE_CHECKING, Annotated
+    from pydantic import Field
+    from base.base_model import BaseModel
+    if TYPE_CHECKING:
+        from nowhere import Thing
+
+    class Net(BaseModel):
+        def __init__(
+            self, thing: Thing | None = None, a: Annotated[int, Field(ge=1)] = 3
+        ) -> None:
+            super().__init__()
+            self.got = (thing, a)
+        def forward(self, input):
+            return input
+    """
+    add_files({"model/my.py": code})
+    settings = load_settings(SYNTHETIC, ["model.name=my.Net", "model.a=5"])
+    assert settings.model.arguments == {"a": 5}
+    model: Any = construct(settings.model, BaseModel)
+    assert model.got == (None, 5)
+    assert "model.a = 0" in refusal("model.name=my.Net", "model.a=0")
+    message = refusal("model.name=my.Net", "model.thing=1")
+    assert message.startswith("model.thing: the parameter `thing` of my.Net")
+    assert "Thing" in message
+
+
+DATASET = """
+from dataclasses import dataclass
+from pathlib import Path
+import torch
+from base.base_dataset import BaseDataset
+"""
+
+
+def test_a_data_set_may_be_a_dataclass(add_files: AddFiles) -> None:
+    code = """
+    from dataclasses import InitVar, field
+
+    @dataclass(eq=False)
+    class Points(BaseDataset):
+        root: Path
+        split: str | None
+        seed: int
+        size: int = 3
+        sizes: list[int] = field(default_factory=lambda: [1, 2])
+        scale: InitVar[float] = 2.0
+
+        def __post_init__(self, scale):
+            self.scaled = scale * self.size
+        def __len__(self):
+            return self.size
+        def __getitem__(self, index):
+            return {"input": torch.zeros(1)}
+    """
+    add_files({"data_loader/mine.py": DATASET + dedent(code)})
+    names = ["data.name=mine.Points", "data.size=5"]
+    settings = load_settings(SYNTHETIC, names)
+    assert settings.data.arguments == {"size": 5, "scale": 2.0}  # not that of a factory
+    data: Any = construct(settings.data, BaseDataset, root=Path("r"), split="train", seed=1)
+    assert (data.root, data.split, data.seed, data.scaled) == (Path("r"), "train", 1, 10)
+    assert data.sizes == [1, 2]
+    settings = load_settings(SYNTHETIC, [*names, "data.sizes=[7]", "data.scale=1"])
+    data = construct(settings.data, BaseDataset, root=Path("r"), split="train", seed=1)
+    assert (data.sizes, data.scaled) == ([7], 5)
+
+
+def test_classes_in_folders_and_imported_by_their_init_file_are_found(add_files: AddFiles) -> None:
+    code = """
+    class Scans(BaseDataset):
+        def __init__(self, root: Path, split: str | None, seed: int, size: int = 3) -> None:
+            self.size = size
+        def __len__(self):
+            return self.size
+        def __getitem__(self, index):
+            return {"input": torch.zeros(1)}
+    """
+    add_files(
+        {
+            "data_loader/medical/__init__.py": "from data_loader.medical.scans import Scans\n",
+            "data_loader/medical/scans.py": DATASET + dedent(code),
+            "data_loader/other/scans.py": DATASET + dedent(code),
+        }
     )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr == ("error: unknown setting trainer.epoch; did you mean trainer.epochs?\n")
-    assert not (tmp_path / "run").exists()
+    for name in ("medical.scans.Scans", "medical.Scans", "other.scans.Scans"):
+        settings = load_settings(SYNTHETIC, [f"data.name={name}", "data.size=4"])
+        data = construct(settings.data, BaseDataset, root=Path(), split=None, seed=0)
+        assert len(data) == 4
+    listed = list_classes("data_loader", BaseDataset).classes
+    assert {"medical.scans.Scans", "other.scans.Scans"} <= listed.keys()
+    assert "data_loader/medical/" in refusal("data.name=medical.Nothing")
 
 
-def test_settings_that_only_fail_when_they_are_used_leave_no_run_folder_either(
+REFUSED = {  # signature, setting, parts of the message
+    "no annotation": ("size=3", "size", ["no type annotation", "size: int = 3"]),
+    "no annotation, no default": ("size", "size", ["no type annotation", "size: int"]),
+    "tensor": ("size: Tensor | None = None", "size", ["Tensor", "not a plain type"]),
+    "module": ("size: nn.Module = nn.ReLU()", "size", ["Module", "not a plain type"]),
+    "positional-only": ("size: int = 3, /", "size", ["positional-only"]),
+    "as in all models": ("freeze: int = 3, size: int = 3", "sizes", ["did you mean model.size?"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_parameter_that_cannot_be_set_is_reported_with_the_reason(
+    add_files: AddFiles, case: str
+) -> None:
+    signature, key, parts = REFUSED[case]
+    code = f"""
+    from torch import Tensor, nn
+    class Net(Base):
+        def __init__(self, {signature}) -> None:
+            super().__init__()
+    """
+    add_files({"model/my.py": MODEL + dedent(code)})
+    message = refusal("model.name=my.Net", f"model.{key}=3")
+    assert f"model.{key}" in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_required_parameter_that_cannot_be_set_is_reported_before_anything_is_built(
+    add_files: AddFiles,
+) -> None:
+    code = """
+    class Net(Base):
+        def __init__(self, dataset, size, width: int) -> None:
+            super().__init__()
+    """
+    add_files({"model/my.py": MODEL + dedent(code)})
+    message = refusal("model.name=my.Net")
+    assert "model.size: the parameter `size` of my.Net has no type annotation" in message
+    assert "model.width is missing" in message
+
+
+def test_a_default_that_yaml_cannot_express_stays_with_the_constructor(add_files: AddFiles) -> None:
+    code = """
+    import math
+    class Net(Base):
+        def __init__(
+            self, a: Any = object, b: float = math.inf, c: int = None, d: int = 4
+        ) -> None:
+            super().__init__()
+            self.got = (a, b, c, d)
+    """
+    add_files({"model/my.py": MODEL + dedent(code)})
+    settings = load_settings(SYNTHETIC, ["model.name=my.Net"])
+    assert settings.model.arguments == {"d": 4}
+    model: Any = construct(settings.model, BaseModel)
+    assert model.got == (object, float("inf"), None, 4)
+    settings = load_settings(SYNTHETIC, ["model.name=my.Net", "model.b=2", "model.c=1"])
+    model = construct(settings.model, BaseModel)
+    assert model.got == (object, 2.0, 1, 4)
+
+
+def test_a_subclass_may_fix_an_argument_of_its_base(add_files: AddFiles) -> None:
+    code = """
+    from model.networks import MLP
+    class Wide(MLP):
+        def __init__(self, dataset, **kwargs: Any) -> None:
+            super().__init__(dataset, width=64, **kwargs)
+    """
+    add_files({"model/my.py": MODEL + dedent(code)})
+    settings = load_settings(SYNTHETIC, ["model.name=my.Wide", "model.classes=3"])
+    data = load_section("data", DataSettings, {"name": "synthetic.Synthetic"})
+    samples = construct(data, BaseDataset, root=Path(), split="train", seed=0)
+    model = construct(settings.model, BaseModel, dataset=samples)
+    assert model.state_dict()["layers.1.weight"].shape[0] == 64
+    settings = load_settings(SYNTHETIC, ["model.name=my.Wide", "model.width=3"])
+    with pytest.raises(UserError, match=r"my\.Wide cannot be built: TypeError.*width"):
+        construct(settings.model, BaseModel, dataset=samples)
+
+
+def test_what_code_passes_reaches_the_constructors_that_accept_it(add_files: AddFiles) -> None:
+    code = """
+    class Nothing(Base):
+        pass
+    class Few(Base):
+        def __init__(self, dataset) -> None:
+            super().__init__()
+            self.got = {"dataset": dataset}
+    class All(Base):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__()
+            self.got = kwargs
+    class Chain(Few):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+    """
+    add_files({"model/my.py": MODEL + dedent(code)})
+    expected = {"Few": {"dataset": 1}, "Chain": {"dataset": 1}, "All": {"dataset": 1, "more": 2}}
+    for name, got in expected.items():
+        section = load_section("model", ModelSettings, {"name": f"my.{name}"})
+        model: Any = construct(section, BaseModel, dataset=1, more=2)
+        assert model.got == got
+    construct(load_section("model", ModelSettings, {"name": "my.Nothing"}), BaseModel, dataset=1)
+
+
+def test_classes_that_cannot_be_used_are_reported(add_files: AddFiles) -> None:
+    code = """
+    import os
+    from torch import nn
+    from base.base_dataset import BaseDataset
+    class Other(nn.Module):
+        pass
+    class Abstract(BaseModel):
+        pass
+    function = len
+    """
+    add_files({"model/my.py": MODEL + dedent(code), "model/_hidden.py": MODEL})
+    assert "does not derive from BaseModel" in refusal("model.name=my.Other")
+    assert "does not derive from BaseModel" in refusal("model.name=my.BaseDataset")
+    message = refusal("model.name=my.Abstract")
+    assert "abstract" in message
+    assert "forward" in message
+    for name in ("my.function", "my.os.path", "my.nn.Linear", "my", "my.", "_hidden.Base", "x.y"):
+        message = refusal(f"model.name='{name}'")
+        assert message.startswith(f'model.name = "{name}": ')
+        assert "networks.MLP" in message
+    for name in ("../model/my.Base", "..my.Base", "/my.Base", "my/../my.Base", "os.system"):
+        assert "networks.MLP" in refusal(f"model.name='{name}'")
+
+
+BROKEN = {
+    "syntax error": ("class Net(BaseModel:\n", "SyntaxError"),
+    "import error": ("import nothing_of_this_name\n", "nothing_of_this_name"),
+    "other error": ("1 / 0\n", "ZeroDivisionError"),
+    "exit": ("raise SystemExit(3)\n", "SystemExit"),
+    "null bytes": ("\0", "null bytes"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_file_that_cannot_be_imported_matters_only_if_it_is_named(
+    add_files: AddFiles, case: str
+) -> None:
+    code, part = BROKEN[case]
+    add_files({"model/broken.py": code, "data_loader/broken.py": code})
+    settings = load_settings(SYNTHETIC, ["model.width=3"])
+    assert settings.model.arguments["width"] == 3
+    assert "networks.MLP" in refusal("model.name=networks.Nothing")
+    message = refusal("model.name=broken.Net")
+    assert "model/broken.py cannot be imported" in message
+    assert part in message
+    listing = list_classes("model", BaseModel)
+    assert "networks.MLP" in listing.classes
+    assert part in listing.failures["model/broken.py"]
+
+
+def test_a_failing_constructor_is_reported_with_the_class_and_the_line(add_files: AddFiles) -> None:
+    code = """
+    class Net(Base):
+        def __init__(self, a: int = 1) -> None:
+            raise ValueError("a is odd")
+    """
+    add_files({"model/my.py": MODEL + dedent(code)})
+    section = load_section("model", ModelSettings, {"name": "my.Net"})
+    with pytest.raises(UserError, match=r"my\.Net cannot be built: ValueError: a is odd.*line"):
+        construct(section, BaseModel)
+
+
+# The commands
+
+
+def test_errors_in_the_schemas_settings_are_reported_without_importing_torch() -> None:
+    code = "import sys, train\ntry: train.main()\nfinally: print('torch' in sys.modules)"
+    for change in ("optimizer.lrr=1", "sed=1", "trainer.epochs=0", "data.workers=-1", "data=3"):
+        done = run_python("-c", code, change)
+        assert done.stdout == "False\n"
+        assert change.partition("=")[0] in done.stderr
+
+
+def test_invalid_settings_exit_with_2_and_create_no_run_folder(tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    for change in ("trainer.epoch=3", "optimizer.lrr=3"):
+        done = run_python("train.py", "--config", str(SYNTHETIC), "--run-dir", folder, change)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: unknown setting")
+        assert "did you mean" in line
+        assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_fail_when_they_are_used_create_no_run_folder(
     tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for change in (
@@ -258,28 +871,75 @@ def test_settings_that_only_fail_when_they_are_used_leave_no_run_folder_either(
         assert list(tmp_path.iterdir()) == []
 
 
-def fields(schema: type[Section], prefix: str = "") -> Iterator[str]:
-    """The names of all settings, and with them those of the sections."""
-    for name, field in schema.model_fields.items():
-        yield prefix + name
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, Section):
-                yield from fields(kind, f"{prefix}{name}.")
+def schema_keys() -> Iterator[str]:
+    """The names of all settings in the schema."""
+    for name, field in Settings.model_fields.items():
+        kinds: list[type[Section]] = section_kinds(field)
+        if not kinds:
+            yield name
+        for kind in kinds:
+            for inner in kind.model_fields:
+                yield f"{name}.{inner}"
 
 
-def test_help_lists_every_setting_without_importing_torch() -> None:
-    code = "import sys, train\ntry: train.main()\nfinally: print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == "False"
-    listed = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
-    sections = {"data", "model", "trainer", "optimizer", "scheduler", "checkpoint", "logger"}
-    assert set(fields(Settings)) - sections <= listed
-    assert {"model.width", "model.mirror"} <= listed
+def test_help_lists_every_setting(add_files: AddFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    add_files({"model/broken.py": "class Net(:\n", "data_loader/broken.py": "1 / 0\n"})
+    train = importlib.import_module("train")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(sys, "argv", ["train.py", "--help"])
+        train.main()
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    listed = {line.split()[0] for line in text.splitlines() if line.startswith("  ")}
+    assert set(schema_keys()) <= listed
+    for section in (DataSettings, ModelSettings, TrainerSettings):
+        for name, cls in list_classes(section.package, section.base).classes.items():
+            assert name in text
+            for argument in class_settings(cls, section, name).fields:
+                assert f"  {section_name(section)}.{argument}  ({name}; " in text
     for once in ("data.root ", "trainer.epochs ", "optimizer.name ", "scheduler.name "):
-        assert done.stdout.count(f"  {once}") == 1
+        assert text.count(f"\n  {once}") == 1
+    assert "model.width  (networks.ConvNet; integer >= 1; default 32)" in text
+    assert "model/broken.py cannot be imported: SyntaxError" in text
+    assert "data_loader/broken.py cannot be imported: ZeroDivisionError" in text
+
+
+def section_name(section: type[ClassSection]) -> str:
+    return {"data_loader": "data"}.get(section.package, section.package)
+
+
+def test_help_describes_inherited_parameters_as_their_base_class_does(
+    add_files: AddFiles, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = '''
+    class Parent(Base):
+        """Base.
+
+        Args:
+            width: Units of a layer,
+                in the parent.
+            depth (int): Layers.
+
+        Raises:
+            UserError: never.
+        """
+        def __init__(self, width: int = 3, depth: int = 2) -> None:
+            super().__init__()
+    class Net(Parent):
+        """Net.
+
+        Args:
+            more: Something else.
+        """
+        def __init__(self, more: int = 3, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+    '''
+    add_files({"model/my.py": MODEL + dedent(code)})
+    cls = find_class("model", "my.Net", BaseModel)
+    fields = class_settings(cls, ModelSettings, "my.Net").fields
+    meanings = {name: field.description for name, field in fields.items()}
+    parent = "Units of a layer, in the parent."
+    assert meanings == {"more": "Something else.", "width": parent, "depth": "Layers."}
 
 
 def test_the_schema_for_editors_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,87 +2,140 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from base.base_dataset import Batch, class_labels
 from base.base_trainer import BaseTrainer
+from config.schema import Fraction
 from logger.figures import Figure, confusion_matrix_figure
 from metrics.classification import ClassificationMetrics
 from model.losses import cross_entropy
 from utils.errors import UserError
 
+MAX_ANSWERS = 3  # classes that predict.py prints for an input
+MAX_MISCLASSIFIED = 25  # samples in the figure of misclassified samples
+
 
 class Classifier(BaseTrainer):
-    """Trains a network that gives logits, shape (N, C), for ``input``, against ``target``.
+    """Trains a network that computes logits, shape (N, C), from ``input``, by cross entropy.
 
-    Targets are classes, int64, shape (N,), or shares of the classes, floats, shape (N, C).
+    The ``target`` is a class, int64, shape (N,), or class probabilities, float32, shape (N, C).
+
+    Args:
+        label_smoothing: Probability that is distributed uniformly over all classes in the target.
+        balanced: Weight samples by the inverse frequency of their class.
     """
 
+    def __init__(
+        self, *, label_smoothing: Fraction = 0.0, balanced: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.label_smoothing = label_smoothing
+        self.balanced = balanced
+
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits, target = model(batch["input"]), batch["target"]
-        if self.options.balanced:
-            losses = cross_entropy(logits, target, self.options.label_smoothing)
+        logits = model(batch["input"])
+        target = batch["target"]
+        if self.balanced:
+            losses = cross_entropy(logits, target, self.label_smoothing)
             loss = (losses * self.class_weights[class_labels(target)]).mean()
         else:
-            loss = cross_entropy(logits, target, self.options.label_smoothing, "mean")
-        if not self.is_log_step(self.progress.step + 1):  # accuracy costs as much as a small step
-            return {"loss": loss}
-        return {"loss": loss, "accuracy": (logits.argmax(1) == class_labels(target)).float().mean()}
+            loss = cross_entropy(logits, target, self.label_smoothing, reduction="mean")
+        outputs = {"loss": loss}
+        # Only for the steps that are logged: it takes as long as a step of a small network.
+        if self.is_log_step(self.progress.step + 1):
+            is_correct = logits.argmax(1) == class_labels(target)
+            outputs["accuracy"] = is_correct.float().mean()
+        return outputs
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
-        logits, target = model(batch["input"]), batch["target"]
-        if (shape := tuple(logits.shape[1:])) != (count := len(self.dataset.classes),):
-            hint = "" if count else "; a classifier is not for data that have none"
-            text = f"the model gives {shape} for an input, but there are {count} classes"
-            raise UserError(text + hint)
+        logits = model(batch["input"])
+        self._check_classes(logits)
+        target = batch["target"]
         self.metrics.update(cross_entropy(logits, target), logits, class_labels(target))
+
+    def _check_classes(self, logits: Tensor) -> None:
+        classes = len(self.dataset.classes)
+        if logits.shape[1:] == (classes,):
+            return
+        message = f"the model computes {tuple(logits.shape[1:])} for an input, but there are "
+        message += f"{classes} classes"
+        if classes == 0:
+            message += "; a classifier needs data with classes"
+        raise UserError(message)
 
     @cached_property
     def class_weights(self) -> Tensor:
-        """What a sample of each class counts for, by how rare it is; 1 in the mean over samples."""
-        if (targets := getattr(self.dataset, "targets", None)) is None:
-            raise UserError(f"trainer.balanced: {self.dataset.title} has no attribute `targets`")
+        """Weight of a sample by its class, float32, shape (C,); the mean over all samples is 1."""
+        targets = getattr(self.dataset, "targets", None)
+        if targets is None:
+            raise UserError(
+                f"trainer.balanced = true: {self.dataset.title} has no attribute `targets` to "
+                "count the classes of"
+            )
         counts = torch.bincount(class_labels(targets), minlength=len(self.dataset.classes))
-        return (len(targets) / (counts * (counts > 0).sum()).clamp(min=1)).to(self.device)
+        occurring_classes = (counts > 0).sum()
+        weights = len(targets) / (counts * occurring_classes).clamp(min=1)
+        return weights.to(self.device)
 
     def configure_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))
 
-    def describe(self, outputs: Tensor) -> list[list[dict[str, str | float]]]:
-        """The three most probable classes."""
-        best, classes = outputs.softmax(1).topk(min(3, outputs.shape[1])), self.dataset.classes
-        return [
-            [{"class": classes[k], "probability": p} for k, p in zip(*ranked, strict=True)]
-            for ranked in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+    def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
+        """The most probable classes of each sample, with their probabilities."""
+        answers = min(MAX_ANSWERS, outputs.shape[1])
+        probabilities, indices = outputs.softmax(1).topk(answers)
+        described = []
+        for sample_indices, sample_probabilities in zip(indices, probabilities, strict=True):
+            ranking = []
+            for index, probability in zip(sample_indices, sample_probabilities, strict=True):
+                name = self.dataset.classes[int(index)]
+                ranking.append({"class": name, "probability": probability.item()})
+            described.append(ranking)
+        return described
 
     def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+        """The confusion matrix, and misclassified samples if there are any."""
         heading = f"{self.dataset.title}: {split}, accuracy {results['accuracy'].item():.2%}"
-        picture = confusion_matrix_figure(results["confusion"], self.dataset.classes, heading)
-        return {"confusion_matrix": picture, **self._draw_misclassified(split)}
+        confusion = confusion_matrix_figure(results["confusion"], self.dataset.classes, heading)
+        figures = {"confusion_matrix": confusion}
+        misclassified = self._draw_misclassified(split)
+        if misclassified is not None:
+            figures["misclassified"] = misclassified
+        return figures
 
     def tables(self, results: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
-        columns, classes = ("precision", "recall", "f1"), self.dataset.classes
-        values = torch.stack([results[f"{name}_by_class"] for name in columns], dim=1).tolist()
-        cells = [
-            [name, *(f"{v:.4f}" for v in row)] for name, row in zip(classes, values, strict=True)
-        ]
-        confusion = zip(classes, results["confusion"].tolist(), strict=True)
-        counts = [[name, *map(str, row)] for name, row in confusion]
+        """Precision, recall and F1 by class, and the confusion matrix."""
         title = self.dataset.title
-        confusions = [[f"{title}: true \\ predicted", *classes], *counts]
-        return {"by_class": [[title, *columns], *cells], "confusion_matrix": confusions}
+        classes = self.dataset.classes
+        by_class = [[title, "precision", "recall", "f1"]]
+        for index, name in enumerate(classes):
+            row = [name]
+            for metric in ("precision", "recall", "f1"):
+                row.append(f"{results[f'{metric}_by_class'][index].item():.4f}")
+            by_class.append(row)
+        confusion = [[f"{title}: true \\ predicted", *classes]]
+        for name, counts in zip(classes, results["confusion"].tolist(), strict=True):
+            confusion.append([name, *(str(count) for count in counts)])
+        return {"by_class": by_class, "confusion_matrix": confusion}
 
-    def _draw_misclassified(self, split: str) -> dict[str, Figure]:
-        """Samples that the model takes for another class, from as many as a batch has."""
+    def _draw_misclassified(self, split: str) -> Figure | None:
+        """The first misclassified samples of a random batch; None without any."""
         loader = self.loaders[split]
-        dataset, batch = loader.dataset, loader.sample_batch(loader.step_size)
-        guesses, true = self.predict(batch).argmax(1), class_labels(batch["target"])
-        wrong = (guesses != true).nonzero().squeeze(1)[:25]
-        pairs = zip(true[wrong], guesses[wrong], strict=True)
-        titles = [f"{dataset.classes[t]}\nas {dataset.classes[g]}" for t, g in pairs]
+        dataset = loader.dataset
+        batch = loader.sample_batch(loader.step_size)
+        predicted = self.predict(batch).argmax(1)
+        true = class_labels(batch["target"])
+        wrong = (predicted != true).nonzero().squeeze(1)[:MAX_MISCLASSIFIED]
+        if len(wrong) == 0:
+            return None
+        titles = []
+        for index in wrong.tolist():
+            true_name = dataset.classes[int(true[index])]
+            predicted_name = dataset.classes[int(predicted[index])]
+            titles.append(f"{true_name}\nas {predicted_name}")
         samples = {name: value[wrong] for name, value in batch.items()}
-        figure = dataset.draw(samples, f"{dataset.title}: {split}, misclassified", titles)
-        return {"misclassified": figure} if titles and figure else {}
+        return dataset.draw(samples, f"{dataset.title}: {split}, misclassified", titles)

@@ -1,54 +1,53 @@
-"""Training of classifiers that begin with weights from elsewhere."""
+"""Training of classifiers whose backbone has pretrained weights."""
 
-from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from base.base_model import BaseModel
-from base.base_trainer import Loaders
 from base.batch_loader import Step
-from config.schema import Count, Positive, Settings
+from config.schema import Count, Positive
 from trainer.classifier import Classifier
 
 
 class FineTuner(Classifier):
-    """Trains what `model.freeze` names later, and more carefully, than the rest.
+    """Trains the parameters of `model.freeze` later, and with a lower learning rate.
 
     Args:
-        unfreeze_epoch: Epoch, from 1, from which on it is trained too; by default, never.
-        backbone_rate: Its learning rate as a share of optimizer.lr.
+        unfreeze_epoch: Epoch, counted from 1, from which they are trained; by default, never.
+        backbone_rate: Their learning rate, relative to optimizer.lr.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        model: BaseModel,
-        loaders: Loaders,
-        run: Path,
-        unfreeze_epoch: Count | None = None,
-        backbone_rate: Positive = 0.1,
+        self, *, unfreeze_epoch: Count | None = None, backbone_rate: Positive = 0.1, **kwargs: Any
     ) -> None:
-        self.unfreeze_epoch, self.backbone_rate = unfreeze_epoch, backbone_rate
-        super().__init__(settings, model, loaders, run)
+        super().__init__(**kwargs)
+        self.unfreeze_epoch = unfreeze_epoch
+        self.backbone_rate = backbone_rate
+        self.frozen: list[nn.Parameter] = []
+        for parameter in self.model.parameters():
+            if not parameter.requires_grad:
+                self.frozen.append(parameter)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = super().configure_optimizers()
-        self.frozen = [p for p in self.model.parameters() if not p.requires_grad]
-        if self.unfreeze_epoch and self.frozen:  # without gradients, they stay as they are
+        self.frozen = [p for p in self.model.parameters() if not p.requires_grad]  # FSDP2 shards
+        if self.unfreeze_epoch is not None and self.frozen:
+            # Without gradients, the optimizer does not change them.
             rate = self.backbone_rate * self.settings.optimizer.lr
             optimizers[0].add_param_group({"params": self.frozen, "lr": rate})
         return optimizers
 
     def update(self, step: Step) -> dict[str, Tensor]:
-        trained = (
-            self.unfreeze_epoch is not None
-            and self.epoch_of(self.progress.step + 1) >= self.unfreeze_epoch
-        )
-        if self.frozen and self.frozen[0].requires_grad != trained:
-            for parameter in self.frozen:
-                parameter.requires_grad_(trained)
-            self.model.train()  # batch normalisation counts again, too
-            if not self.sharded:
-                self.parallel_model = self.wrap_model()
+        epoch = self.epoch_of(self.progress.step + 1)
+        is_trained = self.unfreeze_epoch is not None and epoch >= self.unfreeze_epoch
+        if self.frozen and self.frozen[0].requires_grad != is_trained:
+            self._set_trained(is_trained)
         return super().update(step)
+
+    def _set_trained(self, is_trained: bool) -> None:
+        for parameter in self.frozen:
+            parameter.requires_grad_(is_trained)
+        self.model.train()  # also switches their batch normalisation
+        if not self.sharded:
+            self.parallel_model = self.wrap_model()  # DDP registers the parameters to exchange

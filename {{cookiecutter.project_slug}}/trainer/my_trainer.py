@@ -1,5 +1,7 @@
 """Your trainer: what a training step and an evaluation step compute."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,16 +14,20 @@ class MyTrainer(BaseTrainer):
     """Trains by the cross entropy of logits, shape (N, C), and classes, int64, shape (N,)."""
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": functional.cross_entropy(model(batch["input"]), batch["target"])}
+        logits = model(batch["input"])
+        return {"loss": functional.cross_entropy(logits, batch["target"])}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
-        logits, target = model(batch["input"]), batch["target"]
-        losses = functional.cross_entropy(logits, target, reduction="none")
-        self.metrics.update(losses, logits, target)
+        logits = model(batch["input"])
+        losses = functional.cross_entropy(logits, batch["target"], reduction="none")
+        self.metrics.update(losses, logits, batch["target"])
 
     def configure_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))
 
-    def describe(self, outputs: Tensor) -> list[list[dict[str, str]]]:
-        """The most probable class."""
-        return [[{"class": self.dataset.classes[k]}] for k in outputs.argmax(1).tolist()]
+    def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
+        """The most probable class of each sample."""
+        described = []
+        for index in outputs.argmax(1).tolist():
+            described.append([{"class": self.dataset.classes[index]}])
+        return described

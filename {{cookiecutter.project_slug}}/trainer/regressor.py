@@ -1,28 +1,27 @@
-"""Training of regressors: what is predicted are numbers."""
+"""Training of regressors: the targets are numbers."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from logger.figures import Figure
-from metrics.regression import RegressionMetrics, curve_figure, predicted_vs_true_figure
+from logger.figures import Figure, curve_figure, predicted_vs_true_figure
+from metrics.regression import RegressionMetrics
 from utils.errors import UserError
 from utils.parallel import unsharded
 
-DRAWN = 500  # points through which a curve is drawn
+CURVE_POINTS = 500  # samples through which the figure of a curve is drawn
 
 
 class Regressor(BaseTrainer):
-    """Trains a network that gives numbers for ``input``, both float32, against ``target``.
+    """Trains a network that computes numbers from ``input``, by the mean squared error.
 
-    Outputs and targets have the shape (N, K). The loss is their mean squared difference; in
-    training, its share of the targets' variance (where the data set has `target_mean_and_std`), so
-    that a learning rate serves targets of any unit.
+    Outputs and ``target`` are float32, shape (N, K). If the data set has `target_mean_and_std`,
+    the training loss is divided by the variance of the targets, so that the same learning rate
+    works for targets in any unit.
     """
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -31,42 +30,59 @@ class Regressor(BaseTrainer):
         return {"loss": error / std**2}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
-        outputs, target = model(batch["input"]), batch["target"]
+        outputs = model(batch["input"])
+        target = batch["target"]
         if outputs.shape != target.shape:
-            shapes = f"{tuple(outputs.shape[1:])} for an input, but targets are "
-            hint = "; a regressor is not for classes" * bool(self.dataset.classes)
-            raise UserError(f"the model gives {shapes}{tuple(target.shape[1:])}{hint}")
+            message = f"the model computes {tuple(outputs.shape[1:])} for an input, but targets "
+            message += f"have the shape {tuple(target.shape[1:])}"
+            if self.dataset.classes:
+                message += "; a regressor needs data without classes"
+            raise UserError(message)
         self.metrics.update(outputs, target)
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        if self.options.balanced or self.options.label_smoothing:
-            raise UserError("trainer.balanced and trainer.label_smoothing are for classes")
-        return super().configure_optimizers()
 
     def configure_metrics(self) -> RegressionMetrics:
         return RegressionMetrics()
 
-    def describe(self, outputs: Tensor) -> list[list[dict[str, float]]]:
-        """The numbers."""
+    def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
+        """The numbers for each sample."""
         return [[{"value": value} for value in row] for row in outputs.tolist()]
 
     def tables(self, results: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
-        """The formula of a model that is one, with its `powers` in the units of the data."""
+        """The formula of a polynomial, in the units of the data."""
         powers: Any = getattr(self.model, "powers", None)
         if powers is None:
             return {}
         x, y = getattr(self.dataset, "axes", ("x", "y"))
         with unsharded(self.model):
-            terms = [f"{factor:+.6g} {x}^{power}" for power, factor in enumerate(powers())]
-        text = " ".join(terms).replace(f" {x}^0", "").replace(f"{x}^1", x).removeprefix("+")
-        return {"formula": [[self.dataset.title], [f"{y} = {text}"]]}
+            coefficients = powers()
+        return {"formula": [[self.dataset.title], [f"{y} = {format_polynomial(coefficients, x)}"]]}
 
     def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
-        title = f"{self.dataset.title}: {split}, R² {results['r2'].item():.4f}"
-        figure = predicted_vs_true_figure(results["true"], results["predicted"], title)
-        batch = self.loaders[split].sample_batch(DRAWN)
-        if batch["input"].shape[1:] != (1,):
-            return {"predicted": figure}
-        axes = getattr(self.dataset, "axes", ("x", "y"))
-        curve = curve_figure(batch["input"], batch["target"], title, axes, self.predict(batch))
-        return {"predicted": figure, "curve": curve}
+        """Predicted against true numbers and, if there is one input, the curve."""
+        heading = f"{self.dataset.title}: {split}, R² {results['r2'].item():.4f}"
+        predicted = predicted_vs_true_figure(results["true"], results["predicted"], heading)
+        figures = {"predicted": predicted}
+        batch = self.loaders[split].sample_batch(CURVE_POINTS)
+        if batch["input"].shape[1:] == (1,):
+            axes = getattr(self.dataset, "axes", ("x", "y"))
+            curve = self.predict(batch)
+            figures["curve"] = curve_figure(batch["input"], batch["target"], heading, axes, curve)
+        return figures
+
+
+def format_polynomial(coefficients: list[float], x: str) -> str:
+    """A polynomial as text, such as ``3 +2 x -0.5 x^2``.
+
+    Args:
+        coefficients: those of 1, x, x², ...
+        x: name of the variable.
+    """
+    terms = []
+    for power, coefficient in enumerate(coefficients):
+        if power == 0:
+            terms.append(f"{coefficient:.6g}")
+        elif power == 1:
+            terms.append(f"{coefficient:+.6g} {x}")
+        else:
+            terms.append(f"{coefficient:+.6g} {x}^{power}")
+    return " ".join(terms)

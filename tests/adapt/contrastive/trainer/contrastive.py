@@ -10,7 +10,7 @@ from base.base_dataset import Batch
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Loaders
 from config.schema import Positive, Settings
-from metrics.classification import Metrics
+from metrics.protocol import Metric
 
 
 class Contrastive(BaseTrainer):
@@ -41,7 +41,7 @@ class Contrastive(BaseTrainer):
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         self.metrics.update(normalize(model(batch["input"]).float()), batch["target"])
 
-    def configure_metrics(self) -> Metrics:
+    def configure_metrics(self) -> Metric:
         return Neighbours()
 
     def higher_is_better(self, name: str) -> bool:

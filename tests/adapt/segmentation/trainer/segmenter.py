@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from metrics.classification import Metrics
+from metrics.protocol import Metric
 from logger.figures import Figure
 
 
@@ -21,7 +21,7 @@ class Segmenter(BaseTrainer):
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         self.metrics.update(model(batch["input"]).argmax(1), batch["target"])
 
-    def configure_metrics(self) -> Metrics:
+    def configure_metrics(self) -> Metric:
         from torchmetrics import MetricCollection
         from torchmetrics.classification import MulticlassJaccardIndex
 

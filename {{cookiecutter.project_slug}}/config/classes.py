@@ -1,0 +1,167 @@
+"""Finds the data sets, models and trainers that settings name, by importing their files."""
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from utils.errors import UserError, describe_error
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parent.parent
+# Names in settings may come from strangers. Without dots, slashes and leading underscores, a
+# module's name can only mean a file in the folder of the section.
+MODULE_NAME = re.compile(r"[^\W\d_]\w*")
+CLASS_NAME = re.compile(r"[^\W\d]\w*")
+
+
+@dataclass(frozen=True)
+class ClassListing:
+    """The classes in a folder.
+
+    Attributes:
+        classes: the classes, by the names that settings use.
+        failures: the files that cannot be imported, with the reasons.
+    """
+
+    classes: dict[str, type]
+    failures: dict[str, str]
+
+
+def find_class(package: str, name: str, base: type[T] | str) -> type[T]:
+    """Imports the class that a setting names.
+
+    Args:
+        package: the folder that contains the class: data_loader, model or trainer.
+        name: FILE.Class or FOLDER.FILE.Class; FOLDER.Class if ``FOLDER/__init__.py`` imports it.
+        base: the class that it must derive from, or the dotted path of that class.
+
+    Raises:
+        UserError: if there is no such class, its file cannot be imported, it does not derive from
+            `base`, or it is abstract.
+    """
+    modules, class_names = _split_name(package, name)
+    path = _path(package, modules)
+    if not class_names:
+        raise UserError(f"no such class{_suggestions(package, name, base)}")
+    module = _import_from_project(package, modules)
+    found = getattr(module, class_names[0], None)
+    for inner_name in class_names[1:]:
+        if isinstance(found, type):  # nested classes, but no modules that the file imports
+            found = getattr(found, inner_name, None)
+    if not isinstance(found, type):
+        missing = ".".join(class_names)
+        raise UserError(f"{path} has no class {missing}{_suggestions(package, name, base)}")
+    base_class: type[T] = _resolve(base)
+    if not issubclass(found, base_class):
+        raise UserError(f"{path}: {found.__name__} does not derive from {base_class.__name__}")
+    if inspect.isabstract(found):
+        methods = ", ".join(sorted(vars(found)["__abstractmethods__"]))
+        raise UserError(f"{path}: {found.__name__} is abstract; define {methods}")
+    return found
+
+
+def list_classes(package: str, base: type | str) -> ClassListing:
+    """Imports all files of a folder and lists the classes that they define."""
+    listing = ClassListing(classes={}, failures={})
+    try:
+        base_class: type = _resolve(base)
+    except UserError as error:
+        listing.failures[str(base)] = str(error)
+        return listing
+    folder = ROOT / package
+    for file in sorted(folder.rglob("*.py")):
+        modules = list(file.relative_to(folder).with_suffix("").parts)
+        if modules[-1] == "__init__":
+            modules.pop()
+        if not all(MODULE_NAME.fullmatch(name) for name in modules):
+            continue
+        try:
+            module = _import_from_project(package, modules)
+        except UserError as error:
+            path = file.relative_to(ROOT).as_posix()
+            listing.failures[path] = str(error)
+            continue
+        for name, value in vars(module).items():
+            defined_here = isinstance(value, type) and value.__module__ == module.__name__
+            if defined_here and issubclass(value, base_class) and not inspect.isabstract(value):
+                listing.classes[".".join([*modules, name])] = value
+    return listing
+
+
+def _split_name(package: str, name: str) -> tuple[list[str], list[str]]:
+    """Splits FOLDER.FILE.Class into the names of modules that exist and those of classes."""
+    modules: list[str] = []
+    class_names = name.split(".")
+    folder = ROOT / package
+    while class_names and MODULE_NAME.fullmatch(class_names[0]):
+        first = class_names[0]
+        is_file = (folder / f"{first}.py").is_file()
+        is_folder = (folder / first).is_dir()
+        if is_file and not (folder / first / "__init__.py").is_file():
+            modules.append(class_names.pop(0))
+            break
+        if not is_folder:
+            break
+        modules.append(class_names.pop(0))
+        folder /= first
+    if not all(CLASS_NAME.fullmatch(part) for part in class_names):
+        return modules, []
+    return modules, class_names
+
+
+def _path(package: str, modules: list[str]) -> str:
+    """The path of a module in the project, for messages."""
+    path = Path(package, *modules)
+    if (ROOT / path).is_dir():
+        return f"{path.as_posix()}/"
+    return path.with_suffix(".py").as_posix()
+
+
+def _resolve(base: type[T] | str) -> type[T]:
+    if not isinstance(base, str):
+        return base
+    module_name, _, name = base.rpartition(".")
+    path = Path(*module_name.split(".")).with_suffix(".py")
+    found: type[T] = getattr(_import(module_name, path.as_posix()), name)
+    return found
+
+
+def _import_from_project(package: str, modules: list[str]) -> Any:
+    return _import(".".join([package, *modules]), _path(package, modules))
+
+
+def _import(name: str, path: str) -> Any:
+    """Imports a module.
+
+    Raises:
+        UserError: if the file raises an error, whatever it is: it may be half-written.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    message = f"{path} cannot be imported"
+    try:
+        return importlib.import_module(name)
+    except SyntaxError as error:
+        place = f"{error.filename}, line {error.lineno}"
+        raise UserError(f"{message}: SyntaxError: {error.msg} ({place})") from error
+    except Exception as error:
+        raise UserError(f"{message}: {describe_error(error)}") from error
+    except SystemExit as error:
+        raise UserError(f"{message}: it ends the process by SystemExit") from error
+
+
+def _suggestions(package: str, name: str, base: type | str) -> str:
+    """The end of an error message: the class with the most similar name, and all classes."""
+    classes = list_classes(package, base).classes
+    available = textwrap.shorten(", ".join(classes), 250, placeholder=" ...")
+    similar = difflib.get_close_matches(name, classes, n=1)
+    if similar:
+        return f"; did you mean {similar[0]}? Available: {available}"
+    return f"; available: {available or 'none'}"
