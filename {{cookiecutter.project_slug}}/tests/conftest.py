@@ -102,7 +102,10 @@ def make_trainer(
         run = tmp_path / "run"
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         accepted = constructor_parameters(kind)
-        arguments = {n: v for n, v in settings.trainer.arguments.items() if n in accepted}
+        arguments = {}
+        for name, value in settings.trainer.arguments.items():
+            if name in accepted:
+                arguments[name] = value
         return kind(settings=settings, model=model, loaders=loaders, run=run, **arguments)
 
     return make

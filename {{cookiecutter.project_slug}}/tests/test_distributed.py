@@ -13,9 +13,9 @@ from typing import Any
 import launcher
 import pytest
 import torch
-from conftest import CONFIG, QUICK, ROOT
+from conftest import CONFIG, QUICK_SETTINGS, ROOT
 from launcher import PROCESSES, launch, run_processes, start, wait_for_step, worker_pids
-from test_resume import checkpoint, differences, measured
+from test_resume import differences, load, logged_rows
 from torch import Generator, nn
 
 from base.base_dataset import BaseDataset, Batch, Sample
@@ -25,19 +25,19 @@ from utils.errors import UserError
 from utils.randomness import RandomStream, seed_global_generators, uniform
 
 end_started_processes = launcher.end_started_processes  # a fixture of all tests in this module
-SMALL = ("--config", CONFIG, *QUICK, "data.batch_size=60", "trainer.max_steps=40")
+SMALL = ("--config", CONFIG, *QUICK_SETTINGS, "data.batch_size=60", "trainer.max_steps=40")
 ROUNDING = 1e-10  # largest relative difference of weights in double precision
 
 
 def logged_values(run: Path) -> dict[tuple[str, ...], float]:
     """The values of metrics.csv except the speed, by split, epoch, step and metric."""
-    return {tuple(row[1:5]): float(row[5]) for row in measured(run)[1:]}
+    return {tuple(row[1:5]): float(row[5]) for row in logged_rows(run)[1:]}
 
 
 def weight_difference(run: Path, other: Path) -> float:
     """The largest difference between the weights of two runs, relative to the largest weight."""
-    weights = checkpoint(run)["model"]
-    other_weights = checkpoint(other)["model"]
+    weights = load(run)["model"]
+    other_weights = load(other)["model"]
     largest_difference = 0.0
     largest_weight = 0.0
     for name, value in weights.items():
@@ -49,7 +49,7 @@ def weight_difference(run: Path, other: Path) -> float:
 
 def checkpoint_differences(run: Path, other: Path) -> list[str]:
     """Paths of the values that differ, in any bit, between the last checkpoints of two runs."""
-    return differences(checkpoint(run), checkpoint(other))
+    return differences(load(run), load(other))
 
 
 # The same training in any number of processes
@@ -82,7 +82,7 @@ def test_dropout_differs_between_processes_and_its_generators_are_saved(tmp_path
     run_processes(2, "dropout", tmp_path / "run")
     first_masks, second_masks = torch.load(tmp_path / "run/masks.pt", weights_only=True)
     assert 0.4 < (first_masks == second_masks).double().mean() < 0.6
-    first_state, second_state = checkpoint(tmp_path / "run")["ranks"]
+    first_state, second_state = load(tmp_path / "run")["ranks"]
     assert not torch.equal(first_state["random_state"]["cpu"], second_state["random_state"]["cpu"])
 
 
@@ -262,7 +262,7 @@ def test_a_job_that_loses_a_process_resumes_by_itself(tmp_path: Path, strategy: 
     (run,) = (tmp_path / "runs/synthetic").iterdir()
     assert output.count(f"run folder: runs/synthetic/{run.name}") == 3
     assert not checkpoint_differences(run, uninterrupted)
-    assert measured(run) == measured(uninterrupted)
+    assert logged_rows(run) == logged_rows(uninterrupted)
 
 
 @pytest.mark.parametrize("receiver", ["second process", "torchrun"])
@@ -279,10 +279,10 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path, rece
     assert "stopped and saved" in output
     assert "python train.py --resume runs/synthetic/" in output
     (run,) = (tmp_path / "runs/synthetic").iterdir()
-    step = checkpoint(run)["progress"]["step"]
+    step = load(run)["progress"]["step"]
     assert step < 400
     launch(2, ROOT / "train.py", "--resume", run, f"trainer.max_steps={step + 5}")
-    assert checkpoint(run)["progress"]["step"] == step + 5
+    assert load(run)["progress"]["step"] == step + 5
 
 
 def test_an_error_in_one_process_ends_all_with_its_traceback(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_an_error_in_one_process_ends_all_with_its_traceback(tmp_path: Path) -> 
 def test_a_non_finite_loss_in_one_process_makes_all_skip_the_step(tmp_path: Path) -> None:
     options = ("trainer.non_finite=skip", "trainer.max_steps=8")
     run_processes(2, "non-finite", tmp_path / "run", *options)
-    progress = checkpoint(tmp_path / "run")["progress"]
+    progress = load(tmp_path / "run")["progress"]
     assert progress["step"] == 8
     assert progress["skipped_steps"] == 1
     saved = torch.load(tmp_path / "run/non_finite_00000003.pt", weights_only=True)
@@ -305,7 +305,7 @@ def test_replicas_with_different_weights_are_an_error(tmp_path: Path) -> None:
     output = launch(2, PROCESSES, "unwrapped-model", tmp_path / "run", expected=1)
     assert "the weights of the processes differ" in output
     assert "self.parallel_model" in output
-    assert checkpoint(tmp_path / "run")["progress"]["step"] == 0
+    assert load(tmp_path / "run")["progress"]["step"] == 0
 
 
 # Resuming with another number of processes, or the same
@@ -319,7 +319,7 @@ def test_a_run_resumes_with_another_number_of_processes(tmp_path: Path) -> None:
         run = tmp_path / f"{first_count}-{second_count}"
         run_processes(first_count, "train", run, *options, "trainer.max_steps=13")
         run_processes(second_count, "train", run, *options)
-        assert checkpoint(run)["progress"]["step"] == 33
+        assert load(run)["progress"]["step"] == 33
         assert weight_difference(uninterrupted, run) < 1e-6
 
 
@@ -336,4 +336,4 @@ def test_the_same_number_of_processes_resumes_bit_for_bit(tmp_path: Path) -> Non
     run_processes(2, "dropout", resumed, *options)
     changed = {"/settings/checkpoint/every_steps", "/settings/checkpoint/keep"}
     assert set(checkpoint_differences(uninterrupted, resumed)) <= changed
-    assert measured(resumed) == measured(uninterrupted)
+    assert logged_rows(resumed) == logged_rows(uninterrupted)

@@ -266,7 +266,7 @@ def test_unavailable_weights_are_reported_with_what_to_do(
     weights.rename(folder / "resnet18-f37072fd.pth")
     assert command("train", *own, "--run-dir", "run") == 0
     (folder / "resnet18-f37072fd.pth").unlink()  # a trained model does not need it
-    assert restore_trainer([Path("run/checkpoints/last.pt")], None, [])[0].step == 1
+    assert restore_trainer([Path("run/checkpoints/last.pt")], None, [])[0].progress.step == 1
     capsys.readouterr()
     for change, parts in {
         "model.weights=mine.csv": ("model.weights", "mine.csv", "resnet18", "torch.save"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONFIG, ROOT
-from test_resume import STATEFUL, checkpoint, differences, in_step, measured
+from test_resume import STATEFUL_SETTINGS, differences, during_step, load, logged_rows
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
@@ -116,16 +116,16 @@ def test_a_run_trains_and_resumes_with_identical_results(
     tmp_path: Path, train: Command, command: Command
 ) -> None:
     assert command("data_loader.convert", "--config", CONFIG, "data.root=data", "mine") == 0
-    options = (*STATEFUL, "data.name=mapped.Mapped", "data.root=data", "data.folder=mine")
-    assert train(tmp_path / "source", *STATEFUL) == 0
+    options = (*STATEFUL_SETTINGS, "data.name=mapped.Mapped", "data.root=data", "data.folder=mine")
+    assert train(tmp_path / "source", *STATEFUL_SETTINGS) == 0
     with pytest.MonkeyPatch.context() as patch:
-        in_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+        during_step(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
         assert train(tmp_path / "run", *options, "data.workers=2") == 128 + signal.SIGTERM
-    assert checkpoint(tmp_path / "run")["progress"]["step"] == 5
+    assert load(tmp_path / "run")["progress"]["step"] == 5
     assert command("train", "--resume", tmp_path / "run", "data.workers=0") == 0
-    changed = differences(checkpoint(tmp_path / "run"), checkpoint(tmp_path / "source"))
+    changed = differences(load(tmp_path / "run"), load(tmp_path / "source"))
     assert all(key.startswith(("/settings", "/ranks/0/draws")) for key in changed)
-    assert measured(tmp_path / "run") == measured(tmp_path / "source")
+    assert logged_rows(tmp_path / "run") == logged_rows(tmp_path / "source")
 
 
 def test_all_commands_accept_the_files(

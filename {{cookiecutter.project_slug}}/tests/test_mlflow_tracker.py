@@ -17,6 +17,7 @@ mlflow: Any = pytest.importorskip("mlflow", reason="only where the extra 'mlflow
 
 from config.loading import flatten, load_settings
 from config.schema import Settings
+from logger.log_writer import LogEntry
 from logger.mlflow_tracker import Tracker
 
 pytestmark = [
@@ -206,7 +207,8 @@ def test_values_are_adapted_to_the_limits_of_mlflow(
         log_batch(run, metrics)
 
     monkeypatch.setattr(tracker.client, "log_batch", counting_log_batch)
-    tracker.scalars([(1.0, "train", 1, step, {"IoU (%)": 0.5}) for step in range(1500)])
+    entries = [LogEntry(1.0, "train", 1, step, {"IoU (%)": 0.5}) for step in range(1500)]
+    tracker.scalars(entries)
     assert sizes == [1000, 500]  # only a server checks this limit
     assert run_in_mlflow().data.params["model.freeze"] == f"['{frozen}"[:500]
     assert [step for step, _ in values_in_mlflow()["train/IoU ___"]] == [*range(1500)]

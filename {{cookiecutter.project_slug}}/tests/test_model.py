@@ -9,7 +9,7 @@ import torch
 
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
-from builders import build_model
+from builders import build_new_model, build_trained_model
 from config.schema import Settings
 from model.losses import cross_entropy
 from model.networks import ConvNet, dct_filters
@@ -33,7 +33,7 @@ def batch(splits: dict[str, BaseDataset]) -> Batch:
 @pytest.fixture
 def build(make_settings: MakeSettings, splits: dict[str, BaseDataset]) -> Build:
     """``build("model.width=8")``: a network for the synthetic data."""
-    return lambda *changes: build_model(make_settings(*changes), splits["train"])
+    return lambda *changes: build_new_model(make_settings(*changes), splits["train"])
 
 
 @pytest.fixture
@@ -191,9 +191,9 @@ def test_only_new_models_are_initialized(
     calls: list[BaseModel] = []
     monkeypatch.setattr(ConvNet, "initialize", lambda model: calls.append(model))
     state = load_checkpoint(trained_run / "checkpoints/best.pt")
-    build_model(make_settings(), splits["train"], state)
+    build_trained_model(make_settings(), splits["train"], state)
     assert calls == []
-    model = build_model(make_settings(), splits["train"])
+    model = build_new_model(make_settings(), splits["train"])
     assert calls == [model]
 
 

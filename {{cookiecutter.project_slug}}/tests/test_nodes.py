@@ -12,10 +12,10 @@ from pathlib import Path
 
 import launcher
 import pytest
-from conftest import CONFIG, QUICK, ROOT, SIZES
+from conftest import CONFIG, QUICK_SETTINGS, ROOT, SPLIT_SIZES
 from launcher import STARTED, free_port, start, wait_for_end, wait_for_step, worker_pids
 from test_distributed import logged_values, weight_difference
-from test_resume import checkpoint
+from test_resume import load
 
 end_started_processes = launcher.end_started_processes  # a fixture of all tests in this module
 # A model that does not amplify rounding errors, but changes much in a few steps.
@@ -26,7 +26,7 @@ CHANGES = (
     "checkpoint.every_steps=5",
     "trainer.epochs=9999",
 )
-OPTIONS = ("--config", str(CONFIG), *QUICK, *CHANGES)
+OPTIONS = ("--config", str(CONFIG), *QUICK_SETTINGS, *CHANGES)
 SLOW_TRAINING = f"""
 # train.py on a small data set, with steps that are slow enough to interrupt them
 import runpy
@@ -35,7 +35,7 @@ import time
 from data_loader import synthetic
 from trainer.classifier import Classifier
 
-vars(synthetic).update({SIZES})
+vars(synthetic).update({SPLIT_SIZES})
 original = Classifier.training_step
 
 
@@ -98,9 +98,9 @@ def only_run(folder: Path) -> Path:
 def wait_for_processes(folder: Path, count: int) -> None:
     """Waits until that many processes have continued and saved the run in `folder`."""
     wait_for_step(folder, 0)
-    first_step = checkpoint(only_run(folder))["progress"]["step"]
+    first_step = load(only_run(folder))["progress"]["step"]
     for _ in range(600):
-        state = checkpoint(only_run(folder))
+        state = load(only_run(folder))
         if len(state["ranks"]) == count and state["progress"]["step"] > first_step:
             return
         time.sleep(0.1)
@@ -114,7 +114,7 @@ def check_run(tmp_path: Path, train: Callable[..., int]) -> Callable[[], None]:
     def check() -> None:
         run = only_run(tmp_path)
         uninterrupted = tmp_path / "uninterrupted"
-        last_step = checkpoint(run)["progress"]["step"]
+        last_step = load(run)["progress"]["step"]
         assert train(uninterrupted, *CHANGES, f"trainer.max_steps={last_step}") == 0
         assert weight_difference(run, uninterrupted) < 5e-3
         found = values_before(run, last_step)
@@ -149,7 +149,7 @@ def test_two_machines_that_lose_a_process_resume_to_the_same_weights(
         output += wait_for_end(node)
     run = only_run(tmp_path)
     assert output.count(f"run folder: runs/synthetic/{run.name}") == 2
-    assert len(checkpoint(run)["ranks"]) == 2
+    assert len(load(run)["ranks"]) == 2
     check_run()
 
 
@@ -230,9 +230,9 @@ def test_the_slurm_script_saves_before_the_time_limit_and_resumes_when_requeued(
     script.wait(60)
     assert (tmp_path / "requeued").read_text() == f"requeue {port}\n"
     run = only_run(tmp_path)
-    assert 10 <= checkpoint(run)["progress"]["step"] < 60
+    assert 10 <= load(run)["progress"]["step"] < 60
 
     assert subprocess.run(command, timeout=120).returncode == 0
     assert only_run(tmp_path) == run
-    assert checkpoint(run)["progress"]["step"] == 60
+    assert load(run)["progress"]["step"] == 60
     assert (tmp_path / "requeued").read_text() == f"requeue {port}\n"

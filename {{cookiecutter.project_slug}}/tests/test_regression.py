@@ -14,7 +14,7 @@ from conftest import ROOT
 from base.base_dataset import BaseDataset
 from builders import build_dataset, restore_trainer
 from config.loading import load_settings
-from data_loader.points import EXAMPLES
+from data_loader.example_points import EXAMPLES
 from data_loader.tables import read_rows, write_rows
 from metrics.protocol import higher_is_better, scalar_results
 from metrics.regression import RegressionMetrics

@@ -19,7 +19,7 @@ from test_distributed import (
     logged_values,
     weight_difference,
 )
-from test_resume import checkpoint, measured
+from test_resume import load, logged_rows
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
@@ -77,7 +77,7 @@ def test_a_run_resumes_with_more_shards_or_without_sharding(tmp_path: Path) -> N
     run_processes(1, "train", *sharded_first)
     run_processes(4, "train", *more_shards)
     for name in ("sharded-later", "sharded-first", "more-shards"):
-        assert checkpoint(tmp_path / name)["progress"]["step"] == 22
+        assert load(tmp_path / name)["progress"]["step"] == 22
         assert weight_difference(uninterrupted, tmp_path / name) < ROUNDING
 
 
@@ -96,7 +96,7 @@ def test_a_checkpoint_that_was_written_during_training_resumes_bit_for_bit(tmp_p
     run_processes(2, "train", resumed, *options)
     changed = {"/settings/checkpoint/every_steps", "/settings/checkpoint/keep"}
     assert set(checkpoint_differences(uninterrupted, resumed)) <= changed
-    assert measured(resumed) == measured(uninterrupted)
+    assert logged_rows(resumed) == logged_rows(uninterrupted)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -111,7 +111,7 @@ def test_sharding_in_a_single_process_gives_a_warning(
 def test_a_non_finite_loss_in_one_process_makes_all_skip_the_step(tmp_path: Path) -> None:
     options = (FSDP, "trainer.non_finite=skip", "trainer.max_steps=8")
     run_processes(2, "non-finite", tmp_path, *options)
-    progress = checkpoint(tmp_path)["progress"]
+    progress = load(tmp_path)["progress"]
     assert progress["step"] == 8
     assert progress["skipped_steps"] == 1
     _, saved = load_first_usable([tmp_path / "non_finite_00000003.pt"])
@@ -130,7 +130,7 @@ def test_shards_are_deleted_with_their_checkpoints(tmp_path: Path) -> None:
     for name in ("best", "last"):
         state = torch.load(tmp_path / f"checkpoints/{name}.pt", weights_only=True)
         expected.add(state["shards"]["folder"])
-        assert checkpoint(tmp_path, name)["progress"]["step"] > 0
+        assert load(tmp_path, name)["progress"]["step"] > 0
     assert {folder.name for folder in tmp_path.glob("checkpoints/shards-*")} == expected
 
 
@@ -164,7 +164,7 @@ def test_a_shard_that_cannot_be_written_leaves_the_previous_checkpoint(tmp_path:
     assert "the checkpoint of step 11 could not be saved: [Errno 27] File too large" in output
     assert "training continues" in output
     assert "error: the checkpoint of step 20 could not be saved: [Errno 27]" in output
-    assert checkpoint(tmp_path)["progress"]["step"] == 0
+    assert load(tmp_path)["progress"]["step"] == 0
     assert [file.stem for file in find_checkpoints(tmp_path)] == ["step_00000000"]
 
 

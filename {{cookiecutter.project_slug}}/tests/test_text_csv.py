@@ -11,7 +11,7 @@ from conftest import ROOT
 from torch import Tensor
 from torch.nn import functional
 
-from base.base_dataset import BaseDataset
+from base.base_dataset import BaseDataset, Batch
 from base.batch_loader import BatchLoader
 from builders import build_dataset
 from config.loading import load_settings
@@ -90,18 +90,23 @@ def test_long_sentences_are_cut_and_short_ones_padded(
     }
 
 
+def first_batches(loader: BatchLoader, step: int) -> list[Batch]:
+    """The batches of one step."""
+    return next(loader.steps(step, step + 1)).batches
+
+
 def test_training_batches_are_padded_to_their_longest_sentence(
     greetings: Callable[..., BaseDataset],
 ) -> None:
     dataset = greetings("train", "data.length=30")
     for step in range(5):
-        (batch,) = BatchLoader(dataset, 3, seed=0)[step]  # type: ignore[misc]
+        (batch,) = first_batches(BatchLoader(dataset, 3, seed=0), step)
         lengths = (batch["input"] != 0).sum(1)
         longest = int(lengths.amax())
         assert batch["input"].shape == (3, longest)
         is_token = torch.arange(longest) < lengths[:, None]
         assert torch.equal(batch["input"], batch["input"] * is_token)
-    (batch,) = BatchLoader(dataset, 3)[0]  # type: ignore[misc]
+    (batch,) = first_batches(BatchLoader(dataset, 3), 0)
     assert batch["input"].shape == (3, 30)
 
 
