@@ -153,7 +153,8 @@ def test_damaged_files_are_reported_and_not_used(
     tmp_path: Path, contents: dict[str, bytes], packed: dict[str, bytes]
 ) -> None:
     name = "t10k-images-idx3-ubyte.gz"
-    good, zipped = contents[name], packed[name]
+    good = contents[name]
+    zipped = packed[name]
     damaged = {
         "magic": (good[:3] + b"\x01" + good[4:], name.removesuffix(".gz")),
         "truncated": (good[:-1], name.removesuffix(".gz")),

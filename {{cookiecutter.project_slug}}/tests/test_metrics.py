@@ -155,7 +155,8 @@ class WithTorchmetrics(BaseTrainer):
         return {"loss": cross_entropy(model(batch["input"]), batch["target"]).mean()}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
-        logits, target = model(batch["input"]), batch["target"]
+        logits = model(batch["input"])
+        target = batch["target"]
         self.metrics.update(value=cross_entropy(logits, target), preds=logits, target=target)
 
 

@@ -22,7 +22,8 @@ from model.curves import Polynomial
 from utils.errors import UserError
 
 Command = Callable[..., int]
-LINE, SINE = ROOT / "config/regression.yaml", ROOT / "config/sine.yaml"
+LINE = ROOT / "config/regression.yaml"
+SINE = ROOT / "config/sine.yaml"
 QUICK = ("device=cpu", "logger.tensorboard=false")
 
 
