@@ -314,7 +314,7 @@ def test_configure_methods_use_attributes_that_the_constructor_of_a_subclass_set
 
 
 class Averaging(Classifier):
-    """Has a second network, averages of its losses, and a count of its steps."""
+    """Has a second network and a list of counters, which each update changes."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
