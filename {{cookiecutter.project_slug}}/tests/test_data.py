@@ -343,7 +343,7 @@ class Pairs(Numbers):
 
 
 def test_samples_that_are_no_dicts_are_rejected() -> None:
-    with pytest.raises(LoadingError, match=r"__getitem__ of Pairs .*dict of tensors") as caught:
+    with pytest.raises(UserError, match=r"Pairs\.__getitem__ .*dict of tensors .*tuple") as caught:
         BatchLoader(Pairs(10), 4).check()
     assert caught.value.exit_code == 2
 

@@ -11,9 +11,11 @@ import torch
 from conftest import ROOT
 from launcher import launch
 from PIL import Image
+from torch import Tensor
 
 from base.base_dataset import BaseDataset
-from builders import build_dataset, build_loader, build_model, build_trainer, restore_trainer
+from base.batch_loader import Step
+from builders import build_dataset, build_loader, build_new_model, build_trainer, restore_trainer
 from config.loading import load_settings
 from data_loader.example_shapes import make_shapes
 from data_loader.tables import write_rows
@@ -171,7 +173,7 @@ def tune(photos: Callable[..., BaseDataset], tmp_path: Path) -> Callable[..., An
         loader = build_loader(settings, train, training=True)
         loaders = {"train": loader, "validation": build_loader(settings, train)}
         (tmp_path / "run/checkpoints").mkdir(parents=True, exist_ok=True)
-        return build_trainer(settings, build_model(settings, train), loaders, tmp_path / "run")
+        return build_trainer(settings, build_new_model(settings, train), loaders, tmp_path / "run")
 
     return build
 
@@ -196,17 +198,18 @@ def test_the_backbone_is_frozen_until_its_epoch_and_has_its_own_learning_rate(
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     update = trainer.update
 
-    def watched(batches: Any) -> None:
-        update(batches)
+    def watched(step: Step) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = update(step)
         rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
         changed = set()
         for name, value in trainer.model.state_dict().items():
             if not torch.equal(value, before[name]):
                 changed.add(name)
-        if trainer.progress.step <= first:  # the statistics of batch normalization are frozen, too
+        if trainer.progress.step < first:  # the statistics of batch normalization are frozen, too
             assert changed == {"head.weight", "head.bias"}
         else:
             assert {"network.conv1.weight", "network.bn1.running_mean"} <= changed
+        return outputs
 
     trainer.update = watched
     trainer.fit()

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from builders import build_dataset, build_loader, build_model
+from builders import build_dataset, build_loader, build_new_model
 from config.schema import Settings
 from data_loader import synthetic
 from trainer.classifier import Classifier
@@ -67,7 +67,7 @@ def error_rates(
         }
         run = Path(options.name)
         (run / "checkpoints").mkdir(parents=True)
-        model = build_model(options, samples)
+        model = build_new_model(options, samples)
         arguments = options.trainer.arguments
         trainer = Classifier(settings=options, model=model, loaders=loaders, run=run, **arguments)
         trainer.fit()
