@@ -85,7 +85,5 @@ class Coverage(nn.Module):
         """Returns both fractions."""
         fractions = self.counts[:-1] / self.counts.sum()
         half_of_expected = 0.5 / len(CENTRES)
-        return {
-            "hits": fractions.sum(),
-            "coverage": (fractions > half_of_expected).float().mean(),
-        }
+        covered = fractions > half_of_expected
+        return {"hits": fractions.sum(), "coverage": covered.float().mean()}
