@@ -17,7 +17,7 @@ from data_loader.splits import split_rows
 from data_loader.tables import Row, file_hash, read_data, read_rows
 from utils.errors import UserError
 
-MAX_CATEGORIES = 100  # per column; a column with more of them holds names or numbers
+MAX_CATEGORIES = 100  # per column; a column with more of them contains names or numbers
 MIN_VALUES_OF_NUMBERS = 4  # different texts in a column that can be mistyped numbers
 NUMBER_LIKE = re.compile(r"\W*\d[\d.,' ]*\W*")  # such as 1,5 or 12 % or $3
 

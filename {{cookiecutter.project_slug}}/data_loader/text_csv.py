@@ -29,7 +29,7 @@ class TextCSV(BaseDataset):
     """Sentences and their classes.
 
     A sample's input is the sentence's token indices, int64, shape (length,); its target is a
-    class, int64. The vocabulary holds the tokens of the training sentences in lower case, the
+    class, int64. The vocabulary contains the tokens of the training sentences in lower case, the
     most frequent ones first. Index 0 is padding, index 1 is an unknown token.
 
     Args:

@@ -1,1 +1,1 @@
-"""What a run tells: on the console, in files, in pictures, as metrics."""
+"""The log of a run: console, files, TensorBoard, trackers and figures."""

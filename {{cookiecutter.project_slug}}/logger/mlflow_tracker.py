@@ -77,7 +77,7 @@ class Tracker(LogWriter):
     def figure(self, name: str, figure: Figure, step: int) -> None:
         """Stores a figure as a PNG file."""
         with drawing_style():
-            self.client.log_figure(self.run, figure, f"pictures/{name}_{step:08d}.png")
+            self.client.log_figure(self.run, figure, f"figures/{name}_{step:08d}.png")
 
     def close(self, state: str) -> None:
         """Ends the run as ``finished``, ``stopped`` or ``failed``."""

@@ -88,8 +88,8 @@ class Tracker(LogWriter):
         """Logs a figure."""
         content = BytesIO()
         save_figure(figure, content)
-        picture = wandb.Image(Image.open(content))  # from a figure, wandb.Image would use pyplot
-        self.run.log({f"pictures/{name}": picture}, step=max(step, self.first_step))
+        image = wandb.Image(Image.open(content))  # from a figure, wandb.Image would use pyplot
+        self.run.log({f"figures/{name}": image}, step=max(step, self.first_step))
 
     def close(self, state: str) -> None:
         """Ends the run as ``finished``, ``stopped`` or ``failed``."""

@@ -1,4 +1,4 @@
-"""The shards of a checkpoint: each process writes the part of each tensor that it holds.
+"""The shards of a checkpoint: each process writes its part of each sharded tensor.
 
 torch's distributed checkpoint writes them as safetensors files, in a folder next to the checkpoint
 file. That file is written last. It contains everything else and the SHA-256 of each shard. (The

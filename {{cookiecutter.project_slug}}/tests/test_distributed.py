@@ -158,7 +158,7 @@ def test_random_numbers_of_a_step_do_not_depend_on_how_its_samples_were_loaded(
 
 
 class StartMethod(BaseDataset):
-    """Samples that tell how the process that loads them was started."""
+    """Samples that contain how the process that loads them was started."""
 
     def __len__(self) -> int:
         return 48

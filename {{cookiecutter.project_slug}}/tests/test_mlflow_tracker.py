@@ -100,9 +100,9 @@ def test_mlflow_gets_values_settings_and_figures_of_a_run(tmp_path: Path, train:
     assert there.data.params == {name: str(value) for name, value in flatten(settings).items()}
     artifacts = tmp_path / "mlruns" / there.info.experiment_id / there.info.run_id / "artifacts"
     assert (artifacts / "settings.yaml").read_text() == (run / "settings.yaml").read_text()
-    pictures = {file.name: file.read_bytes()[:4] for file in (artifacts / "pictures").iterdir()}
+    figures = {file.name: file.read_bytes()[:4] for file in (artifacts / "figures").iterdir()}
     names = {"inputs_00000016.png", "confusion_matrix_00000032.png", "misclassified_00000032.png"}
-    assert pictures == dict.fromkeys(names, b"\x89PNG")
+    assert figures == dict.fromkeys(names, b"\x89PNG")
 
 
 def test_a_resumed_run_continues_in_mlflow_with_each_step_once(

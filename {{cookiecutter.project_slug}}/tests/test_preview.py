@@ -41,7 +41,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
-def test_pictures_show_the_same_samples_plain_and_augmented(
+def test_figures_show_the_same_samples_plain_and_augmented(
     tmp_path: Path, command: Command, drawn: list[Figure], splits: dict[str, BaseDataset]
 ) -> None:
     assert command("preview", "--config", CONFIG, "--split", "validation") == 0

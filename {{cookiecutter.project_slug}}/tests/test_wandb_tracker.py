@@ -114,8 +114,8 @@ def test_wandb_gets_values_settings_and_figures_of_a_run(tmp_path: Path, train: 
     config = {item.key: json.loads(item.value_json) for item in about.config.update}
     settings = load_settings(run / "settings.yaml").model_dump(mode="json")
     assert {name: config[name] for name in flatten(settings)} == flatten(settings)
-    pictures = {file.name.rpartition("_")[0] for file in run.glob("wandb/*/files/media/**/*.png")}
-    assert pictures == {"inputs_16", "confusion_matrix_32", "misclassified_32"}
+    figures = {file.name.rpartition("_")[0] for file in run.glob("wandb/*/files/media/**/*.png")}
+    assert figures == {"inputs_16", "confusion_matrix_32", "misclassified_32"}
     # Nothing else about the machine or the project is logged.
     assert not [*run.glob("wandb/*/files/**/*.patch"), *run.glob("wandb/*/files/output.log")]
     assert not records_of(run, "stats") + records_of(run, "output_raw")

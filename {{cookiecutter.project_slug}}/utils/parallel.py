@@ -146,7 +146,7 @@ def is_sharded(tensor: Any) -> bool:
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that this process holds; any other tensor as it is."""
+    """The shard of a tensor that this process has; any other tensor unchanged."""
     if is_sharded(tensor):
         sharded: Any = tensor
         part: Tensor = sharded.to_local()

@@ -63,12 +63,12 @@ def seed_from(key: Sequence[int]) -> int:
 
 
 class BatchGenerator(Generator):
-    """A generator for the augmentation of a batch of which this process holds some samples.
+    """A generator for the augmentation of a batch of which this process has some of the samples.
 
     Numbers that `uniform` draws for a sample do not depend on the number of processes.
 
     Attributes:
-        batch_size: samples of the whole batch in all processes; 0 if this process holds it all.
+        batch_size: samples of the whole batch in all processes; 0 if this process has all of them.
         rows: positions of this process's samples in the batch.
         output_device: where `uniform` puts the numbers, which it draws on the CPU.
     """
