@@ -45,8 +45,8 @@ class BaseTrainer(ABC):
     """Trains a model, evaluates it and predicts with it.
 
     A project defines `training_step` and `evaluation_step`. It may override `configure_metrics`,
-    `configure_optimizers`, `higher_is_better`, `update`, `describe`, `figures` and `tables`. The
-    further parameters of a constructor are settings.
+    `configure_optimizers`, `set_learning_rates`, `higher_is_better`, `update`, `describe`,
+    `figures` and `tables`. The further parameters of a constructor are settings.
 
     Args:
         settings: all settings of the run.
@@ -84,7 +84,7 @@ class BaseTrainer(ABC):
         self.stop_signal = 0
 
         torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
-        # Dropout differs between processes. (Rank 0 has the numbers of a single process.)
+        # Dropout differs between processes; rank 0 draws the same numbers as a single process.
         self._update_key = (settings.seed, RandomStream.UPDATE)
         self._rank_key = (rank(),) if rank() > 0 else ()
         seed_torch(*self._update_key, *self._rank_key, device=self.device)
@@ -433,7 +433,10 @@ class BaseTrainer(ABC):
         self.checkpointer.save(state, self.progress.step, is_best, self.run_log.flush)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as tensors and plain values."""
+        """Everything that the next step depends on, as tensors and plain values.
+
+        Each attribute of the trainer that defines `state_dict` is included.
+        """
         _ = self.optimizers  # builds them, if this is the first use
         return {
             "settings": self.settings.model_dump(mode="json"),
@@ -469,11 +472,11 @@ class BaseTrainer(ABC):
     # Details of the loop.
 
     def _start(self) -> None:
-        """Validates if a stop has prevented it; saves the first state of a new run.
+        """Repeats a validation that failed; saves the first state of a new run.
 
         That shows before the first step whether the run folder can be written.
         """
-        if self.validation_is_due():  # the run was stopped in the middle of a validation
+        if self.validation_is_due():  # the last validation failed
             # Saved as if there had been no stop: with the rates of the last step.
             self.set_learning_rates(self.progress.step - 1)
             self.validate()

@@ -96,7 +96,7 @@ class MeanLoss:
 
     def update(self, value: Tensor) -> None:
         """Adds values of any shape, one for each sample, or the mean of a batch as a scalar."""
-        self.total += value.detach().sum()
+        self.total += value.detach().float().sum()
         self.count += value.numel()
 
     def compute(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ def set_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
 def learning_rate_factor(
     schedule: Scheduler, step: int, total_steps: int, steps_per_epoch: int
 ) -> float:
-    """The learning rate of a step, divided by the highest rate.
+    """The learning rate of a step, divided by the initial rate of its parameter group.
 
     Args:
         schedule: the settings of the schedule.
