@@ -72,8 +72,8 @@ class Chaos:
             config = str(PAYLOAD / "config/synthetic.yaml")
             options = ["--config", config, "--run-dir", run, *SETTINGS]
         sys.argv = ["train.py", *options, f"data.workers={workers}"]
-        errors = importlib.import_module("utils.errors")
-        errors.run_command(importlib.import_module("train").main)
+        command = importlib.import_module("utils.command")
+        command.run_command(importlib.import_module("train").main)
 
     def _arm(self, deadly_call: int) -> None:
         """Makes the process kill itself before or after one of the system calls of its saves."""

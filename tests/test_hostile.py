@@ -38,6 +38,7 @@ def payload() -> Iterator[SimpleNamespace]:
         patch.delenv("DATA_ROOT", raising=False)
         modules = (
             "config.loading",
+            "utils.command",
             "utils.errors",
             "storage.checkpoint_file",
             "data_loader.synthetic",
@@ -56,7 +57,7 @@ def command(payload: SimpleNamespace, capsys: Captured) -> Callable[..., tuple[i
         main = importlib.import_module(name).main
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
             patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-            payload.errors.run_command(main)
+            payload.command.run_command(main)
         return int(stop.value.code or 0), capsys.readouterr().err
 
     return run
@@ -329,7 +330,7 @@ def run(payload: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> P
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
         arguments = ["--config", str(folder / "config.yaml"), "--run-dir", str(folder / "run")]
         patch.setattr(sys, "argv", ["train.py", *arguments, *options])
-        payload.errors.run_command(main)
+        payload.command.run_command(main)
     assert not stop.value.code
     return folder / "run"
 

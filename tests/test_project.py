@@ -144,7 +144,7 @@ def test_unavailable_data_gives_exit_code_69_and_says_what_to_do(project: Path) 
     done = run("python", "train.py", *arguments, cwd=project, DATA_ROOT=str(project / "nowhere"))
     assert done.returncode == 69, done.stdout
     assert "Traceback" not in done.stdout
-    for text in ("http://127.0.0.1:9/", str(project / "nowhere"), "config/synthetic.yaml"):
+    for text in ("http://127.0.0.1:9/", "nowhere/FashionMNIST/raw", "config/synthetic.yaml"):
         assert text in done.stdout
     assert not list(project.glob("runs/*/*"))
 

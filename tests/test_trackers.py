@@ -40,7 +40,7 @@ def test_a_tracker_is_only_in_projects_that_select_it(project: Path, default_pro
     assert extras.keys() == usual.keys() | {own}
     assert {text.split(">=")[0] for text in extras[own]} == TRACKERS[own]
     assert f"{project.name}[onnx,{own}]" in extras["dev"]
-    assert "my-project[onnx]" in usual["dev"]
+    assert "my-project[metrics,onnx]" in usual["dev"]
     modules = imports_of(project / f"logger/{own}_tracker.py")
     assert own in {module.split(".")[0] for module in modules}
     for folder, trackers in ((project, {own}), (default_project, set[str]())):
