@@ -179,7 +179,8 @@ def checkpoint_values(file: Path) -> dict[str, str | bytes]:
 def checkpoint_step(run: str) -> int:
     """Returns the newest saved step; raises an error if any checkpoint is damaged."""
     load = importlib.import_module("storage.checkpoint_file").load_checkpoint
-    return max((load(file)["step"] for file in Path(run).glob("checkpoints/*.pt")), default=0)
+    states = [load(file) for file in Path(run).glob("checkpoints/*.pt")]
+    return max((state["progress"]["step"] for state in states), default=0)
 
 
 def metric_rows(run: str) -> list[list[str]]:
@@ -210,9 +211,11 @@ def prepare(steps: mmap.mmap) -> None:
     trainer = importlib.import_module("trainer.classifier").Classifier
     update = trainer.update
 
-    def counted(self: Any, batches: Any) -> None:
-        update(self, batches)
-        steps[:] = self.step.to_bytes(8, "little")
+    def counted(self: Any, step: Any) -> Any:
+        outputs = update(self, step)
+        made_steps: int = self.progress.step + 1
+        steps[:] = made_steps.to_bytes(8, "little")
+        return outputs
 
     trainer.update = counted
 
