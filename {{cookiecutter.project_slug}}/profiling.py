@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
@@ -18,9 +18,9 @@ from utils.ranks import is_main_process
 
 WARM_UP_STEPS = 5  # the first steps take longer
 FORWARD = "forward"
-# Names of torch's own events begin with these.
+OPTIMIZER = "optimizer"
+# The names of torch's own events begin with this.
 BACKWARD_EVENTS = "autograd::engine::evaluate_function"
-OPTIMIZER_EVENTS = "Optimizer.step"
 
 
 def profile_steps(trainer: BaseTrainer, steps: int) -> str:
@@ -39,7 +39,11 @@ def profile_steps(trainer: BaseTrainer, steps: int) -> str:
     source = trainer.loaders["train"].steps(first, first + WARM_UP_STEPS + steps)
     for _ in range(WARM_UP_STEPS):
         _make_step(trainer, next(source))
-    with _labelled_forward(trainer.model), profile(acc_events=True) as profiler:
+    with (
+        _labelled_forward(trainer.model),
+        _labelled_steps(trainer.optimizers),
+        profile(acc_events=True) as profiler,
+    ):
         trainer.meter.restart_timer()
         started = perf_counter()
         for step in trainer.meter.time_waiting(source):
@@ -59,7 +63,7 @@ def profile_steps(trainer: BaseTrainer, steps: int) -> str:
         "waiting for data": seconds_waiting,
         "forward": _seconds(profiler, FORWARD, on_device),
         "backward": _seconds(profiler, BACKWARD_EVENTS, on_device),
-        "optimizer": _seconds(profiler, OPTIMIZER_EVENTS, on_device),
+        "optimizer": _seconds(profiler, OPTIMIZER, on_device),
     }
     seconds["other"] = total_seconds - sum(seconds.values())
     rows = [("part of a step", "ms", "%")]
@@ -76,22 +80,44 @@ def _make_step(trainer: BaseTrainer, step: Step) -> None:
 @contextmanager
 def _labelled_forward(model: torch.nn.Module) -> Iterator[None]:
     """Within this context, the trace has an event for each forward pass of the model."""
-    labels: list[Any] = []
-
-    def begin(*_: Any) -> None:
-        label = record_function(FORWARD)
-        label.__enter__()
-        labels.append(label)
-
-    def end(*_: Any) -> None:
-        labels.pop().__exit__(None, None, None)
-
-    hooks = [model.register_forward_pre_hook(begin), model.register_forward_hook(end)]
+    label = _Label(FORWARD)
+    hooks = [model.register_forward_pre_hook(label.begin), model.register_forward_hook(label.end)]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _labelled_steps(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[None]:
+    """Within this context, the trace has an event for each step of an optimizer."""
+    label = _Label(OPTIMIZER)
+    hooks = []
+    for optimizer in optimizers:
+        hooks.append(optimizer.register_step_pre_hook(label.begin))
+        hooks.append(optimizer.register_step_post_hook(label.end))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Label:
+    """Hooks that begin and end an event of the trace."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.events: list[Any] = []
+
+    def begin(self, *_: Any) -> None:
+        event = record_function(self.name)
+        event.__enter__()
+        self.events.append(event)
+
+    def end(self, *_: Any) -> None:
+        self.events.pop().__exit__(None, None, None)
 
 
 def _seconds(profiler: Any, name_start: str, on_device: bool) -> float:

@@ -43,7 +43,7 @@ class BaseDataset(ABC, Dataset[Sample]):
             default.
         uses_global_rng: whether the data set may draw random numbers from the global generators
             of Python, NumPy or torch, which are then seeded for each step. Set it to False, which
-            saves 30 µs per step, if `transform` draws from its `rng` only.
+            saves 20 µs per step, if `transform` draws from its `rng` only.
         device_tensors: names of all tensors that batches are made of, if `__getitems__` and
             `transform` work on any device. An accelerator with enough memory keeps them.
         device: the device of these tensors; `__getitems__` gets its indices on it.

@@ -24,8 +24,14 @@ class WeightedMeans:
         if weight == 0:
             return
         for name, value in values.items():
-            dtype = torch.promote_types(value.dtype, torch.float32)  # float16 ends at 65,504
-            self.add_sum(name, value.detach().to(dtype) * weight, weight)
+            value = value.detach()
+            if value.dtype in (torch.float16, torch.bfloat16):  # float16 ends at 65,504
+                value = value.float()
+            if name in self.sums:
+                self.sums[name] = torch.add(self.sums[name], value, alpha=weight)
+                self.weights[name] += weight
+            else:
+                self.add_sum(name, value * weight, weight)
 
     def add_sum(self, name: str, weighted_sum: Tensor, weight: float) -> None:
         """Adds values that are already multiplied by their weights, of this total weight."""
