@@ -9,6 +9,7 @@ from typing import Any
 from config.help import command_parser
 from storage.run_folder import find_checkpoints, run_folder_of
 from utils.command import run_command
+from utils.imports import fast_imports
 from utils.ranks import is_main_process
 
 SIGNIFICANT_DIGITS = 6
@@ -31,9 +32,10 @@ def main() -> None:
     split = arguments.split
 
     # These import torch, which takes 1.3 s: not needed for --help.
-    from builders import restore_trainer
-    from metrics.protocol import scalar_results
-    from utils.process_group import destroy_process_group
+    with fast_imports():
+        from builders import restore_trainer
+        from metrics.protocol import scalar_results
+        from utils.process_group import destroy_process_group
 
     files = find_checkpoints(arguments.run)
     trainer, checkpoint = restore_trainer(files, split, arguments.settings)

@@ -7,6 +7,7 @@ from config.loading import load_settings
 from storage.run_folder import find_checkpoints, run_folder_of
 from utils.command import run_command
 from utils.errors import UserError
+from utils.imports import fast_imports
 
 FORMATS = ("pt2", "onnx", "safetensors")
 
@@ -27,9 +28,10 @@ def main() -> None:
         raise UserError(f"--output {arguments.output}: the name must end with {suffix}")
 
     # These import torch, which takes 1.3 s: not needed for --help.
-    from builders import build_trained_model, restore_dataset
-    from storage.checkpoint_file import load_first_usable
-    from storage.export import export_model
+    with fast_imports():
+        from builders import build_trained_model, restore_dataset
+        from storage.checkpoint_file import load_first_usable
+        from storage.export import export_model
 
     checkpoint, state = load_first_usable(find_checkpoints(arguments.run))
     settings = load_settings(state["settings"])

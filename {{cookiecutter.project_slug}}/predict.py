@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from storage.run_folder import find_checkpoints
 from utils.command import run_command
 from utils.errors import BAD_INPUT, USER_CODE_ERRORS, UserError, describe_error
+from utils.imports import fast_imports
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
@@ -35,8 +36,9 @@ def main() -> int:
     arguments = parser.parse_args()
 
     # These import torch, which takes 1.3 s: not needed for --help.
-    from builders import restore_trainer
-    from logger.console import progress_bar
+    with fast_imports():
+        from builders import restore_trainer
+        from logger.console import progress_bar
 
     trainer, _ = restore_trainer(find_checkpoints(arguments.run), None, ["device=auto"])
     title = trainer.dataset.title

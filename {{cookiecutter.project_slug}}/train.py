@@ -12,6 +12,7 @@ from config.schema import Settings
 from storage import run_folder
 from utils.command import run_command
 from utils.errors import COMMAND_PREFIX, UserError
+from utils.imports import fast_imports
 from utils.ranks import is_main_process, world_size
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def resume_run(run: Path, arguments: argparse.Namespace) -> int:
     if run_folder.is_run(folder) and is_main_process():
         run_folder.check_not_in_use(folder)
 
-    from storage.checkpoint_file import load_first_usable
+    with fast_imports():
+        from storage.checkpoint_file import load_first_usable
 
     file, state = load_first_usable(files)
     folder = run_folder.run_folder_of(file)
@@ -90,18 +92,19 @@ def train(
         0, or 128 plus the number of the signal that stopped training.
     """
     # torch takes 1.3 s to import, so it is imported after the settings have been checked.
-    import builders
-    from logger.console import configure_logging, log
-    from logger.run_log import find_tracker
-    from sanity_check import check_trainer
-    from storage.non_finite_guard import fit_with_recovery
-    from utils.device import select_device
-    from utils.process_group import (
-        all_gather_object,
-        destroy_process_group,
-        initialize_process_group,
-    )
-    from utils.randomness import seed_everything
+    with fast_imports():
+        import builders
+        from logger.console import configure_logging, log
+        from logger.run_log import find_tracker
+        from sanity_check import check_trainer
+        from storage.non_finite_guard import fit_with_recovery
+        from utils.device import select_device
+        from utils.process_group import (
+            all_gather_object,
+            destroy_process_group,
+            initialize_process_group,
+        )
+        from utils.randomness import seed_everything
 
     find_tracker(settings.logger.tracker)  # fails if its package is missing
     configure_logging()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from utils.errors import UserError, describe_error
+from utils.imports import fast_imports
 
 T = TypeVar("T")
 
@@ -147,7 +148,8 @@ def _import(name: str, path: str) -> Any:
         return sys.modules[name]
     message = f"{path} cannot be imported"
     try:
-        return importlib.import_module(name)
+        with fast_imports():
+            return importlib.import_module(name)
     except SyntaxError as error:
         place = f"{error.filename}, line {error.lineno}"
         raise UserError(f"{message}: SyntaxError: {error.msg} ({place})") from error
