@@ -207,7 +207,7 @@ def _parse(source: str | Mapping[str, Any], origin: str) -> Any:
         problem = " ".join(str(getattr(error, "problem", error)).split())[:200]
         if mark is not None:
             problem = f"line {mark.line + 1}: {problem}"
-        raise UserError(f"{origin} contains no valid YAML for settings; {problem}") from error
+        raise UserError(f"{origin} is not valid YAML for settings; {problem}") from error
 
 
 def _parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
@@ -236,7 +236,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     section = values.setdefault(section_key, {})
     if not isinstance(section, dict):
         shown = repr(str(section)[:MAX_SHOWN_CHARACTERS])
-        raise UserError(f"{key}: {section_key} = {shown} is not a section; set it alone")
+        raise UserError(f"{key}: {section_key} = {shown} is not a section; use {section_key}=VALUE")
     if name == "name" and section.get("name") != value:
         common = _common_fields(section_key)
         section = {inner: kept for inner, kept in section.items() if inner in common}
@@ -378,7 +378,7 @@ def _unknown(section: str, name: str, known: list[str]) -> str:
         return f"{message}; did you mean {prefix}{similar[0]}?"
     if known:
         allowed = ", ".join(known)[:MAX_LISTED_CHARACTERS]
-        return f"{message}; allowed are {allowed} (see --help)"
+        return f"{message}; use one of {allowed} (see --help)"
     return f"{message}; see --help"
 
 

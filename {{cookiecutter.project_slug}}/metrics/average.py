@@ -56,11 +56,6 @@ class WeightedMeans:
         sums = {name: total.cpu() for name, total in self.sums.items()}
         return {"sums": sums, "weights": dict(self.weights)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replaces all values by those of a saved state."""
-        self.reset()
-        self.add_state(state)
-
     def add_state(self, state: Mapping[str, Any]) -> None:
         """Adds the values of a saved state."""
         for name, total in state["sums"].items():

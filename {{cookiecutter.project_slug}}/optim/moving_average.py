@@ -21,16 +21,21 @@ class MovingAverage(AveragedModel):
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model, use_buffers=True)
         self.decay = decay
+        # Pairs of tensors to update, found once: walking through both models takes as long as
+        # the update itself.
+        self._averages: list[Tensor] = []
+        self._values: list[Tensor] = []
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Moves the average towards the weights; the first update copies them."""
-        averages = _local_values(self.module)
-        values = _local_values(model)
+        if not self._averages:
+            self._averages = _local_values(self.module)
+            self._values = _local_values(model)
         if self.n_averaged == 0:  # a tensor on the CPU
-            torch._foreach_copy_(averages, values)
+            torch._foreach_copy_(self._averages, self._values)
         else:
-            self._update(averages, values)
+            self._update(self._averages, self._values)
         self.n_averaged += 1
 
     def _update(self, averages: list[Tensor], values: list[Tensor]) -> None:

@@ -36,9 +36,11 @@ def stateful_objects(owner: Any) -> dict[str, Any]:
             found[name] = value
     objects: dict[str, Any] = {}
     for name, value in found.items():
+        if not hasattr(value, "state_dict"):
+            continue
         is_wrapper = isinstance(value, DistributedDataParallel)  # the wrapped module is listed
         is_listed = any(value is other for other in objects.values())
-        if hasattr(value, "state_dict") and not is_wrapper and not is_listed:
+        if not is_wrapper and not is_listed:
             objects[name] = value
     return objects
 

@@ -24,10 +24,7 @@ class FineTuner(Classifier):
         super().__init__(**kwargs)
         self.unfreeze_epoch = unfreeze_epoch
         self.backbone_rate = backbone_rate
-        self.frozen: list[nn.Parameter] = []
-        for parameter in self.model.parameters():
-            if not parameter.requires_grad:
-                self.frozen.append(parameter)
+        self.frozen: list[nn.Parameter] = []  # found by `configure_optimizers`
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = super().configure_optimizers()
