@@ -320,10 +320,15 @@ class BaseTrainer(ABC):
 
     # When something is due.
 
-    @property
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return self.loaders["train"].steps_per_epoch
+
+    @cached_property
     def total_steps(self) -> int:
-        """The number of optimizer steps of the whole run."""
-        steps = self.options.epochs * self.loaders["train"].steps_per_epoch
+        """Optimizer steps of the whole run."""
+        steps = self.options.epochs * self.steps_per_epoch
         if self.options.max_steps is not None:
             steps = min(steps, self.options.max_steps)
         return steps
@@ -335,7 +340,7 @@ class BaseTrainer(ABC):
 
     def epoch_of(self, step: int) -> int:
         """The epoch of a step; both count from 1."""
-        return (step - 1) // self.loaders["train"].steps_per_epoch + 1
+        return (step - 1) // self.steps_per_epoch + 1
 
     def is_log_step(self, step: int) -> bool:
         """Whether there is a log entry after a step, which counts from 1."""
@@ -360,7 +365,7 @@ class BaseTrainer(ABC):
         return stops_early or self.progress.step >= self.total_steps
 
     def _ends_epoch(self, step: int) -> bool:
-        return step % self.loaders["train"].steps_per_epoch == 0 or step == self.total_steps
+        return step % self.steps_per_epoch == 0 or step == self.total_steps
 
     # Parts of a step.
 
@@ -371,7 +376,7 @@ class BaseTrainer(ABC):
             step: the number of steps before it.
         """
         factor = learning_rate_factor(
-            self.settings.scheduler, step, self.total_steps, self.loaders["train"].steps_per_epoch
+            self.settings.scheduler, step, self.total_steps, self.steps_per_epoch
         )
         set_learning_rates(self.optimizers, factor)
 

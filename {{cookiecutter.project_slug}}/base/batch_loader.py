@@ -25,11 +25,11 @@ from utils.randomness import (
     seed_global_generators,
 )
 
-ORDER_BLOCK_SAMPLES = 2**18  # of a larger data set, the order is computed in blocks
+ORDER_BLOCK_SAMPLES = 2**16  # of a larger data set, the order is computed in blocks
 MAX_FREE_MEMORY_FRACTION = 0.25  # of an accelerator's free memory, for the tensors of a data set
 
 
-@dataclass(frozen=True)
+@dataclass
 class Step:
     """The batches of one optimizer step, with the samples of this process only.
 
@@ -87,6 +87,11 @@ class StepSource(Dataset["Step | LoadingError"]):
         return self.batch_size * self.accumulate
 
     @cached_property
+    def steps_per_block(self) -> int:
+        """Steps whose shuffled order is computed at once."""
+        return max(1, ORDER_BLOCK_SAMPLES // self.step_size)
+
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Steps in which each sample comes once."""
         full_steps, remainder = divmod(len(self.dataset), self.step_size)
@@ -112,50 +117,62 @@ class StepSource(Dataset["Step | LoadingError"]):
 
     def sample_indices(self, step: int) -> Tensor:
         """Indices of the samples of a whole step: int64, shape (N,)."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        start = position * self.step_size
-        stop = start + self.step_size
-        if position == self.steps_per_epoch - 1:
-            stop = len(self.dataset)
+        epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
         if self.seed is None:
+            start = step_of_epoch * self.step_size
+            stop = start + self.step_size
+            if step_of_epoch == self.steps_per_epoch - 1:
+                stop = len(self.dataset)
             return torch.arange(start, stop, device=self.dataset.device)
-        steps_per_block = max(1, ORDER_BLOCK_SAMPLES // self.step_size)
-        block_start = position // steps_per_block * steps_per_block * self.step_size
-        order = shuffled_block(
+        block, step_of_block = divmod(step_of_epoch, self.steps_per_block)
+        steps = shuffled_steps(
             len(self.dataset),
             self.seed,
             epoch,
-            block_start,
-            steps_per_block * self.step_size,
+            block * self.steps_per_block * self.step_size,
+            self.steps_per_block,
+            self.step_size,
             self.dataset.device,
         )
-        return order[start - block_start : stop - block_start]
+        return steps[step_of_block]
 
     def _load_step(self, step: int, indices: Tensor) -> Step:
-        self.seed_global_generators(step)
-        rng = self._augmentation_rng(step)
-        if self.accumulate == 1:
-            parts = [indices]
-        else:
+        self.seed_loading(step)
+        rng = None
+        if self._augments:
+            rng = make_generator(self.seed, RandomStream.LOADING, step)
+        parts = [indices]
+        if self.accumulate > 1:
             parts = list(indices.split(self.batch_size))
         batches = [self._load_batch(part, step, rng) for part in parts]
         sizes = [part.shape[0] for part in parts]
-        samples = [len(range(self.rank, size, self.world_size)) for size in sizes]
+        if self.world_size == 1:
+            counts = sizes
+        else:
+            counts = [len(range(self.rank, size, self.world_size)) for size in sizes]
         step_samples = indices.shape[0]
-        loss_weights = [count * self.world_size / step_samples for count in samples]
-        return Step(batches, loss_weights, samples)
+        loss_weights = [count * self.world_size / step_samples for count in counts]
+        return Step(batches, loss_weights, counts)
 
-    def seed_global_generators(self, step: int) -> None:
+    @cached_property
+    def _augments(self) -> bool:
+        """Whether `transform` gets a generator: in training, if the data set defines it."""
+        has_transform = type(self.dataset).transform is not BaseDataset.transform
+        return self.seed is not None and has_transform
+
+    @cached_property
+    def _seeds_each_sample(self) -> bool:
+        """Whether samples are read one by one and may draw from the global generators.
+
+        Each has a seed of its own then, so that it does not depend on the other processes.
+        """
+        reads_one_by_one = type(self.dataset).__getitems__ is BaseDataset.__getitems__
+        return self.dataset.uses_global_rng and reads_one_by_one
+
+    def seed_loading(self, step: int) -> None:
         """Seeds the global generators for a step, if the data set may use them."""
         if self.dataset.uses_global_rng:
             seed_global_generators(self.seed or 0, RandomStream.LOADING, step, self.rank)
-
-    def _augmentation_rng(self, step: int) -> BatchGenerator | None:
-        """The generator for `transform`; None in evaluation, or if the data set has none."""
-        has_transform = type(self.dataset).transform is not BaseDataset.transform
-        if self.seed is None or not has_transform:
-            return None
-        return make_generator(self.seed, RandomStream.LOADING, step)
 
     def _load_batch(self, indices: Tensor, step: int, rng: BatchGenerator | None) -> Batch:
         """This process's samples of a batch, transformed; there may be none."""
@@ -164,20 +181,20 @@ class StepSource(Dataset["Step | LoadingError"]):
         is_empty = self.rank >= size
         if is_empty:
             rows = slice(0, 1)  # a sample of another process, to know the shapes
+        if self.world_size > 1:
+            indices = indices[rows]
         if rng is not None:
-            rng.batch_size = size
-            rng.rows = rows
-            rng.output_device = indices.device
-        batch = self.dataset.transform(self._read_samples(indices[rows], step), rng)
+            rng.select(rows, size, indices.device)
+        if self._seeds_each_sample:
+            samples = self._read_seeded_samples(indices, step)
+        else:
+            samples = self.dataset.__getitems__(indices)
+        batch = self.dataset.transform(samples, rng)
         if is_empty:
             batch = map_tensors(lambda tensor: tensor[:0], batch)
         return batch
 
-    def _read_samples(self, indices: Tensor, step: int) -> Batch:
-        reads_one_by_one = type(self.dataset).__getitems__ is BaseDataset.__getitems__
-        if not (self.dataset.uses_global_rng and reads_one_by_one):
-            return self.dataset.__getitems__(indices)
-        # Each sample has a seed of its own, so that it does not depend on the other processes.
+    def _read_seeded_samples(self, indices: Tensor, step: int) -> Batch:
         samples = []
         for index in indices.tolist():
             seed_global_generators(self.seed or 0, RandomStream.LOADING, step, index)
@@ -200,27 +217,36 @@ class StepSource(Dataset["Step | LoadingError"]):
 
 
 @lru_cache(maxsize=2)
-def shuffled_block(
-    count: int, seed: int, epoch: int, start: int, length: int, device: torch.device
-) -> Tensor:
-    """Part of the shuffled order of an epoch: int64, shape (N,).
+def shuffled_steps(
+    count: int,
+    seed: int,
+    epoch: int,
+    start: int,
+    steps: int,
+    step_size: int,
+    device: torch.device,
+) -> tuple[Tensor, ...]:
+    """The shuffled indices of some steps of an epoch: int64, shape (N,) for each step.
 
-    The last blocks are cached, so that an order is computed once for many steps. A longer order is
-    never in memory as a whole.
+    The last results are cached, so that an order is computed once for many steps. A longer order
+    is never in memory as a whole.
 
     Args:
         count: samples of the data set.
         seed: random seed of the run.
         epoch: number of the epoch, from 0.
-        start: first position of the block.
-        length: positions of a block.
+        start: position of the first sample in the epoch.
+        steps: number of steps; there are fewer at the end of the epoch.
+        step_size: samples of a step.
         device: device of the result.
     """
     rng = make_generator(seed, RandomStream.SHUFFLING, epoch)
-    if count <= length:
-        return torch.randperm(count, generator=rng).to(device)
-    positions = torch.arange(start, min(start + length, count))
-    return permute(positions, count, rng).to(device)
+    if count <= steps * step_size:
+        order = torch.randperm(count, generator=rng)
+    else:
+        positions = torch.arange(start, min(start + steps * step_size, count))
+        order = permute(positions, count, rng)
+    return order.to(device).split(step_size)
 
 
 class BatchLoader:
@@ -287,7 +313,7 @@ class BatchLoader:
             if isinstance(result, LoadingError):
                 raise result
             # Training continues with the same generators, wherever the step was loaded.
-            self.source.seed_global_generators(step)
+            self.source.seed_loading(step)
             yield result
 
     def _load_in_workers(self, steps: range) -> "Iterator[Step | LoadingError]":

@@ -25,7 +25,7 @@ class WeightedMeans:
             return
         for name, value in values.items():
             value = value.detach()
-            if value.dtype in (torch.float16, torch.bfloat16):  # float16 ends at 65,504
+            if value.itemsize < 4:  # float16 ends at 65,504
                 value = value.float()
             if name in self.sums:
                 self.sums[name] = torch.add(self.sums[name], value, alpha=weight)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from base import batch_loader
 from base.base_dataset import BaseDataset, Batch, Sample
-from base.batch_loader import BatchLoader, shuffled_block
+from base.batch_loader import BatchLoader, shuffled_steps
 from builders import build_dataset, build_loader, build_training_loaders
 from config.schema import Settings
 from data_loader.synthetic import Synthetic
@@ -302,7 +302,7 @@ def test_permute_gives_all_orders_of_few_samples_equally_often() -> None:
 
 def test_order_is_computed_in_blocks_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_loader, "ORDER_BLOCK_SAMPLES", 128)
-    shuffled_block.cache_clear()
+    shuffled_steps.cache_clear()
     order = epoch_values(BatchLoader(Numbers(1000), 7, seed=3), 1)
     same_order = epoch_values(BatchLoader(Numbers(1000), 25, seed=3), 1)
     assert sorted(order) == list(range(1000))

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from base.base_dataset import Batch
-from base.batch_loader import Step, shuffled_block
+from base.batch_loader import Step, shuffled_steps
 from builders import build_loader, build_model, build_training_loaders
 from config.schema import Settings
 from data_loader import synthetic
@@ -128,7 +128,7 @@ def test_batches_are_made_on_the_device_of_the_data(
                     assert tensor.device.type == "cuda"
                     assert len(tensor) == loader.source.batch_size
     assert used_devices == {"cuda"}
-    shuffled_block.cache_clear()  # of tensors without values
+    shuffled_steps.cache_clear()  # of tensors without values
 
 
 @needs_cuda

@@ -77,6 +77,12 @@ class BatchGenerator(Generator):
     rows = slice(None)
     output_device = torch.device("cpu")
 
+    def select(self, rows: slice, batch_size: int, output_device: torch.device) -> None:
+        """Draws for the samples at `rows` of a batch from now on."""
+        self.rows = rows
+        self.batch_size = batch_size
+        self.output_device = output_device
+
 
 def make_generator(*key: int) -> BatchGenerator:
     """A generator whose numbers depend on `key` alone, such as (seed, stream, step)."""

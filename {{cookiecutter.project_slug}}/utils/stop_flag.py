@@ -14,6 +14,7 @@ class StopFlag:
     """
 
     def __init__(self) -> None:
+        self._is_alone = world_size() == 1
         self._pending: Any = None
         self._signal = torch.zeros(1, dtype=torch.int64)
 
@@ -31,7 +32,7 @@ class StopFlag:
         Args:
             received_signal: the number of the signal, or 0.
         """
-        if world_size() == 1:
+        if self._is_alone:
             return received_signal
         agreed_signal = 0
         if self._pending is not None:
