@@ -19,7 +19,7 @@ from storage.state import evaluation_weights, load_weights
 from utils.device import select_device
 from utils.errors import UserError
 from utils.process_group import (
-    all_gather_object,
+    broadcast_object,
     check_batch_size,
     initialize_process_group,
     main_process_first,
@@ -97,8 +97,8 @@ def broadcast_fingerprint(loader: BatchLoader) -> None:
         try:
             fingerprint = loader.dataset.fingerprint
         except Exception as error:  # whatever the code of a data set may raise
-            raise loader.source.explain(error, loader.dataset.probe_indices) from error
-    loader.dataset.fingerprint = all_gather_object(fingerprint)[0]
+            raise loader.source.loading_error(error, loader.dataset.probe_indices) from error
+    loader.dataset.fingerprint = broadcast_object(fingerprint)
 
 
 def build_model(settings: Settings, dataset: BaseDataset) -> BaseModel:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from config.help import command_parser
+from config.help import SettingsParser
 from storage.run_folder import find_checkpoints, run_folder_of
 from utils.command import run_command
 from utils.imports import fast_imports
@@ -20,7 +20,9 @@ Table = Sequence[Sequence[str]]
 
 def main() -> None:
     """Prints metrics and tables, and saves them with figures in the run folder."""
-    parser = command_parser("Evaluates a trained model, and saves the results in its run folder.")
+    parser = SettingsParser(
+        description="Evaluates a trained model, and saves the results in its run folder."
+    )
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="run folder, checkpoint file, or last"
     )

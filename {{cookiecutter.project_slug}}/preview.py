@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config.help import command_parser
+from config.help import SettingsParser
 from config.loading import DEFAULT, load_settings
 from config.schema import Settings
 from utils.command import run_command
@@ -18,7 +18,9 @@ SPLITS = ("train", "validation")  # only evaluate.py uses the test set
 
 def main() -> None:
     """Draws some samples, plain and augmented; prints a table of those that cannot be drawn."""
-    parser = command_parser("Shows samples as the model gets them, plain and augmented.")
+    parser = SettingsParser(
+        description="Shows samples as the model gets them, plain and augmented."
+    )
     parser.add_argument(
         "--config", type=Path, default=DEFAULT, metavar="FILE", help=f"default: {DEFAULT.name}"
     )

@@ -51,14 +51,27 @@ def _run_steps(trainer: BaseTrainer, batch: Batch) -> Mapping[str, Tensor]:
     eager = nullcontext()
     if trainer.options.compile:
         eager = torch.compiler.set_stance("force_eager")
-    with eager, trainer.evaluating() as model:
-        trainer.metrics.reset()
-        trainer.evaluation_step(model, batch)
-        outputs: Any = trainer.training_step(model, batch)
-        _check_outputs(trainer, outputs)
-        results: Mapping[str, Tensor] = trainer.metrics.compute()
-        trainer.metrics.reset()
+    with eager:
+        with trainer.evaluating() as model:
+            trainer.metrics.reset()
+            trainer.evaluation_step(model, batch)
+            results: Mapping[str, Tensor] = trainer.metrics.compute()
+            trainer.metrics.reset()
+        _check_training_step(trainer, batch)
     return results
+
+
+def _check_training_step(trainer: BaseTrainer, batch: Batch) -> None:
+    """Calls `training_step` with gradients, as in training, but in evaluation mode.
+
+    In training mode, batch normalisation would update its statistics. There is no backward pass,
+    so DDP must not wait for one.
+    """
+    trainer.model.eval()
+    with trainer.autocast(), trainer.accumulating(is_last=False):
+        outputs: Any = trainer.training_step(trainer.parallel_model, batch)
+    trainer.model.train()
+    _check_outputs(trainer, outputs)
 
 
 def _check_outputs(trainer: BaseTrainer, outputs: Any) -> None:

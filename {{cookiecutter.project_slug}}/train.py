@@ -1,14 +1,15 @@
 """Trains a model with the given settings: python train.py --help."""
 
 import argparse
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config.help import command_parser
+from config.help import SettingsParser
 from config.loading import DEFAULT, changes_that_need_force, load_settings, to_yaml
 from config.schema import Settings
+from logger.console import configure_logging, format_table, log
 from storage import run_folder
 from utils.command import run_command
 from utils.errors import COMMAND_PREFIX, UserError
@@ -29,6 +30,8 @@ def main() -> int:
                 "--config cannot be combined with --resume, which uses the settings of the run; "
                 "change single settings by KEY=VALUE"
             )
+        if arguments.run_dir is not None and arguments.resume != "last":
+            raise UserError("--run-dir cannot be combined with --resume RUN; leave it out")
         return resume_run(Path(arguments.resume), arguments)
     settings = load_settings(arguments.config or DEFAULT, arguments.settings)
     interrupted = run_folder.find_interrupted_run(settings.name, arguments.run_dir)
@@ -39,7 +42,7 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """The arguments of the command line."""
-    parser = command_parser("Trains a model, or resumes its training.")
+    parser = SettingsParser(description="Trains a model, or resumes its training.")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help=f"settings file; default: config/{DEFAULT.name}"
     )
@@ -50,7 +53,10 @@ def parse_arguments() -> argparse.Namespace:
         "--force", action="store_true", help="resume even with other data or other settings"
     )
     parser.add_argument(
-        "--run-dir", type=Path, metavar="DIR", help="run folder; default: runs/<name>/<time>"
+        "--run-dir",
+        type=Path,
+        metavar="DIR",
+        help="run folder; default: runs/<name>/<time>; with --resume last, where to look for runs",
     )
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as trainer.epochs=3"
@@ -70,7 +76,7 @@ def resume_run(run: Path, arguments: argparse.Namespace) -> int:
         from storage.checkpoint_file import load_first_usable
 
     file, state = load_first_usable(files)
-    folder = run_folder.run_folder_of(file)
+    folder = run_folder.run_folder_of(file)  # another one, if `run` contains several
     if not run_folder.is_run(folder):
         raise UserError(
             f"--resume {file}: the file is not in a run folder; to start a new run with its "
@@ -91,19 +97,14 @@ def train(
     Returns:
         0, or 128 plus the number of the signal that stopped training.
     """
-    # torch takes 1.3 s to import, so it is imported after the settings have been checked.
+    # torch takes 1.3 s to import, so most errors in settings have been reported before.
     with fast_imports():
         import builders
-        from logger.console import configure_logging, log
         from logger.run_log import find_tracker
         from sanity_check import check_trainer
         from storage.non_finite_guard import fit_with_recovery
         from utils.device import select_device
-        from utils.process_group import (
-            all_gather_object,
-            destroy_process_group,
-            initialize_process_group,
-        )
+        from utils.process_group import destroy_process_group, initialize_process_group
         from utils.randomness import seed_everything
 
     find_tracker(settings.logger.tracker)  # fails if its package is missing
@@ -120,11 +121,7 @@ def train(
         changes = check_changes(state, settings, dataset, force)
         model = builders.build_model(settings, dataset)  # the trainer loads the weights
 
-    opened: AbstractContextManager[Path] = nullcontext(Path())
-    if is_main_process():
-        opened = run_folder.open_run(settings.name, folder, resumed=state is not None)
-    with opened as run:
-        run = all_gather_object(run)[0]
+    with open_run(settings.name, folder, resumed=state is not None) as run:
         trainer = builders.build_trainer(settings, model, loaders, run)
         check_trainer(trainer)
         if state is not None:
@@ -132,22 +129,27 @@ def train(
             if "batches" in state:  # the file of a step with a non-finite value
                 trainer.guard.checked_until = trainer.progress.step + 1
         configure_logging(run / "train.log")
+        if is_main_process():
+            write_manifest(trainer)
         describe_start(trainer, changes)
         if settings.trainer.profile is not None:
             print_profile(trainer, settings.trainer.profile)
         fit_with_recovery(trainer)
-        was_stopped = bool(trainer.stop_signal) and not trainer.is_finished()
-        if was_stopped:
-            log.info(
-                "stopped and saved; resume: %spython train.py --resume %s", COMMAND_PREFIX, run
-            )
-        else:
-            log.info("evaluate: %spython evaluate.py %s", COMMAND_PREFIX, run)
-            log.info("curves: %stensorboard --logdir %s", COMMAND_PREFIX, run)
+        exit_code = describe_end(trainer)
     destroy_process_group()
-    if was_stopped:
-        return 128 + trainer.stop_signal
-    return 0
+    return exit_code
+
+
+@contextmanager
+def open_run(name: str, folder: Path | None, resumed: bool) -> Iterator[Path]:
+    """Opens the run folder in the main process; all processes get its path."""
+    from utils.process_group import broadcast_object
+
+    if is_main_process():
+        with run_folder.open_run(name, folder, resumed) as run:
+            yield broadcast_object(run)
+    else:
+        yield broadcast_object(Path())
 
 
 def check_changes(
@@ -165,25 +167,29 @@ def check_changes(
     return changes
 
 
-def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
-    """Writes the manifest, and logs the model, the data, the device and the run folder."""
-    from logger.console import format_table, log
-
-    settings = trainer.settings
+def write_manifest(trainer: "BaseTrainer") -> None:
+    """Writes what the run consists of into its folder."""
     dataset = trainer.dataset
-    device = describe_device(trainer)
-    if is_main_process():
-        data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
-        manifest = run_folder.write_manifest(
-            trainer.run, to_yaml(settings), device=device, processes=world_size(), data=data
-        )
-        log.debug("%s", manifest)
+    data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
+    manifest = run_folder.write_manifest(
+        trainer.run,
+        to_yaml(trainer.settings),
+        device=describe_device(trainer),
+        processes=world_size(),
+        data=data,
+    )
+    log.debug("%s", manifest)
+
+
+def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
+    """Logs the model, the data, the device and the run folder."""
+    settings = trainer.settings
     for change in changes:
         log.warning("--force: resuming with %s", change)
     if settings.trainer.strategy == "fsdp" and world_size() == 1:
         log.warning("trainer.strategy=fsdp has no effect: there is a single process")
     log.info("%s\n", format_table(trainer.model.summary()))
-    log.info("%s on %s", dataset.title, device)
+    log.info("%s on %s", trainer.dataset.title, describe_device(trainer))
     if settings.trainer.compile:
         log.info("trainer.compile: the first steps wait until the model is compiled")
     log.info("run folder: %s", trainer.run)
@@ -191,6 +197,17 @@ def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
         log.info("resuming from step %d", trainer.progress.step)
     if trainer.is_finished():
         log.info("all %d steps are done; trainer.epochs=N extends the run", trainer.progress.step)
+
+
+def describe_end(trainer: "BaseTrainer") -> int:
+    """Logs the next command; returns the exit code."""
+    run = trainer.run
+    if trainer.stop_signal and not trainer.is_finished():
+        log.info("stopped and saved; resume: %spython train.py --resume %s", COMMAND_PREFIX, run)
+        return 128 + trainer.stop_signal
+    log.info("evaluate: %spython evaluate.py %s", COMMAND_PREFIX, run)
+    log.info("curves: %stensorboard --logdir %s", COMMAND_PREFIX, run)
+    return 0
 
 
 def describe_device(trainer: "BaseTrainer") -> str:
@@ -206,7 +223,6 @@ def describe_device(trainer: "BaseTrainer") -> str:
 
 def print_profile(trainer: "BaseTrainer", steps: int) -> None:
     """Logs where the time of a step goes."""
-    from logger.console import log
     from profiling import profile_steps
 
     table = profile_steps(trainer, steps)

@@ -24,15 +24,15 @@ from metrics.average import MeanLoss, mean_over_batches
 from metrics.protocol import Metric, higher_is_better, scalar_results
 from optim.moving_average import MovingAverage
 from optim.optimizers import build_optimizers
-from optim.schedules import learning_rate_factor, set_learning_rates
+from optim.schedules import learning_rate_factor, scale_learning_rates
 from storage.checkpointer import Checkpointer
 from storage.non_finite_guard import NonFiniteGuard
 from storage.progress import Progress
 from storage.state import collect_state, restore_state
 from utils.device import select_autocast_dtype, select_device, to_device
-from utils.errors import BAD_INPUT, LoadingError, UserError
+from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
 from utils.finite import check_finite
-from utils.parallel import check_replicas_equal, no_gradient_sync, shard_model, wrap_model
+from utils.parallel import check_replicas_equal, no_gradient_sync, shard_model, wrap_for_processes
 from utils.randomness import GlobalRandomState, RandomStream, preserve_global_rng, seed_torch
 from utils.ranks import rank, world_size
 from utils.signals import StopSignals
@@ -45,13 +45,14 @@ class BaseTrainer(ABC):
     """Trains a model, evaluates it and predicts with it.
 
     A project defines `training_step` and `evaluation_step`. It may override `configure_metrics`,
-    `configure_optimizers`, `set_learning_rates`, `higher_is_better`, `update`, `describe`,
-    `figures` and `tables`. The further parameters of a constructor are settings.
+    `configure_optimizers`, `set_learning_rates`, `higher_is_better`, `update`, `predict`,
+    `describe`, `figures` and `tables`. The further parameters of a constructor are settings.
 
     Args:
         settings: all settings of the run.
         model: the network.
-        loaders: a loader for each split; `fit` needs ``train`` and ``validation``.
+        loaders: a loader for each split; `fit` needs ``train`` and ``validation``. They decide on
+            the order of the samples.
         run: the run folder, where `fit` saves and logs.
 
     Attributes:
@@ -131,16 +132,17 @@ class BaseTrainer(ABC):
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The ``loss`` of a batch, a scalar mean over its samples, and other scalars to log.
 
-        If a value is NaN or infinite, training ends or skips the step.
+        It is called for each batch of a step. The values must be finite, see `fit`.
 
         Args:
             model: the module to call; gradients of other modules are not exchanged.
-            batch: a transformed batch on the device.
+            batch: a transformed batch on the device. With several processes, it is empty in some
+                of them if the last batch of an epoch is smaller than their number.
         """
 
     @abstractmethod
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
-        """Updates `self.metrics` with a batch."""
+        """Updates `self.metrics` with a batch, which has at least one sample."""
 
     # What a project may override.
 
@@ -164,8 +166,22 @@ class BaseTrainer(ABC):
         return direction
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimizers; the schedule scales the learning rate of each parameter group."""
+        """The optimizers, with the initial learning rate of each parameter group."""
         return build_optimizers(self.model, self.settings)
+
+    def set_learning_rates(self, step: int) -> None:
+        """Sets the learning rate of each parameter group before a step.
+
+        It is the initial rate times a factor, which follows from the schedule and the number of
+        the step alone. Checkpoints need not contain it.
+
+        Args:
+            step: the number of steps before it.
+        """
+        factor = learning_rate_factor(
+            self.settings.scheduler, step, self.total_steps, self.steps_per_epoch
+        )
+        scale_learning_rates(self.optimizers, factor)
 
     def update(self, step: Step) -> dict[str, Tensor]:
         """One optimizer step: forward, backward, clip, step.
@@ -177,14 +193,14 @@ class BaseTrainer(ABC):
             The scalars of `training_step`, averaged over the samples of this process.
         """
         outputs = []
-        last_batch = step.batches[-1]
-        for batch, loss_weight in zip(step.batches, step.loss_weights, strict=True):
-            with self.accumulating(is_last=batch is last_batch):
+        last_index = len(step.batches) - 1
+        for index, batch in enumerate(step.batches):
+            with self.accumulating(is_last=index == last_index):
                 with self.autocast():
                     batch_outputs = self.training_step(self.parallel_model, batch)
                 loss = batch_outputs["loss"]
-                if loss_weight != 1:
-                    loss = loss * loss_weight
+                if step.loss_weights[index] != 1:  # else saves two operations
+                    loss = loss * step.loss_weights[index]
                 self.scaler.scale(loss).backward()
             outputs.append(batch_outputs)
 
@@ -196,7 +212,7 @@ class BaseTrainer(ABC):
             self.scaler.step(optimizer)
             optimizer.zero_grad()
         self.scaler.update()
-        return mean_over_batches(outputs, step.samples)
+        return mean_over_batches(outputs, step.sample_counts)
 
     def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
         """What predict.py prints for each sample: one or more answers, the best first.
@@ -219,8 +235,16 @@ class BaseTrainer(ABC):
     def fit(self) -> None:
         """Trains from the current step to the last one, an early stop, or a signal.
 
+        A signal takes effect after the current step: the trainer saves and returns. A validation
+        that is due follows when the run is resumed. A signal during a validation takes effect
+        after the validation and one more step.
+
+        Outputs of `training_step` are checked at log entries, and all that is saved before it is
+        saved. `storage.non_finite_guard.fit_with_recovery` calls `fit`; after a NonFiniteError it
+        returns to the last checkpoint and calls `fit` again, which then checks each step.
+
         Raises:
-            NonFiniteError: if a loss or a weight is not finite; see `fit_with_recovery`.
+            NonFiniteError: if a value is NaN or infinite.
             LoadingError: if a batch cannot be loaded; a single process saves first.
             UserError: if the first or the last checkpoint cannot be saved.
         """
@@ -229,29 +253,36 @@ class BaseTrainer(ABC):
             StopFlag() as stop_flag,
             self.run_log.open(self.progress.step),
             self.checkpointer,
-            self._saving_on_loading_error(signals),
+            self._handling_errors(signals),
             progress_bar(self.total_steps, self.dataset.title, self.progress.step) as bar,
         ):
             self._start()
             for step in self.meter.time_waiting(self._remaining_steps()):
                 self.set_learning_rates(self.progress.step)
                 self._seed_step()
-                outputs = self._checked_update(step.to(self.device))
+                step = step.to(self.device)
+                if self.progress.step < self.guard.checked_until:
+                    outputs = self.guard.update(self, step)
+                else:
+                    outputs = self.update(step)
                 if self.average is not None:
                     self.average.update_parameters(self.model)
                 self.progress.step += 1
-                self.meter.add(outputs, sum(step.samples))
+                self.meter.add(outputs, sum(step.sample_counts))
                 bar.update()
 
                 if self.is_log_step(self.progress.step):
                     values = self.log_training()
                     bar.set_postfix_str(format_values(values), refresh=False)
                 self.stop_signal = stop_flag.exchange(signals.received)
-                if self.validation_is_due():
-                    self.validate()
-                elif self.stop_signal or self.checkpoint_is_due():
+                if self.stop_signal:
                     self.save()
-                if self.stop_signal or self.is_finished():
+                    break
+                if self.validation_is_due():
+                    self.validate()  # which saves
+                elif self.checkpoint_is_due():
+                    self.save()
+                if self.is_finished():
                     break
         self.checkpointer.raise_failure()
 
@@ -270,7 +301,7 @@ class BaseTrainer(ABC):
         self.metrics.reset()
         with self.evaluating() as model, progress_bar(loader.steps_per_epoch, split) as bar:
             for step in loader.steps(0, loader.steps_per_epoch):
-                if sum(step.samples) > 0:
+                if sum(step.sample_counts) > 0:
                     (batch,) = step.to(self.device).batches
                     self.evaluation_step(model, batch)
                 bar.update()
@@ -347,7 +378,7 @@ class BaseTrainer(ABC):
         return step % self.settings.logger.every_steps == 0 or self._ends_epoch(step)
 
     def validation_is_due(self) -> bool:
-        """Whether an epoch has ended whose validation has not."""
+        """Whether the last step ended an epoch that has not been validated."""
         step = self.progress.step
         return self._ends_epoch(step) and self.progress.validated_step < step
 
@@ -369,20 +400,13 @@ class BaseTrainer(ABC):
 
     # Parts of a step.
 
-    def set_learning_rates(self, step: int) -> None:
-        """Sets the learning rates for a step.
-
-        Args:
-            step: the number of steps before it.
-        """
-        factor = learning_rate_factor(
-            self.settings.scheduler, step, self.total_steps, self.steps_per_epoch
-        )
-        set_learning_rates(self.optimizers, factor)
-
     def wrap_model(self) -> nn.Module:
-        """Wraps the model in DDP or FSDP2; call it again when other parameters are trained."""
-        return wrap_model(self.model, self.device, self.sharded, self.autocast_dtype)
+        """The model, wrapped in DDP or FSDP2 if there are several processes.
+
+        DDP exchanges the gradients of the parameters that require them at this time. After a
+        change, assign the result of another call to `parallel_model`.
+        """
+        return wrap_for_processes(self.model, self.device, self.sharded, self.autocast_dtype)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which the model computes in the autocast dtype."""
@@ -440,9 +464,11 @@ class BaseTrainer(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and plain values.
 
-        Each attribute of the trainer that defines `state_dict` is included.
+        Each attribute of the trainer that defines `state_dict` is included under its name: the
+        model, its moving average, the optimizers, the metrics, progress, meter, random state and
+        whatever a subclass adds, also in a list, tuple or dict.
         """
-        _ = self.optimizers  # builds them, if this is the first use
+        self._build_parts()
         return {
             "settings": self.settings.model_dump(mode="json"),
             "data": self.dataset.state_dict(),
@@ -457,7 +483,7 @@ class BaseTrainer(ABC):
         Raises:
             UserError: if the model differs, or the run would already have ended.
         """
-        _ = self.optimizers
+        self._build_parts()
         saved_optimizer = state["settings"]["optimizer"]["name"]
         restore_state(self, state, saved_optimizer == self.settings.optimizer.name)
         if self.progress.step > self.total_steps:
@@ -474,6 +500,11 @@ class BaseTrainer(ABC):
             (loader,) = self.loaders.values()
         return loader.dataset
 
+    def _build_parts(self) -> None:
+        """Builds what has not been used yet, because only existing attributes have a state."""
+        for _ in (self.average, self.parallel_model, self.optimizers, self.metrics):
+            pass
+
     # Details of the loop.
 
     def _start(self) -> None:
@@ -482,7 +513,7 @@ class BaseTrainer(ABC):
         That shows before the first step whether the run folder can be written.
         """
         if self.validation_is_due():  # the last validation failed
-            # Saved as if there had been no stop: with the rates of the last step.
+            # With the rates of the last step, its checkpoint is the same as without the stop.
             self.set_learning_rates(self.progress.step - 1)
             self.validate()
         if self.progress.step == 0:
@@ -501,12 +532,6 @@ class BaseTrainer(ABC):
         if self.dataset.uses_global_rng:
             number = self.progress.step + 1
             seed_torch(*self._update_key, number, *self._rank_key, device=self.device)
-
-    def _checked_update(self, step: Step) -> dict[str, Tensor]:
-        """A step, which the non-finite guard checks if training repeats steps."""
-        if self.progress.step < self.guard.checked_until:
-            return self.guard.update(self, step)
-        return self.update(step)
 
     def _log_figures(self, results: Mapping[str, Tensor]) -> None:
         if not self.run_log.takes_figures:
@@ -528,13 +553,17 @@ class BaseTrainer(ABC):
         return {"inputs": figure}
 
     @contextmanager
-    def _saving_on_loading_error(self, signals: StopSignals) -> Iterator[None]:
-        """Saves if a batch cannot be loaded; after a stop signal, this is not an error.
+    def _handling_errors(self, signals: StopSignals) -> Iterator[None]:
+        """Keeps a signal that arrived before an error, and saves if a batch cannot be loaded.
 
-        (A terminal sends its signals to the workers as well, which end.)
+        A terminal sends its signals to the workers as well, which end. After a signal, a
+        LoadingError is therefore no error.
         """
         try:
             yield
+        except NonFiniteError:
+            self.stop_signal = signals.received
+            raise
         except LoadingError:
             if world_size() > 1:  # the others are in the middle of a step
                 raise

@@ -33,16 +33,18 @@ MAX_FREE_MEMORY_FRACTION = 0.25  # of an accelerator's free memory, for the tens
 class Step:
     """The batches of one optimizer step, with the samples of this process only.
 
+    There is one batch, or with `trainer.accumulate` several.
+
     Attributes:
-        batches: one batch, or several whose gradients are accumulated.
+        batches: dicts of tensors; the gradients of several batches are added.
         loss_weights: factor of each batch's mean loss, so that the gradient, averaged over the
             processes, is that of the mean loss over all samples of the step.
-        samples: samples of this process in each batch.
+        sample_counts: the number of this process's samples in each batch; 0 for a small last batch.
     """
 
     batches: list[Batch]
     loss_weights: list[float]
-    samples: list[int]
+    sample_counts: list[int]
 
     def to(self, device: torch.device) -> "Step":
         """The same step with its batches on a device."""
@@ -113,7 +115,7 @@ class StepSource(Dataset["Step | LoadingError"]):
         try:
             return self._load_step(step, indices)
         except Exception as error:  # whatever the code of a data set may raise
-            return self.explain(error, indices)
+            return self.loading_error(error, indices)
 
     def sample_indices(self, step: int) -> Tensor:
         """Indices of the samples of a whole step: int64, shape (N,)."""
@@ -139,9 +141,9 @@ class StepSource(Dataset["Step | LoadingError"]):
     def _load_step(self, step: int, indices: Tensor) -> Step:
         self.seed_loading(step)
         rng = None
-        if self._augments:
+        if self.seed is not None and self._has_transform:
             rng = make_generator(self.seed, RandomStream.LOADING, step)
-        parts = [indices]
+        parts = [indices]  # one batch, even if the last of an evaluation is larger
         if self.accumulate > 1:
             parts = list(indices.split(self.batch_size))
         batches = [self._load_batch(part, step, rng) for part in parts]
@@ -155,10 +157,8 @@ class StepSource(Dataset["Step | LoadingError"]):
         return Step(batches, loss_weights, counts)
 
     @cached_property
-    def _augments(self) -> bool:
-        """Whether `transform` gets a generator: in training, if the data set defines it."""
-        has_transform = type(self.dataset).transform is not BaseDataset.transform
-        return self.seed is not None and has_transform
+    def _has_transform(self) -> bool:
+        return type(self.dataset).transform is not BaseDataset.transform
 
     @cached_property
     def _seeds_each_sample(self) -> bool:
@@ -201,7 +201,7 @@ class StepSource(Dataset["Step | LoadingError"]):
             samples.append(self.dataset[index])
         return self.dataset.collate(samples)
 
-    def explain(self, error: Exception, indices: Tensor) -> LoadingError:
+    def loading_error(self, error: Exception, indices: Tensor) -> LoadingError:
         """The error with the data set and, if one sample alone causes it, that sample."""
         first_indices = ", ".join(str(index) for index in indices[:3].tolist())
         sample = f"samples {first_indices}, ... together"
@@ -218,13 +218,7 @@ class StepSource(Dataset["Step | LoadingError"]):
 
 @lru_cache(maxsize=2)
 def shuffled_steps(
-    count: int,
-    seed: int,
-    epoch: int,
-    start: int,
-    steps: int,
-    step_size: int,
-    device: torch.device,
+    count: int, seed: int, epoch: int, start: int, steps: int, step_size: int, device: torch.device
 ) -> tuple[Tensor, ...]:
     """The shuffled indices of some steps of an epoch: int64, shape (N,) for each step.
 
@@ -246,7 +240,8 @@ def shuffled_steps(
     else:
         positions = torch.arange(start, min(start + steps * step_size, count))
         order = permute(positions, count, rng)
-    return order.to(device).split(step_size)
+    indices: tuple[Tensor, ...] = order.to(device).split(step_size)
+    return indices
 
 
 class BatchLoader:
@@ -312,13 +307,14 @@ class BatchLoader:
         for step, result in zip(steps, results, strict=True):
             if isinstance(result, LoadingError):
                 raise result
-            # Training continues with the same generators, wherever the step was loaded.
+            # A worker has seeded its own generators. Seed those of this process as well, so that
+            # the next step does not depend on where this one was loaded.
             self.source.seed_loading(step)
             yield result
 
     def _load_in_workers(self, steps: range) -> "Iterator[Step | LoadingError]":
-        is_evaluation = self.source.seed is None and steps == range(self.steps_per_epoch)
-        loader = self._evaluation_loader if is_evaluation else self._make_loader(steps)
+        evaluates_all = self.source.seed is None and steps == range(self.steps_per_epoch)
+        loader = self._evaluation_loader if evaluates_all else self._make_loader(steps)
         with _keeping_sigchld_handler():
             results = iter(loader)
             _use_default_sigchld_handler()
@@ -373,7 +369,7 @@ class BatchLoader:
             first_sample: Any = self.dataset[0]
             _ = self.dataset[count - 1]
         except Exception as error:  # whatever the code of a data set may raise
-            raise self.source.explain(error, torch.tensor([0, count - 1])) from error
+            raise self.source.loading_error(error, torch.tensor([0, count - 1])) from error
         if not isinstance(first_sample, dict):
             name = type(self.dataset).__name__
             raise UserError(
@@ -383,7 +379,7 @@ class BatchLoader:
         try:
             _ = self.dataset.example
         except Exception as error:  # whatever the code of a data set may raise
-            raise self.source.explain(error, torch.tensor([0])) from error
+            raise self.source.loading_error(error, torch.tensor([0])) from error
 
     def sample_batch(self, count: int) -> Batch:
         """Up to `count` random samples, always the same ones, transformed as for evaluation.

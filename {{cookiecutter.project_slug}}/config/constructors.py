@@ -48,7 +48,8 @@ def constructor_parameters(cls: type) -> dict[str, Parameter]:
         if Parameter.VAR_KEYWORD not in kinds:
             rest = None
             break
-        if Parameter.VAR_POSITIONAL not in kinds:  # nn.Module and object accept *args as well
+        # (*args, **kwargs), as nn.Module and object have them, document no arguments.
+        if Parameter.VAR_POSITIONAL not in kinds:
             rest = own[-1]
     if rest is not None:
         parameters[rest.name] = rest
@@ -104,12 +105,12 @@ class ClassSettings:
     Attributes:
         model: a pydantic model with one field for each setting, whose alias is its name.
         unusable: why a parameter is not a setting, by its name.
-        required: those of the latter that have no default.
+        unfillable: the unusable parameters without a default: the class cannot be constructed.
     """
 
     model: type[pydantic.BaseModel]
     unusable: dict[str, str]
-    required: list[str]
+    unfillable: list[str]
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def class_settings(cls: type, section: type[ClassSection], name: str) -> ClassSe
     """
     fields: dict[str, Any] = {}
     unusable: dict[str, str] = {}
-    required: list[str] = []
+    unfillable: list[str] = []
     for parameter in constructor_parameters(cls).values():
         if parameter.name in section.given or parameter.kind is Parameter.VAR_KEYWORD:
             continue
@@ -139,9 +140,9 @@ def class_settings(cls: type, section: type[ClassSection], name: str) -> ClassSe
             continue
         unusable[parameter.name] = f"the parameter `{parameter.name}` of {name} {problem}"
         if parameter.default is Parameter.empty:
-            required.append(parameter.name)
+            unfillable.append(parameter.name)
     model = pydantic.create_model(cls.__name__, __config__=ARGUMENTS_CONFIG, **fields)
-    return ClassSettings(model, unusable, required)
+    return ClassSettings(model, unusable, unfillable)
 
 
 def _why_not_a_setting(parameter: Parameter, section: type[ClassSection]) -> str | None:
@@ -191,9 +192,18 @@ def _field(cls: type, parameter: Parameter) -> Any:
     try:
         default = _plain_default(parameter)
     except (TypeError, ValueError):
-        # YAML cannot express it, so it is not written into settings; the constructor supplies it.
-        return pydantic.Field(default_factory=lambda: None, **options)
+        # YAML cannot express it, so it is not written into settings.
+        return pydantic.Field(default_factory=_set_by_constructor, **options)
     return pydantic.Field(default, **options)
+
+
+def _set_by_constructor() -> None:
+    """Marks a default that only the constructor knows."""
+
+
+def is_set_by_constructor(field: Any) -> bool:
+    """Whether a setting that is not given gets its value from the constructor."""
+    return field.default_factory is _set_by_constructor
 
 
 def _plain_default(parameter: Parameter) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from config.classes import list_classes
-from config.constructors import class_settings
+from config.constructors import class_settings, is_set_by_constructor
 from config.schema import ClassSection, Section, Settings, section_kinds
 
 LINE_WIDTH = 90  # characters of a line of text, without its indentation
@@ -42,11 +42,6 @@ class Row:
     key: str
     facts: str
     meaning: str
-
-
-def command_parser(description: str) -> argparse.ArgumentParser:
-    """A parser whose `--help` lists all settings."""
-    return SettingsParser(description=description)
 
 
 def settings_help() -> str:
@@ -128,7 +123,7 @@ def _row(
 def _default_in_words(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default_factory is not None:
+    if is_set_by_constructor(field):
         return "default set by the class"
     return f"default {json.dumps(field.default, default=str)}"
 

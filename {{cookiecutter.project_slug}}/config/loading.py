@@ -14,13 +14,13 @@ import pydantic
 from ruamel.yaml import YAML
 
 from config.classes import ROOT, find_class
-from config.constructors import ClassSettings, class_settings
+from config.constructors import ClassSettings, class_settings, is_set_by_constructor
 from config.schema import ClassSection, MayChangeOnResume, Section, Settings, section_kinds
 from utils.errors import UserError
 
 SectionT = TypeVar("SectionT", bound=ClassSection)
 
-MAX_YAML_CHARACTERS = 50_000  # of a settings file
+MAX_YAML_BYTES = 50_000  # of a settings file
 MAX_YAML_PARTS = 50_000  # keys, values and punctuation after references are resolved
 MAX_SHOWN_PROBLEMS = 2
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
@@ -172,7 +172,12 @@ def _read(source: Path | Mapping[str, Any]) -> dict[str, Any]:
 def _read_file(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
-            text = stream.read(MAX_YAML_CHARACTERS + 1).decode()
+            content = stream.read(MAX_YAML_BYTES + 1)
+        if len(content) > MAX_YAML_BYTES:
+            raise UserError(
+                f"{file} is too long for settings (the limit is {MAX_YAML_BYTES} bytes)"
+            )
+        text = content.decode()
     except OSError as error:
         names = ", ".join(sorted(path.name for path in ROOT.glob("config/*.yaml")))
         message = f"cannot read the settings file {file}: {error.strerror or error}"
@@ -189,11 +194,9 @@ def _read_file(file: Path) -> dict[str, Any]:
 def _parse(source: str | Mapping[str, Any], origin: str) -> Any:
     """Reads YAML 1.2 (1e-3 is a number, `no` is text), or copies a mapping, as plain JSON types.
 
-    The size is limited, because references to references can expand without end.
+    The number of values is limited, because references to references can expand without end.
     """
     try:
-        if len(source) > MAX_YAML_CHARACTERS:
-            raise ValueError(f"it is too long (the limit is {MAX_YAML_CHARACTERS} characters)")
         values: Any = source
         if isinstance(source, str):
             values = YAML(typ="safe", pure=True).load(source)
@@ -228,7 +231,11 @@ def _parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Sets one value; a new class keeps only the settings that all classes of its section have."""
+    """Sets one value.
+
+    A new class keeps the settings that are not arguments of the class, such as `data.batch_size`.
+    A new optimizer or scheduler keeps none.
+    """
     section_key, dot, name = key.rpartition(".")
     if not dot:
         values[key] = value
@@ -238,18 +245,11 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
         shown = repr(str(section)[:MAX_SHOWN_CHARACTERS])
         raise UserError(f"{key}: {section_key} = {shown} is not a section; use {section_key}=VALUE")
     if name == "name" and section.get("name") != value:
-        common = _common_fields(section_key)
-        section = {inner: kept for inner, kept in section.items() if inner in common}
+        kinds = _kinds_of_section(section_key)
+        kept = kinds[0].model_fields if len(kinds) == 1 else {}
+        section = {inner: value for inner, value in section.items() if inner in kept}
         values[section_key] = section
     section[name] = value
-
-
-def _common_fields(section_key: str) -> Iterable[str]:
-    """The settings that a section has whatever class or algorithm it names."""
-    kinds = _section_kinds(section_key)
-    if len(kinds) != 1:
-        return ()
-    return kinds[0].model_fields
 
 
 # Checking
@@ -291,8 +291,7 @@ def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
         return section, problems
     arguments: dict[str, Any] = {}
     for field_name, field in settings.model.model_fields.items():
-        # A default with a factory is not plain: the constructor supplies it.
-        if field_name in model.model_fields_set or field.default_factory is None:
+        if field_name in model.model_fields_set or not is_set_by_constructor(field):
             arguments[str(field.alias)] = getattr(model, field_name)
     return section.model_copy(update=arguments), problems
 
@@ -300,11 +299,11 @@ def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
 def _check_names(key: str, section: ClassSection, settings: ClassSettings) -> list[str]:
     """Problems with the names of arguments, and with parameters that no setting can fill."""
     problems: list[str] = []
-    for name in settings.required:
+    for name in settings.unfillable:
         problems.append(f"{key}.{name}: {settings.unusable[name]}")
     known = [*settings.fields, *type(section).model_fields]
     for name in section.arguments:
-        if name in known or name in settings.required:
+        if name in known or name in settings.unfillable:
             continue
         if name in settings.unusable:
             problems.append(f"{key}.{name}: {settings.unusable[name]}")
@@ -330,7 +329,7 @@ def _describe(problem: Any, values: Mapping[str, Any], section: str) -> str:
     path = [str(part) for part in problem["loc"]]
     if section:
         path.insert(0, section)
-    if len(path) > 1 and len(_section_kinds(path[0])) > 1:
+    if len(path) > 1 and len(_kinds_of_section(path[0])) > 1:
         del path[1]  # pydantic inserts the name of the optimizer or scheduler
     key = _printable(".".join(path) or "settings")
     error = problem["type"]
@@ -354,7 +353,7 @@ def _known_names(path: list[str], values: Mapping[str, Any]) -> list[str]:
         return list(Settings.model_fields)
     if len(path) > 1:
         return []
-    kinds = _section_kinds(path[0])
+    kinds = _kinds_of_section(path[0])
     if len(kinds) == 1:
         return list(kinds[0].model_fields)
     for kind in kinds:
@@ -363,7 +362,8 @@ def _known_names(path: list[str], values: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _section_kinds(key: str) -> list[type[Section]]:
+def _kinds_of_section(key: str) -> list[type[Section]]:
+    """The types that a section may have: several for an optimizer or a scheduler."""
     field = Settings.model_fields.get(key)
     if field is None:
         return []

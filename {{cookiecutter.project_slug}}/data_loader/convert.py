@@ -16,7 +16,7 @@ from numpy.lib import format as npy
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from config.constructors import construct
-from config.help import command_parser
+from config.help import SettingsParser
 from config.loading import DEFAULT, load_settings
 from data_loader.mapped import ABOUT, About, Mapped, SplitInfo, TensorInfo, read_about
 from logger.console import progress_bar
@@ -200,7 +200,7 @@ def _probe_bytes(dataset: BaseDataset) -> dict[str, bytes]:
 
 def main() -> None:
     """Converts all splits of the data set that the settings name."""
-    parser = command_parser("Writes a data set into files for data.name=mapped.Mapped.")
+    parser = SettingsParser(description="Writes a data set into files for data.name=mapped.Mapped.")
     parser.add_argument("--config", type=Path, default=DEFAULT, metavar="FILE")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in data.shift=2")
     parser.add_argument("folder", metavar="FOLDER", help="data.folder, in data.root")

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from config.schema import Constant, Cosine, Exponential, OneCycle, Scheduler, StepDecay
 
 
-def set_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
+def scale_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
     """Sets the learning rate of each parameter group to `factor` times its initial rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -77,9 +77,9 @@ class Checkpointer:
             flush_logs: makes the log entries up to this step durable, before the state is.
         """
         self.finish()
-        self._failure = ""
+        self._failure = ""  # if the save before failed, this one replaces it
         self._last_save_time = time.monotonic()
-        with self._recording_failure(step):
+        with self._continuing_on_failure(step):
             if is_main_process():
                 flush_logs()
         if any(all_gather_object(self._failure)):
@@ -88,7 +88,7 @@ class Checkpointer:
         def publish(whole_state: Mapping[str, Any]) -> None:
             write_step_files(self.folder, whole_state, step, self.settings.keep, is_best)
 
-        with self._recording_failure(step):
+        with self._continuing_on_failure(step):
             if self.sharded:
                 from storage.sharded import BackgroundSave  # imports 1 s of torch.distributed
 
@@ -101,16 +101,17 @@ class Checkpointer:
         save = self._background_save
         self._background_save = None
         if save is not None:
-            with self._recording_failure(save.step):
+            with self._continuing_on_failure(save.step):
                 save.wait()
 
     def raise_failure(self, exit_code: int = TRAINING_FAILED) -> None:
-        """Raises a UserError if the last save failed."""
-        if self._failure:
-            raise UserError(self._failure, exit_code)
+        """Raises a UserError in all processes if the last save failed in one of them."""
+        for failure in all_gather_object(self._failure):
+            if failure:
+                raise UserError(failure, exit_code)
 
     @contextmanager
-    def _recording_failure(self, step: int) -> Iterator[None]:
+    def _continuing_on_failure(self, step: int) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -131,8 +132,8 @@ def write_step_files(
     """
     names = ["last.pt", f"step_{step:08d}.pt"]
     if is_best:
-        # First: a run that is killed after last.pt would resume with this best value, and might
-        # never write best.pt again.
+        # It comes first: a run that is killed after last.pt was written would resume with this
+        # best value, and might never write best.pt again.
         names.insert(0, "best.pt")
     first_file = folder / names[0]
     save_checkpoint(first_file, state)

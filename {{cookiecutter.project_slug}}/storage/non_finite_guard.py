@@ -55,7 +55,7 @@ class NonFiniteGuard:
         number = trainer.progress.step + 1
         outputs: dict[str, Tensor] = trainer.update(step)
         try:
-            check_finite(outputs if sum(step.samples) else {}, f"step {number}:")
+            check_finite(outputs if sum(step.sample_counts) else {}, f"step {number}:")
             check_finite(trainer.state_dict(), f"step {number}:")
         except NonFiniteError as error:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -105,7 +105,9 @@ class NonFiniteGuard:
 
 
 def fit_with_recovery(trainer: Any) -> None:
-    """Trains; after a non-finite value, repeats the steps since the last checkpoint, checked.
+    """Trains; after a NonFiniteError, repeats the steps since the last checkpoint, checked.
+
+    A stop signal has precedence: the resumed run finds the value again.
 
     Args:
         trainer: a `BaseTrainer`.
@@ -115,6 +117,10 @@ def fit_with_recovery(trainer: Any) -> None:
             trainer.fit()
             return
         except NonFiniteError as error:
+            trainer.stop_signal = max(all_gather_object(trainer.stop_signal))
+            if trainer.stop_signal:
+                log.warning("%s; a resumed run repeats the steps since the last checkpoint", error)
+                return
             failed_step = trainer.progress.step
             if failed_step <= trainer.guard.checked_until:
                 raise UserError(f"{error}; no training step caused it", TRAINING_FAILED) from error

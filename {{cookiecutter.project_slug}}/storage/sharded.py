@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from utils.parallel import is_sharded
-from utils.process_group import all_gather_object, background_group
+from utils.process_group import background_group, broadcast_object
 from utils.ranks import rank
 
 Publish = Callable[[Mapping[str, Any]], None]
@@ -132,7 +132,7 @@ def _new_folder_name(folder: Path, step: int) -> str:
     number = 0
     while (folder / f"shards-{step:08d}-{number}").exists():
         number += 1
-    return all_gather_object(f"shards-{step:08d}-{number}")[0]
+    return broadcast_object(f"shards-{step:08d}-{number}")
 
 
 def _take_shards(state: Any, shards: dict[str, Tensor], path: str = "") -> Any:

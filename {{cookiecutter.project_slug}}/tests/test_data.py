@@ -235,7 +235,7 @@ def test_last_step_of_an_epoch_has_the_remaining_samples() -> None:
     assert loader.steps_per_epoch == 3
     expected_sizes = [[12, 12, 12], [12, 12, 12], [12, 12, 4]]
     for step, sizes in zip(steps, expected_sizes, strict=True):
-        assert step.samples == sizes
+        assert step.sample_counts == sizes
         assert [len(batch["input"]) for batch in step.batches] == sizes
 
 
@@ -256,7 +256,7 @@ def test_loss_weights_of_several_processes_average_to_the_mean_over_all_samples(
                 Numbers(10), 6, seed=0, accumulate=2, rank=rank, world_size=world_size
             )
             (step,) = loader.steps(0, 1)
-            samples += sum(step.samples)
+            samples += sum(step.sample_counts)
             for batch, weight in zip(step.batches, step.loss_weights, strict=True):
                 if len(batch["input"]):
                     sums.append(weight * batch["input"].double().mean().item())

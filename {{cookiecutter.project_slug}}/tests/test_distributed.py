@@ -127,8 +127,8 @@ def test_processes_divide_each_batch_with_its_random_numbers(world_size: int) ->
             for name, values in whole_batch.items():
                 for rank, step in enumerate(rank_steps):
                     assert torch.equal(step.batches[k][name], values[rank::world_size])
-        samples = torch.tensor([step.samples for step in rank_steps])
-        assert samples.sum(0).tolist() == whole_step.samples
+        samples = torch.tensor([step.sample_counts for step in rank_steps])
+        assert samples.sum(0).tolist() == whole_step.sample_counts
         loss_weights = torch.tensor([step.loss_weights for step in rank_steps])
         assert loss_weights.sum().item() == pytest.approx(world_size)
 
@@ -141,7 +141,7 @@ def test_every_process_has_a_sample_in_every_evaluation_step(count: int) -> None
     for loader in loaders:
         for step in loader.steps(0, loader.steps_per_epoch):
             if count >= 3:
-                assert step.samples[0] > 0
+                assert step.sample_counts[0] > 0
             found += step.batches[0]["index"].tolist()
     assert sorted(found) == list(range(count))
 

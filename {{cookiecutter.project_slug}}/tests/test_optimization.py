@@ -49,7 +49,7 @@ def all_samples(dataset: BaseDataset) -> Batch:
 
 def step_of(batch: Batch) -> Step:
     """A step with a single batch."""
-    return Step(batches=[batch], loss_weights=[1.0], samples=[len(batch["target"])])
+    return Step(batches=[batch], loss_weights=[1.0], sample_counts=[len(batch["target"])])
 
 
 def mean_loss(trainer: BaseTrainer, batch: Batch) -> float:

@@ -84,7 +84,7 @@ def add_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddFi
 
 
 def test_missing_default_settings_are_reported_with_the_available_files(tmp_path: Path) -> None:
-    for folder in ("config", "storage", "utils"):  # copying an environment would take gigabytes
+    for folder in ("config", "logger", "storage", "utils"):  # copying an environment would take gigabytes
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "train.py", tmp_path)
     pointer = tmp_path / "config/default.txt"

@@ -135,7 +135,7 @@ def test_update_returns_means_over_the_samples_of_a_step(
     changes = ("data.batch_size=16", "trainer.accumulate=4", "trainer.label_smoothing=0")
     trainer = make_trainer(*SMALL_MODEL, *changes, train=plain_data)
     (step,) = trainer.loaders["train"].steps(12, 13)
-    assert step.samples == [16, 6]
+    assert step.sample_counts == [16, 6]
     inputs = torch.cat([batch["input"] for batch in step.batches])
     targets = torch.cat([batch["target"] for batch in step.batches])
     expected = mean_loss(trainer, {"input": inputs, "target": targets})

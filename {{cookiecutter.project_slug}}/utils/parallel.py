@@ -17,7 +17,7 @@ from utils.ranks import world_size
 LAYER_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def wrap_model(
+def wrap_for_processes(
     model: nn.Module, device: torch.device, sharded: bool, autocast_dtype: torch.dtype
 ) -> nn.Module:
     """The module to call in training, so that gradients are means over all processes.

@@ -127,6 +127,11 @@ def all_gather_object(value: T) -> list[T]:
     return values
 
 
+def broadcast_object(value: T) -> T:
+    """The value of the main process; it must be plain data."""
+    return all_gather_object(value)[0]
+
+
 def all_reduce_sum(tensors: Iterable[Tensor]) -> None:
     """Replaces each tensor by its sum over the processes, in place."""
     if world_size() > 1:
