@@ -153,6 +153,17 @@ def test_stopped_run_ends_as_if_it_had_not_been_stopped(
     assert differences(load(run, "best"), load(uninterrupted_run, "best")) == []
 
 
+def test_signal_in_the_last_step_of_an_epoch_does_not_wait_for_the_validation(
+    tmp_path: Path, train: Command
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        during_step(patch, 7, send_signal(signal.SIGTERM))
+        assert train(run, *STATEFUL_SETTINGS) == 128 + signal.SIGTERM
+    progress = load(run)["progress"]
+    assert (progress["step"], progress["validated_step"]) == (8, 0)
+
+
 def test_crashed_run_resumes_from_its_last_checkpoint(
     tmp_path: Path, uninterrupted_run: Path, train: Command, command: Command
 ) -> None:

@@ -101,6 +101,15 @@ START_CALLS: dict[str, tuple[Any, str]] = {
 }
 
 
+def test_another_run_folder_for_a_resumed_run_is_an_error(
+    tmp_path: Path, trained_run: Path, command: Command, capsys: Captured
+) -> None:
+    folder = tmp_path / "other"
+    assert command("train", "--resume", trained_run, "--run-dir", folder) == 2
+    assert "--run-dir" in capsys.readouterr().err
+    assert not folder.exists()
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("call", START_CALLS)
 def test_a_run_that_was_killed_while_it_started_can_start_again(

@@ -83,8 +83,20 @@ def add_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AddFi
 # Errors
 
 
+def test_settings_file_that_is_too_long_is_rejected_and_not_cut(tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text("# " + 25_000 * "é" + "\nseed: 3\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"long\.yaml .*50000 bytes"):
+        load_settings(file)
+
+
 def test_missing_default_settings_are_reported_with_the_available_files(tmp_path: Path) -> None:
-    for folder in ("config", "logger", "storage", "utils"):  # copying an environment would take gigabytes
+    for folder in (
+        "config",
+        "logger",
+        "storage",
+        "utils",
+    ):  # copying an environment would take gigabytes
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "train.py", tmp_path)
     pointer = tmp_path / "config/default.txt"

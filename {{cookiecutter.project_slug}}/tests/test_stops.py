@@ -378,6 +378,25 @@ def test_non_finite_data_are_named(
     assert re.search(expected, captured.err)
 
 
+def test_signal_before_a_non_finite_value_is_not_lost(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Classifier.training_step
+
+    def training_step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        outputs = original(trainer, model, batch)
+        if trainer.progress.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+            outputs["loss"] = outputs["loss"] * math.nan
+        return outputs
+
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+    run = tmp_path / "run"
+    assert train(run, SMALL_MODEL, "logger.every_steps=1") == 128 + signal.SIGTERM
+    assert last_step(run) == 0  # a resumed run repeats the steps
+    assert not list(run.glob("non_finite_*.pt"))
+
+
 def test_run_whose_first_steps_are_all_skipped_fails(
     tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

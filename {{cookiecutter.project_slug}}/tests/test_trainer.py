@@ -563,6 +563,23 @@ def test_sanity_check_accepts_declared_use_of_the_global_rng(make_trainer: MakeT
     check_trainer(make_trainer(train=DeclaredGlobalRng(Path(), "train", 0)))
 
 
+class GradientPenalty(Classifier):
+    """Adds the squared gradient of the loss by the input."""
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        images = batch["input"].clone().requires_grad_()
+        outputs = super().training_step(model, {**batch, "input": images})
+        (gradient,) = torch.autograd.grad(outputs["loss"], images, create_graph=True)
+        return {**outputs, "loss": outputs["loss"] + gradient.square().sum()}
+
+
+def test_sanity_check_accepts_a_gradient_penalty(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "trainer.max_steps=2", kind=GradientPenalty)
+    check_trainer(trainer)
+    trainer.fit()
+    assert trainer.progress.step == 2
+
+
 def test_sanity_check_leaves_no_trace(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(train=DeclaredGlobalRng(Path(), "train", 0))
     generators = GlobalRandomState(trainer.device)
