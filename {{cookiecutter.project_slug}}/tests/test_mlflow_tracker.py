@@ -135,7 +135,7 @@ def test_mlflow_has_the_final_state_of_a_run(
     assert run_in_mlflow().info.status == "FAILED"
     states: list[str] = []
     at_step(monkeypatch, {9: lambda: states.append(run_in_mlflow().info.status)})
-    monkeypatch.setattr("logger.run_log.PAUSE", 0.0)
+    monkeypatch.setattr("logger.run_log.WRITE_INTERVAL_SECONDS", 0.0)
     assert command("train", "--resume", run) == 0
     assert states == ["RUNNING"]
     assert run_in_mlflow().info.status == "FINISHED"
@@ -147,7 +147,7 @@ def test_mlflow_has_the_final_state_of_a_run(
 def test_training_continues_when_the_store_fails(
     tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setattr("logger.run_log.PAUSE", 0.0)
+    monkeypatch.setattr("logger.run_log.WRITE_INTERVAL_SECONDS", 0.0)
     at_step(monkeypatch, {9: lambda: Path("mlflow.db").write_bytes(b"no database" * 100_000)})
     assert train(tmp_path / "run", *TRACKED) == 0
     lines = capsys.readouterr().out.splitlines()

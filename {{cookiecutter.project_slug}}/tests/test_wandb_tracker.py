@@ -164,7 +164,7 @@ def test_training_continues_when_the_service_of_wandb_is_killed(
             if f"PPid:\t{os.getpid()}\n" in status and b"wandb-core" in command_line:
                 os.kill(int(folder.name), signal.SIGKILL)
 
-    monkeypatch.setattr("logger.run_log.PAUSE", 0.0)
+    monkeypatch.setattr("logger.run_log.WRITE_INTERVAL_SECONDS", 0.0)
     at_step(monkeypatch, {9: kill})
     assert train(tmp_path / "run", *TRACKED) == 0
     lines = capsys.readouterr().out.splitlines()
