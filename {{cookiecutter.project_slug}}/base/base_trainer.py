@@ -94,7 +94,7 @@ class BaseTrainer(ABC):
     # subclass can set its attributes after `super().__init__(**kwargs)`.
 
     @cached_property
-    def average(self) -> MovingAverage | None:
+    def moving_average(self) -> MovingAverage | None:
         """The moving average of the weights, which is evaluated; None without `trainer.ema`."""
         if self.options.ema is None:
             return None
@@ -265,8 +265,8 @@ class BaseTrainer(ABC):
                     outputs = self.guard.update(self, step)
                 else:
                     outputs = self.update(step)
-                if self.average is not None:
-                    self.average.update_parameters(self.model)
+                if self.moving_average is not None:
+                    self.moving_average.update_parameters(self.model)
                 self.progress.step += 1
                 self.meter.add(outputs, sum(step.sample_counts))
                 bar.update()
@@ -423,9 +423,9 @@ class BaseTrainer(ABC):
     @property
     def evaluated_model(self) -> nn.Module:
         """The moving average if there is one, else the model."""
-        if self.average is None:
+        if self.moving_average is None:
             return self.model
-        evaluated_model: nn.Module = self.average.module
+        evaluated_model: nn.Module = self.moving_average.module
         return evaluated_model
 
     @contextmanager
@@ -502,8 +502,7 @@ class BaseTrainer(ABC):
 
     def _build_parts(self) -> None:
         """Builds what has not been used yet, because only existing attributes have a state."""
-        for _ in (self.average, self.parallel_model, self.optimizers, self.metrics):
-            pass
+        _ = self.moving_average, self.parallel_model, self.optimizers, self.metrics
 
     # Details of the loop.
 

@@ -107,11 +107,11 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
 
 def evaluation_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights to evaluate: the moving average if there is one, else those of the model."""
-    if "average" not in state:
+    if "moving_average" not in state:
         return dict(state["model"])
     prefix = "module."  # the averaged model is a part of torch's AveragedModel
     weights = {}
-    for name, value in state["average"].items():
+    for name, value in state["moving_average"].items():
         if name.startswith(prefix):
             weights[name.removeprefix(prefix)] = value
     return weights

@@ -354,7 +354,7 @@ def test_non_finite_steps_can_be_skipped(
     assert state["progress"]["step"] == 32
     assert state["progress"]["skipped_steps"] == 3
     assert state["optimizers.0"]["state"][0]["step"] == 32 - 3
-    for name, weight in state["average"].items():
+    for name, weight in state["moving_average"].items():
         assert weight.isfinite().all(), name
     assert (run / "train.log").read_text(encoding="utf-8").count("skipped (3 so far)") == 1
 

@@ -626,7 +626,7 @@ def test_profiling_changes_no_method_and_undoes_its_steps(make_trainer: MakeTrai
     trainer = make_trainer(*SMALL_MODEL, "trainer.ema=0.9", kind=MethodRecorder)
     before = trainer.state_dict()
     weights_before = copy_of_weights(trainer.model)
-    average_before = copy_of_weights(trainer.average)
+    average_before = copy_of_weights(trainer.moving_average)
     methods_before = methods_of(trainer)
 
     table = profile_steps(trainer, 2)
@@ -640,7 +640,7 @@ def test_profiling_changes_no_method_and_undoes_its_steps(make_trainer: MakeTrai
         assert not module._forward_pre_hooks
     assert trainer.progress.step == 0
     assert_equal_tensors(trainer.model.state_dict(), weights_before)
-    assert_equal_tensors(trainer.average.state_dict(), average_before)
+    assert_equal_tensors(trainer.moving_average.state_dict(), average_before)
     after = trainer.state_dict()
     assert after["progress"] == before["progress"]
     assert after["optimizers.0"] == before["optimizers.0"]

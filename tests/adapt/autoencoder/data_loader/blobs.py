@@ -28,13 +28,15 @@ class Blobs(BaseDataset):
     uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws = make_generator(seed, *map(ord, split or ""))
-        left, top, size = torch.rand(3, COUNTS.get(split or "", 0), 1, 1, generator=draws)
+        rng = make_generator(seed, *str(split).encode())  # another one for each split
+        count = COUNTS.get(split or "", 0)
+        left, top, size = torch.rand(3, count, 1, 1, generator=rng)
         y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
         distance = (x - 3 - 9 * left) ** 2 + (y - 3 - 9 * top) ** 2
         self.images = torch.exp(-distance / (2 + 3 * size) ** 2).unsqueeze(1)
         if split == "train":
-            self.mean, self.std = self.images.mean().item(), self.images.std().item()
+            self.mean = self.images.mean().item()
+            self.std = self.images.std().item()
 
     def __len__(self) -> int:
         return len(self.images)

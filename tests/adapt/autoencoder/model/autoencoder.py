@@ -12,16 +12,21 @@ class Autoencoder(BaseModel):
     Args:
         side: Pixels of an image's side.
         width: Units of the hidden layers.
-        code: Numbers that an image is told in.
+        code: Numbers that represent an image.
     """
 
     def __init__(self, side: Count = 16, width: Count = 128, code: Count = 4) -> None:
         super().__init__()
-        pixels, shape = side * side, (1, side, side)
-        into = [nn.Flatten(), nn.Linear(pixels, width), nn.GELU(), nn.Linear(width, code)]
-        self.encoder = nn.Sequential(*into)
-        out = [nn.Linear(code, width), nn.GELU(), nn.Linear(width, pixels)]
-        self.decoder = nn.Sequential(*out, nn.Unflatten(1, shape))
+        pixels = side * side
+        self.encoder = nn.Sequential(
+            nn.Flatten(), nn.Linear(pixels, width), nn.GELU(), nn.Linear(width, code)
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(code, width),
+            nn.GELU(),
+            nn.Linear(width, pixels),
+            nn.Unflatten(1, (1, side, side)),
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         """The images again, shape (N, 1, H, W)."""

@@ -29,8 +29,8 @@ class Shapes(BaseDataset):
     uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws = make_generator(seed, *map(ord, split or ""))
-        self.images, self.targets = make_shapes(COUNTS.get(split or "", 0), draws)
+        rng = make_generator(seed, *str(split).encode())  # another one for each split
+        self.images, self.targets = make_shapes(COUNTS.get(split or "", 0), rng)
         if split == "train":
             self.mean_and_std = transforms.pixel_statistics(self.images)
 
@@ -51,16 +51,22 @@ class Shapes(BaseDataset):
         return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
 
 
-def make_shapes(count: int, draws: Generator) -> tuple[Tensor, Tensor]:
+def make_shapes(count: int, rng: Generator) -> tuple[Tensor, Tensor]:
     """Images, uint8, shape (N, 3, 32, 32), and classes, int64, shape (N,)."""
-    targets = torch.randint(3, (count,), generator=draws)
-    left, top, size = torch.rand(3, count, 1, 1, generator=draws)
-    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    x, y, size = (x - 10 - 12 * left).abs(), (y - 10 - 12 * top).abs(), 5 + 4 * size
-    low, high = torch.minimum(x, y), torch.maximum(x, y)
-    kinds = [x**2 + y**2 <= size**2, high <= 0.85 * size, (low <= size / 4) & (high <= size)]
-    shape = torch.stack(kinds, 1)[torch.arange(count), targets].unsqueeze(1)
-    light, dark = torch.rand(2, count, 3, 1, 1, generator=draws)
-    noise = 25 * torch.randn(count, 3, 32, 32, generator=draws)
+    targets = torch.randint(3, (count,), generator=rng)
+    left, top, relative_size = torch.rand(3, count, 1, 1, generator=rng)
+    size = 5 + 4 * relative_size
+    row, column = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    x = (column - 10 - 12 * left).abs()
+    y = (row - 10 - 12 * top).abs()
+    low = torch.minimum(x, y)
+    high = torch.maximum(x, y)
+    circle = x**2 + y**2 <= size**2
+    square = high <= 0.85 * size
+    cross = (low <= size / 4) & (high <= size)
+    shapes = torch.stack([circle, square, cross], dim=1)
+    shape = shapes[torch.arange(count), targets].unsqueeze(1)
+    light, dark = torch.rand(2, count, 3, 1, 1, generator=rng)
+    noise = 25 * torch.randn(count, 3, 32, 32, generator=rng)
     images = torch.where(shape, 130 + 125 * light, 120 * dark) + noise
     return images.clamp(0, 255).byte(), targets

@@ -29,16 +29,23 @@ class Views(BaseDataset):
     uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws, count = make_generator(seed, *map(ord, split or "")), COUNTS.get(split or "", 0)
-        self.targets = torch.randint(4, (count,), generator=draws)
-        left, top, size = torch.rand(3, count, 1, 1, generator=draws)
-        y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-        x, y, size = (x - 9 - 14 * left).abs(), (y - 9 - 14 * top).abs(), 6 + 2 * size
-        low, high = torch.minimum(x, y), torch.maximum(x, y)
-        round_and_straight = [x**2 + y**2 <= size**2, high <= 0.85 * size]
-        others = [(low <= size / 4) & (high <= size), x + y <= 1.2 * size]
-        shape = torch.stack(round_and_straight + others, 1)[torch.arange(count), self.targets]
-        images = 80 + 90 * shape + 30 * torch.randn(shape.shape, generator=draws)
+        rng = make_generator(seed, *str(split).encode())  # another one for each split
+        count = COUNTS.get(split or "", 0)
+        self.targets = torch.randint(4, (count,), generator=rng)
+        left, top, relative_size = torch.rand(3, count, 1, 1, generator=rng)
+        size = 6 + 2 * relative_size
+        row, column = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+        x = (column - 9 - 14 * left).abs()
+        y = (row - 9 - 14 * top).abs()
+        low = torch.minimum(x, y)
+        high = torch.maximum(x, y)
+        circle = x**2 + y**2 <= size**2
+        square = high <= 0.85 * size
+        cross = (low <= size / 4) & (high <= size)
+        diamond = x + y <= 1.2 * size
+        shapes = torch.stack([circle, square, cross, diamond], dim=1)
+        shape = shapes[torch.arange(count), self.targets]
+        images = 80 + 90 * shape + 30 * torch.randn(shape.shape, generator=rng)
         self.images = images.clamp(0, 255).byte().unsqueeze(1)
 
     def __len__(self) -> int:
@@ -51,11 +58,13 @@ class Views(BaseDataset):
         return {"input": self.images[indices], "target": self.targets[indices]}
 
     def transform(self, batch: Batch, generator: Generator | None) -> Batch:
-        names = ("input",) if generator is None else ("input", "other")
-        return {**batch, **{name: self._look(batch["input"], generator) for name in names}}
+        views = {"input": self._view(batch["input"], generator)}
+        if generator is not None:
+            views["other"] = self._view(batch["input"], generator)
+        return {**batch, **views}
 
-    def _look(self, images: Tensor, generator: Generator | None) -> Tensor:
-        """Elsewhere, in other contrast and with other noise, if there is a generator."""
+    def _view(self, images: Tensor, generator: Generator | None) -> Tensor:
+        """The images; with a generator, moved, with another contrast and with noise."""
         if generator is None:
             return transforms.normalize(images, 0.4, 0.2)
         moved = transforms.random_crop(images, 7, generator)

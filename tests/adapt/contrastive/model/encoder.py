@@ -18,7 +18,8 @@ class Encoder(BaseModel):
         for inputs, outputs in ((1, 16), (16, 32), (32, 64)):
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2)]
             layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
-        self.features, self.head = nn.Sequential(*layers), nn.Linear(64, 32)
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(64, 32)
 
     def forward(self, input: Tensor) -> Tensor:
         """Embeddings, shape (N, 32), of images, shape (N, 1, H, W)."""

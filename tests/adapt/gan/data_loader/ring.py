@@ -31,7 +31,7 @@ class Ring(BaseDataset):
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
         name = split or ""
-        rng = make_generator(seed, *map(ord, name))
+        rng = make_generator(seed, *name.encode())
         count = COUNTS.get(name, 0)
         centres = CENTRES[torch.randint(len(CENTRES), (count,), generator=rng)]
         self.points = centres + STD * torch.randn(count, 2, generator=rng)

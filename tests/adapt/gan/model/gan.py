@@ -7,7 +7,7 @@ from config.schema import Count
 
 
 class GAN(BaseModel):
-    """A generator of points, and a discriminator that tells them from real ones.
+    """A generator of points, and a discriminator that distinguishes them from real points.
 
     Args:
         width: Units of the hidden layers.
@@ -15,7 +15,8 @@ class GAN(BaseModel):
 
     def __init__(self, width: Count = 128) -> None:
         super().__init__()
-        self.generator, self.discriminator = network(width, 2), network(width, 1)
+        self.generator = network(width, 2)
+        self.discriminator = network(width, 1)
 
     def forward(self, input: Tensor) -> Tensor:
         """Points, shape (N, 2), made of noise, shape (N, 2)."""
@@ -25,5 +26,10 @@ class GAN(BaseModel):
 
 def network(width: int, outputs: int) -> nn.Sequential:
     """Fully connected, with two hidden layers."""
-    first, second = nn.Linear(2, width), nn.Linear(width, width)
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(width, outputs))
+    return nn.Sequential(
+        nn.Linear(2, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, outputs),
+    )

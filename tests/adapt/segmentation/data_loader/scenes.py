@@ -28,8 +28,8 @@ class Scenes(BaseDataset):
     uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws = make_generator(seed, *map(ord, split or ""))
-        self.images, self.masks = make_scenes(COUNTS.get(split or "", 0), draws)
+        rng = make_generator(seed, *str(split).encode())  # another one for each split
+        self.images, self.masks = make_scenes(COUNTS.get(split or "", 0), rng)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,7 +44,8 @@ class Scenes(BaseDataset):
         if generator is None:
             return batch
         mirrored = torch.rand(len(batch["input"]), 1, 1, generator=generator) < 0.5
-        images, masks = batch["input"], batch["target"]
+        images = batch["input"]
+        masks = batch["target"]
         return {
             "input": torch.where(mirrored[:, None], images.flip(3), images),
             "target": torch.where(mirrored, masks.flip(2), masks),
@@ -57,13 +58,14 @@ class Scenes(BaseDataset):
         return image_grid(pairs, titles[:25] or [""] * len(pairs), heading)
 
 
-def make_scenes(count: int, draws: Generator) -> tuple[Tensor, Tensor]:
+def make_scenes(count: int, rng: Generator) -> tuple[Tensor, Tensor]:
     """Images, float32, shape (N, 1, 32, 32), and masks, int64, shape (N, 32, 32)."""
-    places = 6 + 20 * torch.rand(4, count, 1, 1, generator=draws)
-    sizes = 3 + 4 * torch.rand(2, count, 1, 1, generator=draws)
+    places = 6 + 20 * torch.rand(4, count, 1, 1, generator=rng)
+    sizes = 3 + 4 * torch.rand(2, count, 1, 1, generator=rng)
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     circle = (x - places[0]) ** 2 + (y - places[1]) ** 2 <= sizes[0] ** 2
     square = torch.maximum((x - places[2]).abs(), (y - places[3]).abs()) <= sizes[1]
     masks = torch.where(square, 2, torch.where(circle, 1, 0))
-    noise = 0.4 * torch.randn(masks.shape, generator=draws)
-    return ((masks > 0) + noise).unsqueeze(1), masks  # both are as bright: their shape tells
+    noise = 0.4 * torch.randn(masks.shape, generator=rng)
+    images = (masks > 0) + noise  # circles and squares are equally bright
+    return images.unsqueeze(1), masks

@@ -17,9 +17,11 @@ class UNet(BaseModel):
 
     def __init__(self, width: Count = 16, classes: Count = 3) -> None:
         super().__init__()
-        self.fine, self.middle = block(1, width), block(width, 2 * width)
+        self.fine = block(1, width)
+        self.middle = block(width, 2 * width)
         self.coarse = block(2 * width, 4 * width)
-        self.back_middle, self.back_fine = block(6 * width, 2 * width), block(3 * width, width)
+        self.back_middle = block(6 * width, 2 * width)
+        self.back_fine = block(3 * width, width)
         self.head = nn.Conv2d(width, classes, 1)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from utils.randomness import make_generator
 
 COUNTS = {"train": 4000, "validation": 500, "test": 1000}
-SHORTEST, LONGEST = 4, 15
+SHORTEST = 4
+LONGEST = 15
 
 
 class Pairs(BaseDataset):
@@ -29,12 +30,14 @@ class Pairs(BaseDataset):
     uses_global_rng = False
 
     def __init__(self, root: Path, split: str | None, seed: int) -> None:
-        draws, count = make_generator(seed, *map(ord, split or "")), COUNTS.get(split or "", 0)
-        digits = torch.randint(1, 10, (count, LONGEST), generator=draws)
-        self.lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=draws)
-        first = (torch.rand(count, generator=draws) * (self.lengths - 1)).long()
-        planted = (torch.rand(count, generator=draws) < 0.5).nonzero().squeeze(1)
-        digits[planted, first[planted]], digits[planted, first[planted] + 1] = 3, 5
+        rng = make_generator(seed, *str(split).encode())  # another one for each split
+        count = COUNTS.get(split or "", 0)
+        digits = torch.randint(1, 10, (count, LONGEST), generator=rng)
+        self.lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=rng)
+        first = (torch.rand(count, generator=rng) * (self.lengths - 1)).long()
+        planted = (torch.rand(count, generator=rng) < 0.5).nonzero().squeeze(1)
+        digits[planted, first[planted]] = 3
+        digits[planted, first[planted] + 1] = 5
         self.digits = digits * (torch.arange(LONGEST) < self.lengths[:, None])
         pairs = (self.digits[:, :-1] == 3) & (self.digits[:, 1:] == 5)
         self.targets = pairs.any(1).long()

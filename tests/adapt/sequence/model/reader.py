@@ -13,7 +13,7 @@ class Reader(BaseModel):
     Args:
         tokens: Tokens that there are, 0 (padding) among them.
         width: Units of the embedding, and of the recurrent layer.
-        classes: Classes told apart.
+        classes: Number of classes.
     """
 
     def __init__(self, tokens: Count = 10, width: Count = 32, classes: Count = 2) -> None:
