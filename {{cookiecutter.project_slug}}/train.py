@@ -203,7 +203,7 @@ def describe_end(trainer: "BaseTrainer") -> int:
     """Logs the next command; returns the exit code."""
     run = trainer.run
     if trainer.stop_signal and not trainer.is_finished():
-        log.info("stopped and saved; resume: %spython train.py --resume %s", COMMAND_PREFIX, run)
+        log.info("stopped; resume: %spython train.py --resume %s", COMMAND_PREFIX, run)
         return 128 + trainer.stop_signal
     log.info("evaluate: %spython evaluate.py %s", COMMAND_PREFIX, run)
     log.info("curves: %stensorboard --logdir %s", COMMAND_PREFIX, run)

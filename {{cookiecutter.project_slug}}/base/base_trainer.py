@@ -51,8 +51,8 @@ class BaseTrainer(ABC):
     Args:
         settings: all settings of the run.
         model: the network.
-        loaders: a loader for each split; `fit` needs ``train`` and ``validation``. They decide on
-            the order of the samples.
+        loaders: a loader for each split; `fit` needs ``train`` and ``validation``.
+            `StepSource.sample_indices` in base/batch_loader.py decides on the order of the samples.
         run: the run folder, where `fit` saves and logs.
 
     Attributes:
@@ -132,7 +132,8 @@ class BaseTrainer(ABC):
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The ``loss`` of a batch, a scalar mean over its samples, and other scalars to log.
 
-        It is called for each batch of a step. The values must be finite, see `fit`.
+        It is called for each batch of a step. The values must be finite (see `fit`) unless the
+        batch is empty.
 
         Args:
             model: the module to call; gradients of other modules are not exchanged.
@@ -147,7 +148,11 @@ class BaseTrainer(ABC):
     # What a project may override.
 
     def configure_metrics(self) -> Metric:
-        """The metrics that `evaluation_step` updates; by default the mean ``loss``."""
+        """The metrics that `evaluation_step` updates; by default the mean ``loss``.
+
+        `compute` must return tensors by name: a single metric of torchmetrics needs a
+        MetricCollection.
+        """
         return MeanLoss()
 
     def higher_is_better(self, name: str) -> bool:
@@ -166,14 +171,14 @@ class BaseTrainer(ABC):
         return direction
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimizers, with the initial learning rate of each parameter group."""
+        """The optimizers, with the highest learning rate of each parameter group."""
         return build_optimizers(self.model, self.settings)
 
     def set_learning_rates(self, step: int) -> None:
         """Sets the learning rate of each parameter group before a step.
 
-        It is the initial rate times a factor, which follows from the schedule and the number of
-        the step alone. Checkpoints need not contain it.
+        It is the rate that `configure_optimizers` set times a factor, which follows from the
+        schedule and the number of the step alone. On resume, the saved rates are ignored.
 
         Args:
             step: the number of steps before it.
@@ -235,16 +240,20 @@ class BaseTrainer(ABC):
     def fit(self) -> None:
         """Trains from the current step to the last one, an early stop, or a signal.
 
-        A signal takes effect after the current step: the trainer saves and returns. A validation
-        that is due follows when the run is resumed. A signal during a validation takes effect
-        after the validation and one more step.
+        A signal takes effect after the current step, or one step later with several processes:
+        the trainer saves and returns. A validation that is due follows when the run is resumed. A
+        signal during a validation takes effect after the next step. A second signal ends the
+        process at once.
 
-        Outputs of `training_step` are checked at log entries, and all that is saved before it is
-        saved. `storage.non_finite_guard.fit_with_recovery` calls `fit`; after a NonFiniteError it
-        returns to the last checkpoint and calls `fit` again, which then checks each step.
+        The outputs of `training_step` are checked at log entries, and each state before it is
+        saved. `storage.non_finite_guard.fit_with_recovery` calls `fit`. After a NonFiniteError it
+        returns to the last checkpoint and calls `fit` again, which checks each step up to the
+        failed one. With `trainer.non_finite=skip`, the step that caused the value is undone;
+        otherwise training ends with an error that names it, and a file with its batch.
 
         Raises:
             NonFiniteError: if a value is NaN or infinite.
+            UserError: if the guard has found the step that caused it.
             LoadingError: if a batch cannot be loaded; a single process saves first.
             UserError: if the first or the last checkpoint cannot be saved.
         """
@@ -309,7 +318,7 @@ class BaseTrainer(ABC):
         return {name: value.cpu() for name, value in results.items()}
 
     def predict(self, batch: Batch) -> Tensor:
-        """The model's outputs for a transformed batch, float32, on the CPU."""
+        """The model's outputs for the ``input`` of a transformed batch, float32, on the CPU."""
         with self.evaluating() as model:
             outputs: Tensor = model(to_device(batch, self.device)["input"])
             return outputs.float().cpu()
@@ -403,8 +412,8 @@ class BaseTrainer(ABC):
     def wrap_model(self) -> nn.Module:
         """The model, wrapped in DDP or FSDP2 if there are several processes.
 
-        DDP exchanges the gradients of the parameters that require them at this time. After a
-        change, assign the result of another call to `parallel_model`.
+        DDP exchanges the gradients of the parameters that require them at this time. If this
+        changes, assign the result of another call to `parallel_model`. FSDP2 wraps a model once.
         """
         return wrap_for_processes(self.model, self.device, self.sharded, self.autocast_dtype)
 
@@ -432,7 +441,8 @@ class BaseTrainer(ABC):
     def evaluating(self) -> Iterator[nn.Module]:
         """The evaluated model, in evaluation mode and without gradients.
 
-        Afterwards the model is in its previous mode, and the random generators are as before.
+        Afterwards all modules are in the mode that the model was in, and the random generators are
+        as before.
         """
         _ = self.parallel_model  # shards the model if necessary
         _ = self.metrics  # built here, because tensors made in inference mode cannot be updated
@@ -466,7 +476,8 @@ class BaseTrainer(ABC):
 
         Each attribute of the trainer that defines `state_dict` is included under its name: the
         model, its moving average, the optimizers, the metrics, progress, meter, random state and
-        whatever a subclass adds, also in a list, tuple or dict.
+        whatever the constructor of a subclass adds, also in a list, tuple or dict. The attribute
+        needs `load_state_dict` as well.
         """
         self._build_parts()
         return {
@@ -479,6 +490,9 @@ class BaseTrainer(ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from the result of `state_dict`, with any number of processes.
+
+        The options of the optimizers come from `configure_optimizers`. Their state is dropped if
+        `optimizer.name` has changed.
 
         Raises:
             UserError: if the model differs, or the run would already have ended.
@@ -566,7 +580,7 @@ class BaseTrainer(ABC):
         except LoadingError:
             if world_size() > 1:  # the others are in the middle of a step
                 raise
-            self.save()
             self.stop_signal = signals.received
+            self.save()
             if not self.stop_signal:
                 raise

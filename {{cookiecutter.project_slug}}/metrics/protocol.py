@@ -21,7 +21,7 @@ class Metric(Protocol):
         """Adds a batch."""
 
     def compute(self) -> Any:
-        """Returns the result for all samples, over all processes: a tensor, or tensors by name."""
+        """Returns the results for all samples, over all processes: tensors by name."""
 
     def to(self, device: torch.device) -> Self:
         """Moves the state to a device."""

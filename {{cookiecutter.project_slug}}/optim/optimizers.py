@@ -77,7 +77,7 @@ def without_compiler_import(optimizer_class: Any) -> Any:
     torch wraps these methods for torch.compile and for its profiler. The wrappers import
     torch._dynamo when they are first called, which takes 1.2 s, as long as `import torch` itself,
     and nothing here compiles an optimizer. Events for the profiler take 60 of the 400 µs of a
-    small network's step (benchmarks/loop.py). Hooks and state work as in the original class.
+    small network's step. Hooks of an instance are called; their results are ignored.
     """
     plain_step = torch.no_grad()(inspect.unwrap(optimizer_class.step))
 

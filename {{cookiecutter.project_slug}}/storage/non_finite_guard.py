@@ -41,6 +41,8 @@ class NonFiniteGuard:
     def update(self, trainer: Any, step: Any) -> dict[str, Tensor]:
         """Makes a step and checks it; a step with a non-finite value is undone.
 
+        An undone step counts as a step, and the moving average is updated as after any other.
+
         Args:
             trainer: a `BaseTrainer`.
             step: the batches of the step, a `Step`.

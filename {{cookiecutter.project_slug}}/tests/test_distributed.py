@@ -276,7 +276,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path, rece
         os.kill(worker_pids(job)[1], signal.SIGTERM)
     output, _ = job.communicate(timeout=60)
     assert job.returncode != 0
-    assert "stopped and saved" in output
+    assert "stopped; resume: " in output
     assert "python train.py --resume runs/synthetic/" in output
     (run,) = (tmp_path / "runs/synthetic").iterdir()
     step = load(run)["progress"]["step"]

@@ -11,7 +11,7 @@ from trainer.classifier import Classifier
 
 
 class FineTuner(Classifier):
-    """Freezes the parameters of `model.freeze` at first, then trains them with a lower rate.
+    """Trains the parameters that `model.freeze` has frozen from a later epoch on, at a lower rate.
 
     Args:
         unfreeze_epoch: Epoch, counted from 1, from which they are trained; null: never.
@@ -31,8 +31,8 @@ class FineTuner(Classifier):
         # FSDP2 has replaced the parameters by sharded ones.
         self.frozen = [p for p in self.model.parameters() if not p.requires_grad]
         if self.unfreeze_epoch is not None and self.frozen:
-            # Without gradients, an optimizer does not change them. The last one takes parameters of
-            # any shape: in addition to Muon, it is AdamW.
+            # Without gradients, an optimizer does not change them. The last optimizer is used:
+            # after Muon, which takes matrices only, it is AdamW.
             rate = self.backbone_rate * self.settings.optimizer.lr
             optimizers[-1].add_param_group({"params": self.frozen, "lr": rate})
         return optimizers
