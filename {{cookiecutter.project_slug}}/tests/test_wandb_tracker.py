@@ -2,10 +2,12 @@
 # ruff: noqa: D103, E402  the names of the tests say what they test; wandb may be missing
 
 import csv
+import gc
 import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,15 @@ Values = dict[str, list[tuple[int, float]]]
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    yield
+    with warnings.catch_warnings():
+        # wandb forgets its service while it runs, which would be an error in another test.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def records(file: Path) -> Iterator[Any]:
