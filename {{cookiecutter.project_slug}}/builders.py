@@ -10,7 +10,7 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Loaders
 from base.batch_loader import BatchLoader
 from config.constructors import construct
-from config.loading import load_settings
+from config.loading import load_section, load_settings
 from config.schema import Settings
 from logger.console import log
 from storage.checkpoint_file import load_first_usable
@@ -84,10 +84,28 @@ def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
         "train": build_loader(settings, train, training=True),
         "validation": build_loader(settings, validation),
     }
+    for name in settings.data.validation_sets:
+        loaders[name] = build_validation_set(settings, name, train)
     for loader in loaders.values():
         loader.check()
     broadcast_fingerprint(loaders["train"])
     return loaders
+
+
+def build_validation_set(settings: Settings, name: str, train: BaseDataset) -> BatchLoader:
+    """A loader of one of `data.validation_sets`, with what the training set has fitted."""
+    key = f"data.validation_sets.{name}"
+    values = settings.data.model_dump(mode="json", exclude={"validation_sets"})
+    changes = settings.data.validation_sets[name]
+    if "name" in changes:  # the arguments of the class belong to another one
+        values = {key: values[key] for key in type(settings.data).model_fields if key in values}
+    section = load_section(key, type(settings.data), {**values, **changes})
+    with main_process_first():
+        dataset = construct(
+            section, BaseDataset, root=section.root, split="validation", seed=settings.seed
+        )
+    dataset.load_state_dict(train.state_dict())
+    return build_loader(settings, dataset)
 
 
 def broadcast_fingerprint(loader: BatchLoader) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.help import SettingsParser
-from config.loading import DEFAULT, load_settings
+from config.loading import load_settings
+from config.reading import DEFAULT
 from config.schema import Settings
 from utils.command import run_command
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
+from metrics.average import WeightedMeans
 from metrics.protocol import scalar_results
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 from utils.randomness import GlobalRandomState, preserve_global_rng
@@ -54,8 +55,9 @@ def _run_steps(trainer: BaseTrainer, batch: Batch) -> Mapping[str, Tensor]:
     with eager:
         with trainer.evaluating() as model:
             trainer.metrics.reset()
-            trainer.evaluation_step(model, batch)
-            results: Mapping[str, Tensor] = trainer.metrics.compute()
+            means = WeightedMeans()
+            means.add(trainer.evaluation_step(model, batch) or {}, weight=1)
+            results = trainer.collect_results(means)
             trainer.metrics.reset()
         _check_training_step(trainer, batch)
     return results
@@ -85,10 +87,13 @@ def _check_outputs(trainer: BaseTrainer, outputs: Any) -> None:
 
 def _check_monitor(trainer: BaseTrainer, results: Mapping[str, Tensor]) -> None:
     monitor = trainer.settings.checkpoint.monitor
-    scalars = scalar_results(results)
-    if monitor not in scalars:
-        raise UserError(f"checkpoint.monitor = {monitor!r}: use one of {', '.join(scalars)}")
-    trainer.higher_is_better(monitor)
+    metrics = list(scalar_results(results))
+    names = list(metrics)
+    for validation_set in trainer.settings.data.validation_sets:
+        names += [f"{validation_set}/{metric}" for metric in metrics]
+    if monitor not in names:
+        raise UserError(f"checkpoint.monitor = {monitor!r}: use one of {', '.join(names)}")
+    trainer.higher_is_better(monitor.rpartition("/")[2])
 
 
 def _differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

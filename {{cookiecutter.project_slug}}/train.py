@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.help import SettingsParser
-from config.loading import DEFAULT, changes_that_need_force, load_settings, to_yaml
+from config.loading import changes_that_need_force, load_settings, to_yaml
+from config.reading import DEFAULT
 from config.schema import Settings
 from logger.console import configure_logging, format_table, log
 from storage import run_folder

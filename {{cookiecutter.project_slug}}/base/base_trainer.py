@@ -1,5 +1,6 @@
 """The abstract trainer; `BaseTrainer.fit` is the whole training loop."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
@@ -20,11 +22,17 @@ from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
 from logger.meter import Meter
 from logger.run_log import RunLog
-from metrics.average import MeanLoss, mean_over_batches
-from metrics.protocol import Metric, higher_is_better, scalar_results
+from metrics.average import MeanLoss, WeightedMeans, mean_over_batches
+from metrics.protocol import Metric, higher_is_better, named_results, scalar_results
 from optim.moving_average import MovingAverage
-from optim.optimizers import build_optimizers
-from optim.schedules import learning_rate_factor, scale_learning_rates
+from optim.optimizers import (
+    build_optimizers,
+    evaluation_mode,
+    has_evaluation_mode,
+    learning_rates,
+    needs_closure,
+)
+from optim.schedulers import Schedule, build_schedule, build_schedulers, scale_learning_rates
 from storage.checkpointer import Checkpointer
 from storage.non_finite_guard import NonFiniteGuard
 from storage.progress import Progress
@@ -32,6 +40,7 @@ from storage.state import collect_state, restore_state
 from utils.device import select_autocast_dtype, select_device, to_device
 from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
 from utils.finite import check_finite
+from utils.nested import map_tensors
 from utils.parallel import check_replicas_equal, no_gradient_sync, shard_model, wrap_for_processes
 from utils.randomness import GlobalRandomState, RandomStream, preserve_global_rng, seed_torch
 from utils.ranks import rank, world_size
@@ -45,8 +54,9 @@ class BaseTrainer(ABC):
     """Trains a model, evaluates it and predicts with it.
 
     A project defines `training_step` and `evaluation_step`. It may override `configure_metrics`,
-    `configure_optimizers`, `set_learning_rates`, `higher_is_better`, `update`, `predict`,
-    `describe`, `figures` and `tables`. The further parameters of a constructor are settings.
+    `configure_optimizers`, `set_learning_rates`, `higher_is_better`, `update`, `predict_step`,
+    `after_step`, `after_evaluation`, `describe`, `figures` and `tables`, and call `stop`. The
+    further parameters of a constructor are settings.
 
     Args:
         settings: all settings of the run.
@@ -83,6 +93,7 @@ class BaseTrainer(ABC):
         skips = self.options.non_finite == "skip"
         self.guard = NonFiniteGuard(run, skips, self.sharded)
         self.stop_signal = 0
+        self.gradient_norm: Tensor | None = None
 
         torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
         # Dropout differs between processes; rank 0 draws the same numbers as a single process.
@@ -119,7 +130,25 @@ class BaseTrainer(ABC):
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """What `configure_optimizers` returns."""
         _ = self.parallel_model  # FSDP2 replaces the parameters
-        return self.configure_optimizers()
+        optimizers: Any = self.configure_optimizers()
+        if isinstance(optimizers, torch.optim.Optimizer):
+            optimizers = [optimizers]
+        for optimizer in optimizers:
+            if has_evaluation_mode(optimizer):
+                optimizer.train()
+        return list(optimizers)
+
+    @cached_property
+    def schedule(self) -> Schedule | None:
+        """The function in `scheduler.name`; None if it is a class of torch."""
+        return build_schedule(self.settings.scheduler, self.total_steps, self.steps_per_epoch)
+
+    @cached_property
+    def schedulers(self) -> list[LRScheduler]:
+        """Schedulers of torch, one for each optimizer; empty if `scheduler.name` is a function."""
+        return build_schedulers(
+            self.settings.scheduler, self.optimizers, self.total_steps, self.steps_per_epoch
+        )
 
     @cached_property
     def metrics(self) -> Metric:
@@ -142,8 +171,13 @@ class BaseTrainer(ABC):
         """
 
     @abstractmethod
-    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
-        """Updates `self.metrics` with a batch, which has at least one sample."""
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor] | None:
+        """Evaluates a batch, which has at least one sample.
+
+        Returns:
+            Scalars by name, means over the samples of the batch, whose means over all samples are
+            results. None if the step updates `self.metrics` instead; it may also do both.
+        """
 
     # What a project may override.
 
@@ -158,35 +192,38 @@ class BaseTrainer(ABC):
     def higher_is_better(self, name: str) -> bool:
         """Whether higher values of the metric `name` are better, which decides on the best model.
 
+        `checkpoint.mode` has precedence.
+
         Raises:
-            UserError: if the metric does not define it.
+            UserError: if neither the metric nor the settings define it.
         """
+        mode = self.settings.checkpoint.mode
+        if mode is not None:
+            return mode == "max"
         direction = higher_is_better(self.metrics, name)
         if direction is None:
             raise UserError(
                 f"checkpoint.monitor = {name!r}: the metric does not define whether higher is "
-                "better; set its attribute `higher_is_better`, or override "
-                "`higher_is_better(name)` in the trainer"
+                "better; set checkpoint.mode=max or checkpoint.mode=min"
             )
         return direction
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """The optimizers, with the highest learning rate of each parameter group."""
+        """One or more optimizers, with the highest learning rate of each parameter group."""
         return build_optimizers(self.model, self.settings)
 
     def set_learning_rates(self, step: int) -> None:
         """Sets the learning rate of each parameter group before a step.
 
         It is the rate that `configure_optimizers` set times a factor, which follows from the
-        schedule and the number of the step alone. On resume, the saved rates are ignored.
+        schedule and the number of the step alone. On resume, the saved rates are ignored. A
+        scheduler of torch keeps its own state instead, see `step_schedulers`.
 
         Args:
             step: the number of steps before it.
         """
-        factor = learning_rate_factor(
-            self.settings.scheduler, step, self.total_steps, self.steps_per_epoch
-        )
-        scale_learning_rates(self.optimizers, factor)
+        if self.schedule is not None:
+            scale_learning_rates(self.optimizers, self.schedule(step))
 
     def update(self, step: Step) -> dict[str, Tensor]:
         """One optimizer step: forward, backward, clip, step.
@@ -197,6 +234,18 @@ class BaseTrainer(ABC):
         Returns:
             The scalars of `training_step`, averaged over the samples of this process.
         """
+        if self._uses_closure:
+            return self._update_with_closure(step)
+        outputs = self.compute_gradients(step)
+        self.clip_gradients()
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad()
+        self.scaler.update()
+        return outputs
+
+    def compute_gradients(self, step: Step) -> dict[str, Tensor]:
+        """Forward and backward passes of all batches of a step; returns what `update` returns."""
         outputs = []
         last_index = len(step.batches) - 1
         for index, batch in enumerate(step.batches):
@@ -208,16 +257,37 @@ class BaseTrainer(ABC):
                     loss = loss * step.loss_weights[index]
                 self.scaler.scale(loss).backward()
             outputs.append(batch_outputs)
-
-        if self.options.clip_norm is not None:
-            for optimizer in self.optimizers:
-                self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
-            optimizer.zero_grad()
-        self.scaler.update()
         return mean_over_batches(outputs, step.sample_counts)
+
+    def clip_gradients(self) -> None:
+        """Scales the gradients down to `trainer.clip_norm`, and keeps their norm for the log.
+
+        Without clipping, the norm is computed at log entries only.
+        """
+        clip_norm = self.options.clip_norm
+        if clip_norm is None and not self.is_log_step(self.progress.step + 1):
+            return
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.gradient_norm = nn.utils.get_total_norm(gradients)
+        if clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), clip_norm, self.gradient_norm)
+
+    def predict_step(self, model: nn.Module, batch: Batch) -> Any:
+        """The model's outputs for a transformed batch on the device, without targets."""
+        return model(batch["input"])
+
+    def after_step(self, outputs: Mapping[str, Tensor]) -> None:  # noqa: B027  need not be defined
+        """Called after each optimizer step, with the result of `update`."""
+
+    def after_evaluation(  # noqa: B027  need not be defined
+        self, split: str, results: Mapping[str, Tensor]
+    ) -> None:
+        """Called after each evaluation of a split, with its results.
+
+        Training is saved before, so an error here loses nothing.
+        """
 
     def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
         """What predict.py prints for each sample: one or more answers, the best first.
@@ -245,7 +315,7 @@ class BaseTrainer(ABC):
         signal during a validation takes effect after the next step. A second signal ends the
         process at once.
 
-        The outputs of `training_step` are checked at log entries, and each state before it is
+        The outputs of `training_step` are checked at log entries, and the weights before they are
         saved. `storage.non_finite_guard.fit_with_recovery` calls `fit`. After a NonFiniteError it
         returns to the last checkpoint and calls `fit` again, which checks each step up to the
         failed one. With `trainer.non_finite=skip`, the step that caused the value is undone;
@@ -277,7 +347,9 @@ class BaseTrainer(ABC):
                 if self.moving_average is not None:
                     self.moving_average.update_parameters(self.model)
                 self.progress.step += 1
+                self.step_schedulers()
                 self.meter.add(outputs, sum(step.sample_counts))
+                self.after_step(outputs)
                 bar.update()
 
                 if self.is_log_step(self.progress.step):
@@ -295,6 +367,15 @@ class BaseTrainer(ABC):
                     break
         self.checkpointer.raise_failure()
 
+    def stop(self, reason: str) -> None:
+        """Ends training after this step, as if it were the last one.
+
+        Args:
+            reason: what the log gives as the reason. All processes must stop at the same step.
+        """
+        self.progress.stop_reason = reason
+        log.info("stopping: %s", reason)
+
     def evaluate(self, split: str) -> dict[str, Tensor]:
         """The metrics of all samples of a split, on the CPU.
 
@@ -307,26 +388,46 @@ class BaseTrainer(ABC):
                 f"{loader.dataset.title}, {split}: {len(loader.dataset)} samples are too few for "
                 f"{world_size()} processes with trainer.strategy=fsdp; use ddp or fewer processes"
             )
+        means = WeightedMeans()
         self.metrics.reset()
         with self.evaluating() as model, progress_bar(loader.steps_per_epoch, split) as bar:
             for step in loader.steps(0, loader.steps_per_epoch):
-                if sum(step.sample_counts) > 0:
+                sample_count = sum(step.sample_counts)
+                if sample_count > 0:
                     (batch,) = step.to(self.device).batches
-                    self.evaluation_step(model, batch)
+                    values = self.evaluation_step(model, batch)
+                    means.add(values or {}, sample_count)
                 bar.update()
-            results: dict[str, Tensor] = self.metrics.compute()
+            results = self.collect_results(means)
         return {name: value.cpu() for name, value in results.items()}
 
-    def predict(self, batch: Batch) -> Tensor:
-        """The model's outputs for the ``input`` of a transformed batch, float32, on the CPU."""
+    def collect_results(self, means: WeightedMeans) -> dict[str, Tensor]:
+        """The results of the metrics, and the means of what `evaluation_step` has returned.
+
+        Raises:
+            UserError: if there are none.
+        """
+        results = named_results(self.metrics)
+        for name, mean in means.compute_over_processes().items():
+            results[name] = torch.tensor(mean, dtype=torch.float64)
+        if not results:
+            raise UserError(
+                f"{type(self).__name__}.evaluation_step returns no values and updates no metrics"
+            )
+        return results
+
+    def predict(self, batch: Batch) -> Any:
+        """The result of `predict_step` for a transformed batch, on the CPU, in float32 at least."""
         with self.evaluating() as model:
-            outputs: Tensor = model(to_device(batch, self.device)["input"])
-            return outputs.float().cpu()
+            outputs = self.predict_step(model, to_device(batch, self.device))
+            return map_tensors(_to_readable, outputs)
 
     def log_training(self) -> dict[str, float]:
         """Logs the means since the last entry; returns them. The host waits for the device here."""
         values = self.meter.read()
-        values["lr"] = self.optimizers[0].param_groups[0]["lr"]
+        values |= learning_rates(self.optimizers)
+        if self.gradient_norm is not None:
+            values["grad_norm"] = self.gradient_norm.item()
         logged_values = {**values, **self.meter.read_speed()}
         self.run_log.scalars("train", self.epoch, self.progress.step, logged_values)
         log.debug("step %d  %s", self.progress.step, format_values(logged_values))
@@ -341,14 +442,21 @@ class BaseTrainer(ABC):
         """
         try:
             results = self.evaluate("validation")
+            scalars = scalar_results(results)
+            other_results = {}
+            for name in self.settings.data.validation_sets:
+                other_results[name] = self.evaluate(name)
+                for metric, value in scalar_results(other_results[name]).items():
+                    scalars[f"{name}/{metric}"] = value
         except Exception:
             if world_size() == 1:  # several processes can only save together
                 self.save()
             raise
-        scalars = scalar_results(results)
-        self.run_log.scalars("validation", self.epoch, self.progress.step, scalars)
+        self._log_validation(results, other_results)
         monitor = self.settings.checkpoint.monitor
-        is_best = self.progress.record_validation(scalars[monitor], self.higher_is_better(monitor))
+        metric = monitor.rpartition("/")[2]  # without the name of a validation set
+        is_best = self.progress.record_validation(scalars[monitor], self.higher_is_better(metric))
+        self.step_schedulers(scalars[monitor])
         message = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, "
         message += f"validation {format_values(scalars)}"
         if is_best:
@@ -356,6 +464,8 @@ class BaseTrainer(ABC):
         log.info("%s", message)
         self.save(is_best=is_best)  # before the figures, which take time
         self._log_figures(results)
+        for split, split_results in {"validation": results, **other_results}.items():
+            self.after_evaluation(split, split_results)
         self.meter.restart_timer()
 
     # When something is due.
@@ -387,9 +497,16 @@ class BaseTrainer(ABC):
         return step % self.settings.logger.every_steps == 0 or self._ends_epoch(step)
 
     def validation_is_due(self) -> bool:
-        """Whether the last step ended an epoch that has not been validated."""
+        """Whether a validation follows after the last step, and has not been made."""
         step = self.progress.step
-        return self._ends_epoch(step) and self.progress.validated_step < step
+        if self.progress.validated_step >= step:
+            return False
+        if step == self.total_steps or self.progress.stop_reason:
+            return True
+        every_steps = self.options.validate_every_steps
+        if every_steps is None:
+            every_steps = self.options.validate_every_epochs * self.steps_per_epoch
+        return step % every_steps == 0
 
     def checkpoint_is_due(self) -> bool:
         """Whether to save in the middle of an epoch."""
@@ -402,12 +519,30 @@ class BaseTrainer(ABC):
             return False
         patience = self.options.early_stop or math.inf
         stops_early = self.progress.validations_without_improvement >= patience
-        return stops_early or self.progress.step >= self.total_steps
+        is_stopped = bool(self.progress.stop_reason)
+        return stops_early or is_stopped or self.progress.step >= self.total_steps
 
     def _ends_epoch(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0 or step == self.total_steps
 
     # Parts of a step.
+
+    def step_schedulers(self, monitored_value: float | None = None) -> None:
+        """Makes a step of each scheduler of torch, if one is due.
+
+        Args:
+            monitored_value: the value of `checkpoint.monitor` after a validation, on which
+                ReduceLROnPlateau depends.
+        """
+        if not self.schedulers:
+            return
+        is_due = self.settings.scheduler.interval == "step" or self._ends_epoch(self.progress.step)
+        for scheduler in self.schedulers:
+            if isinstance(scheduler, ReduceLROnPlateau):
+                if monitored_value is not None:
+                    scheduler.step(monitored_value)
+            elif is_due and monitored_value is None:
+                scheduler.step()
 
     def wrap_model(self) -> nn.Module:
         """The model, wrapped in DDP or FSDP2 if there are several processes.
@@ -450,9 +585,15 @@ class BaseTrainer(ABC):
         was_training = model.training
         # FSDP2 uses the gathered parameters again in training, where inference tensors fail.
         without_gradients = torch.no_grad() if self.sharded else torch.inference_mode()
+        optimizers = vars(self).get("optimizers", [])  # those that have been built
         model.eval()
         try:
-            with preserve_global_rng(self.device), without_gradients, self.autocast():
+            with (
+                evaluation_mode(optimizers),
+                preserve_global_rng(self.device),
+                without_gradients,
+                self.autocast(),
+            ):
                 yield model
         finally:
             model.train(was_training)
@@ -466,10 +607,17 @@ class BaseTrainer(ABC):
             NonFiniteError: if a value in it is not finite; nothing is saved then.
         """
         state = self.state_dict()
-        check_finite(state, f"step {self.progress.step}:")
+        self.check_weights(self.progress.step)
         if not self.sharded:
             check_replicas_equal(self.model, f"step {self.progress.step}")
         self.checkpointer.save(state, self.progress.step, is_best, self.run_log.flush)
+
+    def check_weights(self, step: int) -> None:
+        """Raises a NonFiniteError if a weight is not finite after a step.
+
+        Buffers may contain infinity on purpose, as a causal mask does.
+        """
+        check_finite({"model": dict(self.model.named_parameters())}, f"step {step}:")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and plain values.
@@ -480,13 +628,17 @@ class BaseTrainer(ABC):
         needs `load_state_dict` as well.
         """
         self._build_parts()
-        return {
+        state = {
             "settings": self.settings.model_dump(mode="json"),
             "data": self.dataset.state_dict(),
             "fingerprint": self.dataset.fingerprint,
             "example": self.dataset.example,
             **collect_state(self),
         }
+        if any(has_evaluation_mode(optimizer) for optimizer in self.optimizers):
+            with evaluation_mode(self.optimizers):
+                state["evaluated_model"] = copy.deepcopy(self.model.state_dict())
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from the result of `state_dict`, with any number of processes.
@@ -499,7 +651,12 @@ class BaseTrainer(ABC):
         """
         self._build_parts()
         saved_optimizer = state["settings"]["optimizer"]["name"]
-        restore_state(self, state, saved_optimizer == self.settings.optimizer.name)
+        restore_state(
+            self,
+            state,
+            same_optimizer=saved_optimizer == self.settings.optimizer.name,
+            restores_rates=bool(self.schedulers),
+        )
         if self.progress.step > self.total_steps:
             raise UserError(
                 f"trainer.epochs or trainer.max_steps ends the run at step {self.total_steps}, "
@@ -516,9 +673,33 @@ class BaseTrainer(ABC):
 
     def _build_parts(self) -> None:
         """Builds what has not been used yet, because only existing attributes have a state."""
-        _ = self.moving_average, self.parallel_model, self.optimizers, self.metrics
+        _ = self.moving_average, self.parallel_model, self.schedulers, self.metrics
 
     # Details of the loop.
+
+    @cached_property
+    def _uses_closure(self) -> bool:
+        return needs_closure(self.optimizers[0])
+
+    def _update_with_closure(self, step: Step) -> dict[str, Tensor]:
+        """A step of an optimizer that computes the loss several times, such as LBFGS."""
+        optimizer: Any
+        (optimizer,) = self.optimizers
+        all_outputs: list[dict[str, Tensor]] = []
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            outputs = self.compute_gradients(step)
+            self.clip_gradients()
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:  # LBFGS cannot flatten those of convolutions
+                    parameter.grad = parameter.grad.contiguous()
+            all_outputs.append(outputs)
+            return outputs["loss"]
+
+        optimizer.step(closure)
+        optimizer.zero_grad()
+        return all_outputs[0]  # of the weights before the step
 
     def _start(self) -> None:
         """Repeats a validation that failed; saves the first state of a new run.
@@ -545,6 +726,13 @@ class BaseTrainer(ABC):
         if self.dataset.uses_global_rng:
             number = self.progress.step + 1
             seed_torch(*self._update_key, number, *self._rank_key, device=self.device)
+
+    def _log_validation(
+        self, results: Mapping[str, Tensor], other_results: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
+        for split, split_results in {"validation": results, **other_results}.items():
+            scalars = scalar_results(split_results)
+            self.run_log.scalars(split, self.epoch, self.progress.step, scalars)
 
     def _log_figures(self, results: Mapping[str, Tensor]) -> None:
         if not self.run_log.takes_figures:
@@ -584,3 +772,10 @@ class BaseTrainer(ABC):
             self.save()
             if not self.stop_signal:
                 raise
+
+
+def _to_readable(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU, in float32 if it has a smaller floating-point type."""
+    if tensor.is_floating_point() and tensor.itemsize < 4:
+        tensor = tensor.float()
+    return tensor.cpu()

@@ -1,7 +1,13 @@
-"""Prints the JSON schema of the settings: python -m config > config/schema.json."""
+"""Prints the JSON schema of settings files: python -m config > config/schema.json."""
 
 import json
 
 from config.schema import Settings
 
-print(json.dumps(Settings.model_json_schema(), indent=2))
+schema = Settings.model_json_schema()
+schema["properties"]["extends"] = {
+    "description": "A settings file in the same folder; this file contains what differs.",
+    "type": "string",
+}
+schema["required"] = []  # the other file may contain the rest
+print(json.dumps(schema, indent=2))

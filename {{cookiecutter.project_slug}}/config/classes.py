@@ -1,4 +1,4 @@
-"""Finds the data sets, models and trainers that settings name, by importing their files."""
+"""Finds the classes and functions that settings name, by importing their files and packages."""
 
 import difflib
 import importlib
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from config.schema import ClassSection
 from utils.errors import UserError, describe_error
 from utils.imports import fast_imports
 
@@ -35,11 +36,79 @@ class ClassListing:
     failures: dict[str, str]
 
 
+def find_component(section: type[ClassSection], name: str) -> Any:
+    """Imports the class that a setting names, or the function where a section allows functions.
+
+    Raises:
+        UserError: if there is none, its file or library cannot be imported, or it is of another
+            kind.
+    """
+    modules, names = _split_name(section.package, name)
+    if section.functions:
+        functions = list_functions(section)
+        if len(modules) == len(names) == 1:
+            functions = _public_functions(_import_from_project(section.package, modules))
+        if names and names[0] in functions:
+            return functions[names[0]]
+    if not modules:
+        library_class = _find_in_libraries(section, name)
+        if library_class is not None:
+            return library_class
+    if section.libraries and not modules:
+        raise UserError(f"there is no such name{_suggestions(name, list_names(section))}")
+    return find_class(section.package, name, section.base)
+
+
+def list_names(section: type[ClassSection]) -> list[str]:
+    """The names of all functions and classes that a section can name, except for other libraries.
+
+    Files that cannot be imported are left out.
+    """
+    names = [*list_functions(section), *list_classes(section.package, section.base).classes]
+    if section.libraries:
+        names += list_library_classes(section.libraries[0], section.base)
+    return names
+
+
+def list_functions(section: type[ClassSection]) -> dict[str, Any]:
+    """The functions that a section can name without a prefix, by name."""
+    if not section.functions:
+        return {}
+    return _public_functions(_import_from_project(section.package, [section.functions]))
+
+
+def is_project_class(cls: type) -> bool:
+    """Whether a class or function is defined in a file of the project."""
+    top_package = cls.__module__.partition(".")[0]
+    return (ROOT / top_package).is_dir() or (ROOT / f"{top_package}.py").is_file()
+
+
+def list_library_classes(library: str, base: type[T] | str) -> dict[str, type[T]]:
+    """The public classes of an installed package that derive from a base class, by name.
+
+    Raises:
+        UserError: if the package cannot be imported.
+    """
+    try:
+        with fast_imports():
+            module = importlib.import_module(library)
+    except ImportError as error:
+        package = library.partition(".")[0]
+        raise UserError(f"{library} cannot be imported ({error}); pip install {package}") from error
+    base_class: type[T] = _resolve(base)
+    classes: dict[str, type[T]] = {}
+    for name, value in vars(module).items():
+        is_class = isinstance(value, type) and issubclass(value, base_class)
+        if is_class and value is not base_class and not name.startswith("_"):
+            classes[name] = value
+    return classes
+
+
 def find_class(package: str, name: str, base: type[T] | str) -> type[T]:
-    """Imports the class that a setting names.
+    """Imports the class of the project that a setting names.
 
     Args:
-        package: the folder that contains the class: data_loader, model or trainer.
+        package: the folder that contains the class, such as data_loader, model or trainer.
         name: FILE.Class or FOLDER.FILE.Class; FOLDER.Class if ``FOLDER/__init__.py`` imports it.
         base: the class that it must derive from, or the dotted path of that class.
 
@@ -50,7 +119,8 @@ def find_class(package: str, name: str, base: type[T] | str) -> type[T]:
     modules, class_names = _split_name(package, name)
     path = _path(package, modules)
     if not class_names:
-        raise UserError(f"no such class{_suggestions(package, name, base)}")
+        suggestions = _suggestions(name, [*list_classes(package, base).classes])
+        raise UserError(f"no such class{suggestions}")
     module = _import_from_project(package, modules)
     found = getattr(module, class_names[0], None)
     for inner_name in class_names[1:]:
@@ -58,7 +128,8 @@ def find_class(package: str, name: str, base: type[T] | str) -> type[T]:
             found = getattr(found, inner_name, None)
     if not isinstance(found, type):
         missing = ".".join(class_names)
-        raise UserError(f"{path} has no class {missing}{_suggestions(package, name, base)}")
+        suggestions = _suggestions(name, [*list_classes(package, base).classes])
+        raise UserError(f"{path} has no class {missing}{suggestions}")
     base_class: type[T] = _resolve(base)
     if not issubclass(found, base_class):
         raise UserError(f"{path}: {found.__name__} does not derive from {base_class.__name__}")
@@ -94,6 +165,28 @@ def list_classes(package: str, base: type | str) -> ClassListing:
             if defined_here and issubclass(value, base_class) and not inspect.isabstract(value):
                 listing.classes[".".join([*modules, name])] = value
     return listing
+
+
+def _public_functions(module: Any) -> dict[str, Any]:
+    """The functions that a module defines, in their order."""
+    functions = {}
+    for name, value in vars(module).items():
+        defined_here = inspect.isfunction(value) and value.__module__ == module.__name__
+        if defined_here and not name.startswith("_"):
+            functions[name] = value
+    return functions
+
+
+def _find_in_libraries(section: type[ClassSection], name: str) -> Any:
+    """The class of a library; None if there is no such class."""
+    for library in section.libraries:
+        class_name = name.removeprefix(f"{library}.")
+        if class_name == name and library != section.libraries[0]:
+            continue
+        classes: dict[str, type] = list_library_classes(library, section.base)
+        if class_name in classes:
+            return classes[class_name]
+    return None
 
 
 def _split_name(package: str, name: str) -> tuple[list[str], list[str]]:
@@ -159,11 +252,10 @@ def _import(name: str, path: str) -> Any:
         raise UserError(f"{message}: it ends the process by SystemExit") from error
 
 
-def _suggestions(package: str, name: str, base: type | str) -> str:
-    """The end of an error message: the class with the most similar name, and all classes."""
-    classes = list_classes(package, base).classes
-    available = textwrap.shorten(", ".join(classes), 250, placeholder=" ...")
-    similar = difflib.get_close_matches(name, classes, n=1)
+def _suggestions(name: str, available: list[str]) -> str:
+    """The end of an error message: the most similar name, and all names."""
+    listing = textwrap.shorten(", ".join(available), 250, placeholder=" ...")
+    similar = difflib.get_close_matches(name, available, n=1)
     if similar:
-        return f"; did you mean {similar[0]}? Available: {available}"
-    return f"; available: {available or 'none'}"
+        return f"; did you mean {similar[0]}? Available: {listing}"
+    return f"; available: {listing or 'none'}"

@@ -1,11 +1,14 @@
 """Derives the settings of a class from the signature of its constructor, and constructs it."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
+import operator
 import re
 import sys
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from config.classes import find_class
+from config.classes import find_class, is_project_class
 from config.schema import ClassSection
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 
@@ -29,12 +32,15 @@ ARGUMENTS_CONFIG = pydantic.ConfigDict(
 
 
 def constructor_parameters(cls: type) -> dict[str, Parameter]:
-    """The parameters of a constructor, including those that ``**kwargs`` passes to base classes.
+    """The parameters of a function or of the constructor of a class.
 
-    The method resolution order is followed as long as each ``__init__`` accepts ``**kwargs``. If
-    the last one does, ``**kwargs`` itself is the last parameter. Annotations that are text (from
-    ``from __future__ import annotations``) are evaluated where possible.
+    They include those that ``**kwargs`` passes to base classes: the method resolution order is
+    followed as long as each ``__init__`` accepts ``**kwargs``. If the last one does, ``**kwargs``
+    itself is the last parameter. Annotations that are text (from ``from __future__ import
+    annotations``) are evaluated where possible.
     """
+    if not isinstance(cls, type):
+        return _function_parameters(cls)
     parameters: dict[str, Parameter] = {}
     rest: Parameter | None = None
     for owner in cls.__mro__:
@@ -53,6 +59,15 @@ def constructor_parameters(cls: type) -> dict[str, Parameter]:
             rest = own[-1]
     if rest is not None:
         parameters[rest.name] = rest
+    return parameters
+
+
+def _function_parameters(function: Any) -> dict[str, Parameter]:
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    parameters = {}
+    for parameter in _signature(function).parameters.values():
+        annotation = _evaluate(parameter.annotation, names, {})
+        parameters[parameter.name] = parameter.replace(annotation=annotation)
     return parameters
 
 
@@ -132,6 +147,7 @@ def class_settings(cls: type, section: type[ClassSection], name: str) -> ClassSe
     for parameter in constructor_parameters(cls).values():
         if parameter.name in section.given or parameter.kind is Parameter.VAR_KEYWORD:
             continue
+        parameter = _with_plain_annotation(parameter, cls, section)
         problem = _why_not_a_setting(parameter, section)
         if problem is None:
             # No attribute of BaseModel has such a name, whatever the parameter is called.
@@ -143,6 +159,48 @@ def class_settings(cls: type, section: type[ClassSection], name: str) -> ClassSe
             unfillable.append(parameter.name)
     model = pydantic.create_model(cls.__name__, __config__=ARGUMENTS_CONFIG, **fields)
     return ClassSettings(model, unusable, unfillable)
+
+
+def _with_plain_annotation(
+    parameter: Parameter, component: Any, section: type[ClassSection]
+) -> Parameter:
+    """The parameter with the annotation that its setting has.
+
+    For a class of a library, tensors in it, as in ``float | Tensor``, are left out, and a missing
+    annotation is replaced by the type of the default.
+    """
+    if parameter.name in section.argument_types:
+        return parameter.replace(annotation=section.argument_types[parameter.name])
+    if is_project_class(component):
+        return parameter
+    if parameter.annotation is Parameter.empty:
+        return parameter.replace(annotation=_type_of_default(parameter.default))
+    return parameter.replace(annotation=_without_tensors(parameter.annotation))
+
+
+def _without_tensors(annotation: Any) -> Any:
+    arguments = typing.get_args(annotation)
+    if not arguments:
+        return annotation
+    kept = [_without_tensors(argument) for argument in arguments if not _is_tensor(argument)]
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return functools.reduce(operator.or_, kept)
+    if origin is tuple:
+        return types.GenericAlias(tuple, tuple(kept))
+    return annotation
+
+
+def _is_tensor(annotation: Any) -> bool:
+    return getattr(annotation, "__module__", "") == "torch" and annotation.__name__ == "Tensor"
+
+
+def _type_of_default(default: Any) -> Any:
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        return float  # 0 is often written for 0.0
+    if isinstance(default, bool | str):
+        return type(default)
+    return Parameter.empty
 
 
 def _why_not_a_setting(parameter: Parameter, section: type[ClassSection]) -> str | None:
@@ -215,7 +273,8 @@ def _plain_default(parameter: Parameter) -> Any:
 
 def describe_parameter(cls: type, name: str) -> str | None:
     """The text on a parameter in the docstring of the class, or of the nearest base class."""
-    for owner in cls.__mro__:
+    owners = cls.__mro__ if isinstance(cls, type) else [cls]
+    for owner in owners:
         for documented in (owner, vars(owner).get("__init__")):
             meanings = _documented_arguments(getattr(documented, "__doc__", None) or "")
             if name in meanings:
@@ -261,12 +320,19 @@ def construct(section: ClassSection, base: type[T], **arguments: Any) -> T:
     parameters = constructor_parameters(cls)
     accepts_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters.values())
     passed = {name: value for name, value in arguments.items() if accepts_any or name in parameters}
-    fields = class_settings(cls, type(section), section.name).fields
-    for name, value in section.arguments.items():
-        field = fields.get(name)
-        if field is None or field.is_required() or value != field.default:
-            passed[name] = value
+    passed |= changed_arguments(cls, section)
     try:
         return cls(**passed)
     except USER_CODE_ERRORS as error:
         raise UserError(f"{section.name} cannot be built: {describe_error(error)}") from error
+
+
+def changed_arguments(component: Any, section: ClassSection) -> dict[str, Any]:
+    """The settings of a class or function that differ from the defaults of its parameters."""
+    fields = class_settings(component, type(section), section.name).fields
+    changed: dict[str, Any] = {}
+    for name, value in section.arguments.items():
+        field = fields.get(name)
+        if field is None or field.is_required() or value != field.default:
+            changed[name] = value
+    return changed

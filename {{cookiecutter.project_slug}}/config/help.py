@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from config.classes import list_classes
+from config.classes import list_classes, list_functions, list_names
 from config.constructors import class_settings, is_set_by_constructor
-from config.schema import ClassSection, Section, Settings, section_kinds
+from config.schema import ClassSection, Section, Settings, section_type
 
 LINE_WIDTH = 90  # characters of a line of text, without its indentation
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
@@ -34,8 +34,7 @@ class Row:
 
     Attributes:
         key: the name, such as model.width.
-        facts: owner (the class, optimizer or scheduler, if not all have the setting), type,
-            range and default.
+        facts: the classes or functions that have it, if not all do; type, range and default.
         meaning: the description.
     """
 
@@ -51,72 +50,52 @@ def settings_help() -> str:
         lines.append(f"  {row.key}  ({row.facts})")
         lines.append(_indented(row.meaning))
     for field in Settings.model_fields.values():
-        for kind in section_kinds(field):
-            if issubclass(kind, ClassSection):
-                failures = list_classes(kind.package, kind.base).failures
-                lines += failures.values()
+        section = section_type(field)
+        if section is not None and issubclass(section, ClassSection):
+            lines += list_classes(section.package, section.base).failures.values()
     return "\n".join(lines) + "\n"
 
 
 def list_settings() -> Iterator[Row]:
     """All settings in the order of the schema; a section is followed by its classes' settings."""
     for name, field in Settings.model_fields.items():
-        kinds = section_kinds(field)
-        if not kinds:
+        section = section_type(field)
+        if section is None:
             properties = Settings.model_json_schema()["properties"]
-            yield _row(name, "", field, properties[name], {})
-        elif len(kinds) > 1:
-            yield from _rows_of_alternatives(name, field, kinds)
-        elif issubclass(kinds[0], ClassSection):
-            yield from _rows_of_class_section(kinds[0], name)
+            yield _row(name, field, properties[name], {})
+        elif issubclass(section, ClassSection):
+            yield from _rows_of_class_section(section, name)
         else:
-            yield from _rows(kinds[0], name)
+            yield from _rows(section, name)
 
 
-def _rows(section: type[Section], prefix: str, owner: str = "") -> Iterator[Row]:
+def _rows(section: type[Section], prefix: str) -> Iterator[Row]:
     schema = section.model_json_schema()
     for name, field in section.model_fields.items():
-        if owner and name == "name":
-            continue  # it is listed once for all alternatives
-        yield _row(f"{prefix}.{name}", owner, field, schema["properties"][name], schema)
-
-
-def _rows_of_alternatives(
-    prefix: str, field: FieldInfo, kinds: list[type[Section]]
-) -> Iterator[Row]:
-    """The settings of all optimizers, or of all schedulers."""
-    names = [kind.model_fields["name"].default for kind in kinds]
-    default = json.dumps(field.default.name)
-    meanings = []
-    for name, kind in zip(names, kinds, strict=True):
-        meanings.append(f"{name}: {kind.__doc__}")
-    facts = f"{', '.join(names)}; default {default}"
-    yield Row(f"{prefix}.name", facts, "\n".join(meanings))
-    for name, kind in zip(names, kinds, strict=True):
-        yield from _rows(kind, prefix, owner=name)
+        yield _row(f"{prefix}.{name}", field, schema["properties"][name], schema)
 
 
 def _rows_of_class_section(section: type[ClassSection], prefix: str) -> Iterator[Row]:
-    """The settings of a section, and the arguments of all classes that it can name."""
-    classes = list_classes(section.package, section.base).classes
+    """The settings of a section, and the arguments of all that it can name in the project."""
+    components = {**list_functions(section), **list_classes(section.package, section.base).classes}
     for row in _rows(section, prefix):
         if row.key == f"{prefix}.name":
-            meaning = f"{row.meaning}\nAvailable: {', '.join(classes)}"
+            meaning = f"{row.meaning}\nAvailable: {', '.join(list_names(section))}"
             row = dataclasses.replace(row, meaning=meaning)
         yield row
-    for class_name, cls in classes.items():
-        settings = class_settings(cls, section, class_name)
+    owners_by_row: dict[Row, list[str]] = {}  # several components may have the same argument
+    for name, component in components.items():
+        settings = class_settings(component, section, name)
         schema = settings.model.model_json_schema()
-        for name, field in settings.fields.items():
-            yield _row(f"{prefix}.{name}", class_name, field, schema["properties"][name], schema)
+        for argument, field in settings.fields.items():
+            row = _row(f"{prefix}.{argument}", field, schema["properties"][argument], schema)
+            owners_by_row.setdefault(row, []).append(name)
+    for row, owners in owners_by_row.items():
+        yield dataclasses.replace(row, facts=f"{', '.join(owners)}; {row.facts}")
 
 
-def _row(
-    key: str, owner: str, field: FieldInfo, schema: dict[str, Any], root: dict[str, Any]
-) -> Row:
+def _row(key: str, field: FieldInfo, schema: dict[str, Any], root: dict[str, Any]) -> Row:
     facts = [_type_in_words(schema, root.get("$defs", {})), _default_in_words(field)]
-    if owner:
-        facts.insert(0, owner)
     return Row(key, "; ".join(facts), field.description or "")
 
 

@@ -1,42 +1,27 @@
-"""Reads settings from a YAML file, the environment and ``KEY=VALUE`` arguments, and checks them."""
+"""Checks the settings from a YAML file, the environment and ``KEY=VALUE`` arguments."""
 
 import difflib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from io import StringIO
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
 from ruamel.yaml import YAML
 
-from config.classes import ROOT, find_class
+from config.classes import find_component
 from config.constructors import ClassSettings, class_settings, is_set_by_constructor
-from config.schema import ClassSection, MayChangeOnResume, Section, Settings, section_kinds
+from config.reading import fields_of_section, parse, parse_overrides, read_file, set_value
+from config.schema import ClassSection, MayChangeOnResume, OptimizerSettings, Section, Settings
 from utils.errors import UserError
 
 SectionT = TypeVar("SectionT", bound=ClassSection)
 
-MAX_YAML_BYTES = 50_000  # of a settings file
-MAX_YAML_PARTS = 50_000  # keys, values and punctuation after references are resolved
 MAX_SHOWN_PROBLEMS = 2
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
 MAX_LISTED_CHARACTERS = 250  # of the names that a message lists
-
-
-def _default_file() -> Path:
-    """The settings file that commands read if none is named; config/default.txt names it."""
-    pointer = ROOT / "config/default.txt"
-    if not pointer.is_file():
-        return pointer
-    name = pointer.read_bytes().decode(errors="replace").strip()
-    return pointer.parent / name
-
-
-DEFAULT = _default_file()
 
 
 def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Settings:
@@ -53,11 +38,14 @@ def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = (
     Raises:
         UserError: naming the setting, its value and what is allowed.
     """
-    values = _read(source)
+    if isinstance(source, Path):
+        values = read_file(source)
+    else:
+        values = parse(source, "the checkpoint")
     if "DATA_ROOT" in os.environ:
-        _set(values, "data.root", os.environ["DATA_ROOT"])
-    for key, value in _parse_overrides(overrides):
-        _set(values, key, value)
+        set_value(values, "data.root", os.environ["DATA_ROOT"])
+    for key, value in parse_overrides(overrides):
+        set_value(values, key, value)
     settings = _check_schema(Settings, values)
     sections: dict[str, ClassSection] = {}
     problems: list[str] = []
@@ -159,99 +147,6 @@ def _is_marked(field: Any) -> bool:
     return any(isinstance(mark, MayChangeOnResume) for mark in field.metadata)
 
 
-# Reading
-
-
-def _read(source: Path | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(source, Path):
-        return _read_file(source)
-    values: dict[str, Any] = _parse(source, "the checkpoint")
-    return values
-
-
-def _read_file(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(MAX_YAML_BYTES + 1)
-        if len(content) > MAX_YAML_BYTES:
-            raise UserError(
-                f"{file} is too long for settings (the limit is {MAX_YAML_BYTES} bytes)"
-            )
-        text = content.decode()
-    except OSError as error:
-        names = ", ".join(sorted(path.name for path in ROOT.glob("config/*.yaml")))
-        message = f"cannot read the settings file {file}: {error.strerror or error}"
-        hint = f"config/ contains {names}; default.txt names the default"
-        raise UserError(f"{message}\n{hint}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"cannot read the settings file {file}: {error}") from error
-    values = _parse(text, str(file))
-    if not isinstance(values, dict):
-        raise UserError(f"{file} contains no settings; write one KEY: VALUE per line")
-    return {"name": file.stem, **values}
-
-
-def _parse(source: str | Mapping[str, Any], origin: str) -> Any:
-    """Reads YAML 1.2 (1e-3 is a number, `no` is text), or copies a mapping, as plain JSON types.
-
-    The number of values is limited, because references to references can expand without end.
-    """
-    try:
-        values: Any = source
-        if isinstance(source, str):
-            values = YAML(typ="safe", pure=True).load(source)
-        encoder = json.JSONEncoder(default=str)
-        parts = list(islice(encoder.iterencode(values), MAX_YAML_PARTS))
-        if len(parts) == MAX_YAML_PARTS:
-            raise ValueError("it contains too many values")
-        return json.loads("".join(parts))
-    except Exception as error:  # malicious content can raise any
-        mark = getattr(error, "problem_mark", None)
-        problem = " ".join(str(getattr(error, "problem", error)).split())[:200]
-        if mark is not None:
-            problem = f"line {mark.line + 1}: {problem}"
-        raise UserError(f"{origin} is not valid YAML for settings; {problem}") from error
-
-
-def _parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
-    """Splits ``KEY=VALUE`` texts; names of classes come first, as they remove arguments."""
-    names: list[tuple[str, Any]] = []
-    others: list[tuple[str, Any]] = []
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not re.fullmatch(r"[\w.]{1,60}", key):
-            shown = repr(override[:MAX_SHOWN_CHARACTERS])
-            raise UserError(f"{shown} must be KEY=VALUE, as in seed=3")
-        value = _parse(text, f"the value of {key}")
-        if key.endswith(".name"):
-            names.append((key, value))
-        else:
-            others.append((key, value))
-    return names + others
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Sets one value.
-
-    A new class keeps the settings that are not arguments of the class, such as `data.batch_size`.
-    A new optimizer or scheduler keeps none.
-    """
-    section_key, dot, name = key.rpartition(".")
-    if not dot:
-        values[key] = value
-        return
-    section = values.setdefault(section_key, {})
-    if not isinstance(section, dict):
-        shown = repr(str(section)[:MAX_SHOWN_CHARACTERS])
-        raise UserError(f"{key}: {section_key} = {shown} is not a section; use {section_key}=VALUE")
-    if name == "name" and section.get("name") != value:
-        kinds = _kinds_of_section(section_key)
-        kept = kinds[0].model_fields if len(kinds) == 1 else {}
-        section = {inner: value for inner, value in section.items() if inner in kept}
-        values[section_key] = section
-    section[name] = value
-
-
 # Checking
 
 CheckedT = TypeVar("CheckedT", bound=Section)
@@ -263,12 +158,12 @@ def _check_schema(kind: type[CheckedT], values: Mapping[str, Any], key: str = ""
         return kind.model_validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
         found = error.errors(include_url=False)
-        raise UserError(_join([_describe(problem, values, key) for problem in found])) from error
+        raise UserError(_join([_describe(problem, key) for problem in found])) from error
 
 
 def _settings_of_class(section: ClassSection) -> ClassSettings:
-    cls: type = find_class(section.package, section.name, section.base)
-    return class_settings(cls, type(section), section.name)
+    component = find_component(type(section), section.name)
+    return class_settings(component, type(section), section.name)
 
 
 def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
@@ -282,18 +177,40 @@ def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
     except UserError as error:
         return section, [f"{key}.name = {_quote(section.name)}: {error}"]
     problems = _check_names(key, section, settings)
+    if isinstance(section, OptimizerSettings):
+        problems += _check_groups(f"{key}.groups", section.groups, settings)
     given = {n: value for n, value in section.arguments.items() if n in settings.fields}
     try:
         model = settings.model.model_validate_json(json.dumps(given))
     except pydantic.ValidationError as error:
         for problem in error.errors(include_url=False):
-            problems.append(_describe(problem, {}, key))
+            problems.append(_describe(problem, key))
         return section, problems
     arguments: dict[str, Any] = {}
     for field_name, field in settings.model.model_fields.items():
         if field_name in model.model_fields_set or not is_set_by_constructor(field):
             arguments[str(field.alias)] = getattr(model, field_name)
     return section.model_copy(update=arguments), problems
+
+
+def _check_groups(
+    key: str, groups: Mapping[str, Mapping[str, Any]], settings: ClassSettings
+) -> list[str]:
+    """Problems with the arguments of parameter groups."""
+    problems: list[str] = []
+    for pattern, arguments in groups.items():
+        path = f"{key}.{pattern}"
+        for name, value in arguments.items():
+            if name not in settings.fields:
+                problems.append(_unknown(path, name, [*settings.fields]))
+                continue
+            try:
+                settings.model.model_validate_json(json.dumps({name: value}))
+            except pydantic.ValidationError as error:
+                for problem in error.errors(include_url=False):
+                    if problem["loc"][0] == name:
+                        problems.append(_describe(problem, path))
+    return problems
 
 
 def _check_names(key: str, section: ClassSection, settings: ClassSettings) -> list[str]:
@@ -324,50 +241,28 @@ def _join(problems: list[str]) -> str:
 # Messages
 
 
-def _describe(problem: Any, values: Mapping[str, Any], section: str) -> str:
+def _describe(problem: Any, section: str) -> str:
     """One of pydantic's errors in a line: the setting, its value and what is allowed."""
     path = [str(part) for part in problem["loc"]]
     if section:
         path.insert(0, section)
-    if len(path) > 1 and len(_kinds_of_section(path[0])) > 1:
-        del path[1]  # pydantic inserts the name of the optimizer or scheduler
     key = _printable(".".join(path) or "settings")
     error = problem["type"]
     if error == "missing":
         return f"{key} is missing; set it in the settings file or by {key}=VALUE"
-    if error == "union_tag_not_found":
-        return f"{key}.name is missing; set it in the settings file or by {key}.name=VALUE"
-    if error == "union_tag_invalid":
-        tag = _quote(problem["ctx"]["tag"])
-        allowed = problem["ctx"]["expected_tags"]
-        return f"{key}.name = {tag}: should be one of {allowed}"
     if error == "extra_forbidden":
-        return _unknown(".".join(path[:-1]), path[-1], _known_names(path[:-1], values))
+        return _unknown(".".join(path[:-1]), path[-1], _known_names(path[:-1]))
     message = problem["msg"].removeprefix("Input ").replace("array", "list [a, b]")
     return f"{key} = {_quote(problem['input'])}: {message}"
 
 
-def _known_names(path: list[str], values: Mapping[str, Any]) -> list[str]:
+def _known_names(path: list[str]) -> list[str]:
     """The names of the settings in the section at a path."""
     if not path:
         return list(Settings.model_fields)
     if len(path) > 1:
         return []
-    kinds = _kinds_of_section(path[0])
-    if len(kinds) == 1:
-        return list(kinds[0].model_fields)
-    for kind in kinds:
-        if kind.model_fields["name"].default == values[path[0]]["name"]:
-            return list(kind.model_fields)
-    return []
-
-
-def _kinds_of_section(key: str) -> list[type[Section]]:
-    """The types that a section may have: several for an optimizer or a scheduler."""
-    field = Settings.model_fields.get(key)
-    if field is None:
-        return []
-    return section_kinds(field)
+    return list(fields_of_section(path[0]))
 
 
 def _unknown(section: str, name: str, known: list[str]) -> str:

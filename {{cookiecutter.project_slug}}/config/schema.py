@@ -6,7 +6,7 @@ The schema checks YAML files and ``KEY=VALUE`` arguments, fills `--help` and gen
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 from pydantic import Field
@@ -37,7 +37,7 @@ class Section(pydantic.BaseModel):
 
 
 class ClassSection(Section):
-    """Names a class. Further keys are arguments of its constructor.
+    """Names a class, or a function. Further keys are arguments of the constructor or function.
 
     The schema accepts any further key; `config.loading` imports the class and checks them.
 
@@ -46,6 +46,10 @@ class ClassSection(Section):
         base: the class that it derives from, by its dotted path. It is text, because importing it
             would import torch.
         given: the arguments that code passes to the constructor, which are therefore not settings.
+        functions: a file in the folder whose functions can be named as well, without a prefix.
+        libraries: packages whose classes can be named as well; those of the first one need no
+            prefix. The others may be missing.
+        argument_types: types of arguments, by name, where they are stricter than in the classes.
     """
 
     model_config = pydantic.ConfigDict(extra="allow")
@@ -53,6 +57,9 @@ class ClassSection(Section):
     package: ClassVar[str]
     base: ClassVar[str]
     given: ClassVar[frozenset[str]]
+    functions: ClassVar[str] = ""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    argument_types: ClassVar[dict[str, Any]] = {}
     name: str
     """The class, as FILE.Class; FILE.py is in data_loader/, model/ or trainer/."""
 
@@ -74,10 +81,14 @@ class DataSettings(ClassSection):
     """Samples in a batch."""
     workers: Annotated[Annotated[int, Field(ge=0, le=1024)] | None, MayChangeOnResume()] = None
     """Processes that load batches; default: 0 for data in memory, else one per CPU core."""
+    validation_sets: Annotated[dict[str, dict[str, Any]], MayChangeOnResume()] = {}
+    """Further sets to validate on, by name: {shifted: {name: my_data.Shifted}}.
+
+    The values are data settings that differ from those of this section."""
 
 
 class ModelSettings(ClassSection):
-    """The network and its initial weights."""
+    """The network, its initial weights, and which of them are trained how fast."""
 
     package = "model"
     base = "base.base_model.BaseModel"
@@ -86,6 +97,8 @@ class ModelSettings(ClassSection):
     """Run folder or checkpoint file from which matching weights are copied."""
     freeze: tuple[str, ...] = ()
     """Patterns of the names of parameters that are not trained, such as "stem.*"."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of each layer relative to that of the next one, for fine-tuning."""
 
 
 class TrainerSettings(ClassSection):
@@ -112,118 +125,53 @@ class TrainerSettings(ClassSection):
     """Maximum norm of the gradients; larger ones are scaled down to it."""
     ema: Fraction | None = None
     """Decay of the exponential moving average of the weights, which is evaluated, e.g. 0.999."""
+    validate_every_epochs: Annotated[Count, MayChangeOnResume()] = 1
+    """Epochs between two validations."""
+    validate_every_steps: Annotated[Count | None, MayChangeOnResume()] = None
+    """Optimizer steps between two validations, instead of validate_every_epochs."""
     early_stop: Annotated[Count | None, MayChangeOnResume()] = None
-    """Stop after this number of epochs without an improvement of checkpoint.monitor."""
+    """Stop after this number of validations without an improvement of checkpoint.monitor."""
     non_finite: Annotated[Literal["stop", "skip"], MayChangeOnResume()] = "stop"
     """Reaction to a non-finite loss or gradient: stop training, or skip the step."""
     profile: Annotated[Count | None, MayChangeOnResume()] = None
     """Steps to profile before training: a table of the time they take and a torch trace."""
 
 
-class SGD(Section):
-    """Stochastic gradient descent, torch.optim.SGD."""
+class OptimizerSettings(ClassSection):
+    """The optimizer and its parameter groups. Further keys are arguments of the optimizer.
 
-    name: Literal["SGD"] = "SGD"
-    lr: Annotated[Positive, MayChangeOnResume()] = 0.1
-    """Highest learning rate."""
-    momentum: Fraction = 0.9
-    """Momentum factor."""
-    weight_decay: Annotated[NonNegative, MayChangeOnResume()] = 0.0
-    """Weight decay (L2 penalty)."""
-    nesterov: bool = False
-    """Use Nesterov momentum."""
+    To name the optimizers of another package, add it to `libraries`.
+    """
 
-
-class AdamW(Section):
-    """Adam with decoupled weight decay, torch.optim.AdamW."""
-
-    name: Literal["AdamW"] = "AdamW"
-    lr: Annotated[Positive, MayChangeOnResume()] = 1e-3
-    """Highest learning rate."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    """Decay rates of the running averages of the gradient and of its square."""
-    eps: Positive = 1e-8
-    """Term added to the denominator for numerical stability."""
-    weight_decay: Annotated[NonNegative, MayChangeOnResume()] = 1e-2
-    """Decoupled weight decay."""
+    package = "optim"
+    base = "torch.optim.Optimizer"
+    given = frozenset({"params"})
+    libraries = ("torch.optim", "schedulefree", "timm.optim", "pytorch_optimizer")
+    argument_types: ClassVar[dict[str, Any]] = {
+        "lr": Annotated[Positive, MayChangeOnResume()],
+        "adamw_lr": Annotated[Positive, MayChangeOnResume()],
+        "weight_decay": Annotated[NonNegative, MayChangeOnResume()],
+    }
+    name: str = "SGD"
+    """A class of torch.optim, FILE.Class of optim/FILE.py, or PACKAGE.Class (timm.optim.Lamb)."""
+    no_decay: bool | None = None
+    """No weight decay for biases and normalisation layers; default: true for AdamW, else false."""
+    groups: dict[str, dict[str, Any]] = {}
+    """Other arguments for some parameters, by patterns of their names: {"stem.*": {lr: 1e-4}}."""
 
 
-class RMSprop(Section):
-    """Gradient divided by its running root mean square, torch.optim.RMSprop."""
+class SchedulerSettings(ClassSection):
+    """The learning rate schedule. Further keys are arguments of the function or class."""
 
-    name: Literal["RMSprop"] = "RMSprop"
-    lr: Annotated[Positive, MayChangeOnResume()] = 1e-3
-    """Highest learning rate."""
-    alpha: Fraction = 0.99
-    """Decay rate of the running average of the squared gradient."""
-    eps: Positive = 1e-8
-    """Term added to the denominator for numerical stability."""
-    momentum: Fraction = 0.0
-    """Momentum factor."""
-    weight_decay: Annotated[NonNegative, MayChangeOnResume()] = 0.0
-    """Weight decay (L2 penalty)."""
-
-
-class Muon(Section):
-    """Orthogonalised momentum for matrices, torch.optim.Muon; AdamW for all other parameters."""
-
-    name: Literal["Muon"] = "Muon"
-    lr: Annotated[Positive, MayChangeOnResume()] = 0.02
-    """Highest learning rate of the matrices."""
-    momentum: Fraction = 0.95
-    """Momentum factor."""
-    weight_decay: Annotated[NonNegative, MayChangeOnResume()] = 0.0
-    """Decoupled weight decay of the matrices."""
-    adamw_lr: Annotated[Positive, MayChangeOnResume()] = 1e-3
-    """Highest learning rate of AdamW for all other parameters."""
-
-
-class Constant(Section):
-    """Constant learning rate."""
-
-    name: Literal["constant"] = "constant"
-
-
-class StepDecay(Section):
-    """The learning rate is multiplied by `factor` every `epochs` epochs."""
-
-    name: Literal["step"] = "step"
-    epochs: Count = 10
-    """Epochs between two reductions of the learning rate."""
-    factor: Positive = 0.1
-    """Factor by which each reduction multiplies the learning rate."""
-
-
-class Exponential(Section):
-    """The learning rate of epoch e is `lr * factor**e`."""
-
-    name: Literal["exponential"] = "exponential"
-    factor: Positive = 0.95
-    """Factor by which the learning rate is multiplied after each epoch."""
-
-
-class Cosine(Section):
-    """Linear warm-up, then cosine decay (Loshchilov and Hutter, arXiv:1608.03983)."""
-
-    name: Literal["cosine"] = "cosine"
-    warmup: Fraction = 0.0
-    """Length of the warm-up as a fraction of all steps."""
-    start: Fraction = 0.0
-    """Initial learning rate as a fraction of the highest."""
-    final: Fraction = 0.0
-    """Final learning rate as a fraction of the highest."""
-
-
-class OneCycle(Section):
-    """Linear warm-up, then linear decay (Smith and Topin, arXiv:1708.07120)."""
-
-    name: Literal["one_cycle"] = "one_cycle"
-    warmup: Fraction = 0.25
-    """Length of the warm-up as a fraction of all steps."""
-    start: Fraction = 0.1
-    """Initial learning rate as a fraction of the highest."""
-    final: Fraction = 0.0
-    """Final learning rate as a fraction of the highest."""
+    package = "optim"
+    functions = "schedules"
+    base = "torch.optim.lr_scheduler.LRScheduler"
+    given = frozenset({"step", "total_steps", "steps_per_epoch", "optimizer"})
+    libraries = ("torch.optim.lr_scheduler",)
+    name: str = "constant"
+    """A function of optim/schedules.py, a class of torch.optim.lr_scheduler, or FILE.NAME."""
+    interval: Literal["step", "epoch"] = "epoch"
+    """When a class of torch.optim.lr_scheduler makes a step."""
 
 
 class CheckpointSettings(Section):
@@ -236,7 +184,11 @@ class CheckpointSettings(Section):
     keep: Count = 2
     """Number of the newest step_*.pt files to keep, in addition to best.pt."""
     monitor: str = "loss"
-    """Validation metric that selects best.pt and controls early stopping."""
+    """Validation metric that selects best.pt and controls early stopping.
+
+    SET/METRIC is a metric of one of data.validation_sets."""
+    mode: Literal["min", "max"] | None = None
+    """Whether lower (min) or higher (max) values of it are better; default: what it defines."""
 
 
 class LoggerSettings(Section):
@@ -248,12 +200,6 @@ class LoggerSettings(Section):
     """Write TensorBoard files, with figures of the first inputs and of the last results."""
     tracker: str = "none"
     """Experiment tracker: none, or NAME if the project has logger/NAME_tracker.py."""
-
-
-Optimizer = Annotated[SGD | AdamW | RMSprop | Muon, Field(discriminator="name")]
-Scheduler = Annotated[
-    Constant | StepDecay | Exponential | Cosine | OneCycle, Field(discriminator="name")
-]
 
 
 class Settings(Section):
@@ -270,16 +216,14 @@ class Settings(Section):
     data: DataSettings
     model: ModelSettings
     trainer: TrainerSettings
-    optimizer: Optimizer = SGD()
-    scheduler: Annotated[Scheduler, MayChangeOnResume()] = Constant()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    scheduler: Annotated[SchedulerSettings, MayChangeOnResume()] = SchedulerSettings()
     checkpoint: Annotated[CheckpointSettings, MayChangeOnResume()] = CheckpointSettings()
     logger: Annotated[LoggerSettings, MayChangeOnResume()] = LoggerSettings()
 
 
-def section_kinds(field: FieldInfo) -> list[type[Section]]:
-    """The kinds of section that a field accepts: none for a single setting."""
-    kinds: list[type[Section]] = []
-    for kind in (field.annotation, *get_args(field.annotation)):
-        if isinstance(kind, type) and issubclass(kind, Section):
-            kinds.append(kind)
-    return kinds
+def section_type(field: FieldInfo) -> type[Section] | None:
+    """The type of the section that a field contains; None for a single setting."""
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        return field.annotation
+    return None

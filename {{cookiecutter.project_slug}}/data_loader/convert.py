@@ -17,7 +17,8 @@ from numpy.lib import format as npy
 from base.base_dataset import BaseDataset, Batch, Sample
 from config.constructors import construct
 from config.help import SettingsParser
-from config.loading import DEFAULT, load_settings
+from config.loading import load_settings
+from config.reading import DEFAULT
 from data_loader.mapped import ABOUT, About, Mapped, SplitInfo, TensorInfo, read_about
 from logger.console import progress_bar
 from utils.command import run_command

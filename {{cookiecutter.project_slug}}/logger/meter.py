@@ -50,13 +50,7 @@ class Meter:
         Raises:
             NonFiniteError: if a mean is NaN or infinite.
         """
-        local_sums = {name: float(total) for name, total in self.means.sums.items()}
-        gathered = all_gather_object((local_sums, self.means.weights))
-        means = {}
-        for name in _names_in_order(sums for sums, _ in gathered):
-            total = math.fsum(sums[name] for sums, _ in gathered if name in sums)
-            weight = math.fsum(weights[name] for _, weights in gathered if name in weights)
-            means[name] = total / weight
+        means = self.means.compute_over_processes()
         for name, mean in means.items():
             if not math.isfinite(mean):
                 raise NonFiniteError(f"{name} is not finite in a step since the last log entry")
@@ -82,11 +76,3 @@ class Meter:
         for saved_rank, state in enumerate(rank_states):
             if saved_rank % world_size() == rank():
                 self.means.add_state(state)
-
-
-def _names_in_order(groups: Iterator[Mapping[str, float]]) -> list[str]:
-    """All names, each once, in the order of their first occurrence."""
-    names: dict[str, None] = {}
-    for group in groups:
-        names.update(dict.fromkeys(group))
-    return list(names)

@@ -1,12 +1,13 @@
 """Weighted means of values that stay on the device until they are read."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from utils.process_group import all_reduce_sum
+from utils.process_group import all_gather_object, all_reduce_sum
 
 
 class WeightedMeans:
@@ -46,6 +47,20 @@ class WeightedMeans:
         """The means, as tensors on the device of the values."""
         return {name: total / self.weights[name] for name, total in self.sums.items()}
 
+    def compute_over_processes(self) -> dict[str, float]:
+        """The means over the values of all processes; the host waits for the device."""
+        local_sums = {name: float(total) for name, total in self.sums.items()}
+        gathered = all_gather_object((local_sums, self.weights))
+        names: dict[str, None] = {}  # each once, in the order of their first occurrence
+        for sums, _ in gathered:
+            names.update(dict.fromkeys(sums))
+        means = {}
+        for name in names:
+            total = math.fsum(sums[name] for sums, _ in gathered if name in sums)
+            weight = math.fsum(weights[name] for _, weights in gathered if name in weights)
+            means[name] = total / weight
+        return means
+
     def reset(self) -> None:
         """Forgets all values."""
         self.sums = {}
@@ -82,7 +97,10 @@ def mean_over_batches(
 
 
 class MeanLoss:
-    """The mean of all values as the metric ``loss``, with the protocol of metrics."""
+    """The mean of all values as the metric ``loss``, with the protocol of metrics.
+
+    Without values, there is no result.
+    """
 
     higher_is_better = {"loss": False}  # noqa: RUF012  the protocol of metrics
 
@@ -105,6 +123,8 @@ class MeanLoss:
         total = self.total.clone()
         count = self.count.clone()
         all_reduce_sum([total, count])
+        if count == 0:
+            return {}
         return {"loss": total / count}
 
     def to(self, device: torch.device) -> Self:

@@ -21,10 +21,18 @@ class Metric(Protocol):
         """Adds a batch."""
 
     def compute(self) -> Any:
-        """Returns the results for all samples, over all processes: tensors by name."""
+        """Returns the results for all samples, over all processes: a tensor, or tensors by name."""
 
     def to(self, device: torch.device) -> Self:
         """Moves the state to a device."""
+
+
+def named_results(metrics: Metric) -> dict[str, Tensor]:
+    """The results of the metrics by name; a single one gets the name of its class."""
+    results = metrics.compute()
+    if isinstance(results, Mapping):
+        return dict(results)
+    return {type(metrics).__name__: results}
 
 
 def scalar_results(results: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,13 +1,19 @@
-"""Optimizers by the name in the settings."""
+"""Builds the optimizer that the settings name."""
 
+import functools
 import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from config.schema import SGD, AdamW, Muon, RMSprop, Settings
+from config.classes import find_component
+from config.constructors import changed_arguments
+from config.schema import OptimizerSettings, Settings
+from optim.parameter_groups import Group, parameter_groups
 from utils.errors import UserError
 from utils.parallel import is_sharded
 
@@ -17,58 +23,37 @@ FUSED_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
-    """The optimizers that the settings name, for the parameters that require gradients.
-
-    There is one, except for Muon (Jordan et al., 2024, "Muon: an optimizer for hidden layers"),
-    which trains matrices only: a second optimizer, AdamW, trains all other parameters.
+    """The optimizer that the settings name, for the parameters that require gradients.
 
     Raises:
         UserError: if there is no parameter to train, or the optimizer rejects its arguments.
     """
     options = settings.optimizer
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise UserError("the model has no parameter to train; check model.freeze")
+    optimizer_class = find_component(OptimizerSettings, options.name)
+    arguments = changed_arguments(optimizer_class, options)
+    no_decay = options.no_decay
+    if no_decay is None:
+        no_decay = options.name == "AdamW"
+    groups = parameter_groups(
+        model, options.arguments.get("lr"), options.groups, no_decay, settings.model.layer_decay
+    )
+    if "fused" not in arguments and _has_fused_kernel(optimizer_class, groups):
+        arguments["fused"] = True
     try:
-        if isinstance(options, Muon):
-            return _build_muon(options, parameters)
-        return [_build_single(options, parameters)]
-    except ValueError as error:
-        raise UserError(f"optimizer: {error}") from error
+        optimizer: Optimizer = without_compiler_import(optimizer_class)(groups, **arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"optimizer.name = {options.name!r}: {error}") from error
+    return [optimizer]
 
 
-def _build_single(options: SGD | AdamW | RMSprop, parameters: list[nn.Parameter]) -> Optimizer:
-    optimizer_class = without_compiler_import(getattr(torch.optim, options.name))
-    arguments = options.model_dump(exclude={"name"})
-    # torch has no fused RMSprop, and no fused SGD for sharded parameters.
-    has_fused_kernel = isinstance(options, AdamW)
-    if isinstance(options, SGD) and not is_sharded(parameters[0]):
-        has_fused_kernel = True
-    if has_fused_kernel:
-        arguments["fused"] = _supports_fused(parameters)
-    optimizer: Optimizer = optimizer_class(parameters, **arguments)
-    return optimizer
-
-
-def _build_muon(options: Muon, parameters: list[nn.Parameter]) -> list[Optimizer]:
-    matrices = [p for p in parameters if p.ndim == 2]
-    others = [p for p in parameters if p.ndim != 2]
-    if not matrices:
-        raise UserError(
-            "optimizer.name = 'Muon': the model has no matrices to train; use AdamW instead"
-        )
-    arguments = options.model_dump(exclude={"name", "adamw_lr"})
-    optimizers = [without_compiler_import(torch.optim.Muon)(matrices, **arguments)]
-    if others:
-        fused = _supports_fused(others)
-        adamw_class = without_compiler_import(torch.optim.AdamW)
-        optimizers.append(adamw_class(others, lr=options.adamw_lr, fused=fused))
-    return optimizers
-
-
-def _supports_fused(parameters: list[nn.Parameter]) -> bool:
-    are_real = all(p.is_floating_point() for p in parameters)
-    return are_real and parameters[0].device.type in FUSED_DEVICES
+def _has_fused_kernel(optimizer_class: type[Optimizer], groups: list[Group]) -> bool:
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    are_real = all(parameter.is_floating_point() for parameter in parameters)
+    if not are_real or parameters[0].device.type not in FUSED_DEVICES:
+        return False
+    if is_sharded(parameters[0]):  # torch has no fused SGD for sharded parameters
+        return optimizer_class in (torch.optim.Adam, torch.optim.AdamW)
+    return optimizer_class in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
 
 
 def without_compiler_import(optimizer_class: Any) -> Any:
@@ -79,21 +64,84 @@ def without_compiler_import(optimizer_class: Any) -> Any:
     and nothing here compiles an optimizer. Events for the profiler take 60 of the 400 µs of a
     small network's step. Hooks of an instance are called; their results are ignored.
     """
+    methods: dict[str, Any] = {}
+    for name in ("add_param_group", "state_dict", "load_state_dict"):
+        method = getattr(optimizer_class, name)
+        if method is getattr(Optimizer, name):
+            methods[name] = inspect.unwrap(method)
+    if optimizer_class.zero_grad is Optimizer.zero_grad:
+        methods["zero_grad"] = _zero_grad
+    if optimizer_class.__module__.startswith("torch.optim."):
+        methods["step"] = _plain_step(optimizer_class)
+    return type(optimizer_class.__name__, (optimizer_class,), methods)
+
+
+def _plain_step(optimizer_class: Any) -> Any:
     plain_step = torch.no_grad()(inspect.unwrap(optimizer_class.step))
 
+    @functools.wraps(plain_step)
     def step(optimizer: Any, closure: Any = None) -> Any:
         for hook in optimizer._optimizer_step_pre_hooks.values():
             hook(optimizer, (closure,), {})
-        result = plain_step(optimizer, closure)
+        loss = plain_step(optimizer, closure)
         for hook in optimizer._optimizer_step_post_hooks.values():
             hook(optimizer, (closure,), {})
-        return result
+        return loss
 
-    methods: dict[str, Any] = {"step": step, "zero_grad": _zero_grad}
     step.hooked = True  # type: ignore[attr-defined]  # otherwise torch wraps it again
-    for name in ("add_param_group", "state_dict", "load_state_dict"):
-        methods[name] = inspect.unwrap(getattr(optimizer_class, name))
-    return type(optimizer_class.__name__, (optimizer_class,), methods)
+    return step
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether `step` must be called with a function that computes the loss, as LBFGS requires."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+@contextmanager
+def evaluation_mode(optimizers: Iterable[Any]) -> Iterator[None]:
+    """Within this context, the parameters have the values to evaluate.
+
+    They differ for optimizers with the methods `eval` and `train`, such as those of Schedule-Free
+    (Defazio et al., arXiv:2405.15682). Afterwards the parameters are exactly as before.
+    """
+    switching = [optimizer for optimizer in optimizers if has_evaluation_mode(optimizer)]
+    parameters = []
+    for optimizer in switching:
+        for group in optimizer.param_groups:
+            parameters += group["params"]
+    training_values = [parameter.detach().clone() for parameter in parameters]
+    for optimizer in switching:
+        optimizer.eval()
+    try:
+        yield
+    finally:
+        for optimizer in switching:
+            optimizer.train()
+        with torch.no_grad():
+            for parameter, value in zip(parameters, training_values, strict=True):
+                parameter.copy_(value)  # switching twice rounds
+
+
+def has_evaluation_mode(optimizer: Any) -> bool:
+    """Whether an optimizer trains other values of the parameters than are to be evaluated."""
+    return hasattr(optimizer, "eval") and hasattr(optimizer, "train")
+
+
+def learning_rates(optimizers: Iterable[Optimizer]) -> dict[str, float]:
+    """The learning rate as ``lr``, and those of the groups whose highest rate differs from it."""
+    rates: dict[str, float] = {}
+    highest_rates: set[float] = set()
+    for index, optimizer in enumerate(optimizers):
+        for group in optimizer.param_groups:
+            highest = float(group.get("initial_lr", group["lr"]))
+            if highest in highest_rates:
+                continue
+            highest_rates.add(highest)
+            name = group.get("name", f"optimizer {index}")
+            column = f"lr of {name}" if rates else "lr"
+            rates[column] = float(group["lr"])
+    return rates
 
 
 def _zero_grad(optimizer: Optimizer, set_to_none: bool = True) -> None:

@@ -58,7 +58,7 @@ class NonFiniteGuard:
         outputs: dict[str, Tensor] = trainer.update(step)
         try:
             check_finite(outputs if sum(step.sample_counts) else {}, f"step {number}:")
-            check_finite(trainer.state_dict(), f"step {number}:")
+            trainer.check_weights(number)
         except NonFiniteError as error:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             description = f"{error} (learning rate {rate:.4g})"

@@ -16,6 +16,7 @@ class Progress:
         best: the best value of `checkpoint.monitor`; NaN before the first finite one.
         validations_without_improvement: validations since that value.
         skipped_steps: steps that were undone because of a non-finite value.
+        stop_reason: why the trainer has ended the run before its last step, or empty.
     """
 
     step: int = 0
@@ -23,6 +24,7 @@ class Progress:
     best: float = math.nan
     validations_without_improvement: int = 0
     skipped_steps: int = 0
+    stop_reason: str = ""
 
     def record_validation(self, value: float, higher_is_better: bool) -> bool:
         """Records the monitored value of a validation; returns whether it equals the best one.

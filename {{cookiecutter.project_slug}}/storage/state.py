@@ -1,6 +1,7 @@
 """Collects and restores the state of all objects of a trainer that have one."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from textwrap import shorten
 from typing import Any
 
@@ -62,13 +63,17 @@ def collect_state(owner: Any) -> dict[str, Any]:
     return state
 
 
-def restore_state(owner: Any, state: Mapping[str, Any], same_optimizer: bool = True) -> None:
+def restore_state(
+    owner: Any, state: Mapping[str, Any], same_optimizer: bool = True, restores_rates: bool = False
+) -> None:
     """Restores what `collect_state` returned; objects that it does not contain stay as they are.
 
     Args:
         owner: the object whose attributes are restored.
         state: the saved state.
         same_optimizer: whether the optimizers are of the same class as the saved ones.
+        restores_rates: whether the learning rates, and all that schedulers of torch change, come
+            from the saved state and not from the settings.
     """
     for name, part in stateful_objects(owner).items():
         if hasattr(part, "load_rank_states"):
@@ -79,7 +84,7 @@ def restore_state(owner: Any, state: Mapping[str, Any], same_optimizer: bool = T
             continue  # new in this run, such as a moving average
         elif isinstance(part, Optimizer):
             if same_optimizer:
-                _restore_optimizer(part, state[name])
+                _restore_optimizer(part, state[name], restores_rates)
         elif isinstance(part, nn.Module):
             load_weights(part, state[name])
         else:
@@ -106,9 +111,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
 
 
 def evaluation_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights to evaluate: the moving average if there is one, else those of the model."""
+    """The weights to evaluate: the moving average if there is one, else those of the model.
+
+    Some optimizers train other values than are to be evaluated; the checkpoint has both then.
+    """
     if "moving_average" not in state:
-        return dict(state["model"])
+        return dict(state.get("evaluated_model", state["model"]))
     prefix = "module."  # the averaged model is a part of torch's AveragedModel
     weights = {}
     for name, value in state["moving_average"].items():
@@ -117,8 +125,22 @@ def evaluation_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return weights
 
 
-def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
-    """Restores the state of each parameter; learning rates and options come from the settings."""
+def _restore_optimizer(
+    optimizer: Optimizer, saved: Mapping[str, Any], restores_rates: bool
+) -> None:
+    """Restores the state of each parameter, and what an optimizer keeps in its groups.
+
+    The arguments of the optimizer come from the settings, unless a scheduler has changed them.
+
+    Raises:
+        UserError: if the parameters are grouped in another way.
+    """
+    param_groups = optimizer.state_dict()["param_groups"]
+    if _grouping(param_groups) != _grouping(saved["param_groups"]):
+        raise UserError(
+            "the parameter groups of the optimizer differ from those in the checkpoint; keep "
+            "optimizer.groups, optimizer.no_decay, model.layer_decay and model.freeze as they were"
+        )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = {}
     for index, saved_moments in saved["state"].items():
@@ -126,5 +148,16 @@ def _restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
         moments[index] = {
             name: match_layout(value, parameter) for name, value in saved_moments.items()
         }
-    param_groups = optimizer.state_dict()["param_groups"]
+    from_settings = {"params", "name"}
+    if not restores_rates:
+        from_settings |= {"initial_lr", *inspect.signature(type(optimizer)).parameters}
+    for group, saved_group in zip(param_groups, saved["param_groups"], strict=True):
+        for name, value in saved_group.items():
+            if name not in from_settings:
+                group[name] = value
     optimizer.load_state_dict({"state": moments, "param_groups": param_groups})
+
+
+def _grouping(param_groups: Iterable[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """The name of each group, and the number of its parameters."""
+    return [(group.get("name", ""), len(group["params"])) for group in param_groups]

@@ -217,7 +217,7 @@ class Plain(Classifier):
     ("kind", "monitor", "message"),
     [
         (Calibrated, "ece", r"KeyError: 'precision_by_class' \(.*classifier\.py, line"),
-        (Plain, "loss", r"checkpoint\.monitor = 'loss'.*higher_is_better"),
+        (Plain, "loss", r"checkpoint\.monitor = 'loss'.*checkpoint\.mode=max"),
     ],
 )
 def test_unsuitable_metrics_are_reported_before_training(
@@ -270,5 +270,5 @@ def test_a_monitored_metric_without_a_direction_is_reported_before_training(
     make_trainer: Callable[..., Any],
 ) -> None:
     trainer = make_trainer("checkpoint.monitor=loss", kind=WithTorchmetrics)
-    with pytest.raises(UserError, match=r"checkpoint\.monitor.*'loss'.*higher_is_better"):
+    with pytest.raises(UserError, match=r"checkpoint\.monitor.*'loss'.*checkpoint\.mode=max"):
         check_trainer(trainer)

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from conftest import CONFIG, ROOT
 
-from config import loading
+from config import reading
 
 NOTEBOOK = ROOT / "notebooks/explore.ipynb"
 
 
 def test_the_notebook_runs_and_is_saved_without_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """On synthetic data and without Jupyter, because its cells are plain Python."""
-    monkeypatch.setattr(loading, "DEFAULT", CONFIG)
+    monkeypatch.setattr(reading, "DEFAULT", CONFIG)
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(NOTEBOOK.parent)

@@ -13,16 +13,17 @@ from base.base_dataset import BaseDataset, Batch
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
 from builders import build_model
-from optim.schedules import learning_rate_factor
+from optim.schedulers import build_schedule
 from storage.checkpoint_file import load_checkpoint
 from storage.state import evaluation_weights
 from trainer.classifier import Classifier
+from utils.errors import UserError
 
 MakeTrainer = Callable[..., Any]
 MakeSettings = Callable[..., Any]
 Logged = Callable[..., list[float]]
 SMALL_MODEL = ("model.name=networks.MLP", "model.width=16")
-OPTIMIZERS = ("SGD", "AdamW", "RMSprop", "Muon")
+OPTIMIZERS = ("SGD", "AdamW", "RMSprop", "Adam", "NAdam", "RAdam", "Adagrad", "Adadelta", "Rprop")
 
 
 class Recorder(Classifier):
@@ -61,7 +62,11 @@ def mean_loss(trainer: BaseTrainer, batch: Batch) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "rate"), [("SGD", 0.1), ("AdamW", 0.01), ("RMSprop", 0.001), ("Muon", 0.05)]
+    ("name", "rate"),
+    [
+        *[("SGD", 0.1), ("AdamW", 0.01), ("RMSprop", 0.001), ("Adam", 0.01), ("Rprop", 0.001)],
+        *[("muon.MuonAndAdamW", 0.05), ("LBFGS", 0.1)],
+    ],
 )
 def test_optimizer_lowers_the_loss(
     make_trainer: MakeTrainer, splits: dict[str, BaseDataset], name: str, rate: float
@@ -108,15 +113,94 @@ def test_optimizer_calls_its_hooks(
 
 
 def test_muon_trains_matrices_and_adamw_the_other_parameters(make_trainer: MakeTrainer) -> None:
-    changes = ("optimizer.name=Muon", "optimizer.lr=0.03", "optimizer.adamw_lr=0.002")
-    trainer = make_trainer(*changes)
-    muon, adamw = trainer.optimizers
-    (muon_group,) = muon.param_groups
-    (adamw_group,) = adamw.param_groups
-    assert [parameter.shape for parameter in muon_group["params"]] == [(10, 64)]
-    assert len(adamw_group["params"]) == len(list(trainer.model.parameters())) - 1
-    assert muon_group["lr"] == 0.03
-    assert adamw_group["lr"] == 0.002
+    changes = ("optimizer.name=muon.MuonAndAdamW", "optimizer.lr=0.03", "optimizer.adamw_lr=0.002")
+    trainer = make_trainer(*changes, "trainer.max_steps=2")
+    (optimizer,) = trainer.optimizers
+    matrices, others = optimizer.param_groups
+    assert [parameter.shape for parameter in matrices["params"]] == [(10, 64)]
+    assert len(others["params"]) == len(list(trainer.model.parameters())) - 1
+    assert matrices["lr"] == 0.03
+    assert others["lr"] == 0.002
+    trainer.fit()
+    muon, adamw = optimizer.parts
+    assert muon.param_groups == [matrices]
+    assert adamw.param_groups == [others]
+
+
+def groups_of(trainer: BaseTrainer) -> dict[str, dict[str, Any]]:
+    """The parameter groups by name, with the names of their parameters."""
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    groups: dict[str, dict[str, Any]] = {}
+    for group in trainer.optimizers[0].param_groups:
+        parameters = [names[parameter] for parameter in group["params"]]
+        groups[group.get("name", "")] = {**group, "params": parameters}
+    return groups
+
+
+def test_adamw_does_not_decay_biases_and_normalisation(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("optimizer={name: AdamW, weight_decay: 0.1}")
+    groups = groups_of(trainer)
+    assert groups[""]["weight_decay"] == 0.1
+    assert groups["no decay"]["weight_decay"] == 0
+    for name in groups["no decay"]["params"]:
+        assert trainer.model.get_parameter(name).ndim == 1
+    for name in groups[""]["params"]:
+        assert trainer.model.get_parameter(name).ndim > 1
+
+
+def test_no_decay_can_be_set_for_any_optimizer(make_trainer: MakeTrainer) -> None:
+    plain = "optimizer={name: SGD, weight_decay: 0.1}"
+    assert set(groups_of(make_trainer(plain))) == {""}
+    assert set(groups_of(make_trainer(plain, "optimizer.no_decay=true"))) == {"", "no decay"}
+    adamw = "optimizer={name: AdamW, no_decay: false}"
+    assert set(groups_of(make_trainer(adamw))) == {""}
+
+
+def test_groups_have_their_own_arguments_and_a_column_each(
+    make_trainer: MakeTrainer, logged: Logged
+) -> None:
+    groups = "optimizer.groups={'head.*': {lr: 0.01, momentum: 0.5}, '*.bias': {lr: 0.1}}"
+    trainer = make_trainer("optimizer.lr=0.1", groups, "trainer.max_steps=1")
+    found = groups_of(trainer)
+    assert found["head.*"]["momentum"] == 0.5
+    assert found["head.*"]["params"] == ["head.weight", "head.bias"]
+    trainer.fit()
+    assert logged(trainer.run, "train", "lr") == [
+        pytest.approx(10 * rate) for rate in logged(trainer.run, "train", "lr of head.*")
+    ]
+    assert logged(trainer.run, "train", "lr of *.bias") == []  # it equals `lr`
+
+
+def test_each_layer_has_a_lower_rate_than_the_next(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("optimizer.lr=0.1", "model.layer_decay=0.5")
+    rates = {}
+    for group in groups_of(trainer).values():
+        for name in group["params"]:
+            rates[name] = group["lr"]
+    assert rates["head.weight"] == 0.1
+    different_rates = sorted(set(rates.values()), reverse=True)
+    assert different_rates == [0.1 * 0.5**k for k in range(len(different_rates))]
+    assert len(different_rates) > 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optimizer.groups={'haed.*': {lr: 0.1}}", r"'haed\.\*' .*did you mean 'head\.\*'"),
+        (
+            "optimizer.groups={'head.*': {lrr: 0.1}}",
+            r"groups\.head\.\*\.lrr; did you mean .*\.lr\?",
+        ),
+        ("optimizer.groups={'head.*': {lr: fast}}", r"groups\.head\.\*\.lr .*number"),
+        ("optimizer={name: schedulfree.AdamWScheduleFree}", "no such name"),
+        ("optimizer={name: SGD, nesterov: true}", "'SGD'.*momentum"),
+    ],
+)
+def test_wrong_groups_and_names_are_reported(
+    make_trainer: MakeTrainer, change: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        _ = make_trainer(change).optimizers
 
 
 def test_clip_norm_bounds_the_gradient(
@@ -148,6 +232,15 @@ def test_other_optimizer_starts_without_the_saved_state(make_trainer: MakeTraine
     assert steps == {16}
 
 
+def test_state_of_other_parameter_groups_is_rejected(make_trainer: MakeTrainer) -> None:
+    first = make_trainer(*SMALL_MODEL, "trainer.max_steps=1")
+    first.fit()
+    state = load_checkpoint(first.run / "checkpoints/last.pt")
+    second = make_trainer(*SMALL_MODEL, "optimizer.groups={'*.bias': {lr: 0.1}}")
+    with pytest.raises(UserError, match=r"parameter groups .*optimizer\.groups"):
+        second.load_state_dict(state)
+
+
 # Schedules
 
 
@@ -173,6 +266,20 @@ EXPECTED_FACTORS = {
     "{name: constant}": [1.0] * 12,
     "{name: step, epochs: 2, factor: 0.3}": [1.0] * 8 + [0.3] * 4,
     "{name: exponential, factor: 0.5}": [1.0] * 4 + [0.5] * 4 + [0.25] * 4,
+    "{name: multi_step, milestones: [1, 2], factor: 0.5}": [1.0] * 4 + [0.5] * 4 + [0.25] * 4,
+    "{name: linear}": [1 - k / 12 for k in range(12)],
+    "{name: polynomial, power: 2}": [(1 - k / 12) ** 2 for k in range(12)],
+    "{name: inverse_square_root, warmup: 0.25}": [
+        *[0.25, 0.5, 0.75],
+        *[math.sqrt(3 / (k + 1)) for k in range(3, 12)],
+    ],
+    "{name: warmup_stable_decay, warmup: 0.25, decay: 0.25}": [
+        *[0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1],
+        *[1, 2 / 3, 1 / 3],
+    ],
+    "{name: cosine_restarts, cycles: 3}": [
+        (1 + math.cos(math.pi * (k % 4) / 4)) / 2 for k in range(12)
+    ],
     "{name: cosine, warmup: 0.25, start: 0.1, final: 0.02}": list(map(cosine, range(12))),
     "{name: one_cycle, warmup: 0.25, start: 0.1, final: 0.02}": list(map(one_cycle, range(12))),
 }
@@ -183,7 +290,9 @@ def test_learning_rate_factor_follows_the_schedule(
     make_settings: MakeSettings, schedule: str
 ) -> None:
     settings = make_settings(f"scheduler={schedule}")
-    factors = [learning_rate_factor(settings.scheduler, k, 12, 4) for k in range(12)]
+    function = build_schedule(settings.scheduler, 12, 4)
+    assert function is not None
+    factors = [function(k) for k in range(12)]
     assert factors == pytest.approx(EXPECTED_FACTORS[schedule], rel=1e-6)
 
 

@@ -153,6 +153,36 @@ def test_stopped_run_ends_as_if_it_had_not_been_stopped(
     assert differences(load(run, "best"), load(uninterrupted_run, "best")) == []
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "optimizer={name: LBFGS, lr: 0.1, max_iter: 3}",
+        "optimizer={name: muon.MuonAndAdamW}",
+        "optimizer={name: schedulefree.AdamWScheduleFree, warmup_steps: 3}",
+        "optimizer={name: SGD, lr: 0.1, groups: {'*.bias': {lr: 0.2, momentum: 0.5}}}",
+        "scheduler={name: OneCycleLR, max_lr: 0.1, interval: step}",
+        "scheduler={name: ReduceLROnPlateau, patience: 0, threshold: 10.0}",
+    ],
+)
+def test_optimizers_and_schedulers_of_libraries_resume_exactly(
+    tmp_path: Path, train: Command, command: Command, choice: str
+) -> None:
+    if "schedulefree" in choice:
+        pytest.importorskip("schedulefree")
+    changes = (*STATEFUL_SETTINGS, "optimizer={name: SGD, lr: 0.1, momentum: 0.9}", choice)
+    expected = tmp_path / "expected"
+    assert train(expected, *changes) == 0
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        during_step(patch, 4, send_signal(signal.SIGTERM))
+        assert train(run, *changes) == 128 + signal.SIGTERM
+    with pytest.MonkeyPatch.context() as patch:
+        during_step(patch, 9, send_signal(signal.SIGTERM))
+        assert command("train", "--resume", run) == 128 + signal.SIGTERM
+    assert command("train", "--resume", run) == 0
+    assert_same_run(run, expected)
+
+
 def test_signal_in_the_last_step_of_an_epoch_does_not_wait_for_the_validation(
     tmp_path: Path, train: Command
 ) -> None:

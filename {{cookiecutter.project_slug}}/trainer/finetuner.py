@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from base.batch_loader import Step
 from config.schema import Count, Positive
+from optim.optimizers import build_optimizers
 from trainer.classifier import Classifier
 
 
@@ -27,13 +28,13 @@ class FineTuner(Classifier):
         self.frozen: list[nn.Parameter] = []  # found by `configure_optimizers`
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers = super().configure_optimizers()
+        optimizers = build_optimizers(self.model, self.settings)
         # FSDP2 has replaced the parameters by sharded ones.
         self.frozen = [p for p in self.model.parameters() if not p.requires_grad]
         if self.unfreeze_epoch is not None and self.frozen:
             # Without gradients, an optimizer does not change them. The last optimizer is used:
             # after Muon, which takes matrices only, it is AdamW.
-            rate = self.backbone_rate * self.settings.optimizer.lr
+            rate = self.backbone_rate * self.settings.optimizer.arguments["lr"]
             optimizers[-1].add_param_group({"params": self.frozen, "lr": rate})
         return optimizers
 

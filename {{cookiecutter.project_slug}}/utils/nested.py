@@ -1,5 +1,7 @@
 """Functions on all tensors of a nested structure: a batch, a state, any mix of dicts and lists."""
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -9,7 +11,7 @@ from torch import Tensor
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """A copy of a nested structure with `function(tensor)` in the place of each tensor.
 
-    Dicts, lists and tuples (also named ones) are entered; all other values are kept.
+    Dicts, lists, tuples (also named ones) and dataclasses are entered; all other values are kept.
     """
     if isinstance(value, Tensor):
         return function(value)
@@ -22,6 +24,12 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
         if hasattr(value, "_fields"):  # a named tuple
             return type(value)(*items)
         return tuple(items)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        mapped = copy.copy(value)
+        for field in dataclasses.fields(value):
+            item = map_tensors(function, getattr(value, field.name))
+            object.__setattr__(mapped, field.name, item)  # the dataclass may be frozen
+        return mapped
     return value
 
 
@@ -35,3 +43,6 @@ def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             yield from named_tensors(item, f"{name} {index}".lstrip())
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from named_tensors(getattr(value, field.name), f"{name} {field.name}".lstrip())

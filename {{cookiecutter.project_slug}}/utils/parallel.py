@@ -82,13 +82,13 @@ def shard_model(model: nn.Module, device: torch.device, autocast_dtype: torch.dt
 
 
 def shardable_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a network to all-gather one at a time: the members of its lists of layers.
+    """The parts of a network to all-gather one at a time.
 
-    Modules outside such lists contribute their direct children. A block that shares a parameter
-    with another block is left out, because both must be gathered together.
+    A block that shares a parameter with another block is left out, because both must be gathered
+    together.
     """
     uses_in_model = _parameter_uses(model)
-    for block in _candidate_blocks(model):
+    for block in layer_blocks(model):
         uses_in_block = _parameter_uses(block)
         shares_parameter = any(
             count != uses_in_model[parameter] for parameter, count in uses_in_block.items()
@@ -97,13 +97,17 @@ def shardable_blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield block
 
 
-def _candidate_blocks(parent: nn.Module) -> Iterator[nn.Module]:
+def layer_blocks(parent: nn.Module) -> Iterator[nn.Module]:
+    """The layers of a network in their order: the members of its lists of layers.
+
+    Modules outside such lists contribute their direct children.
+    """
     is_list = isinstance(parent, LAYER_LISTS)
     for child in parent.children():
         is_nested_list = isinstance(child, LAYER_LISTS)
         has_lists_inside = not is_list and _contains_layer_list(child)
         if is_nested_list or has_lists_inside:
-            yield from _candidate_blocks(child)
+            yield from layer_blocks(child)
         else:
             yield child
 

@@ -22,9 +22,10 @@ class Adversaries(BaseTrainer):
 
     def configure_optimizers(self) -> list[Optimizer]:
         model: Any = self.model
+        rate = self.settings.optimizer.arguments["lr"]
         optimizers: list[Optimizer] = []
         for part in (model.discriminator, model.generator):
-            optimizers.append(Adam(part.parameters(), self.settings.optimizer.lr, (0.5, 0.99)))
+            optimizers.append(Adam(part.parameters(), rate, (0.5, 0.99)))
         return optimizers
 
     def training_step(self, model: Any, batch: Batch) -> dict[str, Tensor]:

@@ -1,0 +1,164 @@
+"""Reads settings as plain values: from YAML files, which may extend one another, and KEY=VALUE."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from config.classes import ROOT
+from config.schema import Settings, section_type
+from utils.errors import UserError
+
+MAX_YAML_BYTES = 50_000  # of a settings file
+MAX_YAML_PARTS = 50_000  # keys, values and punctuation after references are resolved
+MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
+
+
+def _default_file() -> Path:
+    """The settings file that commands read if none is named; config/default.txt names it."""
+    pointer = ROOT / "config/default.txt"
+    if not pointer.is_file():
+        return pointer
+    name = pointer.read_bytes().decode(errors="replace").strip()
+    return pointer.parent / name
+
+
+DEFAULT = _default_file()
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """The settings in a YAML file, on top of those of the file that its key ``extends`` names.
+
+    Mappings are merged; any other value, also a list, replaces that of the parent.
+
+    Raises:
+        UserError: if a file cannot be read, is not valid, or extends itself.
+    """
+    return {"name": file.stem, **_read_with_parents(file, children=[])}
+
+
+def _read_with_parents(file: Path, children: list[Path]) -> dict[str, Any]:
+    if file.resolve() in children:
+        raise UserError(f"extends: {file} extends itself, through {children[-1].name}")
+    values = _read_single(file)
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise UserError(f"{file}: extends = {parent!r} must be the name of a file")
+    parent_file = file.parent / parent
+    if not parent_file.is_file():
+        raise UserError(f"{file}: extends = {parent}: there is no file {parent_file}")
+    merged = _read_with_parents(parent_file, [*children, file.resolve()])
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            if "name" in value:
+                set_value(merged, f"{key}.name", value["name"])
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(parent)
+    for key, value in child.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _read_single(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_YAML_BYTES + 1)
+        if len(content) > MAX_YAML_BYTES:
+            raise UserError(
+                f"{file} is too long for settings (the limit is {MAX_YAML_BYTES} bytes)"
+            )
+        text = content.decode()
+    except OSError as error:
+        names = ", ".join(sorted(path.name for path in ROOT.glob("config/*.yaml")))
+        message = f"cannot read the settings file {file}: {error.strerror or error}"
+        hint = f"config/ contains {names}; default.txt names the default"
+        raise UserError(f"{message}\n{hint}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read the settings file {file}: {error}") from error
+    values = parse(text, str(file))
+    if not isinstance(values, dict):
+        raise UserError(f"{file} contains no settings; write one KEY: VALUE per line")
+    return values
+
+
+def parse(source: str | Mapping[str, Any], origin: str) -> Any:
+    """Reads YAML 1.2 (1e-3 is a number, `no` is text), or copies a mapping, as plain JSON types.
+
+    The number of values is limited, because references to references can expand without end.
+    """
+    try:
+        values: Any = source
+        if isinstance(source, str):
+            values = YAML(typ="safe", pure=True).load(source)
+        encoder = json.JSONEncoder(default=str)
+        parts = list(islice(encoder.iterencode(values), MAX_YAML_PARTS))
+        if len(parts) == MAX_YAML_PARTS:
+            raise ValueError("it contains too many values")
+        return json.loads("".join(parts))
+    except Exception as error:  # malicious content can raise any
+        mark = getattr(error, "problem_mark", None)
+        problem = " ".join(str(getattr(error, "problem", error)).split())[:200]
+        if mark is not None:
+            problem = f"line {mark.line + 1}: {problem}"
+        raise UserError(f"{origin} is not valid YAML for settings; {problem}") from error
+
+
+def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
+    """Splits ``KEY=VALUE`` texts; names of classes come first, as they remove arguments."""
+    names: list[tuple[str, Any]] = []
+    others: list[tuple[str, Any]] = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not re.fullmatch(r"[\w.]{1,60}", key):
+            shown = repr(override[:MAX_SHOWN_CHARACTERS])
+            raise UserError(f"{shown} must be KEY=VALUE, as in seed=3")
+        value = parse(text, f"the value of {key}")
+        if key.endswith(".name"):
+            names.append((key, value))
+        else:
+            others.append((key, value))
+    return names + others
+
+
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets one value.
+
+    A new class keeps the settings that are not arguments of the class, such as `data.batch_size`.
+    """
+    section_key, dot, name = key.rpartition(".")
+    if not dot:
+        values[key] = value
+        return
+    section = values.setdefault(section_key, {})
+    if not isinstance(section, dict):
+        shown = repr(str(section)[:MAX_SHOWN_CHARACTERS])
+        raise UserError(f"{key}: {section_key} = {shown} is not a section; use {section_key}=VALUE")
+    if name == "name" and section.get("name") != value:
+        kept = fields_of_section(section_key)
+        section = {inner: value for inner, value in section.items() if inner in kept}
+        values[section_key] = section
+    section[name] = value
+
+
+def fields_of_section(key: str) -> Mapping[str, Any]:
+    """The fields of a section, without the arguments of the class that it names."""
+    field = Settings.model_fields.get(key)
+    section = None if field is None else section_type(field)
+    if section is None:
+        return {}
+    return section.model_fields

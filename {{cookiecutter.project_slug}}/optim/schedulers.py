@@ -1,0 +1,65 @@
+"""Builds the learning rate schedule that the settings name."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from config.classes import find_component
+from config.constructors import changed_arguments, constructor_parameters
+from config.schema import SchedulerSettings
+from utils.errors import UserError
+
+Schedule = Callable[[int], float]
+
+
+def build_schedule(
+    options: SchedulerSettings, total_steps: int, steps_per_epoch: int
+) -> Schedule | None:
+    """The schedule as a function of the step; None if the settings name a class of torch."""
+    function: Any = find_component(SchedulerSettings, options.name)
+    if not inspect.isfunction(function):
+        return None
+    given = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    return partial(function, **_accepted(function, given), **changed_arguments(function, options))
+
+
+def build_schedulers(
+    options: SchedulerSettings,
+    optimizers: Iterable[Optimizer],
+    total_steps: int,
+    steps_per_epoch: int,
+) -> list[LRScheduler]:
+    """A scheduler of torch for each optimizer; none if the settings name a function.
+
+    Raises:
+        UserError: if the class rejects its arguments.
+    """
+    scheduler_class = find_component(SchedulerSettings, options.name)
+    if inspect.isfunction(scheduler_class):
+        return []
+    given = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+    arguments = _accepted(scheduler_class, given) | changed_arguments(scheduler_class, options)
+    schedulers = []
+    for optimizer in optimizers:
+        try:
+            schedulers.append(scheduler_class(optimizer, **arguments))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"scheduler.name = {options.name!r}: {error}") from error
+    return schedulers
+
+
+def scale_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
+    """Sets the learning rate of each parameter group to `factor` times its highest rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            highest_rate = group.setdefault("initial_lr", group["lr"])
+            group["lr"] = factor * highest_rate
+
+
+def _accepted(component: Any, given: dict[str, int]) -> dict[str, int]:
+    parameters = constructor_parameters(component)
+    return {name: value for name, value in given.items() if name in parameters}

@@ -1,0 +1,218 @@
+"""What a project's trainer can change: results, hooks, early ends, validation at chosen times."""
+# ruff: noqa: D103  the names of the tests state what they test
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from base.base_dataset import Batch
+from base.base_trainer import BaseTrainer
+from data_loader import synthetic
+from data_loader.synthetic import Synthetic
+from sanity_check import check_trainer
+from storage.checkpoint_file import load_checkpoint
+from utils.errors import UserError
+from utils.randomness import make_generator
+
+MakeTrainer = Callable[..., Any]
+Logged = Callable[..., list[float]]
+Command = Callable[..., int]
+SMALL_MODEL = ("model.name=networks.MLP", "model.width=16", "checkpoint.monitor=loss")
+
+
+class Plain(BaseTrainer):
+    """Returns the values to average, and has no metrics."""
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": nn.functional.cross_entropy(model(batch["input"]), batch["target"])}
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor] | None:
+        correct = model(batch["input"]).argmax(1) == batch["target"]
+        return {**self.training_step(model, batch), "hits": correct.float().mean()}
+
+
+class Recorder(Plain):
+    """Records the calls of its hooks."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.steps: list[tuple[int, float]] = []
+        self.evaluations: list[tuple[str, int, float]] = []
+
+    def after_step(self, outputs: Mapping[str, Tensor]) -> None:
+        self.steps.append((self.progress.step, outputs["loss"].item()))
+
+    def after_evaluation(self, split: str, results: Mapping[str, Tensor]) -> None:
+        self.evaluations.append((split, self.progress.step, results["loss"].item()))
+
+
+# Results
+
+
+def test_returned_values_are_averaged_over_samples(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "data.batch_size=16", kind=Plain)
+    dataset = trainer.loaders["validation"].dataset
+    batch = dataset.transform(dataset.__getitems__(torch.arange(len(dataset))), None)
+    assert len(dataset) % 64 != 0  # the last batch is smaller
+    logits = trainer.predict(batch)
+    results = trainer.evaluate("validation")
+    loss = nn.functional.cross_entropy(logits, batch["target"]).item()
+    hits = (logits.argmax(1) == batch["target"]).float().mean().item()
+    assert results["loss"].item() == pytest.approx(loss, rel=1e-5)
+    assert results["hits"].item() == pytest.approx(hits, rel=1e-6)
+
+
+def test_mode_sets_the_direction_that_a_metric_does_not_define(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match=r"checkpoint\.monitor = 'hits'.*checkpoint\.mode"):
+        check_trainer(make_trainer(*SMALL_MODEL, "checkpoint.monitor=hits", kind=Plain))
+    trainer = make_trainer(
+        *SMALL_MODEL, "checkpoint.monitor=hits", "checkpoint.mode=max", kind=Plain
+    )
+    check_trainer(trainer)
+    assert trainer.higher_is_better("hits")
+
+
+class SingleMetric(Plain):
+    """Updates one metric of torchmetrics."""
+
+    def configure_metrics(self) -> Any:
+        return MeanMetric()
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+        self.metrics.update(batch["target"])
+
+
+def test_a_single_metric_of_torchmetrics_has_the_name_of_its_class(
+    make_trainer: MakeTrainer,
+) -> None:
+    trainer = make_trainer(*SMALL_MODEL, kind=SingleMetric)
+    assert list(trainer.evaluate("validation")) == ["MeanMetric"]
+
+
+class Empty(Plain):
+    """Returns nothing and updates nothing."""
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+        model(batch["input"])
+
+
+def test_an_evaluation_without_results_is_an_error(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match=r"Empty\.evaluation_step"):
+        check_trainer(make_trainer(*SMALL_MODEL, kind=Empty))
+
+
+# Hooks
+
+
+def test_hooks_are_called_after_each_step_and_each_evaluation(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "trainer.epochs=2", kind=Recorder)
+    trainer.fit()
+    assert [step for step, _ in trainer.steps] == list(range(1, 33))
+    assert [call[:2] for call in trainer.evaluations] == [("validation", 16), ("validation", 32)]
+
+
+class FailingHook(Plain):
+    """Fails after the first evaluation."""
+
+    def after_evaluation(self, split: str, results: Mapping[str, Tensor]) -> None:
+        raise ZeroDivisionError
+
+
+def test_an_error_in_a_hook_loses_no_step(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, kind=FailingHook)
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit()
+    assert (trainer.run / "checkpoints/step_00000016.pt").exists()
+
+
+class Stopping(Recorder):
+    """Ends training after five steps."""
+
+    def after_step(self, outputs: Mapping[str, Tensor]) -> None:
+        super().after_step(outputs)
+        if self.progress.step == 5:
+            self.stop("the loss is low enough")
+
+
+def test_a_trainer_can_end_the_run(make_trainer: MakeTrainer, logged: Logged) -> None:
+    trainer = make_trainer(*SMALL_MODEL, kind=Stopping)
+    trainer.fit()
+    assert trainer.progress.step == 5
+    assert trainer.is_finished()
+    assert (trainer.run / "checkpoints/step_00000005.pt").exists()
+    assert len(logged(trainer.run, "validation", "loss")) == 1
+
+
+# Validation
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        (["trainer.validate_every_steps=12"], [12, 24, 36, 48]),
+        (["trainer.validate_every_epochs=2"], [32, 48]),  # the last step is always validated
+    ],
+)
+def test_validation_comes_at_the_chosen_steps(
+    make_trainer: MakeTrainer, changes: list[str], steps: list[int]
+) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "trainer.epochs=3", *changes, kind=Recorder)
+    trainer.fit()
+    assert [step for _, step, _ in trainer.evaluations] == steps
+
+
+class Noisy(Synthetic):
+    """The same images with more noise.
+
+    Args:
+        noise: Standard deviation, in grey levels.
+    """
+
+    def __init__(self, root: Path, split: str | None, seed: int, noise: float = 50.0) -> None:
+        super().__init__(root, split, seed)
+        noisy = self.images + noise * torch.randn(self.images.shape, generator=make_generator(0))
+        self.images = noisy.clamp(0, 255).byte()
+
+
+def test_several_validation_sets_are_logged_and_one_is_monitored(
+    tmp_path: Any, train: Command, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic, "Noisy", Noisy, raising=False)
+    run = tmp_path / "run"
+    sets = "data.validation_sets={plain: {}, noisy: {name: synthetic.Noisy, noise: 99.0}}"
+    settings = ["model.name=networks.MLP", sets, "checkpoint.monitor=noisy/accuracy"]
+    assert train(run, *settings) == 0
+    best = load_checkpoint(run / "checkpoints/last.pt")["progress"]["best"]
+    assert best == pytest.approx(max(logged(run, "noisy", "accuracy")))
+    assert logged(run, "plain", "accuracy") == logged(run, "validation", "accuracy")
+    assert logged(run, "noisy", "accuracy") != logged(run, "validation", "accuracy")
+
+
+def test_an_unknown_setting_of_a_validation_set_is_reported(
+    tmp_path: Any, train: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path / "run", "data.validation_sets={noisy: {niose: 1}}") == 2
+    assert "data.validation_sets.noisy.niose" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+# Finite values
+
+
+class Masked(Plain):
+    """Has a buffer with infinite values, as a causal mask has."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+
+
+def test_infinity_in_a_buffer_is_no_error(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, kind=Masked)
+    trainer.fit()
+    assert trainer.progress.step == 32
