@@ -347,7 +347,8 @@ class BaseTrainer(ABC):
                 if self.moving_average is not None:
                     self.moving_average.update_parameters(self.model)
                 self.progress.step += 1
-                self.step_schedulers()
+                if self.schedulers:
+                    self.step_schedulers()
                 self.meter.add(outputs, sum(step.sample_counts))
                 self.after_step(outputs)
                 bar.update()
@@ -510,17 +511,21 @@ class BaseTrainer(ABC):
 
     def checkpoint_is_due(self) -> bool:
         """Whether to save in the middle of an epoch."""
+        settings = self.settings.checkpoint
+        if settings.every_steps is None and settings.every_minutes is None:
+            return False
         step = self.progress.step
         return self.checkpointer.is_due(step, self.is_log_step(step))
 
     def is_finished(self) -> bool:
         """Whether all steps are made, or `trainer.early_stop` applies."""
-        if self.validation_is_due():
-            return False
         patience = self.options.early_stop or math.inf
-        stops_early = self.progress.validations_without_improvement >= patience
-        is_stopped = bool(self.progress.stop_reason)
-        return stops_early or is_stopped or self.progress.step >= self.total_steps
+        is_over = (
+            self.progress.step >= self.total_steps
+            or self.progress.validations_without_improvement >= patience
+            or bool(self.progress.stop_reason)
+        )
+        return is_over and not self.validation_is_due()
 
     def _ends_epoch(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0 or step == self.total_steps
@@ -534,8 +539,6 @@ class BaseTrainer(ABC):
             monitored_value: the value of `checkpoint.monitor` after a validation, on which
                 ReduceLROnPlateau depends.
         """
-        if not self.schedulers:
-            return
         is_due = self.settings.scheduler.interval == "step" or self._ends_epoch(self.progress.step)
         for scheduler in self.schedulers:
             if isinstance(scheduler, ReduceLROnPlateau):
