@@ -11,7 +11,7 @@ from base.base_trainer import BaseTrainer, Loaders
 from base.batch_loader import BatchLoader
 from config.constructors import construct
 from config.loading import load_section, load_settings
-from config.schema import Settings
+from config.schema import DataSettings, Settings
 from logger.console import log
 from storage.checkpoint_file import load_first_usable
 from storage.run_folder import find_checkpoints, run_folder_of
@@ -28,6 +28,7 @@ from utils.ranks import is_main_process, local_world_size, rank, world_size
 
 # An evaluation batch is larger than a training batch: without activations that are kept for the
 # backward pass, it takes no more memory.
+RESERVED_SPLITS = ("train", "validation", "test", "predict")
 EVALUATION_BATCH_FACTOR = 4
 
 
@@ -93,13 +94,22 @@ def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
 
 
 def build_validation_set(settings: Settings, name: str, train: BaseDataset) -> BatchLoader:
-    """A loader of one of `data.validation_sets`, with what the training set has fitted."""
-    key = f"data.validation_sets.{name}"
-    values = settings.data.model_dump(mode="json", exclude={"validation_sets"})
+    """A loader of one of `data.validation_sets`, with what the training set has fitted.
+
+    Raises:
+        UserError: if the name is that of a split, or its settings are not valid.
+    """
+    path = f"data.validation_sets.{name}"
+    if name in RESERVED_SPLITS or "/" in name:
+        raise UserError(
+            f"{path}: use a name without / that is none of {', '.join(RESERVED_SPLITS)}"
+        )
     changes = settings.data.validation_sets[name]
-    if "name" in changes:  # the arguments of the class belong to another one
-        values = {key: values[key] for key in type(settings.data).model_fields if key in values}
-    section = load_section(key, type(settings.data), {**values, **changes})
+    values = settings.data.model_dump(mode="json", exclude={"validation_sets"})
+    if "name" in changes:  # the arguments belong to another class
+        for argument in settings.data.arguments:
+            del values[argument]
+    section = load_section(path, DataSettings, {**values, **changes})
     with main_process_first():
         dataset = construct(
             section, BaseDataset, root=section.root, split="validation", seed=settings.seed

@@ -93,7 +93,7 @@ def _check_monitor(trainer: BaseTrainer, results: Mapping[str, Tensor]) -> None:
         names += [f"{validation_set}/{metric}" for metric in metrics]
     if monitor not in names:
         raise UserError(f"checkpoint.monitor = {monitor!r}: use one of {', '.join(names)}")
-    trainer.higher_is_better(monitor.rpartition("/")[2])
+    trainer.higher_is_better(trainer.monitored_metric)
 
 
 def _differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

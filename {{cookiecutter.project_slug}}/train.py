@@ -194,10 +194,13 @@ def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
     if settings.trainer.compile:
         log.info("trainer.compile: the first steps wait until the model is compiled")
     log.info("run folder: %s", trainer.run)
-    if trainer.progress.step > 0:
-        log.info("resuming from step %d", trainer.progress.step)
-    if trainer.is_finished():
-        log.info("all %d steps are done; trainer.epochs=N extends the run", trainer.progress.step)
+    progress = trainer.progress
+    if progress.step > 0:
+        log.info("resuming from step %d", progress.step)
+    if progress.stop_reason:
+        log.info("the trainer ended the run at step %d: %s", progress.step, progress.stop_reason)
+    elif trainer.is_finished():
+        log.info("all %d steps are done; trainer.epochs=N extends the run", progress.step)
 
 
 def describe_end(trainer: "BaseTrainer") -> int:

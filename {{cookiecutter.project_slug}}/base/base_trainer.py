@@ -182,11 +182,7 @@ class BaseTrainer(ABC):
     # What a project may override.
 
     def configure_metrics(self) -> Metric:
-        """The metrics that `evaluation_step` updates; by default the mean ``loss``.
-
-        `compute` must return tensors by name: a single metric of torchmetrics needs a
-        MetricCollection.
-        """
+        """The metrics that `evaluation_step` updates; by default the mean ``loss``."""
         return MeanLoss()
 
     def higher_is_better(self, name: str) -> bool:
@@ -284,9 +280,13 @@ class BaseTrainer(ABC):
     def after_evaluation(  # noqa: B027  need not be defined
         self, split: str, results: Mapping[str, Tensor]
     ) -> None:
-        """Called after each evaluation of a split, with its results.
+        """Called after each validation, for the validation set and for each of the further ones.
 
         Training is saved before, so an error here loses nothing.
+
+        Args:
+            split: ``validation``, or a name in `data.validation_sets`.
+            results: the result of `evaluate`.
         """
 
     def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
@@ -323,9 +323,9 @@ class BaseTrainer(ABC):
 
         Raises:
             NonFiniteError: if a value is NaN or infinite.
-            UserError: if the guard has found the step that caused it.
             LoadingError: if a batch cannot be loaded; a single process saves first.
-            UserError: if the first or the last checkpoint cannot be saved.
+            UserError: if the guard has found the step that caused a value, or the first or the
+                last checkpoint cannot be saved.
         """
         with (
             StopSignals() as signals,
@@ -455,8 +455,10 @@ class BaseTrainer(ABC):
             raise
         self._log_validation(results, other_results)
         monitor = self.settings.checkpoint.monitor
-        metric = monitor.rpartition("/")[2]  # without the name of a validation set
-        is_best = self.progress.record_validation(scalars[monitor], self.higher_is_better(metric))
+        is_first = self.progress.validated_step == 0
+        is_best = self.progress.record_validation(
+            scalars[monitor], self.higher_is_better(self.monitored_metric)
+        )
         self.step_schedulers(scalars[monitor])
         message = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, "
         message += f"validation {format_values(scalars)}"
@@ -464,10 +466,19 @@ class BaseTrainer(ABC):
             message += "  (best so far)"
         log.info("%s", message)
         self.save(is_best=is_best)  # before the figures, which take time
-        self._log_figures(results)
+        self._log_figures(results, is_first)
         for split, split_results in {"validation": results, **other_results}.items():
             self.after_evaluation(split, split_results)
         self.meter.restart_timer()
+
+    @property
+    def monitored_metric(self) -> str:
+        """The metric in `checkpoint.monitor`, without the name of a validation set."""
+        monitor = self.settings.checkpoint.monitor
+        validation_set, _, metric = monitor.partition("/")
+        if validation_set in self.settings.data.validation_sets:
+            return metric
+        return monitor
 
     # When something is due.
 
@@ -686,8 +697,12 @@ class BaseTrainer(ABC):
 
     def _update_with_closure(self, step: Step) -> dict[str, Tensor]:
         """A step of an optimizer that computes the loss several times, such as LBFGS."""
-        optimizer: Any
-        (optimizer,) = self.optimizers
+        optimizer: Any = self.optimizers[0]
+        if len(self.optimizers) > 1 or self.scaler.is_enabled():
+            raise UserError(
+                f"{type(optimizer).__name__} computes the loss several times in a step; use it as "
+                "the only optimizer, with trainer.precision=bf16 or fp32, or override `update`"
+            )
         all_outputs: list[dict[str, Tensor]] = []
 
         def closure() -> Tensor:
@@ -737,11 +752,11 @@ class BaseTrainer(ABC):
             scalars = scalar_results(split_results)
             self.run_log.scalars(split, self.epoch, self.progress.step, scalars)
 
-    def _log_figures(self, results: Mapping[str, Tensor]) -> None:
+    def _log_figures(self, results: Mapping[str, Tensor], is_first: bool) -> None:
         if not self.run_log.takes_figures:
             return
         step = self.progress.step
-        if self.epoch == 1:
+        if is_first:
             self.run_log.figures(self._draw_inputs(), step)
         if self.is_finished():
             self.run_log.figures(self.figures("validation", results), step)

@@ -148,10 +148,7 @@ class StepSource(Dataset["Step | LoadingError"]):
             parts = list(indices.split(self.batch_size))
         batches = [self._load_batch(part, step, rng) for part in parts]
         sizes = [part.shape[0] for part in parts]
-        if self.world_size == 1:
-            counts = sizes
-        else:
-            counts = [len(range(self.rank, size, self.world_size)) for size in sizes]
+        counts = [len(range(self.rank, size, self.world_size)) for size in sizes]
         step_samples = indices.shape[0]
         loss_weights = [count * self.world_size / step_samples for count in counts]
         return Step(batches, loss_weights, counts)
@@ -181,7 +178,7 @@ class StepSource(Dataset["Step | LoadingError"]):
         is_empty = self.rank >= size
         if is_empty:
             rows = slice(0, 1)  # a sample of another process, to know the shapes
-        if self.world_size > 1:
+        if self.world_size > 1:  # otherwise all rows are selected
             indices = indices[rows]
         if rng is not None:
             rng.select(rows, size, indices.device)

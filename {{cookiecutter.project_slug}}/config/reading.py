@@ -53,15 +53,13 @@ def _read_with_parents(file: Path, children: list[Path]) -> dict[str, Any]:
     parent_file = file.parent / parent
     if not parent_file.is_file():
         raise UserError(f"{file}: extends = {parent}: there is no file {parent_file}")
-    merged = _read_with_parents(parent_file, [*children, file.resolve()])
+    inherited = _read_with_parents(parent_file, [*children, file.resolve()])
+    inherited.pop("name", None)  # each file has its own run folders
     for key, value in values.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            if "name" in value:
-                set_value(merged, f"{key}.name", value["name"])
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
+        sections = (value, inherited.get(key))
+        if all(isinstance(section, dict) for section in sections) and "name" in value:
+            set_value(inherited, f"{key}.name", value["name"])  # another class, other arguments
+    return _merge(inherited, values)
 
 
 def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:

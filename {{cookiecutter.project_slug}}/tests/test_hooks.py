@@ -106,6 +106,23 @@ def test_an_evaluation_without_results_is_an_error(make_trainer: MakeTrainer) ->
         check_trainer(make_trainer(*SMALL_MODEL, kind=Empty))
 
 
+class Prefixed(Plain):
+    """Returns a value with a slash in its name."""
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"val/loss": self.training_step(model, batch)["loss"]}
+
+    def higher_is_better(self, name: str) -> bool:
+        return {"val/loss": False}[name]
+
+
+def test_a_metric_with_a_slash_in_its_name_can_be_monitored(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "checkpoint.monitor=val/loss", kind=Prefixed)
+    check_trainer(trainer)
+    trainer.fit()
+    assert trainer.progress.best > 0
+
+
 # Hooks
 
 
@@ -146,6 +163,8 @@ def test_a_trainer_can_end_the_run(make_trainer: MakeTrainer, logged: Logged) ->
     assert trainer.is_finished()
     assert (trainer.run / "checkpoints/step_00000005.pt").exists()
     assert len(logged(trainer.run, "validation", "loss")) == 1
+    state = load_checkpoint(trainer.run / "checkpoints/last.pt")
+    assert state["progress"]["stop_reason"] == "the loss is low enough"
 
 
 # Validation
@@ -180,7 +199,7 @@ class Noisy(Synthetic):
 
 
 def test_several_validation_sets_are_logged_and_one_is_monitored(
-    tmp_path: Any, train: Command, logged: Logged, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, train: Command, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(synthetic, "Noisy", Noisy, raising=False)
     run = tmp_path / "run"
@@ -193,8 +212,17 @@ def test_several_validation_sets_are_logged_and_one_is_monitored(
     assert logged(run, "noisy", "accuracy") != logged(run, "validation", "accuracy")
 
 
+@pytest.mark.parametrize("name", ["validation", "train", "a/b"])
+def test_a_reserved_name_of_a_validation_set_is_reported(
+    tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert train(tmp_path / "run", f"data.validation_sets={{{name}: {{}}}}") == 2
+    assert f"data.validation_sets.{name}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_setting_of_a_validation_set_is_reported(
-    tmp_path: Any, train: Command, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(tmp_path / "run", "data.validation_sets={noisy: {niose: 1}}") == 2
     assert "data.validation_sets.noisy.niose" in capsys.readouterr().err

@@ -232,6 +232,41 @@ def test_other_optimizer_starts_without_the_saved_state(make_trainer: MakeTraine
     assert steps == {16}
 
 
+def test_an_optimizer_with_two_modes_is_evaluated_in_the_other_one(
+    make_trainer: MakeTrainer, logged: Logged
+) -> None:
+    pytest.importorskip("schedulefree")
+    schedule_free = "optimizer={name: schedulefree.SGDScheduleFree, lr: 0.1}"
+    trainer = make_trainer(*SMALL_MODEL, schedule_free, "trainer.max_steps=9")
+    trainer.fit()
+    weights = copy_of_weights(trainer)
+    state = load_checkpoint(trainer.run / "checkpoints/last.pt")
+    assert torch.equal(state["model"]["layers.1.weight"], weights["layers.1.weight"])
+    evaluated = evaluation_weights(state)
+    assert not torch.allclose(evaluated["layers.1.weight"], weights["layers.1.weight"])
+    trainer.evaluate("validation")
+    for name, value in copy_of_weights(trainer).items():
+        assert torch.equal(value, weights[name]), name
+
+    model = build_model(trainer.settings, trainer.dataset).eval()
+    model.load_state_dict(evaluated)
+    batch = all_samples(trainer.loaders["validation"].dataset)
+    loss = nn.functional.cross_entropy(model(batch["input"]), batch["target"]).item()
+    assert logged(trainer.run, "validation", "loss") == [pytest.approx(loss, rel=1e-4)]
+
+
+def copy_of_weights(trainer: BaseTrainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def test_a_closure_is_rejected_with_a_scaler(
+    make_trainer: MakeTrainer, splits: dict[str, BaseDataset]
+) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "optimizer.name=LBFGS", "trainer.precision=fp16")
+    with pytest.raises(UserError, match=r"LBFGS.*trainer\.precision"):
+        trainer.update(step_of(all_samples(splits["train"])))
+
+
 def test_state_of_other_parameter_groups_is_rejected(make_trainer: MakeTrainer) -> None:
     first = make_trainer(*SMALL_MODEL, "trainer.max_steps=1")
     first.fit()

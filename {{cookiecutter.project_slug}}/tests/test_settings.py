@@ -286,7 +286,8 @@ def write_files(folder: Path, **contents: str) -> None:
 
 
 def test_a_file_can_extend_another_one(tmp_path: Path) -> None:
-    shutil.copy(SYNTHETIC, tmp_path / "base.yaml")
+    content = SYNTHETIC.read_text(encoding="utf-8")
+    (tmp_path / "base.yaml").write_text(f"{content}name: base\n", encoding="utf-8")
     write_files(
         tmp_path,
         middle="extends: base.yaml\nmodel: {freeze: [a, b]}\ndata: {batch_size: 32}\n",
