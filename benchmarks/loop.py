@@ -174,7 +174,7 @@ def ours(setting: Setting) -> float:
     changes = ["device=cpu", f"data.batch_size={BATCH}", "trainer.epochs=1", "optimizer.lr=0.01"]
     changes += ["trainer.precision=fp32", "trainer.label_smoothing=0"]
     changes += ["optimizer={name: SGD, lr: 0.01, momentum: 0.9}"]
-    changes += ["scheduler={name: one_cycle, warmup: 0}"]
+    changes += ["scheduler={name: linear}"]
     settings = load_settings(PAYLOAD / "config/synthetic.yaml", changes)
     validation = Points(BATCH, setting.data.inputs.shape[1])
     loaders = {"train": BatchLoader(setting.data, BATCH, 0)}

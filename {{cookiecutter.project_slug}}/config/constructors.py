@@ -31,7 +31,7 @@ ARGUMENTS_CONFIG = pydantic.ConfigDict(
 # Parameters
 
 
-def constructor_parameters(cls: type) -> dict[str, Parameter]:
+def constructor_parameters(component: Any) -> dict[str, Parameter]:
     """The parameters of a function or of the constructor of a class.
 
     They include those that ``**kwargs`` passes to base classes: the method resolution order is
@@ -39,11 +39,11 @@ def constructor_parameters(cls: type) -> dict[str, Parameter]:
     itself is the last parameter. Annotations that are text (from ``from __future__ import
     annotations``) are evaluated where possible.
     """
-    if not isinstance(cls, type):
-        return _function_parameters(cls)
+    if not isinstance(component, type):
+        return _function_parameters(component)
     parameters: dict[str, Parameter] = {}
     rest: Parameter | None = None
-    for owner in cls.__mro__:
+    for owner in component.__mro__:
         if "__init__" not in vars(owner):
             continue
         own = _init_parameters(owner)

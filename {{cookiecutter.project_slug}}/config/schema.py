@@ -166,10 +166,16 @@ class SchedulerSettings(ClassSection):
     package = "optim"
     functions = "schedules"
     base = "torch.optim.lr_scheduler.LRScheduler"
-    given = frozenset({"step", "total_steps", "steps_per_epoch", "optimizer"})
+    given = frozenset(
+        {"progress", "step", "warmup_steps", "total_steps", "steps_per_epoch", "optimizer"}
+    )
     libraries = ("torch.optim.lr_scheduler",)
     name: str = "constant"
     """A function of optim/schedules.py, a class of torch.optim.lr_scheduler, or FILE.NAME."""
+    warmup: Fraction = 0.0
+    """Length of the linear warm-up before a function, as a fraction of all steps."""
+    start: Fraction = 0.0
+    """Rate before the warm-up, as a fraction of the highest."""
     interval: Literal["step", "epoch"] = "epoch"
     """When a class of torch.optim.lr_scheduler makes a step."""
 

@@ -1,8 +1,8 @@
 """Builds the learning rate schedule that the settings name."""
 
 import inspect
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from torch.optim import Optimizer
@@ -19,12 +19,36 @@ Schedule = Callable[[int], float]
 def build_schedule(
     options: SchedulerSettings, total_steps: int, steps_per_epoch: int
 ) -> Schedule | None:
-    """The schedule as a function of the step; None if the settings name a class of torch."""
+    """The schedule as a function of the step; None if the settings name a class of torch.
+
+    Raises:
+        UserError: if a class of torch is combined with `scheduler.warmup`.
+    """
     function: Any = find_component(SchedulerSettings, options.name)
     if not inspect.isfunction(function):
+        if options.warmup > 0:
+            raise UserError(
+                f"scheduler.warmup = {options.warmup}: {options.name} has no warm-up; use a "
+                "function of optim/schedules.py, or SequentialLR in your trainer"
+            )
         return None
-    given = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-    return partial(function, **_accepted(function, given), **changed_arguments(function, options))
+    warmup_steps = round(total_steps * options.warmup)
+    constants = {
+        "warmup_steps": warmup_steps,
+        "total_steps": total_steps,
+        "steps_per_epoch": steps_per_epoch,
+    }
+    arguments = _accepted(function, constants) | changed_arguments(function, options)
+
+    def schedule(step: int) -> float:
+        if step < warmup_steps:
+            progress = (step + 1) / (warmup_steps + 1)
+            return options.start + (1 - options.start) * progress
+        progress = (step - warmup_steps) / (total_steps - warmup_steps)
+        varying = _accepted(function, {"step": step, "progress": progress})
+        return float(function(**arguments, **varying))
+
+    return schedule
 
 
 def build_schedulers(
@@ -60,6 +84,12 @@ def scale_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None
             group["lr"] = factor * highest_rate
 
 
-def _accepted(component: Any, given: dict[str, int]) -> dict[str, int]:
-    parameters = constructor_parameters(component)
+def _accepted(component: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the given arguments that a function or class has as parameters."""
+    parameters = _parameters(component)
     return {name: value for name, value in given.items() if name in parameters}
+
+
+@cache
+def _parameters(component: Any) -> Mapping[str, Any]:
+    return constructor_parameters(component)

@@ -232,6 +232,12 @@ def test_other_optimizer_starts_without_the_saved_state(make_trainer: MakeTraine
     assert steps == {16}
 
 
+def test_warm_up_with_a_scheduler_of_torch_is_rejected(make_settings: MakeSettings) -> None:
+    settings = make_settings("scheduler={name: ExponentialLR, gamma: 0.9, warmup: 0.1}")
+    with pytest.raises(UserError, match=r"scheduler\.warmup.*ExponentialLR"):
+        build_schedule(settings.scheduler, 12, 4)
+
+
 def test_an_optimizer_with_two_modes_is_evaluated_in_the_other_one(
     make_trainer: MakeTrainer, logged: Logged
 ) -> None:
@@ -316,7 +322,7 @@ EXPECTED_FACTORS = {
         (1 + math.cos(math.pi * (k % 4) / 4)) / 2 for k in range(12)
     ],
     "{name: cosine, warmup: 0.25, start: 0.1, final: 0.02}": list(map(cosine, range(12))),
-    "{name: one_cycle, warmup: 0.25, start: 0.1, final: 0.02}": list(map(one_cycle, range(12))),
+    "{name: one_cycle, rise: 0.25, initial: 0.1, final: 0.02}": list(map(one_cycle, range(12))),
 }
 
 
