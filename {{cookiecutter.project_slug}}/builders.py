@@ -74,12 +74,23 @@ def default_workers(dataset: BaseDataset) -> int:
     return max(1, cores // local_world_size())
 
 
-def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
-    """Loaders of the training set, on which all statistics are fitted, and the validation set."""
+def build_training_loaders(
+    settings: Settings, state: Mapping[str, Any] | None = None
+) -> dict[str, BatchLoader]:
+    """Loaders of the training set and of the validation sets.
+
+    Args:
+        settings: the settings of the run.
+        state: the checkpoint of a resumed run, with what was fitted on the training samples.
+    """
     check_batch_size(settings.data.batch_size)
     with main_process_first():
         train = build_dataset(settings, "train")
         validation = build_dataset(settings, "validation")
+    if state is None:
+        fit_dataset(train)
+    else:
+        train.load_state_dict(state["data"])
     validation.load_state_dict(train.state_dict())
     loaders = {
         "train": build_loader(settings, train, training=True),
@@ -91,6 +102,26 @@ def build_training_loaders(settings: Settings) -> dict[str, BatchLoader]:
         loader.check()
     broadcast_fingerprint(loaders["train"])
     return loaders
+
+
+def fit_dataset(train: BaseDataset) -> BaseDataset:
+    """Fits the training set in the main process, and sends the result to the others."""
+    fitted: dict[str, Any] = {}
+    if is_main_process():
+        train.fit()
+        fitted = train.state_dict()
+    train.load_state_dict(broadcast_object(fitted))
+    return train
+
+
+def build_fitted_dataset(settings: Settings, split: str) -> BaseDataset:
+    """One split of the data set, with what is fitted on the training samples."""
+    train = fit_dataset(build_dataset(settings, "train"))
+    if split == "train":
+        return train
+    dataset = build_dataset(settings, split)
+    dataset.load_state_dict(train.state_dict())
+    return dataset
 
 
 def build_validation_set(settings: Settings, name: str, train: BaseDataset) -> BatchLoader:
@@ -184,7 +215,8 @@ def restore_dataset(settings: Settings, split: str | None, state: Mapping[str, A
     """One split of the data set, with what a checkpoint contains of the training data."""
     dataset = build_dataset(settings, split)
     dataset.load_state_dict(state["data"])
-    dataset.example = state["example"]
+    if state["example"] is not None:
+        dataset.example = state["example"]
     return dataset
 
 

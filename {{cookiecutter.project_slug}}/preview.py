@@ -47,13 +47,9 @@ def main() -> None:
 
 def load_split(settings: Settings, split: str) -> "BaseDataset":
     """A split of the data set, with statistics fitted on the training samples."""
-    from builders import build_dataset, build_loader
+    from builders import build_fitted_dataset, build_loader
 
-    train = build_dataset(settings, "train")
-    dataset = train
-    if split == "validation":
-        dataset = build_dataset(settings, "validation")
-        dataset.load_state_dict(train.state_dict())
+    dataset = build_fitted_dataset(settings, split)
     build_loader(settings, dataset).check()
     return dataset
 
@@ -62,6 +58,7 @@ def sample_batches(dataset: "BaseDataset", seed: int) -> Mapping[str, "Batch"]:
     """Random samples as for evaluation and, if that differs, as for training."""
     import torch
 
+    from utils.nested import named_tensors
     from utils.randomness import make_generator, permute
 
     rng = make_generator(seed)
@@ -69,7 +66,8 @@ def sample_batches(dataset: "BaseDataset", seed: int) -> Mapping[str, "Batch"]:
     batch = dataset.__getitems__(permute(positions, len(dataset), rng))
     plain = dataset.transform(batch, None)
     augmented = dataset.transform(batch, rng)
-    if all(torch.equal(plain[name], value) for name, value in augmented.items()):
+    plain_tensors = dict(named_tensors(plain))
+    if all(torch.equal(plain_tensors[name], value) for name, value in named_tensors(augmented)):
         return {"plain": plain}
     return {"plain": plain, "augmented": augmented}
 

@@ -113,7 +113,7 @@ def train(
     step = 0 if state is None else state["progress"]["step"]
     initialize_process_group(select_device(settings.device), step)
     seed_everything(settings.seed, settings.deterministic)
-    loaders = builders.build_training_loaders(settings)
+    loaders = builders.build_training_loaders(settings, state)
     dataset = loaders["train"].dataset
     if state is None:
         changes = []

@@ -15,11 +15,13 @@ from torch.utils.data import Dataset
 from logger.console import log
 from logger.figures import Figure, image_grid
 from utils.errors import UserError
-from utils.nested import named_tensors
+from utils.nested import map_tensors, named_leaves, named_tensors, stack_samples
 from utils.randomness import RandomStream, preserve_global_rng, seed_global_generators
 
-Sample = dict[str, Tensor]
-Batch = dict[str, Tensor]
+# Any nesting of dicts, lists, tuples, dataclasses and objects with a method `to(device)` around
+# tensors. Most are dicts with the keys ``input`` and ``target``, which the shipped trainers use.
+Sample = Any
+Batch = Any
 
 MAX_PROBES = 64  # samples that the fingerprint is computed from
 MAX_DRAWN_IMAGES = 25
@@ -36,7 +38,7 @@ class BaseDataset(ABC, Dataset[Sample]):
     Attributes:
         title: the name of the data in logs, tables and figures.
         classes: names of the classes, by target; empty if there are none.
-        fitted: names of the attributes that are fitted on the training samples: plain data.
+        fitted: names of the attributes that `fit` computes from the training samples: plain data.
         trained_on: title of the data that the fitted attributes come from.
         source: hash of the files that are divided into splits, if they may change.
         in_memory: whether batches are indexed from tensors; then no workers are started by
@@ -65,15 +67,26 @@ class BaseDataset(ABC, Dataset[Sample]):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """One sample: tensors by name, such as ``input`` and ``target``."""
+        """One sample, such as a dict with the tensors ``input`` and ``target``."""
+
+    def fit(self) -> None:
+        """Computes the attributes in `fitted` from the samples, which are those for training.
+
+        It is called once in a run, by one process. All other splits, processes and commands, and a
+        resumed run, get the attributes from `load_state_dict`, which is called afterwards for this
+        data set as well.
+        """
 
     def __getitems__(self, indices: Tensor) -> Batch:
         """The batch of the samples at `indices` (int64, shape (N,)); override it for speed."""
         return self.collate([self[index] for index in indices.tolist()])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Stacks samples of equal shapes into a batch; override it to pad others."""
-        return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+        """Stacks the tensors of samples of equal shapes; override it to pad others.
+
+        Other values, such as texts and objects, become lists.
+        """
+        return stack_samples(samples)
 
     def transform(self, batch: Batch, rng: torch.Generator | None) -> Batch:
         """The batch that the model gets, augmented at random only if there is an `rng`."""
@@ -91,17 +104,22 @@ class BaseDataset(ABC, Dataset[Sample]):
         raise UserError(f"{type(self).__name__} does not define read_inputs, so it reads no inputs")
 
     def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
-        """A figure of the first images of a transformed batch; None if ``input`` is no images.
+        """A figure of the first images of a transformed batch; None if there are none.
+
+        The images are the ``input`` of the batch, or else its first tensor of shape (N, C, H, W)
+        with one or three channels.
 
         Args:
-            batch: the result of `transform`; images have the shape (N, C, H, W).
+            batch: the result of `transform`.
             heading: title of the figure.
             titles: one title per sample; by default the classes.
         """
-        images = batch["input"][:MAX_DRAWN_IMAGES].float()
-        if images.ndim != 4 or len(images) == 0:
+        images = _find_images(batch)
+        if images is None:
             return None
-        if not titles and self.classes:
+        images = images[:MAX_DRAWN_IMAGES].float()
+        has_target = isinstance(batch, Mapping) and "target" in batch
+        if not titles and self.classes and has_target:
             targets = class_labels(batch["target"])
             titles = [self.classes[target] for target in targets[:MAX_DRAWN_IMAGES]]
         if not titles:
@@ -111,11 +129,18 @@ class BaseDataset(ABC, Dataset[Sample]):
         return image_grid((images - low) / (high - low), titles[:MAX_DRAWN_IMAGES], heading)
 
     def table(self, batch: Batch) -> list[list[str]]:
-        """A transformed batch as a header and a row for each sample, for data without figures."""
-        rows = [list(batch)]
-        for values in zip(*(tensor.numpy() for tensor in batch.values()), strict=True):
-            texts = [np.array2string(value, precision=4) for value in values]
-            rows.append([shorten(text, MAX_CELL_CHARACTERS) for text in texts])
+        """A transformed batch as a table with a header, for data without figures.
+
+        It has a row for each sample or, if the first dimensions of the tensors differ, for each
+        tensor.
+        """
+        tensors = dict(named_tensors(batch))
+        lengths = {tensor.shape[:1] for tensor in tensors.values()}
+        if len(lengths) > 1 or torch.Size() in lengths:
+            return _table_of_tensors(tensors)
+        rows = [list(tensors)]
+        for values in zip(*tensors.values(), strict=True):
+            rows.append([_as_cell(value) for value in values])
         return rows
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,13 +174,23 @@ class BaseDataset(ABC, Dataset[Sample]):
             setattr(self, name, getattr(self, name).to(device))
 
     @cached_property
-    def example(self) -> Tensor:
-        """The model's input for one sample, shape (1, ...); zeros if it is floating-point."""
+    def example(self) -> Any:
+        """The ``input`` of a batch of one sample, shape (1, ...), or the whole batch without one.
+
+        Floating-point tensors are zeros, because checkpoints contain the example.
+
+        Raises:
+            UserError: if there are no samples, and checkpoints have no example.
+        """
+        if len(self) == 0:
+            raise UserError(
+                f"{type(self).__name__}: batches contain objects, so checkpoints have no example; "
+                "the model must take its sizes from attributes of the data set in `fitted`"
+            )
         batch = self.transform(self.collate([self[0]]), None)
-        model_input = batch["input"].cpu()
-        if model_input.is_floating_point():
-            return torch.zeros_like(model_input)
-        return model_input
+        if isinstance(batch, Mapping) and "input" in batch:
+            batch = batch["input"]
+        return map_tensors(_without_values, batch)
 
     @property
     def probe_indices(self) -> Tensor:
@@ -166,21 +201,19 @@ class BaseDataset(ABC, Dataset[Sample]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the number of samples and of the samples at `probe_indices`."""
+        """A hash of the number of samples and of the samples at `probe_indices`.
+
+        Of a sample, the tensors, numbers and texts count.
+        """
         digest = hashlib.sha256(str(len(self)).encode())
         with preserve_global_rng():
             for index in self.probe_indices.tolist():
                 seed_global_generators(RandomStream.LOADING, index)
-                for name, tensor in sorted(named_tensors(self[index])):
+                leaves = dict(named_leaves(self[index]))
+                for name in sorted(leaves):
                     digest.update(name.encode())
-                    digest.update(_as_bytes(tensor))
+                    digest.update(_as_bytes(leaves[name]))
         return digest.hexdigest()[:16]
-
-
-def batch_size(batch: Batch) -> int:
-    """The number of samples in a batch."""
-    first_tensor = next(iter(batch.values()))
-    return first_tensor.shape[0]
 
 
 def class_labels(target: Tensor) -> Tensor:
@@ -195,9 +228,51 @@ def class_labels(target: Tensor) -> Tensor:
     return target
 
 
-def _as_bytes(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
+def _without_values(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU, with zeros instead of floating-point values."""
+    if tensor.is_floating_point():
+        return torch.zeros_like(tensor, device="cpu")
+    return tensor.cpu()
+
+
+def _find_images(batch: Batch) -> Tensor | None:
+    """The images in a batch, shape (N, C, H, W); None if there are none."""
+    tensors = dict(named_tensors(batch))
+    if "input" in tensors:
+        images = tensors["input"]
+        if images.ndim != 4 or len(images) == 0:
+            return None
+        return images
+    for tensor in tensors.values():
+        is_image = tensor.ndim == 4 and tensor.shape[1] in (1, 3)
+        if is_image and len(tensor) > 0 and not tensor.is_complex():
+            return tensor
+    return None
+
+
+def _table_of_tensors(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    rows = [["tensor", "dtype", "shape", "values"]]
+    for name, tensor in tensors.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        rows.append([name, dtype, str(tuple(tensor.shape)), _as_cell(tensor)])
+    return rows
+
+
+def _as_cell(tensor: Tensor) -> str:
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no bfloat16
+        tensor = tensor.float()
+    text = np.array2string(tensor.numpy(), precision=4)
+    return shorten(text, MAX_CELL_CHARACTERS)
+
+
+def _as_bytes(leaf: Any) -> bytes:
+    if isinstance(leaf, Tensor):
+        flat = leaf.detach().cpu().contiguous().reshape(-1)
+        return flat.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
+    if isinstance(leaf, bool | int | float | str):
+        return repr(leaf).encode()
+    return b""
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Self
+from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.errors import UserError
@@ -15,8 +15,11 @@ class BaseModel(nn.Module, ABC):
     """A network; the arguments of its constructor are settings."""
 
     @abstractmethod
-    def forward(self, input: Tensor) -> Tensor:
-        """Computes the outputs for a batch of inputs, shape (N, ...)."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The outputs for a batch, such as logits for images; any parameters and results.
+
+        A trainer calls it in `training_step`, `evaluation_step` and `predict_step`.
+        """
 
     def initialize(self) -> None:
         """Loads pretrained weights into a new model; not called for a saved one."""

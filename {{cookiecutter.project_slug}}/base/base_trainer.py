@@ -40,7 +40,7 @@ from storage.state import collect_state, restore_state
 from utils.device import select_autocast_dtype, select_device, to_device
 from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
 from utils.finite import check_finite
-from utils.nested import map_tensors
+from utils.nested import is_plain_data, map_tensors
 from utils.parallel import check_replicas_equal, no_gradient_sync, shard_model, wrap_for_processes
 from utils.randomness import GlobalRandomState, RandomStream, preserve_global_rng, seed_torch
 from utils.ranks import rank, world_size
@@ -642,11 +642,12 @@ class BaseTrainer(ABC):
         needs `load_state_dict` as well.
         """
         self._build_parts()
+        example = self.dataset.example
         state = {
             "settings": self.settings.model_dump(mode="json"),
             "data": self.dataset.state_dict(),
             "fingerprint": self.dataset.fingerprint,
-            "example": self.dataset.example,
+            "example": example if is_plain_data(example) else None,
             **collect_state(self),
         }
         if any(has_evaluation_mode(optimizer) for optimizer in self.optimizers):

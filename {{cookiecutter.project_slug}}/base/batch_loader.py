@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseDataset, Batch
-from utils.device import to_device
+from utils.device import pin, to_cpu, to_device
 from utils.errors import TRAINING_FAILED, LoadingError, UserError, describe_error
-from utils.nested import map_tensors
+from utils.nested import map_tensors, named_leaves
 from utils.randomness import (
     BatchGenerator,
     RandomStream,
@@ -36,7 +36,7 @@ class Step:
     There is one batch, or with `trainer.accumulate` several.
 
     Attributes:
-        batches: dicts of tensors; the gradients of several batches are added.
+        batches: the gradients of several batches are added.
         loss_weights: factor of each batch's mean loss, so that the gradient, averaged over the
             processes, is that of the mean loss over all samples of the step.
         sample_counts: the number of this process's samples in each batch; 0 for a small last batch.
@@ -54,8 +54,7 @@ class Step:
 
     def pin_memory(self) -> "Step":
         """The same step in pinned memory; torch's DataLoader calls it in a thread of its own."""
-        pinned = map_tensors(lambda tensor: tensor.pin_memory(), self.batches)
-        return replace(self, batches=pinned)
+        return replace(self, batches=[pin(batch) for batch in self.batches])
 
 
 @dataclass(frozen=True)
@@ -172,12 +171,16 @@ class StepSource(Dataset["Step | LoadingError"]):
             seed_global_generators(self.seed or 0, RandomStream.LOADING, step, self.rank)
 
     def _load_batch(self, indices: Tensor, step: int, rng: BatchGenerator | None) -> Batch:
-        """This process's samples of a batch, transformed; there may be none."""
+        """This process's samples of a batch, transformed.
+
+        If there are none, the batch has no rows. Where tensors have no rows for the samples, it
+        contains a sample of another process instead, which does not count: its loss weight is 0.
+        """
         size = indices.shape[0]
         rows = slice(self.rank, None, self.world_size)
         is_empty = self.rank >= size
         if is_empty:
-            rows = slice(0, 1)  # a sample of another process, to know the shapes
+            rows = slice(0, 1)
         if self.world_size > 1:  # otherwise all rows are selected
             indices = indices[rows]
         if rng is not None:
@@ -187,7 +190,7 @@ class StepSource(Dataset["Step | LoadingError"]):
         else:
             samples = self.dataset.__getitems__(indices)
         batch = self.dataset.transform(samples, rng)
-        if is_empty:
+        if is_empty and _has_one_row(batch):
             batch = map_tensors(lambda tensor: tensor[:0], batch)
         return batch
 
@@ -211,6 +214,13 @@ class StepSource(Dataset["Step | LoadingError"]):
                 break
         exit_code = getattr(error, "exit_code", TRAINING_FAILED)
         return LoadingError(f"{self.dataset.title}: {sample}: {describe_error(error)}", exit_code)
+
+
+def _has_one_row(batch: Batch) -> bool:
+    """Whether a batch of one sample consists of tensors of the shape (1, ...)."""
+    return all(
+        isinstance(leaf, Tensor) and leaf.shape[:1] == (1,) for _, leaf in named_leaves(batch)
+    )
 
 
 @lru_cache(maxsize=2)
@@ -357,7 +367,7 @@ class BatchLoader:
 
         Raises:
             LoadingError: naming data set, sample and cause.
-            UserError: if there are no samples, or they are not dicts.
+            UserError: if there are no samples, or they contain no tensors.
         """
         count = len(self.dataset)
         if count == 0:
@@ -367,11 +377,12 @@ class BatchLoader:
             _ = self.dataset[count - 1]
         except Exception as error:  # whatever the code of a data set may raise
             raise self.source.loading_error(error, torch.tensor([0, count - 1])) from error
-        if not isinstance(first_sample, dict):
+        if not any(isinstance(leaf, Tensor) for _, leaf in named_leaves(first_sample)):
             name = type(self.dataset).__name__
+            kind = type(first_sample).__name__
             raise UserError(
-                f"{name}.__getitem__ must return a dict of tensors with the key `input`, not "
-                f"{type(first_sample).__name__}"
+                f"{name}.__getitem__ returns no tensors ({kind}); return a dict, list, tuple or "
+                'dataclass of tensors, such as {"input": ..., "target": ...}'
             )
         try:
             _ = self.dataset.example
@@ -387,10 +398,7 @@ class BatchLoader:
         positions = torch.arange(min(count, total))
         indices = permute(positions, total, make_generator(0))
         batch = self.dataset.__getitems__(indices.to(self.dataset.device))
-        transformed: Batch = map_tensors(
-            lambda tensor: tensor.cpu(), self.dataset.transform(batch, None)
-        )
-        return transformed
+        return to_cpu(self.dataset.transform(batch, None))
 
 
 @contextmanager

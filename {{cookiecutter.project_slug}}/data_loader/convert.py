@@ -24,6 +24,7 @@ from logger.console import progress_bar
 from utils.command import run_command
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 from utils.files import sync_to_disk
+from utils.nested import stack_samples
 from utils.randomness import seed_everything
 
 SAMPLES_PER_BLOCK = 64  # samples in memory during the conversion
@@ -176,7 +177,7 @@ def _read_batches(source: Source, split: str) -> Iterator[Batch]:
     samples = iter(source)
     block = list(islice(samples, SAMPLES_PER_BLOCK))
     while block:
-        yield {name: torch.stack([sample[name] for sample in block]) for name in block[0]}
+        yield stack_samples(block)
         block = list(islice(samples, SAMPLES_PER_BLOCK))
 
 
@@ -216,6 +217,8 @@ def main() -> None:
         splits[split] = construct(
             data, BaseDataset, root=data.root, split=split, seed=settings.seed
         )
+        if split == "train":
+            splits[split].fit()
         splits[split].load_state_dict(splits["train"].state_dict())
     like = {"name": data.name, **data.model_dump(mode="json", include=set(data.arguments))}
     convert(splits, data.root / arguments.folder, like)

@@ -74,6 +74,7 @@ class FashionMNIST(BaseDataset):
         self.shift = shift
         self.shifted = shifted
         self.flip = flip
+        self.normalize = normalize
         self.one_hot = one_hot
         self.indices = torch.arange(0)
         if split is None:
@@ -81,10 +82,11 @@ class FashionMNIST(BaseDataset):
         part = "t10k" if split == "test" else "train"
         self.images, self.targets = load_tensors(root, part, mirrors)
         self.indices = split_indices(self.targets, split, VALIDATION_IMAGES, seed)
-        if split == "train":  # other splits get the statistics from `load_state_dict`
-            self.mean_and_std = (0.0, 1.0)
-            if normalize:
-                self.mean_and_std = transforms.pixel_statistics(self.images[self.indices])
+
+    def fit(self) -> None:
+        self.mean_and_std = (0.0, 1.0)
+        if self.normalize:
+            self.mean_and_std = transforms.pixel_statistics(self.images[self.indices])
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -75,11 +75,17 @@ class ImageCSV(BaseDataset):
         names = [row[image] for row in rows]
         self.files = [path.parent / names[index] for index in indices.tolist()]
         self.targets = targets[indices]
-        if split == "train":  # other splits get the statistics from `load_state_dict`
+        if split == "train":  # which is built first: report all missing files at once
             _check_files(path, names, range(len(names)))
-            self.mean_and_std = self._pixel_statistics()
         else:
             _check_files(path, names, indices.tolist())
+
+    def fit(self) -> None:
+        """Computes mean and standard deviation from evenly spaced samples."""
+        count = min(MAX_STATISTICS_IMAGES, len(self))
+        indices = torch.linspace(0, len(self) - 1, count).long()
+        batch = self.__getitems__(indices)
+        self.mean_and_std = transforms.pixel_statistics(batch["input"])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -106,13 +112,6 @@ class ImageCSV(BaseDataset):
     def _read(self, file: Path) -> Tensor:
         """Reads an image with the margin for random crops, uint8, shape (3, S, S)."""
         return read_image(file, self.size + self.margin, colour=True, crop=True)
-
-    def _pixel_statistics(self) -> tuple[float, float]:
-        """Computes mean and standard deviation from evenly spaced samples."""
-        count = min(MAX_STATISTICS_IMAGES, len(self))
-        indices = torch.linspace(0, len(self) - 1, count).long()
-        batch = self.__getitems__(indices)
-        return transforms.pixel_statistics(batch["input"])
 
 
 def _check_files(csv_file: Path, names: Sequence[str], indices: Sequence[int]) -> None:

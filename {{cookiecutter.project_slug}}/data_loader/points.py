@@ -59,9 +59,10 @@ class Points(BaseDataset):
         indices = split_rows(all_y[:, 0], split, seed)
         self.x = all_x[indices]
         self.y = all_y[indices]
-        if split == "train":  # other splits get the statistics from `load_state_dict`
-            self.x_mean_and_std = mean_and_std(self.x)
-            self.target_mean_and_std = mean_and_std(self.y)
+
+    def fit(self) -> None:
+        self.x_mean_and_std = mean_and_std(self.x)
+        self.target_mean_and_std = mean_and_std(self.y)
 
     def __len__(self) -> int:
         return len(self.x)

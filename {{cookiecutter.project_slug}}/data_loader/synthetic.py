@@ -54,8 +54,9 @@ class Synthetic(BaseDataset):
         indices = split_indices(targets, split or "test", VALIDATION, seed)
         self.images = images[indices]
         self.targets = targets[indices]
-        if split == "train":  # other splits get the statistics from `load_state_dict`
-            self.mean_and_std = transforms.pixel_statistics(self.images)
+
+    def fit(self) -> None:
+        self.mean_and_std = transforms.pixel_statistics(self.images)
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -91,9 +91,21 @@ class TabularCSV(BaseDataset):
         used = [column for column in rows[0] if column not in unused]
         for index in indices.tolist():
             self.rows.append({column: rows[index][column] for column in used})
-        if split == "train":  # other splits get the fitted statistics from `load_state_dict`
-            self._fit()
-            self.features = self._encode(self.rows)
+
+    def fit(self) -> None:
+        """Finds out which columns are numeric, their statistics, and the categories of others."""
+        self.numbers = {}
+        self.categories = {}
+        self.target_mean_and_std = (0.0, 1.0)
+        if not self.classes:
+            self.target_mean_and_std = mean_and_std(self.targets)
+        for column in self.rows[0]:
+            cells = [row[column] for row in self.rows]
+            statistics = _fit_numbers(cells)
+            if statistics is not None:
+                self.numbers[column] = statistics
+            else:
+                self.categories[column] = _fit_categories(cells, column)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -138,21 +150,6 @@ class TabularCSV(BaseDataset):
         for row in rows:
             filled.append({k: "" if cell in missing else cell for k, cell in row.items()})
         return filled
-
-    def _fit(self) -> None:
-        """Finds out which columns are numeric, their statistics, and the categories of others."""
-        self.numbers = {}
-        self.categories = {}
-        self.target_mean_and_std = (0.0, 1.0)
-        if not self.classes:
-            self.target_mean_and_std = mean_and_std(self.targets)
-        for column in self.rows[0]:
-            cells = [row[column] for row in self.rows]
-            statistics = _fit_numbers(cells)
-            if statistics is not None:
-                self.numbers[column] = statistics
-            else:
-                self.categories[column] = _fit_categories(cells, column)
 
     def _check_columns(self) -> None:
         """Raises a UserError if the rows lack a column that the model was trained with."""

@@ -64,6 +64,7 @@ class TextCSV(BaseDataset):
     ) -> None:
         self.title = Path(file).stem
         self.length = length
+        self.words = words
         self.sentences: list[str] = []
         self.tokens = torch.empty(0, length, dtype=torch.int64)
         self.targets = torch.empty(0)
@@ -77,9 +78,9 @@ class TextCSV(BaseDataset):
         _check_texts(rows, text)
         self.targets = targets[indices]
         self.sentences = [rows[index][text] for index in indices.tolist()]
-        if split == "train":  # other splits get the vocabulary from `load_state_dict`
-            self.vocabulary = _build_vocabulary(self.sentences, words)
-            self.tokens = self._encode(self.sentences)
+
+    def fit(self) -> None:
+        self.vocabulary = _build_vocabulary(self.sentences, self.words)
 
     def __len__(self) -> int:
         return len(self.targets)

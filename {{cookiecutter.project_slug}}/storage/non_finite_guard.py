@@ -12,7 +12,7 @@ from storage.checkpoint_file import load_first_usable, save_checkpoint
 from storage.run_folder import find_checkpoints
 from utils.errors import COMMAND_PREFIX, TRAINING_FAILED, NonFiniteError, UserError
 from utils.finite import check_finite
-from utils.nested import named_tensors
+from utils.nested import as_plain_data, named_tensors
 from utils.process_group import all_gather_object
 from utils.ranks import is_main_process
 
@@ -72,7 +72,7 @@ class NonFiniteGuard:
         progress = trainer.progress
         number = progress.step + 1
         batches = []
-        for process_batches in all_gather_object(list(step.batches)):
+        for process_batches in all_gather_object(as_plain_data(step.batches)):
             batches.extend(process_batches)
         non_finite_inputs = _non_finite_names(batches)
         if non_finite_inputs:

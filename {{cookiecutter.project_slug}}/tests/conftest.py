@@ -14,7 +14,7 @@ import torch
 
 from base.base_dataset import BaseDataset
 from base.base_trainer import BaseTrainer
-from builders import build_dataset, build_loader, build_new_model
+from builders import build_fitted_dataset, build_loader, build_new_model
 from config.constructors import constructor_parameters
 from config.loading import load_settings
 from config.schema import Settings
@@ -72,12 +72,9 @@ def make_settings() -> Callable[..., Settings]:
 def splits(small_data: None, make_settings: Callable[..., Settings]) -> dict[str, BaseDataset]:
     """The synthetic data sets by split: train, validation, test."""
     settings = make_settings()
-    train_set = build_dataset(settings, "train")
-    datasets = {"train": train_set}
-    for split in ("validation", "test"):
-        datasets[split] = build_dataset(settings, split)
-        datasets[split].load_state_dict(train_set.state_dict())
-    return datasets
+    return {
+        split: build_fitted_dataset(settings, split) for split in ("train", "validation", "test")
+    }
 
 
 @pytest.fixture

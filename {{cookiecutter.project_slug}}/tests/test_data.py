@@ -20,7 +20,7 @@ from torch import Tensor
 from base import batch_loader
 from base.base_dataset import BaseDataset, Batch, Sample
 from base.batch_loader import BatchLoader, shuffled_steps
-from builders import build_dataset, build_loader, build_training_loaders
+from builders import build_dataset, build_loader, build_training_loaders, fit_dataset
 from config.schema import Settings
 from data_loader.synthetic import Synthetic
 from utils.errors import LoadingError, UserError
@@ -182,7 +182,7 @@ class RepeatedImage(Synthetic):
 
 
 def test_augmentation_depends_on_seed_and_step_only(tmp_path: Path) -> None:
-    dataset = RepeatedImage(tmp_path, "train", seed=0)
+    dataset = fit_dataset(RepeatedImage(tmp_path, "train", seed=0))
 
     def inputs(seed: int, step: int) -> Tensor:
         loader = BatchLoader(dataset, 50, seed)
@@ -335,17 +335,30 @@ def test_sample_batch_has_distinct_samples_of_data_of_any_size(count: int) -> No
 # Checks before training
 
 
-class Pairs(Numbers):
-    """Samples that are tuples, as in other projects."""
+class Nothing(Numbers):
+    """Returns nothing, as a method without `return` does."""
 
     def __getitem__(self, index: int) -> Any:
-        return torch.tensor(index), 1
+        return None
 
 
-def test_samples_that_are_no_dicts_are_rejected() -> None:
-    with pytest.raises(UserError, match=r"Pairs\.__getitem__ .*dict of tensors .*tuple") as caught:
-        BatchLoader(Pairs(10), 4).check()
-    assert caught.value.exit_code == 2
+class NumberAsTarget(Numbers):
+    """Has a number where a tensor is expected."""
+
+    def __getitem__(self, index: int) -> Any:
+        return {"input": torch.tensor(index), "target": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Nothing, r"Nothing\.__getitem__ .*no tensors .*NoneType"),
+        (NumberAsTarget, r"'target' of a sample is 1\.5 .*as_tensor"),
+    ],
+)
+def test_samples_without_tensors_are_rejected(kind: type[Numbers], text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        BatchLoader(kind(10), 4).check()
 
 
 def test_empty_data_is_rejected() -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from base.base_dataset import BaseDataset
+from builders import fit_dataset
 from data_loader.fashion_mnist import FashionMNIST
 from data_loader.fashion_mnist_files import FILES
 from utils.errors import DATA_UNAVAILABLE, UserError
@@ -101,7 +102,7 @@ def left_in(folder: Path) -> list[str]:
 
 def test_fashion_mnist_is_read_and_split(tmp_path: Path, packed: dict[str, bytes]) -> None:
     put(tmp_path, packed)
-    train = FashionMNIST(tmp_path, "train", seed=0)
+    train = fit_dataset(FashionMNIST(tmp_path, "train", seed=0))
     validation = FashionMNIST(tmp_path, "validation", seed=0)
     assert len(train) == 55_000
     assert len(validation) == 5_000
@@ -118,7 +119,9 @@ def test_pixels_and_targets_can_be_as_in_the_tutorial_of_pytorch(
     tmp_path: Path, packed: dict[str, bytes]
 ) -> None:
     put(tmp_path, packed)
-    train = FashionMNIST(tmp_path, "train", seed=0, shift=0, normalize=False, one_hot=True)
+    train = fit_dataset(
+        FashionMNIST(tmp_path, "train", seed=0, shift=0, normalize=False, one_hot=True)
+    )
     raw = train.__getitems__(torch.arange(300))
     batch = train.transform(raw, None)
     assert torch.allclose(batch["input"], raw["input"] / 255)  # as torchvision's ToTensor

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from builders import build_dataset
+from builders import build_fitted_dataset
 from config.loading import load_settings
 
 CONFIG = ROOT / "config/my_config.yaml"
@@ -17,11 +17,11 @@ CONFIG = ROOT / "config/my_config.yaml"
 
 def test_splits_differ_and_are_reproducible() -> None:
     settings = load_settings(CONFIG, [])
-    train = build_dataset(settings, "train")
-    validation = build_dataset(settings, "validation")
-    test = build_dataset(settings, "test")
+    train = build_fitted_dataset(settings, "train")
+    validation = build_fitted_dataset(settings, "validation")
+    test = build_fitted_dataset(settings, "test")
     assert len({train.fingerprint, validation.fingerprint, test.fingerprint}) == 3
-    assert build_dataset(settings, "test").fingerprint == test.fingerprint
+    assert build_fitted_dataset(settings, "test").fingerprint == test.fingerprint
     sample = test[0]
     assert sample["input"].shape == (2,)
     assert sample["target"].dtype == torch.int64

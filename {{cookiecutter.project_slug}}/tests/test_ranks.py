@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builders import build_loader
+from builders import build_loader, fit_dataset
 from config.schema import Settings
 from data_loader.synthetic import Synthetic
 from utils.ranks import is_main_process, local_rank, local_world_size, rank, world_size
@@ -40,7 +40,7 @@ def test_ranks_follow_the_environment_at_each_call(monkeypatch: pytest.MonkeyPat
 def test_loaders_use_the_rank_at_run_time(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = Synthetic(Path(), "train", 0)
+    dataset = fit_dataset(Synthetic(Path(), "train", 0))
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "4")
     source = build_loader(make_settings(), dataset, training=True).source

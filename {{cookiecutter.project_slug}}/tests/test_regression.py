@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 
 from base.base_dataset import BaseDataset
-from builders import build_dataset, restore_trainer
+from builders import build_fitted_dataset, restore_trainer
 from config.loading import load_settings
 from data_loader.example_points import EXAMPLES
 from data_loader.tables import read_rows, write_rows
@@ -27,8 +27,8 @@ SINE = ROOT / "config/sine.yaml"
 QUICK = ("device=cpu", "logger.tensorboard=false")
 
 
-def points(split: str | None, *changes: str) -> BaseDataset:
-    return build_dataset(load_settings(LINE, changes), split)
+def points(split: str, *changes: str) -> BaseDataset:
+    return build_fitted_dataset(load_settings(LINE, changes), split)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_the_trained_polynomial_is_the_least_squares_fit(
 ) -> None:
     changes = (f"data.root={tmp_path}", *QUICK, *batches)
     assert command("train", "--config", SINE, "--run-dir", "run", *changes) == 0
-    train = build_dataset(load_settings(SINE, changes), "train")
+    train = build_fitted_dataset(load_settings(SINE, changes), "train")
     batch = train.__getitems__(torch.arange(len(train)))
     x, y = (batch[name][:, 0].double().numpy() for name in ("input", "target"))
     model: Any = restore_trainer([tmp_path / "run/checkpoints/last.pt"], None, [])[0].model

@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 
 from base.base_dataset import BaseDataset
-from builders import build_dataset
+from builders import build_fitted_dataset
 from config.loading import load_settings
 from data_loader.example_apartments import make_apartments
 from data_loader.tables import write_rows
@@ -48,7 +48,7 @@ def animals(tmp_path: Path) -> Callable[..., BaseDataset]:
     def build(rows: list[tuple[object, ...]], split: str = "train", *changes: str) -> BaseDataset:
         write_rows(tmp_path / "mine.csv", [HEADER, *rows])
         own = (*own_settings(tmp_path), "data.file=mine.csv")
-        return build_dataset(load_settings(CLASSES, [*own, *changes]), split)
+        return build_fitted_dataset(load_settings(CLASSES, [*own, *changes]), split)
 
     return build
 

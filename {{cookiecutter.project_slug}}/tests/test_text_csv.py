@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch
 from base.batch_loader import BatchLoader
-from builders import build_dataset
+from builders import build_fitted_dataset
 from config.loading import load_settings
 from data_loader.example_messages import make_messages
 from data_loader.tables import write_rows
@@ -32,7 +32,7 @@ def greetings(tmp_path: Path) -> Callable[..., BaseDataset]:
     rows = [("Hello, world!", "in"), ("hello you", "in"), ("Bye", "out"), ("bye bye now", "out")]
     write_rows(tmp_path / "mine.csv", [("said", "way"), *(20 * rows)])
     own = [f"data.root={tmp_path}", "data.file=mine.csv", "data.text=said", "data.target=way"]
-    return lambda split, *more: build_dataset(load_settings(CONFIG, [*own, *more]), split)
+    return lambda split, *more: build_fitted_dataset(load_settings(CONFIG, [*own, *more]), split)
 
 
 def test_words_and_punctuation_of_any_language_are_separate_tokens() -> None:
@@ -61,14 +61,14 @@ def test_a_cell_may_be_a_long_document(tmp_path: Path) -> None:
         tmp_path / "mine.csv", [("text", "class"), *(10 * [(document, "a"), (document, "b")])]
     )
     settings = load_settings(CONFIG, [f"data.root={tmp_path}", "data.file=mine.csv"])
-    assert build_dataset(settings, "train").state_dict()["vocabulary"][2:] == ["word"]
+    assert build_fitted_dataset(settings, "train").state_dict()["vocabulary"][2:] == ["word"]
 
 
 def test_a_row_without_text_is_refused_with_column_and_row(tmp_path: Path) -> None:
     write_rows(tmp_path / "mine.csv", [("text", "class"), *(10 * [(" ", "a"), (" ", "b")])])
     settings = load_settings(CONFIG, [f"data.root={tmp_path}", "data.file=mine.csv"])
     with pytest.raises(UserError) as error:
-        build_dataset(settings, "train")
+        build_fitted_dataset(settings, "train")
     for part in ("'text'", "row 1 ", "no text"):
         assert part in str(error.value)
     assert error.value.exit_code == 2
@@ -152,8 +152,8 @@ def test_sentences_are_classified_from_arguments_and_from_lines_of_a_file(
     assert command("train", "--config", CONFIG, "--run-dir", "run", *changes) == 0
     assert command("evaluate", "run") == 0
     accuracy = json.loads(Path("run/evaluation/test/metrics.json").read_text())["accuracy"]
-    train = build_dataset(load_settings(CONFIG, changes), "train")
-    test = build_dataset(load_settings(CONFIG, changes), "test")
+    train = build_fitted_dataset(load_settings(CONFIG, changes), "train")
+    test = build_fitted_dataset(load_settings(CONFIG, changes), "test")
     test.load_state_dict(train.state_dict())
     assert accuracy > 0.97
     assert 0.6 < naive_bayes(train, test) < accuracy - 0.1

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from base.base_dataset import BaseDataset, Batch, class_labels
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
-from builders import restore_trainer
+from builders import fit_dataset, restore_trainer
 from data_loader.synthetic import Synthetic
 from model.losses import cross_entropy
 from profiling import profile_steps
@@ -67,7 +67,7 @@ class DeclaredGlobalRng(UndeclaredGlobalRng):
 @pytest.fixture
 def plain_data(tmp_path: Path) -> BaseDataset:
     """Training images that are not augmented."""
-    return WithoutAugmentation(tmp_path, "train", seed=0)
+    return fit_dataset(WithoutAugmentation(tmp_path, "train", seed=0))
 
 
 def all_samples(dataset: BaseDataset) -> Batch:
@@ -171,6 +171,7 @@ def test_label_smoothing_applies_to_training_only(
 
 def test_balanced_training_gives_each_class_the_same_weight(make_trainer: MakeTrainer) -> None:
     imbalanced = Synthetic(Path(), "train", 0)
+    fit_dataset(imbalanced)
     is_eighth = torch.arange(len(imbalanced)) % 8 == 0
     kept = (imbalanced.targets > 0) | is_eighth
     imbalanced.images = imbalanced.images[kept]
@@ -519,7 +520,7 @@ def test_newest_checkpoints_are_kept(make_trainer: MakeTrainer) -> None:
 
 
 def test_sanity_check_reports_a_model_that_does_not_fit_the_data(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(train=TwoChannels(Path(), "train", 0))
+    trainer = make_trainer(train=fit_dataset(TwoChannels(Path(), "train", 0)))
     with pytest.raises(UserError, match=r"model .*data .*RuntimeError: .*, line \d+\)$"):
         check_trainer(trainer)
 
@@ -554,13 +555,13 @@ def test_sanity_check_reports_an_unknown_metric_to_monitor(make_trainer: MakeTra
 def test_sanity_check_reports_undeclared_use_of_the_global_rng(
     make_trainer: MakeTrainer, kind: type[Synthetic]
 ) -> None:
-    trainer = make_trainer(train=kind(Path(), "train", 0))
+    trainer = make_trainer(train=fit_dataset(kind(Path(), "train", 0)))
     with pytest.raises(UserError, match=rf"{kind.__name__} .*uses_global_rng = True"):
         check_trainer(trainer)
 
 
 def test_sanity_check_accepts_declared_use_of_the_global_rng(make_trainer: MakeTrainer) -> None:
-    check_trainer(make_trainer(train=DeclaredGlobalRng(Path(), "train", 0)))
+    check_trainer(make_trainer(train=fit_dataset(DeclaredGlobalRng(Path(), "train", 0))))
 
 
 class GradientPenalty(Classifier):
@@ -581,7 +582,7 @@ def test_sanity_check_accepts_a_gradient_penalty(make_trainer: MakeTrainer) -> N
 
 
 def test_sanity_check_leaves_no_trace(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(train=DeclaredGlobalRng(Path(), "train", 0))
+    trainer = make_trainer(train=fit_dataset(DeclaredGlobalRng(Path(), "train", 0)))
     generators = GlobalRandomState(trainer.device)
     rng_before = generators.state_dict()
     weights_before = copy_of_weights(trainer.model)

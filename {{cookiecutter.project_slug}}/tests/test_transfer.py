@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from builders import build_dataset, build_loader, build_new_model
+from builders import build_fitted_dataset, build_loader, build_new_model
 from config.schema import Settings
 from data_loader import synthetic
 from trainer.classifier import Classifier
@@ -97,8 +97,9 @@ def test_pretraining_on_eight_classes_lowers_the_error_with_few_samples_of_two_o
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(synthetic, "TRAINING", 6000)
-    splits = {split: build_dataset(make_settings(), split) for split in ("train", "validation")}
-    splits["validation"].load_state_dict(splits["train"].state_dict())
+    splits = {
+        split: build_fitted_dataset(make_settings(), split) for split in ("train", "validation")
+    }
     transferred, new = error_rates(splits, (3, 4), make_settings)
     assert (transferred < new).sum() >= 4
     assert transferred.mean() < 0.5 * new.mean()

@@ -4,9 +4,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from utils.errors import UserError
-from utils.nested import map_tensors, named_tensors
+from utils.nested import move, named_tensors
 from utils.ranks import local_rank, world_size
 
 AUTOCAST_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,25 +56,51 @@ def _has_native_bfloat16(device: torch.device) -> bool:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """A batch on a device: the tensors of any nesting of dicts, lists and tuples.
+    """A batch on a device: its tensors, and its objects with a method ``to(device)``.
 
     A CUDA device copies on a stream of its own. The host runs ahead of the device, so the next
     batch is copied while the device still computes the previous step.
     """
+
+    def copy_item(item: Any) -> Any:
+        if isinstance(item, Tensor):
+            return item.to(device, non_blocking=True)
+        return item.to(device)
+
     if device.type == "cpu":
         return batch  # loaders create batches on the CPU
     if device.type != "cuda":
-        return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+        return move(batch, copy_item)
     if all(tensor.is_cuda for _, tensor in named_tensors(batch)):
         return batch
     copy_stream = _copy_stream(device)
     compute_stream = torch.cuda.current_stream(device)
     with torch.cuda.stream(copy_stream):
-        moved = map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+        moved = move(batch, copy_item)
     compute_stream.wait_stream(copy_stream)
     for _, tensor in named_tensors(moved):
-        tensor.record_stream(compute_stream)  # keeps the memory until the step has used it
+        if tensor.is_cuda:
+            tensor.record_stream(compute_stream)  # keeps the memory until the step has used it
     return moved
+
+
+def to_cpu(batch: Any) -> Any:
+    """A batch on the CPU: its tensors, and its objects with a method ``to(device)``."""
+    return move(batch, lambda item: item.to("cpu"))
+
+
+def pin(batch: Any) -> Any:
+    """A batch in pinned memory, from which a device copies while it computes.
+
+    Objects without a method `pin_memory` stay as they are.
+    """
+
+    def pin_item(item: Any) -> Any:
+        if hasattr(item, "pin_memory"):
+            return item.pin_memory()
+        return item
+
+    return move(batch, pin_item)
 
 
 @cache

@@ -1,48 +1,211 @@
-"""Functions on all tensors of a nested structure: a batch, a state, any mix of dicts and lists."""
+"""Functions on nested structures of tensors: a batch, a state, the outputs of a model.
+
+They enter dicts, lists, tuples (also named ones) and dataclasses. In a batch, a tensor may also be
+inside an object with a method ``to(device)``, such as a graph or a packed sequence.
+"""
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """A copy of a nested structure with `function(tensor)` in the place of each tensor.
 
-    Dicts, lists, tuples (also named ones) and dataclasses are entered; all other values are kept.
+    All other values are kept.
     """
-    if isinstance(value, Tensor):
+
+    def replace_tensor(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return function(leaf)
+        return leaf
+
+    return map_leaves(replace_tensor, value)
+
+
+def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """A copy of a nested structure with `function(leaf)` in the place of each leaf.
+
+    A leaf is anything that is not entered. An object with a method `to` is a leaf, even if it is a
+    tuple or a dict.
+    """
+    if isinstance(value, Tensor) or is_movable(value):
         return function(value)
     if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
+        return {key: map_leaves(function, item) for key, item in value.items()}
     if isinstance(value, list):
-        return [map_tensors(function, item) for item in value]
+        return [map_leaves(function, item) for item in value]
     if isinstance(value, tuple):
-        items = [map_tensors(function, item) for item in value]
-        if hasattr(value, "_fields"):  # a named tuple
-            return type(value)(*items)
-        return tuple(items)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        mapped = copy.copy(value)
-        for field in dataclasses.fields(value):
-            item = map_tensors(function, getattr(value, field.name))
-            object.__setattr__(mapped, field.name, item)  # the dataclass may be frozen
-        return mapped
-    return value
+        return rebuild_tuple(value, [map_leaves(function, item) for item in value])
+    if is_dataclass(value):
+        items = {name: map_leaves(function, item) for name, item in fields_of(value).items()}
+        return rebuild_dataclass(value, items)
+    return function(value)
 
 
-def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a nested structure with their path, such as ``optimizers.0 state 3``."""
-    if isinstance(value, Tensor):
+def move(value: Any, to: Callable[[Any], Any]) -> Any:
+    """A copy of a batch in which `to` has moved each tensor and each object that can be moved."""
+
+    def move_leaf(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) or is_movable(leaf):
+            return to(leaf)
+        return leaf
+
+    return map_leaves(move_leaf, value)
+
+
+def is_movable(value: Any) -> bool:
+    """Whether a value that is not a tensor has a method ``to(device)``."""
+    return hasattr(value, "to") and not isinstance(value, type | Tensor)
+
+
+def is_dataclass(value: Any) -> bool:
+    """Whether a value is an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name; nested ones are not converted."""
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def rebuild_tuple(value: tuple[Any, ...], items: Sequence[Any]) -> Any:
+    """A tuple of the same type with other items."""
+    if hasattr(value, "_fields"):  # a named tuple
+        return type(value)(*items)
+    return tuple(items)
+
+
+def rebuild_dataclass(value: Any, items: Mapping[str, Any]) -> Any:
+    """A dataclass of the same type with other values of its fields."""
+    rebuilt = copy.copy(value)
+    for name, item in items.items():
+        object.__setattr__(rebuilt, name, item)  # the dataclass may be frozen
+    return rebuilt
+
+
+def named_leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All leaves of a nested structure with their path, such as ``optimizers.0 state 3``.
+
+    Movable objects are entered as well: their attributes are items.
+    """
+    items = _items(value)
+    if items is None:
         yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from named_tensors(item, f"{name} {key}".lstrip())
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from named_tensors(item, f"{name} {index}".lstrip())
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from named_tensors(getattr(value, field.name), f"{name} {field.name}".lstrip())
+        return
+    for key, item in items.items():
+        yield from named_leaves(item, f"{name} {key}".lstrip())
+
+
+def named_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of a nested structure with their path, such as ``optimizers.0 state 3``."""
+    for name, leaf in named_leaves(value):
+        if isinstance(leaf, Tensor):
+            yield name, leaf
+
+
+def as_plain_data(value: Any) -> Any:
+    """A nested structure as dicts, lists, tensors, numbers and texts, which a checkpoint may have.
+
+    Dataclasses and movable objects become dicts; any other object becomes its text.
+    """
+    if isinstance(value, list | tuple) and not is_movable(value):
+        return [as_plain_data(item) for item in value]
+    items = _items(value)
+    if items is not None:
+        return {key: as_plain_data(item) for key, item in items.items()}
+    if value is None or isinstance(value, Tensor | bool | int | float | str):
+        return value
+    return repr(value)
+
+
+def is_plain_data(value: Any) -> bool:
+    """Whether a checkpoint can contain a nested structure as it is."""
+    if isinstance(value, Mapping):
+        return type(value) is dict and all(is_plain_data(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return not hasattr(value, "_fields") and all(is_plain_data(item) for item in value)
+    return value is None or isinstance(value, Tensor | bool | int | float | str)
+
+
+def _items(value: Any) -> Mapping[Any, Any] | None:
+    """What a nested structure contains; None for a leaf."""
+    if isinstance(value, Tensor):
+        return None
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, list | tuple):
+        if hasattr(value, "_fields"):  # a named tuple
+            return dict(zip(value._fields, value, strict=True))
+        return dict(enumerate(value))
+    if is_dataclass(value):
+        return fields_of(value)
+    if is_movable(value) and hasattr(value, "__dict__"):
+        attributes: dict[str, Any] = vars(value)
+        return attributes
+    return None
+
+
+def stack_samples(samples: Sequence[Any], name: str = "") -> Any:
+    """Stacks the tensors of nested samples of equal structure along a new first dimension.
+
+    Texts and objects become lists.
+
+    Args:
+        samples: one value for each sample.
+        name: the path of the values, for messages.
+
+    Raises:
+        TypeError: if a sample contains a number or an array instead of a tensor.
+        ValueError: if tensors have different shapes, or samples different keys.
+    """
+    first = samples[0]
+    if isinstance(first, Tensor):
+        return _stack_tensors(samples, name)
+    if isinstance(first, bool | int | float | complex) or hasattr(first, "__array__"):
+        kind = type(first).__name__
+        raise TypeError(
+            f"{_describe_path(name)} is {first!r} ({kind}) instead of a tensor; use torch.as_tensor"
+        )
+    items = _items(first)
+    if items is None or is_movable(first):
+        return list(samples)
+    stacked = {}
+    for key in items:
+        values = [_item(sample, key, name) for sample in samples]
+        stacked[key] = stack_samples(values, f"{name} {key}".lstrip())
+    if isinstance(first, tuple):
+        return rebuild_tuple(first, list(stacked.values()))
+    if isinstance(first, list):
+        return list(stacked.values())
+    if is_dataclass(first):
+        return rebuild_dataclass(first, stacked)
+    return stacked
+
+
+def _item(sample: Any, key: Any, name: str) -> Any:
+    items = _items(sample)
+    if items is None or key not in items:
+        raise ValueError(f"a sample lacks {f'{name} {key}'.lstrip()!r}, which others have")
+    return items[key]
+
+
+def _stack_tensors(tensors: Sequence[Any], name: str) -> Tensor:
+    try:
+        return torch.stack(tuple(tensors))
+    except RuntimeError as error:
+        shapes = sorted({str(tuple(tensor.shape)) for tensor in tensors})
+        raise ValueError(
+            f"{_describe_path(name)} has different shapes, such as {' and '.join(shapes[:2])}; "
+            "override `collate`, for example to pad them"
+        ) from error
+
+
+def _describe_path(name: str) -> str:
+    if name == "":
+        return "a sample"
+    return f"{name!r} of a sample"
