@@ -1,99 +1,229 @@
-"""The sanity check: one batch through all steps of a trainer, before training starts."""
+"""The sanity check: one batch through all methods of a trainer, before training starts."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from base.base_dataset import Batch
+from base.base_dataset import BaseDataset
 from base.base_trainer import BaseTrainer
+from base.batch_loader import BatchLoader, Step
+from config.schema import NO_CLASS
+from logger.console import log
 from metrics.average import WeightedMeans
-from metrics.protocol import scalar_results
-from utils.errors import USER_CODE_ERRORS, UserError, describe_error
+from metrics.protocol import check_scalars, scalar_results
+from storage.state import collect_state, restore_state
+from utils.device import to_device
+from utils.errors import UserError, describe_error
+from utils.process_group import all_gather_object
 from utils.randomness import GlobalRandomState, preserve_global_rng
+from utils.ranks import world_size
+
+MAX_EVALUATED_SAMPLES = 64
+MAX_LISTED_PARAMETERS = 3
 
 
 def check_trainer(trainer: BaseTrainer) -> None:
-    """Runs an evaluation step and a training step without an update, and leaves nothing behind.
+    """Runs an evaluation, a prediction and an optimizer step on a copy of a new trainer.
+
+    It leaves nothing behind: neither in the trainer, nor in the data set, nor in the random
+    generators.
 
     Raises:
-        UserError: if a step fails, or `checkpoint.monitor` is not a scalar metric.
+        UserError: if a method fails or returns something else than it must, `checkpoint.monitor` is
+            not a scalar metric, or a parameter has no gradient although DDP waits for it.
     """
-    try:
-        with preserve_global_rng(trainer.device):
-            batch = _first_batch(trainer)
-            results = _run_steps(trainer, batch)
-            _check_monitor(trainer, results)
-            trainer.tables(results)
-    except (*USER_CODE_ERRORS, AssertionError) as error:
-        raise UserError(
-            f"the model and the data do not fit together: {describe_error(error)}"
-        ) from error
-
-
-def _first_batch(trainer: BaseTrainer) -> Batch:
-    """The first training batch; checks what the data set states about random numbers."""
     dataset = trainer.loaders["train"].dataset
+    with preserve_global_rng(trainer.device), _without_compilation(trainer):
+        step = _load_first_step(trainer.loaders["train"])
+        with _preserve_dataset(dataset):
+            trial = _copy_of(trainer)
+            trial.model.register_forward_hook(_check_outputs_exist)
+            for split, loader in trainer.loaders.items():
+                if split != "train":
+                    _check_evaluation(trial, split, loader)
+            _check_training(trial, step.to(trainer.device))
+
+
+def _load_first_step(loader: BatchLoader) -> Step:
+    """The first training step; checks what the data set states about random numbers."""
     generators = GlobalRandomState(torch.device("cpu"))
     state_before = generators.state_dict()
-    first_step = next(trainer.loaders["train"].steps(0, 1))
-    if not dataset.uses_global_rng and _differ(state_before, generators.state_dict()):
+    first_step = next(loader.steps(0, 1))
+    if not loader.dataset.uses_global_rng and _differ(state_before, generators.state_dict()):
         raise UserError(
-            f"{type(dataset).__name__} draws from a global random generator; set "
+            f"{type(loader.dataset).__name__} draws from a global random generator; set "
             "uses_global_rng = True in the class, or draw from the rng of `transform`"
         )
-    return first_step.to(trainer.device).batches[0]
+    return first_step
 
 
-def _run_steps(trainer: BaseTrainer, batch: Batch) -> Mapping[str, Tensor]:
-    # Compiled code would be specialised on this batch, which is smaller than those of validation.
-    eager = nullcontext()
-    if trainer.options.compile:
-        eager = torch.compiler.set_stance("force_eager")
-    with eager:
-        with trainer.evaluating() as model:
-            trainer.metrics.reset()
-            means = WeightedMeans()
-            means.add(trainer.evaluation_step(model, batch) or {}, weight=1)
-            results = trainer.collect_results(means)
-            trainer.metrics.reset()
-        _check_training_step(trainer, batch)
+def _copy_of(trainer: BaseTrainer) -> BaseTrainer:
+    """A copy with a model, optimizers and metrics of its own, but with the same data."""
+    trial = copy.copy(trainer)
+    shared: list[Any] = [trainer.settings, trainer.run_log, trainer.checkpointer, trainer.guard]
+    for loader in trainer.loaders.values():
+        shared += [loader, loader.dataset]
+    copies = {id(item): item for item in shared}
+    copies[id(trainer)] = trial
+    for name, value in vars(trainer).items():
+        try:
+            vars(trial)[name] = copy.deepcopy(value, copies)
+        except Exception as error:  # whatever the code of a class may raise
+            log.warning(
+                "the sanity check uses %s.%s itself, because it cannot be copied: %s",
+                type(trainer).__name__,
+                name,
+                describe_error(error),
+            )
+    return trial
+
+
+# The parts of a trainer.
+
+
+def _check_evaluation(trial: BaseTrainer, split: str, loader: BatchLoader) -> None:
+    """Evaluates a few samples, and predicts them if predict.py can read inputs."""
+    count = min(MAX_EVALUATED_SAMPLES, loader.source.batch_size)
+    batch = to_device(loader.sample_batch(count), trial.device)
+    with _describing_errors(trial, f"evaluation_step fails on samples of the {split} set"):
+        results = _evaluate(trial, batch)
+        if split == "validation":
+            _check_monitor(trial, results)
+        tables = trial.tables(results)
+        if not isinstance(tables, Mapping):
+            raise TypeError(f"`tables` must return a dict, not {type(tables).__name__}")
+    if type(loader.dataset).read_inputs is not BaseDataset.read_inputs:
+        with _describing_errors(trial, "predict_step or describe fails"):
+            trial.describe(trial.predict(batch))
+
+
+def _evaluate(trial: BaseTrainer, batch: Any) -> dict[str, Tensor]:
+    metrics: Any = trial.metrics
+    metrics.reset()
+    updates: list[str] = []
+    _count_updates(metrics, updates)
+    means = WeightedMeans()
+    with trial.evaluating() as model:
+        values = trial.evaluation_step(model, batch)
+        if values is None and not updates:
+            raise UserError(
+                f"{type(trial).__name__}.evaluation_step returns nothing and does not update "
+                "self.metrics; return scalars by name, or call self.metrics.update(...)"
+            )
+        check_scalars(values or {}, trial.evaluation_step)
+        means.add(values or {}, weight=1)
+        results = trial.collect_results(means)
+        metrics.reset()
     return results
 
 
-def _check_training_step(trainer: BaseTrainer, batch: Batch) -> None:
-    """Calls `training_step` with gradients, as in training, but in evaluation mode.
+def _count_updates(metrics: Any, updates: list[str]) -> None:
+    """Adds an entry to `updates` whenever a metric, or one of a collection, is updated."""
+    parts = [metrics]
+    if isinstance(metrics, nn.Module):
+        parts = list(metrics.modules())
+    for part in parts:
+        update = getattr(part, "update", None)
+        if update is None:
+            continue
 
-    In training mode, batch normalisation would update its statistics. There is no backward pass,
-    so DDP must not wait for one.
-    """
-    trainer.model.eval()
-    with trainer.autocast(), trainer.accumulating(is_last=False):
-        outputs: Any = trainer.training_step(trainer.parallel_model, batch)
-    trainer.model.train()
-    _check_outputs(trainer, outputs)
+        def counting(*arguments: Any, _update: Any = update, **options: Any) -> Any:
+            updates.append("update")
+            return _update(*arguments, **options)
 
-
-def _check_outputs(trainer: BaseTrainer, outputs: Any) -> None:
-    name = f"{type(trainer).__name__}.training_step"
-    if not isinstance(outputs, dict):
-        raise UserError(f"{name} must return a dict, not {type(outputs).__name__}")
-    loss = outputs.get("loss")
-    if not isinstance(loss, Tensor) or loss.ndim > 0:
-        raise UserError(f"{name} must return a dict with a scalar tensor for the key `loss`")
+        part.update = counting
 
 
-def _check_monitor(trainer: BaseTrainer, results: Mapping[str, Tensor]) -> None:
-    monitor = trainer.settings.checkpoint.monitor
+def _check_training(trial: BaseTrainer, step: Step) -> None:
+    """Makes an optimizer step, as in training."""
+    parameters_with_gradient: set[str] = set()
+    for name, parameter in trial.model.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(
+                lambda _, name=name: parameters_with_gradient.add(name)
+            )
+    with _describing_errors(trial, "training_step or update fails on the first batch"):
+        trial.model.train()
+        trial.update(step)
+    loss = trial.settings.loss.name
+    if loss not in (NO_CLASS, trial.default_loss) and "loss" not in vars(trial):
+        raise UserError(
+            f"loss.name = {loss!r} has no effect, because {type(trial).__name__} does not use "
+            "self.loss; leave it out, or call self.loss(outputs, target) in training_step"
+        )
+    if world_size() > 1 and not trial.sharded:
+        _check_gradients(trial, parameters_with_gradient)
+
+
+def _check_gradients(trial: BaseTrainer, parameters_with_gradient: set[str]) -> None:
+    missing = []
+    for name, parameter in trial.model.named_parameters():
+        if parameter.requires_grad and name not in parameters_with_gradient:
+            missing.append(name)
+    names: dict[str, None] = {}  # each once, in their order
+    for names_of_process in all_gather_object(missing):
+        names.update(dict.fromkeys(names_of_process))
+    if not names or trial.options.find_unused_parameters:
+        return
+    listing = ", ".join(list(names)[:MAX_LISTED_PARAMETERS])
+    raise UserError(
+        f"{len(names)} parameters get no gradient in a training step ({listing}), but with several "
+        "processes all must; use them, freeze them (model.freeze), or set "
+        "trainer.find_unused_parameters=true"
+    )
+
+
+def _check_monitor(trial: BaseTrainer, results: Mapping[str, Tensor]) -> None:
+    monitor = trial.settings.checkpoint.monitor
     metrics = list(scalar_results(results))
     names = list(metrics)
-    for validation_set in trainer.settings.data.validation_sets:
+    for validation_set in trial.settings.data.validation_sets:
         names += [f"{validation_set}/{metric}" for metric in metrics]
     if monitor not in names:
         raise UserError(f"checkpoint.monitor = {monitor!r}: use one of {', '.join(names)}")
-    trainer.higher_is_better(trainer.monitored_metric)
+    trial.higher_is_better(trial.monitored_metric)
+
+
+# Contexts
+
+
+@contextmanager
+def _describing_errors(trial: BaseTrainer, what_fails: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever the code of a project may raise
+        raise UserError(
+            f"the model and the data do not fit together: {type(trial).__name__}.{what_fails}: "
+            f"{describe_error(error)}"
+        ) from error
+
+
+@contextmanager
+def _preserve_dataset(dataset: BaseDataset) -> Iterator[None]:
+    """Restores what a training step may have changed in the data set, such as a replay buffer."""
+    state = copy.deepcopy(collect_state(dataset))
+    try:
+        yield
+    finally:
+        restore_state(dataset, state)
+
+
+def _without_compilation(trainer: BaseTrainer) -> Any:
+    """Compiled code would be specialised on these batches, which are smaller than others."""
+    if trainer.options.compile:
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
+
+
+def _check_outputs_exist(model: nn.Module, _: Any, outputs: Any) -> None:
+    if outputs is None:
+        raise UserError(f"{type(model).__name__}.forward returns None; add a return statement")
 
 
 def _differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

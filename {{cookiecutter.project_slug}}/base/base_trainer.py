@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,21 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader, Step
-from config.schema import Settings
+from config.schema import NO_CLASS, Settings
 from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
 from logger.meter import Meter
 from logger.run_log import RunLog
 from metrics.average import MeanLoss, WeightedMeans, mean_over_batches
-from metrics.protocol import Metric, higher_is_better, named_results, scalar_results
+from metrics.protocol import (
+    Metric,
+    check_outputs,
+    check_scalars,
+    higher_is_better,
+    named_results,
+    scalar_results,
+)
+from optim.losses import Loss, build_loss
 from optim.moving_average import MovingAverage
 from optim.optimizers import (
     build_optimizers,
@@ -31,6 +39,7 @@ from optim.optimizers import (
     has_evaluation_mode,
     learning_rates,
     needs_closure,
+    parameters_of,
 )
 from optim.schedulers import Schedule, build_schedule, build_schedulers, scale_learning_rates
 from storage.checkpointer import Checkpointer
@@ -41,13 +50,20 @@ from utils.device import select_autocast_dtype, select_device, to_device
 from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
 from utils.finite import check_finite
 from utils.nested import is_plain_data, map_tensors
-from utils.parallel import check_replicas_equal, no_gradient_sync, shard_model, wrap_for_processes
+from utils.parallel import (
+    average_gradients,
+    check_replicas_equal,
+    no_gradient_sync,
+    shard_model,
+    wrap_for_processes,
+)
 from utils.randomness import GlobalRandomState, RandomStream, preserve_global_rng, seed_torch
 from utils.ranks import rank, world_size
 from utils.signals import StopSignals
 from utils.stop_flag import StopFlag
 
 Loaders = Mapping[str, BatchLoader]
+TrainingStep = Callable[[nn.Module, Batch], dict[str, Tensor]]
 
 
 class BaseTrainer(ABC):
@@ -66,9 +82,15 @@ class BaseTrainer(ABC):
         run: the run folder, where `fit` saves and logs.
 
     Attributes:
+        default_loss: the loss if `loss.name` is not set; ``none`` if the trainer has its own.
+        evaluates_with_gradients: whether `evaluation_step` and `predict_step` use autograd, as for
+            forces or adversarial examples.
         progress: steps made so far, best value, and so on.
         stop_signal: the signal that ended `fit`, or 0.
     """
+
+    default_loss = NO_CLASS
+    evaluates_with_gradients = False
 
     def __init__(self, settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> None:
         self.settings = settings
@@ -139,6 +161,16 @@ class BaseTrainer(ABC):
         return list(optimizers)
 
     @cached_property
+    def loss(self) -> Loss:
+        """The loss in the settings: ``self.loss(outputs, target)``."""
+        if self.settings.loss.name == NO_CLASS:
+            raise UserError(
+                f"{type(self).__name__} uses self.loss, but loss.name is not set; set it, or "
+                "default_loss in the class"
+            )
+        return build_loss(self.settings.loss, self.dataset, self.device)
+
+    @cached_property
     def schedule(self) -> Schedule | None:
         """The function in `scheduler.name`; None if it is a class of torch."""
         return build_schedule(self.settings.scheduler, self.total_steps, self.steps_per_epoch)
@@ -166,8 +198,8 @@ class BaseTrainer(ABC):
 
         Args:
             model: the module to call; gradients of other modules are not exchanged.
-            batch: a transformed batch on the device. With several processes, it is empty in some
-                of them if the last batch of an epoch is smaller than their number.
+            batch: a transformed batch on the device. If the last batch of an epoch has fewer
+                samples than there are processes, some of them get a batch without rows.
         """
 
     @abstractmethod
@@ -188,7 +220,7 @@ class BaseTrainer(ABC):
     def higher_is_better(self, name: str) -> bool:
         """Whether higher values of the metric `name` are better, which decides on the best model.
 
-        `checkpoint.mode` has precedence.
+        `checkpoint.mode` has precedence; of a ``loss``, lower values are better.
 
         Raises:
             UserError: if neither the metric nor the settings define it.
@@ -196,6 +228,8 @@ class BaseTrainer(ABC):
         mode = self.settings.checkpoint.mode
         if mode is not None:
             return mode == "max"
+        if name == "loss":
+            return False
         direction = higher_is_better(self.metrics, name)
         if direction is None:
             raise UserError(
@@ -222,7 +256,14 @@ class BaseTrainer(ABC):
             scale_learning_rates(self.optimizers, self.schedule(step))
 
     def update(self, step: Step) -> dict[str, Tensor]:
-        """One optimizer step: forward, backward, clip, step.
+        """One optimizer step: forward, backward, clip, step; by default `optimize`.
+
+        Override it for several passes in a step. Each pass keeps precision, accumulation, clipping
+        and the exchange between processes, as in a GAN::
+
+            generator, discriminator = self.optimizers
+            outputs = self.optimize(step, discriminator, self.discriminator_step)
+            return outputs | self.optimize(step, generator, self.generator_step)
 
         Args:
             step: the batches, on the device; their gradients are accumulated.
@@ -230,45 +271,92 @@ class BaseTrainer(ABC):
         Returns:
             The scalars of `training_step`, averaged over the samples of this process.
         """
-        if self._uses_closure:
-            return self._update_with_closure(step)
-        outputs = self.compute_gradients(step)
-        self.clip_gradients()
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
-            optimizer.zero_grad()
+        return self.optimize(step)
+
+    def optimize(
+        self,
+        step: Step,
+        optimizer: torch.optim.Optimizer | None = None,
+        training_step: TrainingStep | None = None,
+    ) -> dict[str, Tensor]:
+        """Forward and backward passes of all batches of a step, then a step of the optimizers.
+
+        Args:
+            step: the batches, on the device.
+            optimizer: the only optimizer that makes a step; only its parameters get gradients. By
+                default, all optimizers make a step.
+            training_step: what computes the loss; by default the method `training_step`.
+
+        Returns:
+            The scalars of `training_step`, averaged over the samples of this process.
+        """
+        optimizers = self.optimizers
+        if optimizer is not None:
+            optimizers = [optimizer]
+        if needs_closure(optimizers[0]):
+            return self._optimize_with_closure(step, optimizer, training_step)
+        outputs = self.compute_gradients(step, optimizer, training_step)
+        self.clip_gradients(optimizer)
+        for stepping in optimizers:
+            self.scaler.step(stepping)
         self.scaler.update()
+        self._discard_gradients()
         return outputs
 
-    def compute_gradients(self, step: Step) -> dict[str, Tensor]:
-        """Forward and backward passes of all batches of a step; returns what `update` returns."""
+    def compute_gradients(
+        self,
+        step: Step,
+        optimizer: torch.optim.Optimizer | None = None,
+        training_step: TrainingStep | None = None,
+    ) -> dict[str, Tensor]:
+        """Forward and backward passes of all batches of a step; see `optimize`.
+
+        The gradients are means over all samples and processes, times the scale of the scaler.
+        """
+        if training_step is None:
+            training_step = self.training_step
+        parameters = None
+        if optimizer is not None and not self.sharded:
+            parameters = parameters_of([optimizer])
+        # DDP exchanges the gradients of all parameters, or none.
+        exchanges_some = parameters is not None and world_size() > 1
         outputs = []
         last_index = len(step.batches) - 1
         for index, batch in enumerate(step.batches):
-            with self.accumulating(is_last=index == last_index):
+            with self.accumulating(is_last=index == last_index and not exchanges_some):
                 with self.autocast():
-                    batch_outputs = self.training_step(self.parallel_model, batch)
+                    batch_outputs = training_step(self.parallel_model, batch)
+                check_outputs(batch_outputs, training_step)
                 loss = batch_outputs["loss"]
                 if step.loss_weights[index] != 1:  # else saves two operations
                     loss = loss * step.loss_weights[index]
-                self.scaler.scale(loss).backward()
+                self.scaler.scale(loss).backward(inputs=parameters)
             outputs.append(batch_outputs)
+        if parameters is not None:
+            average_gradients(parameters)
         return mean_over_batches(outputs, step.sample_counts)
 
-    def clip_gradients(self) -> None:
+    def clip_gradients(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Scales the gradients down to `trainer.clip_norm`, and keeps their norm for the log.
 
         Without clipping, the norm is computed at log entries only.
+
+        Args:
+            optimizer: the optimizer whose parameters have the gradients; by default all.
         """
         clip_norm = self.options.clip_norm
         if clip_norm is None and not self.is_log_step(self.progress.step + 1):
             return
-        for optimizer in self.optimizers:
-            self.scaler.unscale_(optimizer)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        optimizers = self.optimizers
+        if optimizer is not None:
+            optimizers = [optimizer]
+        for unscaled in optimizers:
+            self.scaler.unscale_(unscaled)
+        parameters = parameters_of(optimizers)
+        gradients = [p.grad for p in parameters if p.grad is not None]
         self.gradient_norm = nn.utils.get_total_norm(gradients)
         if clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), clip_norm, self.gradient_norm)
+            nn.utils.clip_grads_with_norm_(parameters, clip_norm, self.gradient_norm)
 
     def predict_step(self, model: nn.Module, batch: Batch) -> Any:
         """The model's outputs for a transformed batch on the device, without targets."""
@@ -396,11 +484,12 @@ class BaseTrainer(ABC):
                 sample_count = sum(step.sample_counts)
                 if sample_count > 0:
                     (batch,) = step.to(self.device).batches
-                    values = self.evaluation_step(model, batch)
-                    means.add(values or {}, sample_count)
+                    values = self.evaluation_step(model, batch) or {}
+                    check_scalars(values, self.evaluation_step)
+                    means.add(values, sample_count)
                 bar.update()
             results = self.collect_results(means)
-        return {name: value.cpu() for name, value in results.items()}
+        return {name: value.detach().cpu() for name, value in results.items()}
 
     def collect_results(self, means: WeightedMeans) -> dict[str, Tensor]:
         """The results of the metrics, and the means of what `evaluation_step` has returned.
@@ -564,7 +653,13 @@ class BaseTrainer(ABC):
         DDP exchanges the gradients of the parameters that require them at this time. If this
         changes, assign the result of another call to `parallel_model`. FSDP2 wraps a model once.
         """
-        return wrap_for_processes(self.model, self.device, self.sharded, self.autocast_dtype)
+        return wrap_for_processes(
+            self.model,
+            self.device,
+            self.sharded,
+            self.autocast_dtype,
+            self.options.find_unused_parameters,
+        )
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which the model computes in the autocast dtype."""
@@ -588,7 +683,7 @@ class BaseTrainer(ABC):
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """The evaluated model, in evaluation mode and without gradients.
+        """The evaluated model, in evaluation mode and, by default, without gradients.
 
         Afterwards all modules are in the mode that the model was in, and the random generators are
         as before.
@@ -597,15 +692,20 @@ class BaseTrainer(ABC):
         _ = self.metrics  # built here, because tensors made in inference mode cannot be updated
         model = self.evaluated_model
         was_training = model.training
-        # FSDP2 uses the gathered parameters again in training, where inference tensors fail.
-        without_gradients = torch.no_grad() if self.sharded else torch.inference_mode()
+        if self.evaluates_with_gradients:
+            gradient_mode: AbstractContextManager[Any] = nullcontext()
+        elif self.sharded:
+            # FSDP2 uses the gathered parameters again in training, where inference tensors fail.
+            gradient_mode = torch.no_grad()
+        else:
+            gradient_mode = torch.inference_mode()
         optimizers = vars(self).get("optimizers", [])  # those that have been built
         model.eval()
         try:
             with (
                 evaluation_mode(optimizers),
                 preserve_global_rng(self.device),
-                without_gradients,
+                gradient_mode,
                 self.autocast(),
             ):
                 yield model
@@ -692,33 +792,39 @@ class BaseTrainer(ABC):
 
     # Details of the loop.
 
-    @cached_property
-    def _uses_closure(self) -> bool:
-        return needs_closure(self.optimizers[0])
-
-    def _update_with_closure(self, step: Step) -> dict[str, Tensor]:
+    def _optimize_with_closure(
+        self,
+        step: Step,
+        optimizer: torch.optim.Optimizer | None,
+        training_step: TrainingStep | None,
+    ) -> dict[str, Tensor]:
         """A step of an optimizer that computes the loss several times, such as LBFGS."""
-        optimizer: Any = self.optimizers[0]
-        if len(self.optimizers) > 1 or self.scaler.is_enabled():
+        stepping: Any = optimizer or self.optimizers[0]
+        is_one_of_several = optimizer is None and len(self.optimizers) > 1
+        if is_one_of_several or self.scaler.is_enabled():
             raise UserError(
-                f"{type(optimizer).__name__} computes the loss several times in a step; use it as "
+                f"{type(stepping).__name__} computes the loss several times in a step; use it as "
                 "the only optimizer, with trainer.precision=bf16 or fp32, or override `update`"
             )
         all_outputs: list[dict[str, Tensor]] = []
 
         def closure() -> Tensor:
-            optimizer.zero_grad()
-            outputs = self.compute_gradients(step)
-            self.clip_gradients()
-            for parameter in self.model.parameters():
+            self._discard_gradients()
+            outputs = self.compute_gradients(step, optimizer, training_step)
+            self.clip_gradients(optimizer)
+            for parameter in parameters_of([stepping]):
                 if parameter.grad is not None:  # LBFGS cannot flatten those of convolutions
                     parameter.grad = parameter.grad.contiguous()
             all_outputs.append(outputs)
             return outputs["loss"]
 
-        optimizer.step(closure)
-        optimizer.zero_grad()
+        stepping.step(closure)
+        self._discard_gradients()
         return all_outputs[0]  # of the weights before the step
+
+    def _discard_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
 
     def _start(self) -> None:
         """Repeats a validation that failed; saves the first state of a new run.
@@ -797,4 +903,4 @@ def _to_readable(tensor: Tensor) -> Tensor:
     """A tensor on the CPU, in float32 if it has a smaller floating-point type."""
     if tensor.is_floating_point() and tensor.itemsize < 4:
         tensor = tensor.float()
-    return tensor.cpu()
+    return tensor.detach().cpu()

@@ -144,7 +144,10 @@ def class_settings(cls: type, section: type[ClassSection], name: str) -> ClassSe
     fields: dict[str, Any] = {}
     unusable: dict[str, str] = {}
     unfillable: list[str] = []
-    for parameter in constructor_parameters(cls).values():
+    parameters = list(constructor_parameters(cls).values())
+    if not isinstance(cls, type):
+        del parameters[: section.positional]
+    for parameter in parameters:
         if parameter.name in section.given or parameter.kind is Parameter.VAR_KEYWORD:
             continue
         parameter = _with_plain_annotation(parameter, cls, section)

@@ -14,7 +14,16 @@ from ruamel.yaml import YAML
 from config.classes import find_component
 from config.constructors import ClassSettings, class_settings, is_set_by_constructor
 from config.reading import fields_of_section, parse, parse_overrides, read_file, set_value
-from config.schema import ClassSection, MayChangeOnResume, OptimizerSettings, Section, Settings
+from config.schema import (
+    NO_CLASS,
+    ClassSection,
+    LossSettings,
+    MayChangeOnResume,
+    OptimizerSettings,
+    Section,
+    Settings,
+    TrainerSettings,
+)
 from utils.errors import UserError
 
 SectionT = TypeVar("SectionT", bound=ClassSection)
@@ -46,7 +55,7 @@ def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = (
         set_value(values, "data.root", os.environ["DATA_ROOT"])
     for key, value in parse_overrides(overrides):
         set_value(values, key, value)
-    settings = _check_schema(Settings, values)
+    settings = _with_loss_of_trainer(_check_schema(Settings, values))
     sections: dict[str, ClassSection] = {}
     problems: list[str] = []
     for key, section in settings:
@@ -55,6 +64,18 @@ def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = (
             problems += found
     _raise_if_any(problems)
     return settings.model_copy(update=sections)
+
+
+def _with_loss_of_trainer(settings: Settings) -> Settings:
+    """The settings with the `default_loss` of the trainer, unless they name a loss."""
+    if settings.loss.name != NO_CLASS:
+        return settings
+    try:
+        trainer = find_component(TrainerSettings, settings.trainer.name)
+    except UserError:  # reported with the other problems
+        return settings.model_copy(update={"loss": LossSettings()})
+    loss = settings.loss.model_copy(update={"name": trainer.default_loss})
+    return settings.model_copy(update={"loss": loss})
 
 
 def load_section(key: str, kind: type[SectionT], values: Mapping[str, Any]) -> SectionT:
@@ -135,7 +156,7 @@ def _may_change_on_resume(settings: Settings) -> set[str]:
                 keys.add(key)
             continue
         inner_fields: dict[str, Any] = dict(type(section).model_fields)
-        if isinstance(section, ClassSection):
+        if isinstance(section, ClassSection) and section.name != NO_CLASS:
             inner_fields |= _settings_of_class(section).fields
         for name, inner_field in inner_fields.items():
             if _is_marked(field) or _is_marked(inner_field):
@@ -172,6 +193,11 @@ def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
     Returns:
         The section with all settings of the class as validated objects, and the problems found.
     """
+    if section.may_be_none and section.name == NO_CLASS:
+        problems = []
+        for name in section.arguments:
+            problems.append(f"{key}.{name}: {key}.name is missing, whose argument this is")
+        return section, problems
     try:
         settings = _settings_of_class(section)
     except UserError as error:

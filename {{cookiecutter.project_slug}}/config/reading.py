@@ -137,6 +137,8 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
     """Sets one value.
 
     A new class keeps the settings that are not arguments of the class, such as `data.batch_size`.
+    A new trainer does not keep the arguments of a loss without a name, which is the default loss of
+    the previous trainer.
     """
     section_key, dot, name = key.rpartition(".")
     if not dot:
@@ -150,6 +152,8 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
         kept = fields_of_section(section_key)
         section = {inner: value for inner, value in section.items() if inner in kept}
         values[section_key] = section
+        if section_key == "trainer" and "name" not in values.get("loss", {}):
+            values.pop("loss", None)
     section[name] = value
 
 

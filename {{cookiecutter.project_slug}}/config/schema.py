@@ -16,6 +16,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+NO_CLASS = "none"  # the name of no class, where a section allows it
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,11 @@ class ClassSection(Section):
         base: the class that it derives from, by its dotted path. It is text, because importing it
             would import torch.
         given: the arguments that code passes to the constructor, which are therefore not settings.
+        positional: the number of leading parameters of a function that code passes as well.
         functions: a file in the folder whose functions can be named as well, without a prefix.
         libraries: packages whose classes can be named as well; those of the first one need no
             prefix. The others may be missing.
+        may_be_none: whether the name ``none`` is allowed, which stands for no class.
         argument_types: types of arguments, by name, where they are stricter than in the classes.
     """
 
@@ -58,7 +61,9 @@ class ClassSection(Section):
     base: ClassVar[str]
     given: ClassVar[frozenset[str]]
     functions: ClassVar[str] = ""
+    positional: ClassVar[int] = 0
     libraries: ClassVar[tuple[str, ...]] = ()
+    may_be_none: ClassVar[bool] = False
     argument_types: ClassVar[dict[str, Any]] = {}
     name: str
     """The class, as FILE.Class; FILE.py is in data_loader/, model/ or trainer/."""
@@ -101,6 +106,24 @@ class ModelSettings(ClassSection):
     """Learning rate of each layer relative to that of the next one, for fine-tuning."""
 
 
+class LossSettings(ClassSection):
+    """What is minimized. Further keys are arguments of the function or class."""
+
+    package = "model"
+    functions = "losses"
+    base = "torch.nn.modules.loss._Loss"  # the base class of the losses of torch.nn
+    given = frozenset({"weight", "scale", "reduction"})
+    positional = 2  # the outputs and the targets
+    libraries = ("torch.nn",)
+    may_be_none = True
+    name: str = NO_CLASS
+    """A function of model/losses.py, a loss of torch.nn, or FILE.NAME; default: the trainer's."""
+    class_weights: tuple[NonNegative, ...] = ()
+    """Weight of the samples of each class."""
+    balanced: bool = False
+    """Weight samples by the inverse frequency of their class."""
+
+
 class TrainerSettings(ClassSection):
     """How the model is trained."""
 
@@ -117,6 +140,8 @@ class TrainerSettings(ClassSection):
     """Allow TensorFloat-32 in float32 matrix products: faster and less precise."""
     strategy: Annotated[Literal["auto", "ddp", "fsdp"], MayChangeOnResume()] = "auto"
     """With several processes: ddp replicates the model, fsdp shards its parameters; auto is ddp."""
+    find_unused_parameters: Annotated[bool, MayChangeOnResume()] = False
+    """With several processes, let parameters have no gradient in some steps (DDP); slower."""
     compile: Annotated[bool, MayChangeOnResume()] = False
     """Compile the model with torch.compile."""
     accumulate: Count = 1
@@ -222,6 +247,7 @@ class Settings(Section):
     data: DataSettings
     model: ModelSettings
     trainer: TrainerSettings
+    loss: LossSettings = LossSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     scheduler: Annotated[SchedulerSettings, MayChangeOnResume()] = SchedulerSettings()
     checkpoint: Annotated[CheckpointSettings, MayChangeOnResume()] = CheckpointSettings()

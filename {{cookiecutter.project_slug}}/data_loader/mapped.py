@@ -164,7 +164,7 @@ class Mapped(BaseDataset):
 
     @property
     def targets(self) -> Tensor:
-        """The targets of all samples, copied into memory; `trainer.balanced` counts them."""
+        """The targets of all samples, copied into memory; `loss.balanced` counts them."""
         return torch.from_numpy(np.array(self.arrays["target"]))
 
     @cached_property

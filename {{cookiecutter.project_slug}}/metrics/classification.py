@@ -48,7 +48,7 @@ class ClassificationMetrics(nn.Module):
             logits: shape (N, C).
             target: class indices, int64, shape (N,).
         """
-        self.loss_sum += losses.sum()
+        self.loss_sum += losses.detach().sum()
         cells = target * len(self.confusion) + logits.argmax(1)
         self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
 

@@ -1,10 +1,12 @@
 """The protocol that metrics follow, and questions that a trainer asks of their results."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+
+from utils.errors import UserError
 
 
 class Metric(Protocol):
@@ -33,6 +35,52 @@ def named_results(metrics: Metric) -> dict[str, Tensor]:
     if isinstance(results, Mapping):
         return dict(results)
     return {type(metrics).__name__: results}
+
+
+def check_outputs(outputs: Any, step: Callable[..., Any]) -> None:
+    """Checks the result of a training step: scalars by name, with a ``loss``.
+
+    Raises:
+        UserError: that names the method and the key.
+    """
+    if not isinstance(outputs, Mapping):
+        raise UserError(f"{_name_of(step)} must return a dict, not {type(outputs).__name__}")
+    if "loss" not in outputs:
+        keys = ", ".join(outputs) or "no keys"
+        raise UserError(f"{_name_of(step)} returns {keys}; add the key `loss`, which is minimized")
+    check_scalars(outputs, step)
+
+
+def check_scalars(values: Any, step: Callable[..., Any]) -> None:
+    """Checks that a step returned a dict of scalar tensors.
+
+    Raises:
+        UserError: that names the method and the key.
+    """
+    if not isinstance(values, Mapping):
+        kind = type(values).__name__
+        raise UserError(f"{_name_of(step)} must return a dict of scalars or None, not {kind}")
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"{_name_of(step)}: {name!r} is {str(value)[:40]} ({type(value).__name__}), not a "
+                "tensor; "
+                "return the tensor itself, without .item()"
+            )
+        if value.ndim > 0:
+            raise UserError(
+                f"{_name_of(step)}: {name!r} has the shape {tuple(value.shape)}; return a scalar, "
+                "such as its .mean()"
+            )
+
+
+def _name_of(step: Callable[..., Any]) -> str:
+    """The name of a method with that of the object's class."""
+    owner = getattr(step, "__self__", None)
+    name = getattr(step, "__name__", repr(step))
+    if owner is None:
+        return name
+    return f"{type(owner).__name__}.{name}"
 
 
 def scalar_results(results: Mapping[str, Tensor]) -> dict[str, float]:

@@ -14,13 +14,13 @@ class RegressionMetrics:
 
     The results are:
 
-    - ``loss``: mean squared error.
+    - ``mse``: mean squared error.
     - ``mae``: mean absolute error.
     - ``r2``: coefficient of determination, over all outputs; 0 if the targets are constant.
     - ``true`` and ``predicted``: targets and predictions, float32, shape (N, K).
     """
 
-    higher_is_better: ClassVar[Mapping[str, bool]] = {"loss": False, "mae": False, "r2": True}
+    higher_is_better: ClassVar[Mapping[str, bool]] = {"mse": False, "mae": False, "r2": True}
 
     def __init__(self) -> None:
         self.reset()
@@ -32,8 +32,8 @@ class RegressionMetrics:
 
     def update(self, predicted: Tensor, true: Tensor) -> None:
         """Adds a batch of predictions and targets, both of shape (N, K)."""
-        self.targets.append(true.float())
-        self.predictions.append(predicted.float())
+        self.targets.append(true.detach().float())
+        self.predictions.append(predicted.detach().float())
 
     def compute(self) -> dict[str, Tensor]:
         """Returns the metrics of all samples, over all processes."""
@@ -43,7 +43,7 @@ class RegressionMetrics:
         residual_sum = error.square().sum()
         total_sum = (true - true.mean(0)).square().sum()
         return {
-            "loss": error.square().mean(),
+            "mse": error.square().mean(),
             "mae": error.abs().mean(),
             "r2": torch.where(total_sum > 0, 1 - residual_sum / total_sum, 0),
             "true": true,

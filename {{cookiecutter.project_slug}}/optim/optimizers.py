@@ -92,9 +92,24 @@ def _plain_step(optimizer_class: Any) -> Any:
     return step
 
 
+def parameters_of(optimizers: Iterable[Optimizer]) -> list[nn.Parameter]:
+    """All parameters that the optimizers train."""
+    parameters: list[nn.Parameter] = []
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            parameters += group["params"]
+    return parameters
+
+
 def needs_closure(optimizer: Optimizer) -> bool:
     """Whether `step` must be called with a function that computes the loss, as LBFGS requires."""
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    optimizer_class: Any = type(optimizer)
+    return _requires_closure(optimizer_class)
+
+
+@functools.cache
+def _requires_closure(optimizer_class: Any) -> bool:
+    closure = inspect.signature(optimizer_class.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
 
 
@@ -106,10 +121,7 @@ def evaluation_mode(optimizers: Iterable[Any]) -> Iterator[None]:
     (Defazio et al., arXiv:2405.15682). Afterwards the parameters are exactly as before.
     """
     switching = [optimizer for optimizer in optimizers if has_evaluation_mode(optimizer)]
-    parameters = []
-    for optimizer in switching:
-        for group in optimizer.param_groups:
-            parameters += group["params"]
+    parameters = parameters_of(switching)
     training_values = [parameter.detach().clone() for parameter in parameters]
     for optimizer in switching:
         optimizer.eval()

@@ -17,7 +17,7 @@ from base.base_trainer import BaseTrainer
 from builders import build_fitted_dataset, build_loader, build_new_model
 from config.constructors import constructor_parameters
 from config.loading import load_settings
-from config.schema import Settings
+from config.schema import NO_CLASS, LossSettings, Settings
 from data_loader import synthetic
 from logger.console import log
 from storage.checkpoint_file import load_checkpoint
@@ -90,6 +90,8 @@ def make_trainer(
         *changes: str, kind: type[BaseTrainer] = Classifier, train: BaseDataset = splits["train"]
     ) -> BaseTrainer:
         settings = make_settings(*changes)
+        if kind.default_loss == NO_CLASS and not any(text.startswith("loss") for text in changes):
+            settings = settings.model_copy(update={"loss": LossSettings()})
         seed_everything(settings.seed)
         loaders = {
             "train": build_loader(settings, train, training=True),

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from base.base_dataset import Batch
 from base.base_model import BaseModel
 from base.batch_loader import Step
-from builders import build_loader, build_model
+from builders import build_loader, build_model, fit_dataset
 from config.loading import load_settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
@@ -127,6 +127,7 @@ def run_job(job: str, run: Path, *changes: str) -> None:
     settings = load_settings(CONFIG, [*OPTIONS, *changes])
     seed_everything(settings.seed)
     train = SmallDoubles("train")
+    fit_dataset(train)
     validation = SmallDoubles("validation")
     validation.load_state_dict(train.state_dict())
     loaders = {

@@ -196,7 +196,7 @@ def test_batches_of_workers_arrive_unchanged_on_the_device(make_settings: MakeSe
         ("trainer.precision=bf16", "optimizer.name=AdamW", "optimizer.lr=0.001"),
         ("trainer.precision=fp16", "trainer.clip_norm=1"),
         ("data.workers=1",),
-        ("trainer.balanced=true", "scheduler.name=one_cycle"),
+        ("loss.balanced=true", "scheduler.name=one_cycle"),
     ],
     ids=" ".join,
 )

@@ -134,7 +134,7 @@ def test_all_commands_accept_the_files(
     assert command("data_loader.convert", "--config", CONFIG, "mapped") == 0
     assert "data.name=mapped.Mapped data.folder=mapped" in capsys.readouterr().out
     options = ("data.name=mapped.Mapped", "data.workers=0")
-    assert train(tmp_path / "run", *options, "trainer.max_steps=3", "trainer.balanced=true") == 0
+    assert train(tmp_path / "run", *options, "trainer.max_steps=3", "loss.balanced=true") == 0
     assert command("evaluate", tmp_path / "run") == 0
     assert command("preview", "--config", CONFIG, *options) == 0
     assert len([*(tmp_path / "preview").iterdir()]) == 2

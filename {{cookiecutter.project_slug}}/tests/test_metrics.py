@@ -149,15 +149,17 @@ class WithTorchmetrics(BaseTrainer):
 
     def configure_metrics(self) -> MetricCollection:
         top2 = classification.MulticlassAccuracy(10, top_k=2)
-        return MetricCollection({"loss": MeanMetric(), "top2": top2})
+        return MetricCollection({"mean": MeanMetric(), "top2": top2})
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": cross_entropy(model(batch["input"]), batch["target"]).mean()}
+        return {"loss": cross_entropy(model(batch["input"]), batch["target"])}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         logits = model(batch["input"])
         target = batch["target"]
-        self.metrics.update(value=cross_entropy(logits, target), preds=logits, target=target)
+        self.metrics.update(
+            value=cross_entropy(logits, target, reduction="none"), preds=logits, target=target
+        )
 
 
 def test_metrics_of_torchmetrics_can_be_monitored(
@@ -199,7 +201,7 @@ class Undirected:
         self.losses.append(losses)
 
     def compute(self) -> dict[str, Tensor]:
-        return {"loss": torch.cat(self.losses).mean()}
+        return {"mean": torch.cat(self.losses).mean()}
 
     def to(self, device: torch.device) -> "Undirected":
         self.reset()
@@ -217,7 +219,7 @@ class Plain(Classifier):
     ("kind", "monitor", "message"),
     [
         (Calibrated, "ece", r"KeyError: 'precision_by_class' \(.*classifier\.py, line"),
-        (Plain, "loss", r"checkpoint\.monitor = 'loss'.*checkpoint\.mode=max"),
+        (Plain, "mean", r"checkpoint\.monitor = 'mean'.*checkpoint\.mode=max"),
     ],
 )
 def test_unsuitable_metrics_are_reported_before_training(
@@ -269,6 +271,6 @@ def test_the_mean_loss_is_over_samples_and_lower_is_better() -> None:
 def test_a_monitored_metric_without_a_direction_is_reported_before_training(
     make_trainer: Callable[..., Any],
 ) -> None:
-    trainer = make_trainer("checkpoint.monitor=loss", kind=WithTorchmetrics)
-    with pytest.raises(UserError, match=r"checkpoint\.monitor.*'loss'.*checkpoint\.mode=max"):
+    trainer = make_trainer("checkpoint.monitor=mean", kind=WithTorchmetrics)
+    with pytest.raises(UserError, match=r"checkpoint\.monitor.*'mean'.*checkpoint\.mode=max"):
         check_trainer(trainer)

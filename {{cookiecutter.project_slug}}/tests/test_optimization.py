@@ -22,6 +22,7 @@ from utils.errors import UserError
 MakeTrainer = Callable[..., Any]
 MakeSettings = Callable[..., Any]
 Logged = Callable[..., list[float]]
+NO_SMOOTHING = "loss.label_smoothing=0"
 SMALL_MODEL = ("model.name=networks.MLP", "model.width=16")
 OPTIMIZERS = ("SGD", "AdamW", "RMSprop", "Adam", "NAdam", "RAdam", "Adagrad", "Adadelta", "Rprop")
 
@@ -243,7 +244,7 @@ def test_an_optimizer_with_two_modes_is_evaluated_in_the_other_one(
 ) -> None:
     pytest.importorskip("schedulefree")
     schedule_free = "optimizer={name: schedulefree.SGDScheduleFree, lr: 0.1}"
-    trainer = make_trainer(*SMALL_MODEL, schedule_free, "trainer.max_steps=9")
+    trainer = make_trainer(*SMALL_MODEL, schedule_free, "trainer.max_steps=9", NO_SMOOTHING)
     trainer.fit()
     weights = copy_of_weights(trainer)
     state = load_checkpoint(trainer.run / "checkpoints/last.pt")
@@ -357,7 +358,7 @@ def test_learning_rates_of_training_follow_the_schedule(
 def test_moving_average_of_the_weights_is_saved_and_evaluated(
     make_trainer: MakeTrainer, logged: Logged
 ) -> None:
-    trainer = make_trainer("trainer.ema=0.75", "trainer.max_steps=4", kind=Recorder)
+    trainer = make_trainer("trainer.ema=0.75", "trainer.max_steps=4", NO_SMOOTHING, kind=Recorder)
     trainer.fit()
     first_weights, *later_weights = trainer.recorded_weights
     average = {}

@@ -71,7 +71,7 @@ def test_training_finds_the_line(line: Path, command: Command, capsys: Any) -> N
     assert f"y = {offset:.6g} {slope:+.6g} x\n" in capsys.readouterr().out
     metrics = json.loads((line / "evaluation/test/metrics.json").read_text())
     assert metrics["samples"] == 200
-    assert metrics["loss"] == pytest.approx(0.04, abs=0.01)  # of noise with deviation 0.2
+    assert metrics["mse"] == pytest.approx(0.04, abs=0.01)  # of noise with deviation 0.2
     for name in ("predicted.png", "curve.png"):
         assert (line / "evaluation/test" / name).stat().st_size > 5000
 
@@ -125,7 +125,7 @@ def test_metrics_cover_all_samples() -> None:
         metrics.update(predicted[part], true[part])
     found = metrics.compute()
     errors = (predicted - true).double()
-    assert found["loss"].item() == pytest.approx(errors.square().mean().item(), rel=1e-4)
+    assert found["mse"].item() == pytest.approx(errors.square().mean().item(), rel=1e-4)
     assert found["mae"].item() == pytest.approx(errors.abs().mean().item(), rel=1e-4)
     r2 = 1 - (errors.square().mean() / true.double().var(correction=0)).item()
     assert found["r2"].item() == pytest.approx(r2, rel=1e-3)
@@ -133,7 +133,7 @@ def test_metrics_cover_all_samples() -> None:
     assert torch.equal(found["predicted"], predicted)
     metrics.reset()
     metrics.update(true, true)
-    assert metrics.compute()["loss"] == 0
+    assert metrics.compute()["mse"] == 0
 
 
 def test_r2_is_zero_for_constant_targets() -> None:
@@ -147,7 +147,7 @@ def test_regression_metrics_state_a_direction_for_each_scalar() -> None:
     metrics.update(torch.randn(50, 1), torch.randn(50, 1))
     scalars = scalar_results(metrics.compute())
     directions = {name: higher_is_better(metrics, name) for name in scalars}
-    assert directions == {"loss": False, "mae": False, "r2": True}
+    assert directions == {"mse": False, "mae": False, "r2": True}
 
 
 def test_predict_takes_numbers_and_files(
@@ -195,16 +195,17 @@ def test_results_for_another_file_do_not_replace_those_of_the_run(
     (run,) = Path("runs/regression").iterdir()
     assert command("evaluate", run) == 0
     metrics = json.loads((run / "evaluation/test/metrics.json").read_text())
-    assert 0 < metrics["loss"] < 1e-4  # small values are not rounded to zero
+    assert 0 < metrics["mse"] < 1e-4  # small values are not rounded to zero
 
 
 def test_settings_for_classes_are_an_error_in_regression(
     tmp_path: Path, command: Command, capsys: Any
 ) -> None:
-    changes = (f"data.root={tmp_path}", "trainer.balanced=true", *QUICK)
+    changes = (f"data.root={tmp_path}", "loss.balanced=true", *QUICK)
     assert command("train", "--config", LINE, *changes) == 2
     message = capsys.readouterr().err
-    assert "unknown setting trainer.balanced" in message
+    assert "loss.name = 'mse'" in message
+    assert "class weights" in message
 
 
 def test_a_model_with_another_number_of_outputs_is_an_error(

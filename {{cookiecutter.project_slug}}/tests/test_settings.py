@@ -21,6 +21,7 @@ import test_metrics  # noqa: F401  defines trainers
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
+from builders import fit_dataset
 from config import classes
 from config.classes import find_class, list_classes
 from config.constructors import class_settings, construct, constructor_parameters
@@ -115,7 +116,7 @@ def test_missing_default_settings_are_reported_with_the_available_files(tmp_path
     [
         ("seeds", "seed"),
         ("trainer.epoch", "trainer.epochs"),
-        ("trainer.balance", "trainer.balanced"),
+        ("loss.balance", "loss.balanced"),
         ("optimizer.momentun", "optimizer.momentum"),
         ("model.widht", "model.width"),
         ("trainr.epochs", "trainer"),
@@ -144,7 +145,7 @@ INVALID = (  # setting, value, part of the message that states what is allowed
     ("trainer.precision", "fp8", "'auto', 'fp32', 'bf16' or 'fp16'"),
     ("trainer.compile", "1", "boolean"),
     ("trainer.name", "classifier.Nothing", "classifier.Classifier"),
-    ("trainer.balanced", "1", "boolean"),
+    ("loss.balanced", "1", "boolean"),
     ("logger.tensorboard", "no", "boolean"),
     ("optimizer.name", "Adamm", "did you mean Adam?"),
     ("scheduler.name", "cosin", "did you mean cosine?"),
@@ -172,6 +173,7 @@ def test_yaml_and_command_line_give_the_same_message(tmp_path: Path) -> None:
             "data": {"name": "synthetic.Synthetic"},
             "model": {"name": "networks.ConvNet"},
             "trainer": {"name": "classifier.Classifier"},
+            "loss": {},
             "optimizer": {"name": "SGD"},
             "scheduler": {},
             "logger": {},
@@ -198,9 +200,9 @@ def test_several_problems_are_reported_together() -> None:
     message = refusal("seed=-1", "trainer.epochs=0")
     assert "seed = -1" in message
     assert "trainer.epochs = 0" in message
-    message = refusal("model.width=0", "trainer.balanced=3")
+    message = refusal("model.width=0", "loss.label_smoothing=3")
     assert "model.width = 0" in message
-    assert "trainer.balanced = 3" in message
+    assert "loss.label_smoothing = 3" in message
 
 
 def test_content_that_is_not_settings_is_reported(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def test_a_new_class_removes_the_arguments_of_the_old_one_in_any_order(tmp_path:
 def test_arguments_that_are_not_set_have_their_defaults() -> None:
     settings = load_settings(SYNTHETIC, ["model.name=networks.MLP", "model.width=64"])
     assert settings.model.arguments == {"width": 64, "classes": None}
-    assert settings.trainer.arguments == {"label_smoothing": 0.1, "balanced": False}
+    assert settings.loss.arguments == {"label_smoothing": 0.1, "ignore_index": -100}
 
 
 def test_settings_written_as_yaml_are_equal_when_read(tmp_path: Path) -> None:
@@ -330,6 +332,7 @@ MAY_CHANGE = {
     *("trainer.tf32", "trainer.profile", "trainer.strategy", "optimizer.lr"),
     *("optimizer.adamw_lr", "optimizer.weight_decay", "data.validation_sets"),
     *("trainer.validate_every_epochs", "trainer.validate_every_steps"),
+    "trainer.find_unused_parameters",
 }
 
 
@@ -797,7 +800,7 @@ def test_a_subclass_may_fix_an_argument_of_its_base(add_files: AddFiles) -> None
     add_files({"model/my.py": MODEL + dedent(code)})
     settings = load_settings(SYNTHETIC, ["model.name=my.Wide", "model.classes=3"])
     data = load_section("data", DataSettings, {"name": "synthetic.Synthetic"})
-    samples = construct(data, BaseDataset, root=Path(), split="train", seed=0)
+    samples = fit_dataset(construct(data, BaseDataset, root=Path(), split="train", seed=0))
     model = construct(settings.model, BaseModel, dataset=samples)
     assert model.state_dict()["layers.1.weight"].shape[0] == 64
     settings = load_settings(SYNTHETIC, ["model.name=my.Wide", "model.width=3"])

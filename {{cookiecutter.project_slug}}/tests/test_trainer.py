@@ -132,7 +132,7 @@ def test_accumulated_batches_give_the_same_update_as_one_large_batch(
 def test_update_returns_means_over_the_samples_of_a_step(
     make_trainer: MakeTrainer, plain_data: BaseDataset
 ) -> None:
-    changes = ("data.batch_size=16", "trainer.accumulate=4", "trainer.label_smoothing=0")
+    changes = ("data.batch_size=16", "trainer.accumulate=4", "loss.label_smoothing=0")
     trainer = make_trainer(*SMALL_MODEL, *changes, train=plain_data)
     (step,) = trainer.loaders["train"].steps(12, 13)
     assert step.sample_counts == [16, 6]
@@ -148,24 +148,27 @@ def test_logged_means_are_means_over_samples(
 ) -> None:
     # Two steps of 700 and 90 samples. At such a learning rate no weight changes.
     changes = ("data.batch_size=700", "trainer.epochs=1", "optimizer.lr=1e-30")
-    trainer = make_trainer(*SMALL_MODEL, *changes, "trainer.label_smoothing=0", train=plain_data)
+    trainer = make_trainer(*SMALL_MODEL, *changes, "loss.label_smoothing=0", train=plain_data)
     expected = mean_loss(trainer, all_samples(plain_data))
     trainer.fit()
     assert logged(trainer.run, "train", "loss") == [pytest.approx(expected, rel=1e-5)]
 
 
-def test_label_smoothing_applies_to_training_only(
+def test_label_smoothing_applies_to_training_and_evaluation(
     make_trainer: MakeTrainer, plain_data: BaseDataset, logged: Logged
 ) -> None:
     # A single step with all samples: the logged loss is that of the initial weights.
-    changes = ("data.batch_size=790", "trainer.epochs=1", "trainer.label_smoothing=0.3")
+    changes = ("data.batch_size=790", "trainer.epochs=1", "loss.label_smoothing=0.3")
     trainer = make_trainer(*SMALL_MODEL, *changes, train=plain_data)
     batch = all_samples(plain_data)
     logits = trainer.predict(batch)
     trainer.fit()
     smoothed = nn.functional.cross_entropy(logits, batch["target"], label_smoothing=0.3).item()
     assert logged(trainer.run, "train", "loss") == [pytest.approx(smoothed, rel=1e-4)]
-    validation_loss = mean_loss(trainer, all_samples(trainer.loaders["validation"].dataset))
+    validation = all_samples(trainer.loaders["validation"].dataset)
+    logits = trainer.predict(validation)
+    target = validation["target"]
+    validation_loss = nn.functional.cross_entropy(logits, target, label_smoothing=0.3).item()
     assert logged(trainer.run, "validation", "loss") == [pytest.approx(validation_loss, rel=1e-4)]
 
 
@@ -176,7 +179,7 @@ def test_balanced_training_gives_each_class_the_same_weight(make_trainer: MakeTr
     kept = (imbalanced.targets > 0) | is_eighth
     imbalanced.images = imbalanced.images[kept]
     imbalanced.targets = imbalanced.targets[kept]
-    changes = ("trainer.balanced=true", "trainer.label_smoothing=0")
+    changes = ("loss.balanced=true", "loss.label_smoothing=0")
     trainer = make_trainer(*SMALL_MODEL, *changes, train=imbalanced)
     batch = all_samples(imbalanced)
     losses = nn.functional.cross_entropy(trainer.predict(batch), batch["target"], reduction="none")
@@ -188,7 +191,7 @@ def test_balanced_training_gives_each_class_the_same_weight(make_trainer: MakeTr
 
 
 def test_one_hot_targets_give_the_same_results_as_class_indices(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer("trainer.label_smoothing=0.1", "logger.every_steps=1")
+    trainer = make_trainer("loss.label_smoothing=0.1", "logger.every_steps=1")
     (batch,) = next(trainer.loaders["train"].steps(0, 1)).batches
     one_hot = {**batch, "target": nn.functional.one_hot(batch["target"], 10).float()}
 
@@ -305,9 +308,9 @@ def test_configure_methods_use_attributes_that_the_constructor_of_a_subclass_set
 ) -> None:
     trainer = make_trainer(*SMALL_MODEL, "trainer.max_steps=2", kind=Projecting)
     check_trainer(trainer)
-    assert trainer.seen_in_metrics is trainer.projection
     before = copy_of_weights(trainer.projection)
     trainer.fit()
+    assert trainer.seen_in_metrics is trainer.projection
     _, optimizer = trainer.optimizers
     assert optimizer.param_groups[0]["initial_lr"] == 0.25
     for name, weight in trainer.projection.state_dict().items():
@@ -371,7 +374,8 @@ def test_new_attributes_keep_their_initial_state_when_an_older_run_resumes(
 
 
 def test_evaluation_counts_each_sample_once(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer("data.batch_size=64")  # 210 samples: a short last batch
+    # 210 samples: a short last batch
+    trainer = make_trainer("data.batch_size=64", "loss.label_smoothing=0")
     for step in trainer.loaders["train"].steps(0, 5):
         trainer.update(step)
     batch = all_samples(trainer.loaders["validation"].dataset)
@@ -530,17 +534,29 @@ def test_model_that_cannot_be_constructed_is_reported(make_trainer: MakeTrainer)
         make_trainer(f"model.width={2**40}")
 
 
+LOSS = torch.tensor(1.0, requires_grad=True)
+
+
 @pytest.mark.parametrize(
-    "outputs",
-    [{"los": torch.tensor(1.0)}, torch.tensor(1.0), {"loss": torch.ones(50)}, {"loss": 1.0}],
-    ids=["no loss", "no dict", "one loss per sample", "no tensor"],
+    ("outputs", "text"),
+    [
+        ({"los": LOSS}, "los.*`loss`"),
+        (LOSS, "must return a dict, not Tensor"),
+        ({"loss": torch.ones(50)}, r"'loss' has the shape \(50,\)"),
+        ({"loss": 1.0}, r"'loss' is 1\.0 \(float\)"),
+        ({"loss": LOSS, "accuracy": torch.ones(2)}, r"'accuracy' has the shape \(2,\)"),
+        ({"loss": LOSS, "accuracy": 0.5}, r"'accuracy' is 0\.5 \(float\)"),
+    ],
 )
-def test_sanity_check_reports_a_training_step_without_a_scalar_loss(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, outputs: object
+def test_sanity_check_reports_what_a_training_step_must_not_return(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, outputs: object, text: str
 ) -> None:
-    trainer = make_trainer()
-    monkeypatch.setattr(Classifier, "training_step", lambda *_: outputs)
-    with pytest.raises(UserError, match=r"^Classifier\.training_step must return a dict") as caught:
+    def training_step(*_: object) -> object:
+        return outputs
+
+    trainer = make_trainer(*SMALL_MODEL)
+    monkeypatch.setattr(Classifier, "training_step", training_step)
+    with pytest.raises(UserError, match=rf"Classifier\.training_step.*{text}") as caught:
         check_trainer(trainer)
     assert caught.value.exit_code == 2
 
@@ -626,6 +642,7 @@ def methods_of(trainer: BaseTrainer) -> dict[str, Any]:
 def test_profiling_changes_no_method_and_undoes_its_steps(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(*SMALL_MODEL, "trainer.ema=0.9", kind=MethodRecorder)
     before = trainer.state_dict()
+    _ = trainer.loss  # built before the methods are listed
     weights_before = copy_of_weights(trainer.model)
     average_before = copy_of_weights(trainer.moving_average)
     methods_before = methods_of(trainer)

@@ -1,18 +1,14 @@
 """Training of classifiers: each sample belongs to one class."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from base.base_dataset import Batch, class_labels
+from base.base_dataset import BaseDataset, Batch, class_labels
 from base.base_trainer import BaseTrainer
-from config.schema import Fraction
 from logger.figures import Figure, confusion_matrix_figure
 from metrics.classification import ClassificationMetrics
-from model.losses import cross_entropy
 from utils.errors import UserError
 
 MAX_ANSWERS = 3  # classes that predict.py prints for an input
@@ -20,42 +16,47 @@ MAX_MISCLASSIFIED = 25  # samples in the figure of misclassified samples
 
 
 class Classifier(BaseTrainer):
-    """Trains a network that computes logits, shape (N, C), from ``input``, by cross entropy.
+    """Trains a network that computes logits, shape (N, C), from ``input``, by `loss.name`.
 
     The ``target`` is a class, int64, shape (N,), or class probabilities, float32, shape (N, C).
-
-    Args:
-        label_smoothing: Probability that is distributed uniformly over all classes in the target.
-        balanced: Weight samples by the inverse frequency of their class.
     """
 
-    def __init__(
-        self, *, label_smoothing: Fraction = 0.0, balanced: bool = False, **kwargs: Any
-    ) -> None:
+    default_loss = "cross_entropy"
+
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.label_smoothing = label_smoothing
-        self.balanced = balanced
+        for split, loader in self.loaders.items():
+            self._check_labels(split, loader.dataset)
+
+    def _check_labels(self, split: str, dataset: BaseDataset) -> None:
+        """Raises a UserError if one of the `targets` of a data set is not a class."""
+        targets = getattr(dataset, "targets", None)
+        if targets is None or targets.ndim != 1 or targets.is_floating_point():
+            return
+        ignored = self.settings.loss.arguments.get("ignore_index", -100)
+        is_invalid = ((targets < 0) | (targets >= len(dataset.classes))) & (targets != ignored)
+        if is_invalid.any():
+            index = int(is_invalid.nonzero()[0])
+            raise UserError(
+                f"{dataset.title}, {split}: the target {int(targets[index])} of sample {index} is "
+                f"not a class; there are {len(dataset.classes)} classes, so targets must be 0 to "
+                f"{len(dataset.classes) - 1}"
+            )
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch["input"])
-        target = batch["target"]
-        if self.balanced:
-            losses = cross_entropy(logits, target, self.label_smoothing)
-            loss = (losses * self.class_weights[class_labels(target)]).mean()
-        else:
-            loss = cross_entropy(logits, target, self.label_smoothing, reduction="mean")
-        outputs = {"loss": loss}
+        outputs = {"loss": self.loss(logits, batch["target"])}
         # Only for the steps that are logged: it takes as long as a step of a small network.
         if self.is_log_step(self.progress.step + 1):
-            is_correct = logits.argmax(1) == class_labels(target)
+            is_correct = logits.argmax(1) == class_labels(batch["target"])
             outputs["accuracy"] = is_correct.float().mean()
         return outputs
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         logits = model(batch["input"])
         self._check_classes(logits)
-        target = batch["target"]
-        self.metrics.update(cross_entropy(logits, target), logits, class_labels(target))
+        losses = self.loss(logits, batch["target"], reduction="none")
+        self.metrics.update(losses, logits, class_labels(batch["target"]))
 
     def _check_classes(self, logits: Tensor) -> None:
         classes = len(self.dataset.classes)
@@ -66,20 +67,6 @@ class Classifier(BaseTrainer):
         if classes == 0:
             message += "; a classifier needs data with classes"
         raise UserError(message)
-
-    @cached_property
-    def class_weights(self) -> Tensor:
-        """Weight of a sample by its class, float32, shape (C,); the mean over all samples is 1."""
-        targets = getattr(self.dataset, "targets", None)
-        if targets is None:
-            raise UserError(
-                f"trainer.balanced = true: {self.dataset.title} has no attribute `targets` to "
-                "count the classes of"
-            )
-        counts = torch.bincount(class_labels(targets), minlength=len(self.dataset.classes))
-        occurring_classes = (counts > 0).sum()
-        weights = len(targets) / (counts * occurring_classes).clamp(min=1)
-        return weights.to(self.device)
 
     def configure_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))

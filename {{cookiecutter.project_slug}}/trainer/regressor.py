@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
@@ -17,28 +16,35 @@ CURVE_POINTS = 500  # samples through which the figure of a curve is drawn
 
 
 class Regressor(BaseTrainer):
-    """Trains a network that computes numbers from ``input``, by the mean squared error.
+    """Trains a network that computes numbers from ``input``, by `loss.name`.
 
-    Outputs and ``target`` are float32, shape (N, K). If the data set has `target_mean_and_std`,
-    the training loss is divided by the variance of the targets, so that the same learning rate
-    works for targets in any unit.
+    The ``target`` is float32, shape (N, K). The first K outputs are the predictions; a loss such as
+    ``gaussian`` or ``quantile`` needs more outputs. If the data set has `target_mean_and_std`, the
+    loss is computed for standardized targets, so that the same learning rate works for targets in
+    any unit.
     """
 
-    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        error = functional.mse_loss(model(batch["input"]).float(), batch["target"])
-        _, std = getattr(self.dataset, "target_mean_and_std", (0.0, 1.0))
-        return {"loss": error / std**2}
+    default_loss = "mse"
 
-    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": self.loss(model(batch["input"]), batch["target"])}
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         outputs = model(batch["input"])
         target = batch["target"]
-        if outputs.shape != target.shape:
-            message = f"the model computes {tuple(outputs.shape[1:])} for an input, but targets "
-            message += f"have the shape {tuple(target.shape[1:])}"
-            if self.dataset.classes:
-                message += "; a regressor needs data without classes"
-            raise UserError(message)
-        self.metrics.update(outputs, target)
+        self._check_shapes(outputs, target)
+        self.metrics.update(outputs[:, : target.shape[1]], target)
+        return {"loss": self.loss(outputs, target)}
+
+    def _check_shapes(self, outputs: Tensor, target: Tensor) -> None:
+        is_table = outputs.ndim == target.ndim == 2
+        if is_table and outputs.shape[1] >= target.shape[1] and target.is_floating_point():
+            return
+        message = f"the model computes {tuple(outputs.shape[1:])} for an input, but targets "
+        message += f"have the shape {tuple(target.shape[1:])}"
+        if self.dataset.classes:
+            message += "; a regressor needs data without classes"
+        raise UserError(message)
 
     def configure_metrics(self) -> RegressionMetrics:
         return RegressionMetrics()
@@ -65,7 +71,7 @@ class Regressor(BaseTrainer):
         batch = self.loaders[split].sample_batch(CURVE_POINTS)
         if batch["input"].shape[1:] == (1,):
             axes = getattr(self.dataset, "axes", ("x", "y"))
-            curve = self.predict(batch)
+            curve = self.predict(batch)[:, :1]
             figures["curve"] = curve_figure(batch["input"], batch["target"], heading, axes, curve)
         return figures
 

@@ -1,7 +1,7 @@
 """Wrapping a model in DDP or FSDP2, and tensors that FSDP2 has sharded."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -11,14 +11,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.batch_norm import synchronize_batch_norm
 from utils.errors import TRAINING_FAILED, UserError
-from utils.process_group import all_gather_object
+from utils.process_group import all_gather_object, all_reduce_sum
 from utils.ranks import world_size
 
 LAYER_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def wrap_for_processes(
-    model: nn.Module, device: torch.device, sharded: bool, autocast_dtype: torch.dtype
+    model: nn.Module,
+    device: torch.device,
+    sharded: bool,
+    autocast_dtype: torch.dtype,
+    find_unused_parameters: bool = False,
 ) -> nn.Module:
     """The module to call in training, so that gradients are means over all processes.
 
@@ -29,6 +33,7 @@ def wrap_for_processes(
         device: where this process trains.
         sharded: whether to shard the parameters (FSDP2) instead of replicating them (DDP).
         autocast_dtype: dtype of the forward pass.
+        find_unused_parameters: whether DDP searches for parameters without a gradient.
     """
     if world_size() == 1:
         return model
@@ -39,7 +44,10 @@ def wrap_for_processes(
     if device.type != "cpu":
         device_ids = [device]
     return nn.parallel.DistributedDataParallel(
-        model, device_ids=device_ids, gradient_as_bucket_view=True
+        model,
+        device_ids=device_ids,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=find_unused_parameters,
     )
 
 
@@ -142,6 +150,34 @@ def no_gradient_sync(model: nn.Module) -> AbstractContextManager[None]:
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return model.no_sync()
     return nullcontext()
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Replaces the gradients by their means over the processes.
+
+    A missing gradient counts as zeros, unless it is missing in all processes.
+    """
+    if world_size() == 1:
+        return
+    occurrences = torch.tensor([float(p.grad is not None) for p in parameters])
+    occurrences = occurrences.to(parameters[0].device)
+    all_reduce_sum([occurrences])
+    by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter, count in zip(parameters, occurrences.tolist(), strict=True):
+        if count > 0:
+            by_dtype.setdefault(parameter.dtype, []).append(parameter)
+    for some_parameters in by_dtype.values():
+        gradients = []
+        for parameter in some_parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])  # one exchange
+        all_reduce_sum([flat])
+        flat /= world_size()
+        sizes = [gradient.numel() for gradient in gradients]
+        for gradient, mean in zip(gradients, flat.split(sizes), strict=True):
+            gradient.copy_(mean.view_as(gradient))  # keeps the memory layout
 
 
 def is_sharded(tensor: Any) -> bool:
