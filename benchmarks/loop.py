@@ -172,7 +172,7 @@ def ours(setting: Setting) -> float:
             return super().update(step)
 
     changes = ["device=cpu", f"data.batch_size={BATCH}", "trainer.epochs=1", "optimizer.lr=0.01"]
-    changes += ["trainer.precision=fp32", "trainer.label_smoothing=0"]
+    changes += ["trainer.precision=fp32", "loss.label_smoothing=0"]
     changes += ["optimizer={name: SGD, lr: 0.01, momentum: 0.9}"]
     changes += ["scheduler={name: linear}"]
     settings = load_settings(PAYLOAD / "config/synthetic.yaml", changes)

@@ -75,8 +75,8 @@ def test_each_pass_accumulates_and_clips(
         ("data.batch_size=50", "trainer.accumulate=1"),
         ("data.batch_size=10", "trainer.accumulate=5"),
     ):
-        changes = (*SMALL_MODEL, *changes, "trainer.clip_norm=0.01")
-        trainer = make_trainer(*changes, kind=Adversaries, train=plain_data)
+        settings = (*SMALL_MODEL, *changes, "trainer.clip_norm=0.01")
+        trainer = make_trainer(*settings, kind=Adversaries, train=plain_data)
         trainer.update(next(trainer.loaders["train"].steps(0, 1)))
         norms.append(trainer.gradient_norm.item())
         weights.append(trainer.model.state_dict())
@@ -144,7 +144,7 @@ def test_an_update_may_have_two_passes(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(*SMALL_MODEL, kind=Sharpness)
     check_trainer(trainer)
     trainer.fit()
-    assert trainer.evaluate("validation")["accuracy"] > 0.5
+    assert trainer.evaluate("validation")["accuracy"] > 0.25  # by chance: 0.1
 
 
 # Autograd
