@@ -9,9 +9,12 @@ from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Loaders
 from base.batch_loader import BatchLoader
+from base.sample_order import SampleOrder, build_sample_order
+from config.classes import find_component
 from config.constructors import construct
 from config.loading import load_section, load_settings
-from config.schema import DataSettings, Settings
+from config.schema import DataSettings, SamplerSettings, Settings
+from data_loader import samplers
 from logger.console import log
 from storage.checkpoint_file import load_first_usable
 from storage.run_folder import find_checkpoints, run_folder_of
@@ -39,7 +42,7 @@ def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
 
 
 def build_loader(settings: Settings, dataset: BaseDataset, training: bool = False) -> BatchLoader:
-    """A loader in the order of the data set, or a shuffling and augmenting one for training."""
+    """A loader in the order of the data set, or one for training, which samples and augments."""
     batch_size = settings.data.batch_size
     workers = settings.data.workers
     if workers is None:
@@ -53,6 +56,7 @@ def build_loader(settings: Settings, dataset: BaseDataset, training: bool = Fals
             workers=workers,
             rank=rank(),
             world_size=world_size(),
+            sampler=build_sampler(settings, dataset),
         )
     return BatchLoader(
         dataset,
@@ -61,6 +65,15 @@ def build_loader(settings: Settings, dataset: BaseDataset, training: bool = Fals
         rank=rank(),
         world_size=world_size(),
     )
+
+
+def build_sampler(settings: Settings, dataset: BaseDataset) -> SampleOrder | None:
+    """The order of the training samples; None if they are shuffled, as the loader does itself."""
+    options = settings.data.sampler
+    if find_component(SamplerSettings, options.name) is samplers.shuffled:
+        return None
+    step_size = settings.data.batch_size * settings.trainer.accumulate
+    return build_sample_order(options, dataset, settings.seed, step_size)
 
 
 def default_workers(dataset: BaseDataset) -> int:
@@ -136,7 +149,7 @@ def build_validation_set(settings: Settings, name: str, train: BaseDataset) -> B
             f"{path}: use a name without / that is none of {', '.join(RESERVED_SPLITS)}"
         )
     changes = settings.data.validation_sets[name]
-    values = settings.data.model_dump(mode="json", exclude={"validation_sets"})
+    values = settings.data.model_dump(mode="json", exclude={"validation_sets", "sampler"})
     if "name" in changes:  # the arguments belong to another class
         for argument in settings.data.arguments:
             del values[argument]

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader, Step
+from base.sample_order import SampleOrder
 from config.schema import NO_CLASS, Settings
 from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
@@ -87,6 +88,8 @@ class BaseTrainer(ABC):
             forces or adversarial examples.
         progress: steps made so far, best value, and so on.
         stop_signal: the signal that ended `fit`, or 0.
+        sample_order: the order of the training samples, with the state of their sampler; None if
+            they are shuffled, which needs no state.
     """
 
     default_loss = NO_CLASS
@@ -116,6 +119,9 @@ class BaseTrainer(ABC):
         self.guard = NonFiniteGuard(run, skips, self.sharded)
         self.stop_signal = 0
         self.gradient_norm: Tensor | None = None
+        self.sample_order: SampleOrder | None = None
+        if "train" in loaders:
+            self.sample_order = loaders["train"].sampler
 
         torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
         # Dropout differs between processes; rank 0 draws the same numbers as a single process.
@@ -785,6 +791,16 @@ class BaseTrainer(ABC):
         if loader is None:
             (loader,) = self.loaders.values()
         return loader.dataset
+
+    @property
+    def sampler(self) -> Any:
+        """The object of the class in `data.sampler`, whose state the trainer may change.
+
+        A change takes effect in the next epoch. None if the samples are shuffled.
+        """
+        if self.sample_order is None:
+            return None
+        return self.sample_order.sampler
 
     def _build_parts(self) -> None:
         """Builds what has not been used yet, because only existing attributes have a state."""

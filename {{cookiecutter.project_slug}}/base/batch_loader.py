@@ -3,10 +3,11 @@
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from base.base_dataset import BaseDataset, Batch
+from base.sample_order import SampleOrder
 from utils.device import pin, to_cpu, to_device
 from utils.errors import TRAINING_FAILED, LoadingError, UserError, describe_error
 from utils.nested import map_tensors, named_leaves
@@ -73,6 +75,8 @@ class StepSource(Dataset["Step | LoadingError"]):
         rank: this process has the samples at the positions rank, rank + world_size, ... of a
             batch.
         world_size: processes that train together.
+        sampler: for training: the indices of the samples of an epoch, int64, shape (N,), on the
+            device of the data set. By default all samples, shuffled, which is computed in blocks.
     """
 
     dataset: BaseDataset
@@ -81,6 +85,7 @@ class StepSource(Dataset["Step | LoadingError"]):
     accumulate: int = 1
     rank: int = 0
     world_size: int = 1
+    sampler: Callable[[int], Tensor] | None = None
 
     @cached_property
     def step_size(self) -> int:
@@ -93,9 +98,16 @@ class StepSource(Dataset["Step | LoadingError"]):
         return max(1, ORDER_BLOCK_SAMPLES // self.step_size)
 
     @cached_property
+    def samples_per_epoch(self) -> int:
+        """Samples of an epoch: those of the data set, unless a sampler returns fewer or more."""
+        if self.sampler is None:
+            return len(self.dataset)
+        return len(self.sampler(0))
+
+    @cached_property
     def steps_per_epoch(self) -> int:
-        """Steps in which each sample comes once."""
-        full_steps, remainder = divmod(len(self.dataset), self.step_size)
+        """Steps of an epoch."""
+        full_steps, remainder = divmod(self.samples_per_epoch, self.step_size)
         if remainder == 0:
             return full_steps
         if self.seed is None and full_steps > 0 and remainder < self.world_size:
@@ -110,7 +122,10 @@ class StepSource(Dataset["Step | LoadingError"]):
         An error is returned and not raised, because it would lose its type on the way from a
         worker to the training process.
         """
-        indices = self.sample_indices(step)
+        try:
+            indices = self.sample_indices(step)
+        except LoadingError as error:  # of a sampler
+            return error
         try:
             return self._load_step(step, indices)
         except Exception as error:  # whatever the code of a data set may raise
@@ -125,6 +140,9 @@ class StepSource(Dataset["Step | LoadingError"]):
             if step_of_epoch == self.steps_per_epoch - 1:
                 stop = len(self.dataset)
             return torch.arange(start, stop, device=self.dataset.device)
+        if self.sampler is not None:
+            start = step_of_epoch * self.step_size
+            return self.sampler(epoch)[start : start + self.step_size]
         block, step_of_block = divmod(step_of_epoch, self.steps_per_block)
         steps = shuffled_steps(
             len(self.dataset),
@@ -262,6 +280,7 @@ class BatchLoader:
         workers: processes that load batches; 0 loads them in this process.
         rank: number of this process among those that train together.
         world_size: the number of those processes.
+        sampler: the order of the samples in training; None shuffles them.
     """
 
     def __init__(
@@ -273,10 +292,12 @@ class BatchLoader:
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        sampler: SampleOrder | None = None,
     ) -> None:
         self.dataset = dataset
         self.workers = workers
-        self.source = StepSource(dataset, batch_size, seed, accumulate, rank, world_size)
+        self.sampler = sampler
+        self.source = StepSource(dataset, batch_size, seed, accumulate, rank, world_size, sampler)
         self._pins_memory = False
 
     @property
@@ -286,7 +307,7 @@ class BatchLoader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which each sample comes once."""
+        """Steps of an epoch."""
         return self.source.steps_per_epoch
 
     def use_device(self, device: torch.device) -> None:
@@ -308,7 +329,8 @@ class BatchLoader:
         """
         steps = range(first, last)
         if self.workers > 0 and len(steps) > 1:
-            results = self._load_in_workers(steps)
+            parts = self._parts(steps)
+            results: Iterable[Any] = chain.from_iterable(map(self._load_in_workers, parts))
         else:
             results = map(self.source.__getitem__, steps)
         for step, result in zip(steps, results, strict=True):
@@ -318,6 +340,23 @@ class BatchLoader:
             # the next step does not depend on where this one was loaded.
             self.source.seed_loading(step)
             yield result
+
+    def _parts(self, steps: range) -> Iterator[range]:
+        """The steps that the same workers load: all of them, or those of one epoch.
+
+        Workers have the sampler's state of the time when they started. A sampler with a state is
+        therefore called here, at the start of each epoch, and new workers get its order.
+        """
+        if self.sampler is None or not self.sampler.has_state:
+            yield steps
+            return
+        first = steps.start
+        while first < steps.stop:
+            epoch = first // self.steps_per_epoch
+            last = min((epoch + 1) * self.steps_per_epoch, steps.stop)
+            self.sampler(epoch)
+            yield range(first, last)
+            first = last
 
     def _load_in_workers(self, steps: range) -> "Iterator[Step | LoadingError]":
         evaluates_all = self.source.seed is None and steps == range(self.steps_per_epoch)
@@ -367,7 +406,7 @@ class BatchLoader:
 
         Raises:
             LoadingError: naming data set, sample and cause.
-            UserError: if there are no samples, or they contain no tensors.
+            UserError: if there are no samples, they contain no tensors, or the sampler fails.
         """
         count = len(self.dataset)
         if count == 0:
@@ -388,6 +427,7 @@ class BatchLoader:
             _ = self.dataset.example
         except Exception as error:  # whatever the code of a data set may raise
             raise self.source.loading_error(error, torch.tensor([0])) from error
+        _ = self.steps_per_epoch  # calls the sampler
 
     def sample_batch(self, count: int) -> Batch:
         """Up to `count` random samples, always the same ones, transformed as for evaluation.

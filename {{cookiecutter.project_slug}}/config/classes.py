@@ -44,19 +44,38 @@ def find_component(section: type[ClassSection], name: str) -> Any:
             kind.
     """
     modules, names = _split_name(section.package, name)
-    if section.functions:
+    if section.functions and len(names) == 1:
         functions = list_functions(section)
-        if len(modules) == len(names) == 1:
-            functions = _public_functions(_import_from_project(section.package, modules))
-        if names and names[0] in functions:
+        if modules:
+            functions = _functions_of_file(section, modules, names[0])
+        if names[0] in functions:
             return functions[names[0]]
     if not modules:
         library_class = _find_in_libraries(section, name)
         if library_class is not None:
             return library_class
-    if section.libraries and not modules:
-        raise UserError(f"there is no such name{_suggestions(name, list_names(section))}")
+        if section.functions or section.libraries:
+            raise UserError(f"there is no such name{_suggestions(name, list_names(section))}")
     return find_class(section.package, name, section.base)
+
+
+def _functions_of_file(
+    section: type[ClassSection], modules: list[str], name: str
+) -> dict[str, Any]:
+    """The functions of a file in the folder of a section.
+
+    Raises:
+        UserError: if the file contains nothing of the given name.
+    """
+    module = _import_from_project(section.package, modules)
+    functions = _public_functions(module)
+    if not hasattr(module, name):
+        available = [".".join([*modules, function]) for function in functions]
+        available += list_classes(section.package, section.base).classes
+        suggestions = _suggestions(".".join([*modules, name]), available)
+        path = _path(section.package, modules)
+        raise UserError(f"{path} has no function or class {name}{suggestions}")
+    return functions
 
 
 def list_names(section: type[ClassSection]) -> list[str]:

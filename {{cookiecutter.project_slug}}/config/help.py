@@ -78,11 +78,14 @@ def _rows(section: type[Section], prefix: str) -> Iterator[Row]:
 def _rows_of_class_section(section: type[ClassSection], prefix: str) -> Iterator[Row]:
     """The settings of a section, and the arguments of all that it can name in the project."""
     components = {**list_functions(section), **list_classes(section.package, section.base).classes}
+    names = f"\nAvailable: {', '.join(list_names(section))}"
     for row in _rows(section, prefix):
+        inner_section = section_type(section.model_fields[row.key.removeprefix(f"{prefix}.")])
         if row.key == f"{prefix}.name":
-            meaning = f"{row.meaning}\nAvailable: {', '.join(list_names(section))}"
-            row = dataclasses.replace(row, meaning=meaning)
+            row = dataclasses.replace(row, meaning=row.meaning + names)
         yield row
+        if inner_section is not None and issubclass(inner_section, ClassSection):
+            yield from _rows_of_class_section(inner_section, row.key)
     owners_by_row: dict[Row, list[str]] = {}  # several components may have the same argument
     for name, component in components.items():
         settings = class_settings(component, section, name)

@@ -20,6 +20,7 @@ from config.schema import (
     LossSettings,
     MayChangeOnResume,
     OptimizerSettings,
+    SamplerSettings,
     Section,
     Settings,
     TrainerSettings,
@@ -193,16 +194,20 @@ def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
     Returns:
         The section with all settings of the class as validated objects, and the problems found.
     """
+    inner_sections, problems = _check_inner_sections(key, section)
+    section = section.model_copy(update=inner_sections)
     if section.may_be_none and section.name == NO_CLASS:
-        problems = []
         for name in section.arguments:
             problems.append(f"{key}.{name}: {key}.name is missing, whose argument this is")
         return section, problems
     try:
         settings = _settings_of_class(section)
     except UserError as error:
-        return section, [f"{key}.name = {_quote(section.name)}: {error}"]
-    problems = _check_names(key, section, settings)
+        name_key = f"{key}.name"
+        if isinstance(section, SamplerSettings):
+            name_key = key  # it is set by data.sampler=NAME
+        return section, [*problems, f"{name_key} = {_quote(section.name)}: {error}"]
+    problems += _check_names(key, section, settings)
     if isinstance(section, OptimizerSettings):
         problems += _check_groups(f"{key}.groups", section.groups, settings)
     given = {n: value for n, value in section.arguments.items() if n in settings.fields}
@@ -217,6 +222,20 @@ def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
         if field_name in model.model_fields_set or not is_set_by_constructor(field):
             arguments[str(field.alias)] = getattr(model, field_name)
     return section.model_copy(update=arguments), problems
+
+
+def _check_inner_sections(
+    key: str, section: ClassSection
+) -> tuple[dict[str, ClassSection], list[str]]:
+    """Checks the arguments of the sections in a section, such as `data.sampler`."""
+    checked: dict[str, ClassSection] = {}
+    problems: list[str] = []
+    for name in type(section).model_fields:
+        inner = getattr(section, name)
+        if isinstance(inner, ClassSection):
+            checked[name], found = _check_arguments(f"{key}.{name}", inner)
+            problems += found
+    return checked, problems
 
 
 def _check_groups(
@@ -269,7 +288,8 @@ def _join(problems: list[str]) -> str:
 
 def _describe(problem: Any, section: str) -> str:
     """One of pydantic's errors in a line: the setting, its value and what is allowed."""
-    path = [str(part) for part in problem["loc"]]
+    # Where a type has alternatives, pydantic adds the one that it tried, such as dict[str,float].
+    path = [str(part) for part in problem["loc"] if "[" not in str(part)]
     if section:
         path.insert(0, section)
     key = _printable(".".join(path) or "settings")

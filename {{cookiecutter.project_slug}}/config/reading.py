@@ -7,10 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
 from config.classes import ROOT
-from config.schema import Settings, section_type
+from config.schema import Settings, name_to_mapping, section_type
 from utils.errors import UserError
 
 MAX_YAML_BYTES = 50_000  # of a settings file
@@ -33,7 +34,8 @@ DEFAULT = _default_file()
 def read_file(file: Path) -> dict[str, Any]:
     """The settings in a YAML file, on top of those of the file that its key ``extends`` names.
 
-    Mappings are merged; any other value, also a list, replaces that of the parent.
+    Mappings are merged, unless they name different classes; any other value, also a list, replaces
+    that of the parent.
 
     Raises:
         UserError: if a file cannot be read, is not valid, or extends itself.
@@ -66,10 +68,16 @@ def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
     merged = dict(parent)
     for key, value in child.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
+            merged[key] = _merge_sections(merged[key], value)
         else:
             merged[key] = value
     return merged
+
+
+def _merge_sections(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
+    if "name" in child and child["name"] != parent.get("name"):
+        return child  # another class, other arguments
+    return _merge(parent, child)
 
 
 def _read_single(file: Path) -> dict[str, Any]:
@@ -117,20 +125,34 @@ def parse(source: str | Mapping[str, Any], origin: str) -> Any:
 
 
 def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
-    """Splits ``KEY=VALUE`` texts; names of classes come first, as they remove arguments."""
+    """Splits ``KEY=VALUE`` texts.
+
+    Names of classes come first, as they remove arguments. The arguments of an inner section, such
+    as `data.sampler.weights`, come last, as `data.sampler` removes them.
+    """
     names: list[tuple[str, Any]] = []
     others: list[tuple[str, Any]] = []
+    inner: list[tuple[str, Any]] = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"[\w.]{1,60}", key):
             shown = repr(override[:MAX_SHOWN_CHARACTERS])
             raise UserError(f"{shown} must be KEY=VALUE, as in seed=3")
         value = parse(text, f"the value of {key}")
-        if key.endswith(".name"):
+        is_inner = key.count(".") > 1
+        if key.endswith(".name") and not is_inner:
             names.append((key, value))
+        elif is_inner:
+            inner.append((key, value))
         else:
             others.append((key, value))
-    return names + others
+    inner.sort(key=_is_argument)
+    return names + others + inner
+
+
+def _is_argument(override: tuple[str, Any]) -> bool:
+    key, _ = override
+    return not key.endswith(".name")
 
 
 def set_value(values: dict[str, Any], key: str, value: Any) -> None:
@@ -144,12 +166,14 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
     if not dot:
         values[key] = value
         return
-    section = values.setdefault(section_key, {})
-    if not isinstance(section, dict):
-        shown = repr(str(section)[:MAX_SHOWN_CHARACTERS])
-        raise UserError(f"{key}: {section_key} = {shown} is not a section; use {section_key}=VALUE")
+    kept = fields_of_section(section_key)
+    outer_key, _, inner_key = section_key.partition(".")
+    if inner_key and kept:  # an inner section, such as data.sampler
+        values = _section(values, outer_key, key)
+        values[inner_key] = name_to_mapping(values.get(inner_key, {}))
+        section_key = inner_key
+    section = _section(values, section_key, key)
     if name == "name" and section.get("name") != value:
-        kept = fields_of_section(section_key)
         section = {inner: value for inner, value in section.items() if inner in kept}
         values[section_key] = section
         if section_key == "trainer" and "name" not in values.get("loss", {}):
@@ -157,10 +181,23 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
     section[name] = value
 
 
+def _section(values: dict[str, Any], section_key: str, key: str) -> dict[str, Any]:
+    """The values of a section in which `key` is set."""
+    section: Any = values.setdefault(section_key, {})
+    if not isinstance(section, dict):
+        shown = repr(str(section)[:MAX_SHOWN_CHARACTERS])
+        raise UserError(f"{key}: {section_key} = {shown} is not a section; use {section_key}=VALUE")
+    return section
+
+
 def fields_of_section(key: str) -> Mapping[str, Any]:
-    """The fields of a section, without the arguments of the class that it names."""
-    field = Settings.model_fields.get(key)
-    section = None if field is None else section_type(field)
-    if section is None:
-        return {}
-    return section.model_fields
+    """The fields of a section, such as data or data.sampler, without arguments of its class."""
+    fields: Mapping[str, FieldInfo] = Settings.model_fields
+    for name in key.split("."):
+        if name not in fields:
+            return {}
+        section = section_type(fields[name])
+        if section is None:
+            return {}
+        fields = section.model_fields
+    return fields

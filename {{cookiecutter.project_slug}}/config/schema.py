@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -74,6 +74,24 @@ class ClassSection(Section):
         return dict(self.model_extra or {})
 
 
+class SamplerSettings(ClassSection):
+    """The order of the training samples. Further keys are arguments of the function or class."""
+
+    package = "data_loader"
+    functions = "samplers"
+    base = "base.base_sampler.BaseSampler"
+    given = frozenset({"dataset", "seed", "epoch", "step_size"})
+    name: str = "shuffled"
+    """A function of data_loader/samplers.py, or FILE.NAME: a function or class of another file."""
+
+
+def name_to_mapping(value: Any) -> Any:
+    """A name alone, as in data.sampler=balanced, as the mapping that a section needs."""
+    if isinstance(value, str):
+        return {"name": value}
+    return value
+
+
 class DataSettings(ClassSection):
     """The data set and how it is loaded."""
 
@@ -86,6 +104,11 @@ class DataSettings(ClassSection):
     """Samples in a batch."""
     workers: Annotated[Annotated[int, Field(ge=0, le=1024)] | None, MayChangeOnResume()] = None
     """Processes that load batches; default: 0 for data in memory, else one per CPU core."""
+    sampler: Annotated[
+        SamplerSettings,
+        BeforeValidator(name_to_mapping, json_schema_input_type=str | SamplerSettings),
+    ] = SamplerSettings()
+    """Order of the training samples: a name, or a mapping with a name and arguments."""
     validation_sets: Annotated[dict[str, dict[str, Any]], MayChangeOnResume()] = {}
     """Further sets to validate on, by name: {shifted: {name: my_data.Shifted}}.
 

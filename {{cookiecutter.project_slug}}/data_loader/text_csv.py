@@ -99,6 +99,11 @@ class TextCSV(BaseDataset):
         longest = max(int(lengths.amax()), 1)
         return {**batch, "input": batch["input"][:, :longest]}
 
+    @property
+    def lengths(self) -> Tensor:
+        """The number of tokens of each sentence, int64, shape (N,), for data.sampler=bucketed."""
+        return (self.tokens != PADDING).sum(1)
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.tokens = self._encode(self.sentences)

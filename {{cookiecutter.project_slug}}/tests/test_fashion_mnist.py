@@ -102,7 +102,8 @@ def left_in(folder: Path) -> list[str]:
 
 def test_fashion_mnist_is_read_and_split(tmp_path: Path, packed: dict[str, bytes]) -> None:
     put(tmp_path, packed)
-    train = fit_dataset(FashionMNIST(tmp_path, "train", seed=0))
+    train = FashionMNIST(tmp_path, "train", seed=0)
+    fit_dataset(train)
     validation = FashionMNIST(tmp_path, "validation", seed=0)
     assert len(train) == 55_000
     assert len(validation) == 5_000
@@ -110,6 +111,7 @@ def test_fashion_mnist_is_read_and_split(tmp_path: Path, packed: dict[str, bytes
     for part in (train, validation):
         batch = part.__getitems__(torch.arange(len(part)))
         assert batch["target"].bincount().tolist() == [len(part) // 10] * 10
+        assert torch.equal(part.targets, batch["target"])  # as samplers and class weights use it
         first_pixels = batch["input"][:, 0, 0, 0].tolist()
         found.update(zip(first_pixels, batch["target"].tolist(), strict=True))
     assert found == Counter((k % 251, k % 10) for k in range(60_000))

@@ -4,6 +4,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch
 from base.batch_loader import BatchLoader
-from builders import build_fitted_dataset
+from builders import build_fitted_dataset, build_loader
 from config.loading import load_settings
 from data_loader.example_messages import make_messages
 from data_loader.tables import write_rows
@@ -53,6 +54,21 @@ def test_the_vocabulary_is_sorted_by_frequency_in_the_training_sentences(
     ((_, sample),) = validation.read_inputs("BYE strange world")
     known = [vocabulary.index("bye"), 1, vocabulary.index("world")]
     assert sample["input"].tolist() == [*known, *[0] * 29]
+
+
+def test_bucketed_batches_of_sentences_have_less_padding(tmp_path: Path) -> None:
+    root = f"data.root={tmp_path}"
+    dataset: Any = build_fitted_dataset(load_settings(CONFIG, [root]), "train")
+    assert dataset.lengths.tolist() == [int((row != 0).sum()) for row in dataset.tokens]
+    tokens = int(dataset.lengths.sum())
+    padding = {}
+    for sampler in ("shuffled", "bucketed"):
+        settings = load_settings(CONFIG, [root, f"data.sampler={sampler}", "data.batch_size=16"])
+        loader = build_loader(settings, dataset, training=True)
+        padding[sampler] = -tokens
+        for step in loader.steps(0, loader.steps_per_epoch):
+            padding[sampler] += step.batches[0]["input"].numel()
+    assert padding["bucketed"] < 0.3 * padding["shuffled"]
 
 
 def test_a_cell_may_be_a_long_document(tmp_path: Path) -> None:

@@ -99,6 +99,28 @@ def uniform(rng: Generator, count: int, *shape: int) -> Tensor:
     return numbers[rng.rows].to(rng.output_device, non_blocking=True)
 
 
+def draw_with_replacement(weights: Tensor, count: int, rng: Generator) -> Tensor:
+    """Draws samples with replacement, from any number of weights.
+
+    torch.multinomial is limited to 2^24 weights.
+
+    Args:
+        weights: finite and not negative, one of them positive; float64, shape (N,).
+        count: number of samples to draw.
+        rng: the generator to draw from.
+
+    Returns:
+        Indices of weights, int64, shape (count,).
+    """
+    cumulative = (weights / weights.max()).cumsum(0)  # the sum of huge weights would be infinite
+    points = torch.rand(count, dtype=torch.float64, generator=rng) * cumulative[-1]
+    # Points in ascending order are found in the cache: 1.3 instead of 3.1 s for 4 million samples.
+    points, positions = points.sort()
+    indices = torch.empty_like(positions)
+    indices[positions] = torch.searchsorted(cumulative, points, right=True)  # no weights of 0
+    return indices
+
+
 def permute(positions: Tensor, count: int, rng: Generator) -> Tensor:
     """The elements at `positions` of a random permutation of 0, 1, ..., `count` - 1.
 
