@@ -759,7 +759,7 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(
 
 @pytest.fixture
 def updating(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
-    """The trainer changes the state of its sampler in each step; returns the targets it saw."""
+    """The trainer changes the state of its sampler in each step; returns the targets it saw last in each."""
     seen: list[tuple[int, list[int]]] = []
 
     def after_step(trainer: Any, outputs: Mapping[str, Tensor]) -> None:
@@ -787,9 +787,9 @@ def test_a_sampler_with_a_state_resumes_in_the_middle_of_an_epoch(
     assert differences(state, load(expected)) == []
     assert len(state["sample_order"]["state"]["losses"]) == 24
     assert len(state["sample_order"]["state_at_start"]["losses"]) == 16
-    # The first 2 * 24 batches are those of the uninterrupted run; the other run repeats none.
-    assert updating[48:] == updating[:48]
-    by_epoch = [updating[16 * epoch][1] for epoch in range(3)]
+    # The first 24 steps are those of the uninterrupted run; the other run repeats none.
+    assert updating[24:] == updating[:24]
+    by_epoch = [updating[8 * epoch][1] for epoch in range(3)]
     assert by_epoch[0] != by_epoch[1] != by_epoch[2]  # the state has an effect
 
 
