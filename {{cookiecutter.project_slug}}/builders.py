@@ -78,7 +78,7 @@ def build_sampler(settings: Settings, dataset: BaseDataset) -> SampleOrder | Non
 
 def default_workers(dataset: BaseDataset) -> int:
     """No workers for data in memory, otherwise this process's part of the machine's cores."""
-    if dataset.in_memory:
+    if dataset.in_memory or dataset.saved_attributes:
         return 0
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))

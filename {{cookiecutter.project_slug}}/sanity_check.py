@@ -15,7 +15,7 @@ from config.schema import NO_CLASS
 from logger.console import log
 from metrics.average import WeightedMeans
 from metrics.protocol import check_scalars, scalar_results
-from storage.state import collect_state, restore_state
+from storage.state import preserve_state
 from utils.device import to_device
 from utils.errors import UserError, describe_error
 from utils.process_group import all_gather_object
@@ -37,15 +37,18 @@ def check_trainer(trainer: BaseTrainer) -> None:
             not a scalar metric, or a parameter has no gradient although DDP waits for it.
     """
     dataset = trainer.loaders["train"].dataset
-    with preserve_global_rng(trainer.device), _without_compilation(trainer):
+    with (
+        preserve_global_rng(trainer.device),
+        preserve_state(dataset),
+        _without_compilation(trainer),
+    ):
         step = _load_first_step(trainer.loaders["train"])
-        with _preserve_dataset(dataset):
-            trial = _copy_of(trainer)
-            trial.model.register_forward_hook(_check_outputs_exist)
-            for split, loader in trainer.loaders.items():
-                if split != "train":
-                    _check_evaluation(trial, split, loader)
-            _check_training(trial, step.to(trainer.device))
+        trial = _copy_of(trainer)
+        trial.model.register_forward_hook(_check_outputs_exist)
+        for split, loader in trainer.loaders.items():
+            if split != "train":
+                _check_evaluation(trial, split, loader)
+        _check_training(trial, step.to(trainer.device))
 
 
 def _load_first_step(loader: BatchLoader) -> Step:
@@ -202,16 +205,6 @@ def _describing_errors(trial: BaseTrainer, what_fails: str) -> Iterator[None]:
             f"the model and the data do not fit together: {type(trial).__name__}.{what_fails}: "
             f"{describe_error(error)}"
         ) from error
-
-
-@contextmanager
-def _preserve_dataset(dataset: BaseDataset) -> Iterator[None]:
-    """Restores what a training step may have changed in the data set, such as a replay buffer."""
-    state = copy.deepcopy(collect_state(dataset))
-    try:
-        yield
-    finally:
-        restore_state(dataset, state)
 
 
 def _without_compilation(trainer: BaseTrainer) -> Any:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from logger.console import log
 from logger.figures import Figure, image_grid
 from utils.errors import UserError
-from utils.nested import map_tensors, named_leaves, named_tensors, stack_samples
+from utils.nested import digest, map_tensors, named_tensors, stack_samples
 from utils.randomness import RandomStream, preserve_global_rng, seed_global_generators
 
 # Any nesting of dicts, lists, tuples, dataclasses and objects with a method `to(device)` around
@@ -40,6 +40,9 @@ class BaseDataset(ABC, Dataset[Sample]):
         classes: names of the classes, by target; empty if there are none.
         fitted: names of the attributes that `fit` computes from the training samples: plain data.
         trained_on: title of the data that the fitted attributes come from.
+        saved_attributes: names of attributes that change in training, such as a replay buffer:
+            tensors and plain data. Checkpoints contain them. No workers may load the samples then,
+            because changes would not reach them.
         source: hash of the files that are divided into splits, if they may change.
         in_memory: whether batches are indexed from tensors; then no workers are started by
             default.
@@ -55,6 +58,7 @@ class BaseDataset(ABC, Dataset[Sample]):
     classes: Sequence[str] = ()
     fitted: Sequence[str] = ()
     trained_on: str
+    saved_attributes: Sequence[str] = ()
     source = ""
     in_memory = False
     uses_global_rng = True
@@ -205,15 +209,12 @@ class BaseDataset(ABC, Dataset[Sample]):
 
         Of a sample, the tensors, numbers and texts count.
         """
-        digest = hashlib.sha256(str(len(self)).encode())
+        hashes = [str(len(self))]
         with preserve_global_rng():
             for index in self.probe_indices.tolist():
                 seed_global_generators(RandomStream.LOADING, index)
-                leaves = dict(named_leaves(self[index]))
-                for name in sorted(leaves):
-                    digest.update(name.encode())
-                    digest.update(_as_bytes(leaves[name]))
-        return digest.hexdigest()[:16]
+                hashes.append(digest(self[index]))
+        return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
 
 
 def class_labels(target: Tensor) -> Tensor:
@@ -264,15 +265,6 @@ def _as_cell(tensor: Tensor) -> str:
         tensor = tensor.float()
     text = np.array2string(tensor.numpy(), precision=4)
     return shorten(text, MAX_CELL_CHARACTERS)
-
-
-def _as_bytes(leaf: Any) -> bytes:
-    if isinstance(leaf, Tensor):
-        flat = leaf.detach().cpu().contiguous().reshape(-1)
-        return flat.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
-    if isinstance(leaf, bool | int | float | str):
-        return repr(leaf).encode()
-    return b""
 
 
 def _listing(names: Sequence[str]) -> str:

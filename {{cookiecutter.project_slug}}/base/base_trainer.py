@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +46,7 @@ from optim.schedulers import Schedule, build_schedule, build_schedulers, scale_l
 from storage.checkpointer import Checkpointer
 from storage.non_finite_guard import NonFiniteGuard
 from storage.progress import Progress
-from storage.state import collect_state, restore_state
+from storage.state import collect_state, preserve_state, restore_state, stateful_objects
 from utils.device import select_autocast_dtype, select_device, to_device
 from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
 from utils.finite import check_finite
@@ -86,6 +86,7 @@ class BaseTrainer(ABC):
         default_loss: the loss if `loss.name` is not set; ``none`` if the trainer has its own.
         evaluates_with_gradients: whether `evaluation_step` and `predict_step` use autograd, as for
             forces or adversarial examples.
+        saved_attributes: names of further attributes with a state: tensors and plain data.
         progress: steps made so far, best value, and so on.
         stop_signal: the signal that ended `fit`, or 0.
         sample_order: the order of the training samples, with the state of their sampler; None if
@@ -94,6 +95,7 @@ class BaseTrainer(ABC):
 
     default_loss = NO_CLASS
     evaluates_with_gradients = False
+    saved_attributes: Sequence[str] = ()
 
     def __init__(self, settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> None:
         self.settings = settings
@@ -127,7 +129,8 @@ class BaseTrainer(ABC):
         # Dropout differs between processes; rank 0 draws the same numbers as a single process.
         self._update_key = (settings.seed, RandomStream.UPDATE)
         self._rank_key = (rank(),) if rank() > 0 else ()
-        seed_torch(*self._update_key, *self._rank_key, device=self.device)
+        # What the constructor of a subclass draws is the same in all processes.
+        seed_torch(*self._update_key, device=self.device)
 
     # The following parts are built when they are first used, so that the constructor of a
     # subclass can set its attributes after `super().__init__(**kwargs)`.
@@ -729,7 +732,8 @@ class BaseTrainer(ABC):
         state = self.state_dict()
         self.check_weights(self.progress.step)
         if not self.sharded:
-            check_replicas_equal(self.model, f"step {self.progress.step}")
+            modules = [p for p in stateful_objects(self).values() if isinstance(p, nn.Module)]
+            check_replicas_equal(modules, f"step {self.progress.step}")
         self.checkpointer.save(state, self.progress.step, is_best, self.run_log.flush)
 
     def check_weights(self, step: int) -> None:
@@ -745,13 +749,15 @@ class BaseTrainer(ABC):
         Each attribute of the trainer that defines `state_dict` is included under its name: the
         model, its moving average, the optimizers, the metrics, progress, meter, random state and
         whatever the constructor of a subclass adds, also in a list, tuple or dict. The attribute
-        needs `load_state_dict` as well.
+        needs `load_state_dict` as well. The attributes in `saved_attributes` are included, too, and
+        the same of the data set. What differs between processes is saved for each of them.
         """
         self._build_parts()
         example = self.dataset.example
         state = {
             "settings": self.settings.model_dump(mode="json"),
             "data": self.dataset.state_dict(),
+            "data_state": collect_state(self.dataset, excluded=stateful_objects(self).values()),
             "fingerprint": self.dataset.fingerprint,
             "example": example if is_plain_data(example) else None,
             **collect_state(self),
@@ -771,6 +777,7 @@ class BaseTrainer(ABC):
             UserError: if the model differs, or the run would already have ended.
         """
         self._build_parts()
+        self._seed_process()  # if the saved run had fewer processes
         saved_optimizer = state["settings"]["optimizer"]["name"]
         restore_state(
             self,
@@ -778,6 +785,8 @@ class BaseTrainer(ABC):
             same_optimizer=saved_optimizer == self.settings.optimizer.name,
             restores_rates=bool(self.schedulers),
         )
+        parts = stateful_objects(self).values()
+        restore_state(self.dataset, state["data_state"], excluded=parts)
         if self.progress.step > self.total_steps:
             raise UserError(
                 f"trainer.epochs or trainer.max_steps ends the run at step {self.total_steps}, "
@@ -852,6 +861,7 @@ class BaseTrainer(ABC):
             self.set_learning_rates(self.progress.step - 1)
             self.validate()
         if self.progress.step == 0:
+            self._seed_process()
             self.save()
             self.checkpointer.finish()
             self.checkpointer.raise_failure(BAD_INPUT)
@@ -861,6 +871,10 @@ class BaseTrainer(ABC):
         if self.is_finished():
             return iter(())
         return self.loaders["train"].steps(self.progress.step, self.total_steps)
+
+    def _seed_process(self) -> None:
+        """Seeds what training draws, differently in each process."""
+        seed_torch(*self._update_key, *self._rank_key, device=self.device)
 
     def _seed_step(self) -> None:
         """Seeds what the next step draws, such as dropout, if loading may have drawn numbers."""
@@ -887,7 +901,8 @@ class BaseTrainer(ABC):
 
     def _draw_inputs(self) -> dict[str, Figure]:
         """A figure of the first training batch, augmented."""
-        first_step = next(self.loaders["train"].steps(0, 1))
+        with preserve_state(self.dataset):
+            first_step = next(self.loaders["train"].steps(0, 1))
         batch = to_device(first_step.batches[0], torch.device("cpu"))
         figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")
         if figure is None:

@@ -411,6 +411,11 @@ class BatchLoader:
         count = len(self.dataset)
         if count == 0:
             raise UserError(f"{self.dataset.title}: there are no samples")
+        if self.dataset.saved_attributes and self.workers > 0:
+            raise UserError(
+                f"data.workers = {self.workers}: {type(self.dataset).__name__} has "
+                "saved_attributes, whose changes would not reach workers; use data.workers=0"
+            )
         try:
             first_sample: Any = self.dataset[0]
             _ = self.dataset[count - 1]

@@ -1,5 +1,6 @@
 """Derives the settings of a class from the signature of its constructor, and constructs it."""
 
+import collections.abc
 import dataclasses
 import functools
 import importlib
@@ -102,7 +103,9 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 def _evaluate(annotation: Any, names: dict[str, Any], class_names: Mapping[str, Any]) -> Any:
     if isinstance(annotation, str):
         try:
-            annotation = eval(annotation, names, class_names)  # from the project's own source
+            # From the source of the project or of a library, which may import names of
+            # collections.abc for type checkers only.
+            annotation = eval(annotation, {**vars(collections.abc), **names}, class_names)
         except Exception:
             return annotation
     if isinstance(annotation, dataclasses.InitVar):
@@ -169,8 +172,8 @@ def _with_plain_annotation(
 ) -> Parameter:
     """The parameter with the annotation that its setting has.
 
-    For a class of a library, tensors in it, as in ``float | Tensor``, are left out, and a missing
-    annotation is replaced by the type of the default.
+    For a class of a library, tensors in it, as in ``float | Tensor``, are left out, other iterables
+    are lists, and a missing annotation is replaced by the type of the default.
     """
     if parameter.name in section.argument_types:
         return parameter.replace(annotation=section.argument_types[parameter.name])
@@ -191,6 +194,8 @@ def _without_tensors(annotation: Any) -> Any:
         return functools.reduce(operator.or_, kept)
     if origin is tuple:
         return types.GenericAlias(tuple, tuple(kept))
+    if origin in (collections.abc.Iterable, collections.abc.Sequence):
+        return types.GenericAlias(list, tuple(kept))
     return annotation
 
 

@@ -1,7 +1,9 @@
 """Collects and restores the state of all objects of a trainer that have one."""
 
+import copy
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
 
@@ -10,8 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from utils.errors import UserError
+from utils.nested import digest, map_tensors, named_tensors
 from utils.parallel import match_layout
 from utils.process_group import all_gather_object
+from utils.ranks import rank, world_size
 
 MAX_LISTED_PROBLEMS = 5
 MAX_LINE_CHARACTERS = 150
@@ -46,25 +50,67 @@ def stateful_objects(owner: Any) -> dict[str, Any]:
     return objects
 
 
-def collect_state(owner: Any) -> dict[str, Any]:
-    """The states of all `stateful_objects` by name, and under ``ranks`` those of each process.
+def collect_state(owner: Any, excluded: Iterable[Any] = ()) -> dict[str, Any]:
+    """The state of an object: of its `stateful_objects`, and its attributes in `saved_attributes`.
 
-    Objects without anything to save, such as metrics between two evaluations, are left out.
+    Objects without anything to save, such as metrics between two evaluations, are left out. What
+    differs between the processes of a run is under ``ranks``, for each process.
+
+    Args:
+        owner: the object, such as a trainer or a data set.
+        excluded: objects that are left out, because others have them.
     """
     state: dict[str, Any] = {}
     local_states: dict[str, Any] = {}
-    for name, part in stateful_objects(owner).items():
+    for name, part in _parts_of(owner, excluded).items():
         part_state = part.state_dict()
         if hasattr(part, "load_rank_states"):
             local_states[name] = part_state
         elif part_state:
             state[name] = part_state
+    for name in getattr(owner, "saved_attributes", ()):
+        state[name] = getattr(owner, name)
+    for name in _names_that_differ(owner, state):
+        local_states[name] = map_tensors(lambda tensor: tensor.cpu(), state.pop(name))
     state["ranks"] = all_gather_object(local_states)
     return state
 
 
+def _parts_of(owner: Any, excluded: Iterable[Any]) -> dict[str, Any]:
+    excluded_ids = {id(item) for item in excluded}
+    parts = {}
+    for name, part in stateful_objects(owner).items():
+        if id(part) not in excluded_ids:
+            parts[name] = part
+    return parts
+
+
+def _names_that_differ(owner: Any, state: Mapping[str, Any]) -> list[str]:
+    """The names of states that differ between processes.
+
+    Modules and optimizers are not compared: they are replicated or sharded.
+    """
+    if world_size() == 1:
+        return []
+    parts = stateful_objects(owner)
+    digests = {}
+    for name, part_state in state.items():
+        if not isinstance(parts.get(name), nn.Module | Optimizer):
+            digests[name] = digest(part_state)
+    first_digests, *other_digests = all_gather_object(digests)
+    return [
+        name
+        for name in first_digests
+        if any(others.get(name) != first_digests[name] for others in other_digests)
+    ]
+
+
 def restore_state(
-    owner: Any, state: Mapping[str, Any], same_optimizer: bool = True, restores_rates: bool = False
+    owner: Any,
+    state: Mapping[str, Any],
+    same_optimizer: bool = True,
+    restores_rates: bool = False,
+    excluded: Iterable[Any] = (),
 ) -> None:
     """Restores what `collect_state` returned; objects that it does not contain stay as they are.
 
@@ -74,21 +120,65 @@ def restore_state(
         same_optimizer: whether the optimizers are of the same class as the saved ones.
         restores_rates: whether the learning rates, and all that schedulers of torch change, come
             from the saved state and not from the settings.
+        excluded: as for `collect_state`.
+
+    Raises:
+        UserError: if a state differs between processes, and their number is another one.
     """
-    for name, part in stateful_objects(owner).items():
+    for name, part in _parts_of(owner, excluded).items():
         if hasattr(part, "load_rank_states"):
             rank_states = [states[name] for states in state["ranks"] if name in states]
             if rank_states:
                 part.load_rank_states(rank_states)
-        elif name not in state:
+            continue
+        part_state = _saved_state(state, name)
+        if part_state is None:
             continue  # new in this run, such as a moving average
-        elif isinstance(part, Optimizer):
+        if isinstance(part, Optimizer):
             if same_optimizer:
-                _restore_optimizer(part, state[name], restores_rates)
+                _restore_optimizer(part, part_state, restores_rates)
         elif isinstance(part, nn.Module):
-            load_weights(part, state[name])
+            load_weights(part, part_state)
         else:
-            part.load_state_dict(state[name])
+            part.load_state_dict(part_state)
+    for name in getattr(owner, "saved_attributes", ()):
+        value = _saved_state(state, name)
+        if value is not None:
+            setattr(owner, name, _like(value, getattr(owner, name)))
+
+
+def _saved_state(state: Mapping[str, Any], name: str) -> Any:
+    """The state with a name, which this process or all processes saved; None without one."""
+    if name in state:
+        return state[name]
+    rank_states = state["ranks"]
+    if name not in rank_states[0]:
+        return None
+    if len(rank_states) != world_size():
+        raise UserError(
+            f"{name} differs between the {len(rank_states)} processes of the saved run; resume it "
+            "with that number of processes"
+        )
+    return rank_states[rank()][name]
+
+
+def _like(value: Any, current: Any) -> Any:
+    """A saved value, with its tensors on the devices of the current ones of the same path."""
+    devices = {name: tensor.device for name, tensor in named_tensors(current)}
+    if len(set(devices.values())) != 1:
+        return copy.deepcopy(value)
+    (device,) = set(devices.values())
+    return map_tensors(lambda tensor: tensor.detach().clone().to(device), value)
+
+
+@contextmanager
+def preserve_state(owner: Any) -> Iterator[None]:
+    """Afterwards, the state of an object is as it was before."""
+    state = copy.deepcopy(collect_state(owner))
+    try:
+        yield
+    finally:
+        restore_state(owner, state)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from kinds import KINDS, Kind
+from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from base.base_model import BaseModel
+from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
 from builders import build_loader, build_model, fit_dataset
 from config.loading import load_settings
 from data_loader import synthetic
-from data_loader.synthetic import Synthetic
 from storage.checkpoint_file import load_checkpoint
 from storage.non_finite_guard import fit_with_recovery
 from trainer.classifier import Classifier
@@ -25,9 +26,6 @@ from utils.process_group import all_gather_object, destroy_process_group, initia
 from utils.randomness import seed_everything
 from utils.ranks import is_main_process, rank
 
-# In steps of 24, the last step has one sample: the other processes have none. The 50 validation
-# images in batches of 48 leave two, which three processes cannot share: the step before has them.
-TRAINING_SAMPLES = 121
 VALIDATION_SAMPLES = 50
 FAILING_STEP = 2  # steps made before the one in which something happens
 DROPOUT_BATCHES = 3  # whose dropout masks are saved
@@ -41,19 +39,6 @@ OPTIONS = (
     "logger.tensorboard=false",
     "logger.every_steps=5",
 )
-
-
-class SmallDoubles(Synthetic):
-    """A few images in double precision, so that the order of a sum hardly matters."""
-
-    def __init__(self, split: str) -> None:
-        super().__init__(Path(), split, 0)
-        self.images = self.images[:TRAINING_SAMPLES]
-        self.targets = self.targets[:TRAINING_SAMPLES]
-
-    def transform(self, batch: Batch, rng: Generator | None) -> Batch:
-        batch = super().transform(batch, rng)
-        return {**batch, "input": batch["input"].double()}
 
 
 class DropoutNetwork(BaseModel):
@@ -113,33 +98,33 @@ class FullDiskTrainer(Classifier):
         return super().training_step(model, batch)
 
 
-# Other jobs use the Classifier.
-TRAINERS: dict[str, type[Classifier]] = {
-    "unwrapped-model": UnwrappedModelTrainer,
-    "error": FailingTrainer,
-    "non-finite": NonFiniteTrainer,
-    "full-disk": FullDiskTrainer,
+# Other jobs, except for those in kinds.py, use the Classifier.
+JOBS = {
+    "unwrapped-model": Kind(trainer=UnwrappedModelTrainer),
+    "error": Kind(trainer=FailingTrainer),
+    "non-finite": Kind(trainer=NonFiniteTrainer),
+    "full-disk": Kind(trainer=FullDiskTrainer),
+    "dropout": Kind(model=DropoutNetwork),
 }
 
 
 def run_job(job: str, run: Path, *changes: str) -> None:
     """Trains, from the last checkpoint in the run folder if there is one."""
-    settings = load_settings(CONFIG, [*OPTIONS, *changes])
+    kind = KINDS[job] if job in KINDS else JOBS.get(job, Kind())
+    settings = load_settings(CONFIG, [*OPTIONS, *kind.settings, *changes])
     seed_everything(settings.seed)
-    train = SmallDoubles("train")
-    fit_dataset(train)
-    validation = SmallDoubles("validation")
-    validation.load_state_dict(train.state_dict())
-    loaders = {
-        "train": build_loader(settings, train, training=True),
-        "validation": build_loader(settings, validation),
-    }
-    model = build_model(settings, train)
-    if job == "dropout":
-        model = DropoutNetwork()
-    trainer_class = TRAINERS.get(job, Classifier)
+    train = fit_dataset(kind.make_dataset("train"))
+    loaders = {"train": build_loader(settings, train, training=True)}
+    for name in ("validation", *settings.data.validation_sets):
+        validation = kind.make_dataset("validation")
+        validation.load_state_dict(train.state_dict())
+        loaders[name] = build_loader(settings, validation)
+    if kind.model is None:
+        model = build_model(settings, train)
+    else:
+        model = kind.model()
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    trainer = trainer_class(
+    trainer = kind.trainer(
         settings=settings,
         model=model.double(),
         loaders=loaders,
@@ -157,7 +142,7 @@ def run_job(job: str, run: Path, *changes: str) -> None:
         save_of_all(stored_bytes(trainer), run / "stored_bytes.pt")
 
 
-def stored_bytes(trainer: Classifier) -> tuple[int, int]:
+def stored_bytes(trainer: BaseTrainer) -> tuple[int, int]:
     """Bytes of parameters and of optimizer state that this process stores."""
     parameter_bytes = sum(local_tensor(p).nbytes for p in trainer.model.parameters())
     state_bytes = 0

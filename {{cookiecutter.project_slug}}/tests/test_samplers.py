@@ -759,7 +759,7 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(
 
 @pytest.fixture
 def updating(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
-    """The trainer changes the state of its sampler in each step; returns the targets it saw last in each."""
+    """The trainer changes its sampler's state in each step; returns the last targets of each."""
     seen: list[tuple[int, list[int]]] = []
 
     def after_step(trainer: Any, outputs: Mapping[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ inside an object with a method ``to(device)``, such as a graph or a packed seque
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -106,6 +107,21 @@ def named_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
     for name, leaf in named_leaves(value):
         if isinstance(leaf, Tensor):
             yield name, leaf
+
+
+def digest(value: Any) -> str:
+    """A hash of the tensors, numbers and texts in a nested structure, and of their paths."""
+    hashed = hashlib.sha256()
+    leaves = dict(named_leaves(value))
+    for name in sorted(leaves):
+        leaf = leaves[name]
+        hashed.update(name.encode())
+        if isinstance(leaf, Tensor):
+            flat = leaf.detach().cpu().contiguous().reshape(-1)
+            hashed.update(flat.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+        elif isinstance(leaf, bool | int | float | str):
+            hashed.update(repr(leaf).encode())
+    return hashed.hexdigest()
 
 
 def as_plain_data(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Wrapping a model in DDP or FSDP2, and tensors that FSDP2 has sharded."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -221,11 +221,14 @@ def _shard_like(value: Tensor, reference: Any) -> Tensor:
     )
 
 
-def check_replicas_equal(model: nn.Module, prefix: str) -> None:
-    """Raises a UserError in all processes if their replicas of a model differ."""
+def check_replicas_equal(modules: Iterable[nn.Module], prefix: str) -> None:
+    """Raises a UserError in all processes if their replicas of the modules differ."""
     if world_size() == 1:
         return
-    checksum = sum(float(p.detach().double().sum()) for p in model.parameters())
+    checksum = 0.0
+    for module in modules:
+        for parameter in module.parameters():
+            checksum += float(parameter.detach().double().sum())
     if len(set(all_gather_object(repr(checksum)))) > 1:
         raise UserError(
             f"{prefix}: the weights of the processes differ, because gradients were not exchanged; "
