@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument(
         "settings", nargs="*", default=[], metavar="KEY=VALUE", help="a setting, such as device=cpu"
     )
-    arguments = parser.parse_intermixed_args()
+    arguments = parser.parse_command_line()
     split = arguments.split
 
     # These import torch, which takes 1.3 s: not needed for --help.

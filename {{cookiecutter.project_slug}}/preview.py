@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as seed=3"
     )
-    arguments = parser.parse_intermixed_args()
+    arguments = parser.parse_command_line()
     settings = load_settings(arguments.config, arguments.settings)
 
     from utils.randomness import seed_everything  # imports torch, which takes 1.3 s

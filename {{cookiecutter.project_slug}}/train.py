@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as trainer.epochs=3"
     )
-    return parser.parse_intermixed_args()
+    return parser.parse_command_line()
 
 
 def resume_run(run: Path, arguments: argparse.Namespace) -> int:
