@@ -19,8 +19,10 @@ def check_trainer(trainer: BaseTrainer) -> None:
     """Runs an evaluation step and a training step without an update, and leaves nothing behind.
 
     Raises:
-        UserError: if a step fails, or `checkpoint.monitor` is not a scalar metric.
+        UserError: if a step fails, `checkpoint.monitor` is not a scalar metric, or
+            `configure_optimizers` returns anything but optimizers.
     """
+    _ = trainer.optimizers
     try:
         with preserve_global_rng(trainer.device):
             batch = _first_batch(trainer)

@@ -27,6 +27,7 @@ from metrics.protocol import Metric, higher_is_better, named_results, scalar_res
 from optim.moving_average import MovingAverage
 from optim.optimizers import (
     build_optimizers,
+    check_optimizers,
     evaluation_mode,
     has_evaluation_mode,
     learning_rates,
@@ -130,13 +131,12 @@ class BaseTrainer(ABC):
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """What `configure_optimizers` returns."""
         _ = self.parallel_model  # FSDP2 replaces the parameters
-        optimizers: Any = self.configure_optimizers()
-        if isinstance(optimizers, torch.optim.Optimizer):
-            optimizers = [optimizers]
+        source = f"{type(self).__name__}.configure_optimizers"
+        optimizers: list[Any] = check_optimizers(self.configure_optimizers(), source)
         for optimizer in optimizers:
             if has_evaluation_mode(optimizer):
                 optimizer.train()
-        return list(optimizers)
+        return optimizers
 
     @cached_property
     def schedule(self) -> Schedule | None:

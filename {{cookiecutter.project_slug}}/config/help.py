@@ -64,8 +64,8 @@ class SettingsParser(argparse.ArgumentParser):
         keys = keys_of_option(option.lstrip("-").replace("-", "_"), values)
         if not keys:
             return f"{message}; see --help"
-        settings = [shlex.quote(f"{key}={value}") for key in keys]
-        return f"{message}; settings are written as KEY=VALUE, use {' or '.join(settings)}"
+        settings = " or ".join(shlex.quote(f"{key}={value}") for key in keys)
+        return f"{message}; settings are written as KEY=VALUE, use {settings}"
 
 
 def _values_of_file(arguments: argparse.Namespace) -> Mapping[str, Any]:

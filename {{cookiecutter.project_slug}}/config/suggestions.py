@@ -70,7 +70,7 @@ def similar_keys(
     if similar:
         return [f"{prefix}{similar[0]}"]
     argument_keys = _keys_of_arguments(values)
-    keys = [key for key in argument_keys if _last_part(key) == standard_name]
+    keys = _keys_with_name(standard_name, argument_keys)
     if keys:
         return keys
     return _keys_with_similar_names(name, [*_schema_keys(), *argument_keys])
@@ -102,7 +102,15 @@ def keys_of_option(name: str, values: Mapping[str, Any]) -> list[str]:
 def _keys_in_schema(name: str) -> list[str]:
     if name == "name":  # each class has one
         return []
-    return [key for key in _schema_keys() if _last_part(key) == name]
+    return _keys_with_name(name, _schema_keys())
+
+
+def _keys_with_name(name: str, keys: Iterable[str]) -> list[str]:
+    found = []
+    for key in keys:
+        if _last_part(key) == name:
+            found.append(key)
+    return found
 
 
 def _schema_keys() -> list[str]:

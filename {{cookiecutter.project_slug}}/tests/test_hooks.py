@@ -244,3 +244,60 @@ def test_infinity_in_a_buffer_is_no_error(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(*SMALL_MODEL, kind=Masked)
     trainer.fit()
     assert trainer.progress.step == 32
+
+
+# Optimizers
+
+RETURNED = {  # what a method may return by mistake, and parts of the message about it
+    "nothing": (None, ["None"]),
+    "nothing in a list": ([], ["empty list"]),
+    "a mapping": ({"optimizer": 1}, ["dict"]),
+    "optimizers and schedulers": (([1], [2]), ["tuple", "list"]),
+    "a class": ([torch.optim.SGD], ["list", "type"]),
+}
+
+
+@pytest.mark.parametrize("case", RETURNED)
+def test_what_is_no_optimizer_is_reported_with_the_method_that_returned_it(
+    make_trainer: MakeTrainer, case: str
+) -> None:
+    returned, parts = RETURNED[case]
+
+    class Wrong(Plain):
+        def configure_optimizers(self) -> Any:
+            return returned
+
+    with pytest.raises(UserError) as error:
+        check_trainer(make_trainer(*SMALL_MODEL, kind=Wrong))
+    assert error.value.exit_code == 2
+    message = str(error.value)
+    assert message.startswith("Wrong.configure_optimizers returned")
+    for part in parts:
+        assert part in message
+
+
+class WithoutList(Plain):
+    """Returns a single optimizer."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+
+class WithTuple(Plain):
+    """Returns a tuple of optimizers."""
+
+    def configure_optimizers(self) -> Any:
+        parameters = list(self.model.parameters())
+        return torch.optim.SGD(parameters[:1], lr=0.1), torch.optim.Adam(parameters[1:])
+
+
+@pytest.mark.parametrize(("kind", "count"), [(WithoutList, 1), (WithTuple, 2)])
+def test_one_optimizer_or_a_tuple_of_them_can_be_returned(
+    make_trainer: MakeTrainer, kind: type[BaseTrainer], count: int
+) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "trainer.max_steps=1", kind=kind)
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.fit()
+    assert len(trainer.optimizers) == count
+    for old, new in zip(before, trainer.model.parameters(), strict=True):
+        assert not torch.equal(old, new)
