@@ -1,6 +1,7 @@
 """What a project's trainer can change: results, hooks, early ends, validation at chosen times."""
 # ruff: noqa: D103  the names of the tests state what they test
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ def test_several_validation_sets_are_logged_and_one_is_monitored(
     assert logged(run, "noisy", "accuracy") != logged(run, "validation", "accuracy")
 
 
-@pytest.mark.parametrize("name", ["validation", "train", "a/b"])
+@pytest.mark.parametrize("name", ["validation", "train", "a/b", ".."])
 def test_a_reserved_name_of_a_validation_set_is_reported(
     tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -227,6 +228,45 @@ def test_an_unknown_setting_of_a_validation_set_is_reported(
     assert train(tmp_path / "run", "data.validation_sets={noisy: {niose: 1}}") == 2
     assert "data.validation_sets.noisy.niose" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+class Shifted(Noisy):
+    """A data set with another title."""
+
+    title = "shifted images"
+
+
+def test_a_validation_set_of_the_run_can_be_evaluated(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    logged: Logged,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(synthetic, "Shifted", Shifted, raising=False)
+    run = tmp_path / "run"
+    sets = "data.validation_sets={plain: {}, shifted: {name: synthetic.Shifted, noise: 99.0}}"
+    assert train(run, "model.name=networks.MLP", "trainer.epochs=1", sets) == 0
+
+    accuracies = {}
+    for name in ("validation", "plain", "shifted"):
+        assert command("evaluate", run, "--split", name) == 0
+        metrics = json.loads((run / f"evaluation/{name}/metrics.json").read_text(encoding="utf-8"))
+        assert metrics["split"] == name
+        accuracies[name] = metrics["accuracy"]
+        assert accuracies[name] == pytest.approx(logged(run, name, "accuracy")[0], abs=1e-6)
+    assert accuracies["plain"] == accuracies["validation"] != accuracies["shifted"]
+    assert metrics["data"] == "shifted images"
+    assert (run / "evaluation/shifted/confusion_matrix.png").exists()
+
+    capsys.readouterr()
+    assert command("evaluate", run, "--split", "shiftd") == 2
+    printed = capsys.readouterr().err
+    assert "--split shiftd" in printed
+    for name in ("train", "validation", "test", "plain", "shifted"):
+        assert name in printed
+    assert len(list((run / "evaluation").iterdir())) == 3
 
 
 # Finite values
