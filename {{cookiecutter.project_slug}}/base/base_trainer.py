@@ -20,7 +20,7 @@ from base.batch_loader import BatchLoader, Step
 from config.schema import Settings
 from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
-from logger.meter import Meter
+from logger.meter import Meter, read_peak_memory
 from logger.run_log import RunLog
 from metrics.average import MeanLoss, WeightedMeans, mean_over_batches
 from metrics.protocol import Metric, higher_is_better, named_results, scalar_results
@@ -429,7 +429,7 @@ class BaseTrainer(ABC):
         values |= learning_rates(self.optimizers)
         if self.gradient_norm is not None:
             values["grad_norm"] = self.gradient_norm.item()
-        logged_values = {**values, **self.meter.read_speed()}
+        logged_values = {**values, **self.meter.read_speed(), **read_peak_memory(self.device)}
         self.run_log.scalars("train", self.epoch, self.progress.step, logged_values)
         log.debug("step %d  %s", self.progress.step, format_values(logged_values))
         self.meter.restart_timer()
