@@ -462,7 +462,7 @@ class BaseTrainer(ABC):
         self.step_schedulers(scalars[monitor])
         message = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, "
         message += f"validation {format_values(scalars)}"
-        if is_best:
+        if self.progress.validations_without_improvement == 0:  # a tie is no improvement
             message += "  (best so far)"
         log.info("%s", message)
         self.save(is_best=is_best)  # before the figures, which take time

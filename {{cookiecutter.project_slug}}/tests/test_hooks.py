@@ -286,6 +286,31 @@ def test_infinity_in_a_buffer_is_no_error(make_trainer: MakeTrainer) -> None:
     assert trainer.progress.step == 32
 
 
+# Messages
+
+
+def test_only_an_improvement_is_reported_as_the_best_so_far(
+    tmp_path: Path, train: Command, logged: Logged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # At such a learning rate no weight changes, so that all validations have the same result.
+    unchanged = tmp_path / "unchanged"
+    settings = [*SMALL_MODEL, "trainer.epochs=3"]
+    assert train(unchanged, *settings, "optimizer.lr=1e-30") == 0
+    assert len(set(logged(unchanged, "validation", "loss"))) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "epoch " in line]
+    assert ["best so far" in line for line in lines] == [True, False, False]
+
+    changed = tmp_path / "changed"
+    assert train(changed, *settings, "scheduler.name=constant") == 0
+    losses = logged(changed, "validation", "loss")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "epoch " in line]
+    expected = []
+    for index, loss in enumerate(losses):
+        expected.append(index == 0 or loss < min(losses[:index]))
+    assert sum(expected) > 1
+    assert ["best so far" in line for line in lines] == expected
+
+
 # Optimizers
 
 RETURNED = {  # what a method may return by mistake, and parts of the message about it
