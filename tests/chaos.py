@@ -186,7 +186,7 @@ def checkpoint_step(run: str) -> int:
 def metric_rows(run: str) -> list[list[str]]:
     """Returns the rows of metrics.csv, except for those of the training speed."""
     with Path(run, "metrics.csv").open(newline="", encoding="utf-8") as file:
-        speed = {"samples_per_second", "waiting_for_data"}
+        speed = {"samples_per_second", "waiting_for_data", "peak_memory_gb"}
         return [row for row in csv.reader(file) if not speed & {*row}]
 
 

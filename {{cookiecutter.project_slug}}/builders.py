@@ -1,6 +1,7 @@
 """The components of a run, built from its settings."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from utils.ranks import is_main_process, local_world_size, rank, world_size
 
 # An evaluation batch is larger than a training batch: without activations that are kept for the
 # backward pass, it takes no more memory.
-RESERVED_SPLITS = ("train", "validation", "test", "predict")
 EVALUATION_BATCH_FACTOR = 4
+EVALUATED_SPLITS = ("train", "validation", "test")
+RESERVED_SPLITS = (*EVALUATED_SPLITS, "predict")
 
 
 def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
@@ -110,7 +112,7 @@ def build_training_loaders(
         "validation": build_loader(settings, validation),
     }
     for name in settings.data.validation_sets:
-        loaders[name] = build_validation_set(settings, name, train)
+        loaders[name] = build_validation_set(settings, name, train.state_dict())
     for loader in loaders.values():
         loader.check()
     broadcast_fingerprint(loaders["train"])
@@ -137,16 +139,25 @@ def build_fitted_dataset(settings: Settings, split: str) -> BaseDataset:
     return dataset
 
 
-def build_validation_set(settings: Settings, name: str, train: BaseDataset) -> BatchLoader:
+def build_validation_set(
+    settings: Settings, name: str, training_state: Mapping[str, Any]
+) -> BatchLoader:
     """A loader of one of `data.validation_sets`, with what the training set has fitted.
+
+    Args:
+        settings: the settings of the run.
+        name: the name of the set.
+        training_state: the `state_dict` of the training set.
 
     Raises:
         UserError: if the name is that of a split, or its settings are not valid.
     """
     path = f"data.validation_sets.{name}"
-    if name in RESERVED_SPLITS or "/" in name:
+    # evaluate.py writes into a folder of this name.
+    if name in RESERVED_SPLITS or not re.fullmatch(r"[^./\\][^/\\]*", name):
         raise UserError(
-            f"{path}: use a name without / that is none of {', '.join(RESERVED_SPLITS)}"
+            f"{path}: use a name without slashes and a leading dot that is none of "
+            f"{', '.join(RESERVED_SPLITS)}"
         )
     changes = settings.data.validation_sets[name]
     values = settings.data.model_dump(mode="json", exclude={"validation_sets", "sampler"})
@@ -158,7 +169,7 @@ def build_validation_set(settings: Settings, name: str, train: BaseDataset) -> B
         dataset = construct(
             section, BaseDataset, root=section.root, split="validation", seed=settings.seed
         )
-    dataset.load_state_dict(train.state_dict())
+    dataset.load_state_dict(training_state)
     return build_loader(settings, dataset)
 
 
@@ -228,9 +239,13 @@ def restore_dataset(settings: Settings, split: str | None, state: Mapping[str, A
     """One split of the data set, with what a checkpoint contains of the training data."""
     dataset = build_dataset(settings, split)
     dataset.load_state_dict(state["data"])
+    _restore_example(dataset, state)
+    return dataset
+
+
+def _restore_example(dataset: BaseDataset, state: Mapping[str, Any]) -> None:
     if state["example"] is not None:
         dataset.example = state["example"]
-    return dataset
 
 
 def restore_trainer(
@@ -242,19 +257,30 @@ def restore_trainer(
 
     Args:
         files: checkpoints in the order in which to try them.
-        split: the split to evaluate, or None to predict.
+        split: the split or the set of `data.validation_sets` to evaluate, or None to predict.
         overrides: settings as KEY=VALUE that replace those of the checkpoint.
 
     Returns:
         The trainer, and the checkpoint that it comes from.
+
+    Raises:
+        UserError: if there is no such split or set.
     """
     checkpoint, state = load_first_usable(files)
     settings = load_settings(state["settings"], ["trainer.compile=false", *overrides])
+    available = [*EVALUATED_SPLITS, *settings.data.validation_sets]
+    if split is not None and split not in available:
+        raise UserError(f"--split {split}: the run has {', '.join(available)}")
     initialize_process_group(select_device(settings.device))
-    with main_process_first():
-        dataset = restore_dataset(settings, split, state)
-    loaders = {split or "predict": build_loader(settings, dataset)}
-    model = build_trained_model(settings, dataset, state)
+    if split in settings.data.validation_sets:
+        loader = build_validation_set(settings, split, state["data"])
+        _restore_example(loader.dataset, state)
+    else:
+        with main_process_first():
+            dataset = restore_dataset(settings, split, state)
+        loader = build_loader(settings, dataset)
+    loaders = {split or "predict": loader}
+    model = build_trained_model(settings, loader.dataset, state)
     trainer = build_trainer(settings, model, loaders, run_folder_of(checkpoint))
     trainer.progress.load_state_dict(state["progress"])
     return trainer, checkpoint

@@ -13,7 +13,6 @@ from utils.imports import fast_imports
 from utils.ranks import is_main_process
 
 SIGNIFICANT_DIGITS = 6
-SPLITS = ("train", "validation", "test")
 
 Table = Sequence[Sequence[str]]
 
@@ -26,11 +25,15 @@ def main() -> None:
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="run folder, checkpoint file, or last"
     )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument(
+        "--split",
+        default="test",
+        help="train, validation, test, or one of data.validation_sets; default: test",
+    )
     parser.add_argument(
         "settings", nargs="*", default=[], metavar="KEY=VALUE", help="a setting, such as device=cpu"
     )
-    arguments = parser.parse_intermixed_args()
+    arguments = parser.parse_command_line()
     split = arguments.split
 
     # These import torch, which takes 1.3 s: not needed for --help.
@@ -59,7 +62,9 @@ def main() -> None:
     for name, value in scalar_results(results).items():
         summary[name] = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
     folder_name = split
-    if dataset.title != dataset.trained_on:  # keeps the results on the run's own data
+    is_other_data = dataset.title != dataset.trained_on
+    if is_other_data and split not in trainer.settings.data.validation_sets:
+        # Keeps the results on the run's own data.
         folder_name = f"{dataset.title} {split}"
     folder = run_folder_of(checkpoint) / "evaluation" / folder_name
     save_results(folder, summary, tables, figures)

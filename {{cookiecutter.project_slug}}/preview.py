@@ -1,4 +1,4 @@
-"""Shows samples as the model gets them: python preview.py --help."""
+"""Shows samples as the model gets them, or a schedule: python preview.py --help."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,24 +20,37 @@ SPLITS = ("train", "validation")  # only evaluate.py uses the test set
 def main() -> None:
     """Draws some samples, plain and augmented; prints a table of those that cannot be drawn."""
     parser = SettingsParser(
-        description="Shows samples as the model gets them, plain and augmented."
+        description="Shows samples as the model gets them, plain and augmented; or the schedule."
     )
     parser.add_argument(
         "--config", type=Path, default=DEFAULT, metavar="FILE", help=f"default: {DEFAULT.name}"
     )
     parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
     parser.add_argument(
+        "--schedule",
+        action="store_true",
+        help="draw the learning rate over the run instead of samples",
+    )
+    parser.add_argument(
         "--output", type=Path, default=Path("preview"), metavar="DIR", help="default: preview"
     )
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as seed=3"
     )
-    arguments = parser.parse_intermixed_args()
-    settings = load_settings(arguments.config, arguments.settings)
+    arguments = parser.parse_command_line()
+    overrides = arguments.settings
+    if arguments.schedule:  # it does not depend on the device
+        overrides = [*overrides, "device=cpu", "trainer.compile=false"]
+    settings = load_settings(arguments.config, overrides)
 
     from utils.randomness import seed_everything  # imports torch, which takes 1.3 s
 
     seed_everything(settings.seed)
+    if arguments.schedule:
+        from schedule_preview import preview_schedule
+
+        preview_schedule(settings, arguments.output)
+        return
     dataset = load_split(settings, arguments.split)
     for kind, batch in sample_batches(dataset, settings.seed).items():
         heading = f"{dataset.title}: {arguments.split}, {kind}"

@@ -21,7 +21,7 @@ from base.sample_order import SampleOrder
 from config.schema import NO_CLASS, Settings
 from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
-from logger.meter import Meter
+from logger.meter import Meter, read_peak_memory
 from logger.run_log import RunLog
 from metrics.average import MeanLoss, WeightedMeans, mean_over_batches
 from metrics.protocol import (
@@ -36,6 +36,7 @@ from optim.losses import Loss, build_loss
 from optim.moving_average import MovingAverage
 from optim.optimizers import (
     build_optimizers,
+    check_optimizers,
     evaluation_mode,
     has_evaluation_mode,
     learning_rates,
@@ -161,13 +162,12 @@ class BaseTrainer(ABC):
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """What `configure_optimizers` returns."""
         _ = self.parallel_model  # FSDP2 replaces the parameters
-        optimizers: Any = self.configure_optimizers()
-        if isinstance(optimizers, torch.optim.Optimizer):
-            optimizers = [optimizers]
+        source = f"{type(self).__name__}.configure_optimizers"
+        optimizers: list[Any] = check_optimizers(self.configure_optimizers(), source)
         for optimizer in optimizers:
             if has_evaluation_mode(optimizer):
                 optimizer.train()
-        return list(optimizers)
+        return optimizers
 
     @cached_property
     def loss(self) -> Loss:
@@ -527,7 +527,7 @@ class BaseTrainer(ABC):
         values |= learning_rates(self.optimizers)
         if self.gradient_norm is not None:
             values["grad_norm"] = self.gradient_norm.item()
-        logged_values = {**values, **self.meter.read_speed()}
+        logged_values = {**values, **self.meter.read_speed(), **read_peak_memory(self.device)}
         self.run_log.scalars("train", self.epoch, self.progress.step, logged_values)
         log.debug("step %d  %s", self.progress.step, format_values(logged_values))
         self.meter.restart_timer()
@@ -560,7 +560,7 @@ class BaseTrainer(ABC):
         self.step_schedulers(scalars[monitor])
         message = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, "
         message += f"validation {format_values(scalars)}"
-        if is_best:
+        if self.progress.validations_without_improvement == 0:  # a tie is no improvement
             message += "  (best so far)"
         log.info("%s", message)
         self.save(is_best=is_best)  # before the figures, which take time

@@ -50,6 +50,8 @@ def find_component(section: type[ClassSection], name: str) -> Any:
             functions = _functions_of_file(section, modules, names[0])
         if names[0] in functions:
             return functions[names[0]]
+        if len(modules) == len(names) == 1:
+            _check_defined(section, modules[0], names[0], functions)
     if not modules:
         library_class = _find_in_libraries(section, name)
         if library_class is not None:
@@ -145,11 +147,14 @@ def find_class(package: str, name: str, base: type[T] | str) -> type[T]:
     for inner_name in class_names[1:]:
         if isinstance(found, type):  # nested classes, but no modules that the file imports
             found = getattr(found, inner_name, None)
-    if not isinstance(found, type):
-        missing = ".".join(class_names)
-        suggestions = _suggestions(name, [*list_classes(package, base).classes])
-        raise UserError(f"{path} has no class {missing}{suggestions}")
     base_class: type[T] = _resolve(base)
+    if not isinstance(found, type):
+        problem = f"{path} has no class {'.'.join(class_names)}"
+        if found is not None:
+            kind = _kind_of(found)
+            problem = f"{path}: {class_names[0]} is {kind}, not a subclass of {base_class.__name__}"
+        suggestions = _suggestions(name, [*list_classes(package, base).classes])
+        raise UserError(f"{problem}{suggestions}")
     if not issubclass(found, base_class):
         raise UserError(f"{path}: {found.__name__} does not derive from {base_class.__name__}")
     if inspect.isabstract(found):
@@ -194,6 +199,30 @@ def _public_functions(module: Any) -> dict[str, Any]:
         if defined_here and not name.startswith("_"):
             functions[name] = value
     return functions
+
+
+def _check_defined(
+    section: type[ClassSection], module_name: str, name: str, functions: dict[str, Any]
+) -> None:
+    """Raises a UserError if a file defines neither a class nor a function of a name."""
+    module = _import_from_project(section.package, [module_name])
+    if hasattr(module, name):
+        return
+    available = list(list_classes(section.package, section.base).classes)
+    for function_name in functions:
+        available.append(f"{module_name}.{function_name}")
+    path = _path(section.package, [module_name])
+    suggestions = _suggestions(f"{module_name}.{name}", available)
+    raise UserError(f"{path} has no class or function {name}{suggestions}")
+
+
+def _kind_of(value: Any) -> str:
+    """What something is that is no class, for messages."""
+    if inspect.isroutine(value):
+        return "a function"
+    if inspect.ismodule(value):
+        return "a module"
+    return f"an object of the class {type(value).__name__}"
 
 
 def _find_in_libraries(section: type[ClassSection], name: str) -> Any:
@@ -274,7 +303,24 @@ def _import(name: str, path: str) -> Any:
 def _suggestions(name: str, available: list[str]) -> str:
     """The end of an error message: the most similar name, and all names."""
     listing = textwrap.shorten(", ".join(available), 250, placeholder=" ...")
+    similar = _most_similar(name, available)
+    if similar is not None:
+        return f"; did you mean {similar}? Available: {listing}"
+    return f"; available: {listing or 'none'}"
+
+
+def _most_similar(name: str, available: list[str]) -> str | None:
+    """The name of the same class in another file, or else the most similar name."""
+    by_class: dict[str, list[str]] = {}
+    for full_name in available:
+        by_class.setdefault(full_name.rpartition(".")[2], []).append(full_name)
+    class_name = name.rpartition(".")[2]
+    if class_name in by_class:
+        return difflib.get_close_matches(name, by_class[class_name], n=1, cutoff=0)[0]
     similar = difflib.get_close_matches(name, available, n=1)
     if similar:
-        return f"; did you mean {similar[0]}? Available: {listing}"
-    return f"; available: {listing or 'none'}"
+        return similar[0]
+    similar_classes = difflib.get_close_matches(class_name, by_class, n=1)
+    if similar_classes:
+        return by_class[similar_classes[0]][0]
+    return None

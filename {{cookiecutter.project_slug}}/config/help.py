@@ -2,9 +2,13 @@
 
 import argparse
 import dataclasses
+import difflib
 import json
+import re
+import shlex
+import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +16,14 @@ from pydantic.fields import FieldInfo
 
 from config.classes import list_classes, list_functions, list_names
 from config.constructors import class_settings, is_set_by_constructor
+from config.reading import DEFAULT, read_file
 from config.schema import ClassSection, Section, Settings, section_type
+from config.suggestions import keys_of_option
+from utils.errors import UserError
 
+MAX_SHOWN_OPTIONS = 2
+MIN_OPTION_SIMILARITY = 0.8  # of a typo in an option; --lr is not --help
+MAX_SHOWN_CHARACTERS = 60  # of an option or a value that a message quotes
 LINE_WIDTH = 90  # characters of a line of text, without its indentation
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
@@ -26,6 +36,58 @@ class SettingsParser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         return f"{super().format_help()}\n{settings_help()}"
+
+    def parse_command_line(self) -> argparse.Namespace:
+        """The arguments of the command line; options and settings come in any order.
+
+        Raises:
+            UserError: if there is an unknown option, such as ``--epochs 3``, with the setting
+                ``trainer.epochs=3`` that it stands for.
+        """
+        given = sys.argv[1:]
+        arguments, unknown = self.parse_known_intermixed_args(given)
+        if unknown:
+            values = _values_of_file(arguments)
+            problems = []
+            for option, value in _unknown_options(unknown, given):
+                problems.append(self._explain_option(option, value, values))
+            raise UserError("\n       ".join(problems[:MAX_SHOWN_OPTIONS]))
+        return arguments
+
+    def _explain_option(self, option: str, value: str, values: Mapping[str, Any]) -> str:
+        message = f"unknown option {option}"
+        own_options = difflib.get_close_matches(
+            option, self._option_string_actions, n=1, cutoff=MIN_OPTION_SIMILARITY
+        )
+        if own_options:
+            return f"{message}; did you mean {own_options[0]}?"
+        keys = keys_of_option(option.lstrip("-").replace("-", "_"), values)
+        if not keys:
+            return f"{message}; see --help"
+        settings = " or ".join(shlex.quote(f"{key}={value}") for key in keys)
+        return f"{message}; settings are written as KEY=VALUE, use {settings}"
+
+
+def _values_of_file(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """The values in the settings file, which name the classes whose arguments are settings."""
+    starts_from_file = hasattr(arguments, "config") and not getattr(arguments, "resume", None)
+    if not starts_from_file:
+        return {}
+    return read_file(arguments.config or DEFAULT)
+
+
+def _unknown_options(unknown: Sequence[str], given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each unknown option with its value; ``VALUE`` if it has none."""
+    for text in unknown:
+        if not re.match("--?[^\\W\\d]", text):
+            continue  # a negative number, which is a value
+        option, equals, value = text.partition("=")
+        if not equals:
+            value = "VALUE"
+            following = given[given.index(text) + 1 :]
+            if following and not re.match(r"--|[\w.]+=", following[0]):
+                value = following[0]
+        yield option[:MAX_SHOWN_CHARACTERS], value[:MAX_SHOWN_CHARACTERS]
 
 
 @dataclass(frozen=True)

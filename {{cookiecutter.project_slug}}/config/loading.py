@@ -1,6 +1,5 @@
 """Checks the settings from a YAML file, the environment and ``KEY=VALUE`` arguments."""
 
-import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,14 @@ from ruamel.yaml import YAML
 
 from config.classes import find_component
 from config.constructors import ClassSettings, class_settings, is_set_by_constructor
-from config.reading import fields_of_section, parse, parse_overrides, read_file, set_value
+from config.reading import (
+    fields_of_section,
+    no_section,
+    parse,
+    parse_overrides,
+    read_file,
+    set_value,
+)
 from config.schema import (
     NO_CLASS,
     ClassSection,
@@ -25,13 +31,13 @@ from config.schema import (
     Settings,
     TrainerSettings,
 )
+from config.suggestions import advice
 from utils.errors import UserError
 
 SectionT = TypeVar("SectionT", bound=ClassSection)
 
 MAX_SHOWN_PROBLEMS = 2
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
-MAX_LISTED_CHARACTERS = 250  # of the names that a message lists
 
 
 def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Settings:
@@ -56,12 +62,12 @@ def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = (
         set_value(values, "data.root", os.environ["DATA_ROOT"])
     for key, value in parse_overrides(overrides):
         set_value(values, key, value)
-    settings = _with_loss_of_trainer(_check_schema(Settings, values))
+    settings = _with_loss_of_trainer(_check_schema(Settings, values, all_values=values))
     sections: dict[str, ClassSection] = {}
     problems: list[str] = []
     for key, section in settings:
         if isinstance(section, ClassSection):
-            sections[key], found = _check_arguments(key, section)
+            sections[key], found = _check_arguments(key, section, values)
             problems += found
     _raise_if_any(problems)
     return settings.model_copy(update=sections)
@@ -90,7 +96,7 @@ def load_section(key: str, kind: type[SectionT], values: Mapping[str, Any]) -> S
     Raises:
         UserError: as `load_settings` does.
     """
-    section, problems = _check_arguments(key, _check_schema(kind, values, key))
+    section, problems = _check_arguments(key, _check_schema(kind, values, key), all_values={})
     _raise_if_any(problems)
     return section
 
@@ -174,13 +180,20 @@ def _is_marked(field: Any) -> bool:
 CheckedT = TypeVar("CheckedT", bound=Section)
 
 
-def _check_schema(kind: type[CheckedT], values: Mapping[str, Any], key: str = "") -> CheckedT:
+def _check_schema(
+    kind: type[CheckedT],
+    values: Mapping[str, Any],
+    key: str = "",
+    all_values: Mapping[str, Any] | None = None,
+) -> CheckedT:
+    """Checks plain values; `all_values` are those of all settings, for suggestions."""
     try:
         # JSON is strict about numbers, texts and booleans, but a list may fill a tuple.
         return kind.model_validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
         found = error.errors(include_url=False)
-        raise UserError(_join([_describe(problem, key) for problem in found])) from error
+        problems = [_describe(problem, key, all_values or {}) for problem in found]
+        raise UserError(_join(problems)) from error
 
 
 def _settings_of_class(section: ClassSection) -> ClassSettings:
@@ -188,13 +201,20 @@ def _settings_of_class(section: ClassSection) -> ClassSettings:
     return class_settings(component, type(section), section.name)
 
 
-def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
+def _check_arguments(
+    key: str, section: SectionT, all_values: Mapping[str, Any]
+) -> tuple[SectionT, list[str]]:
     """Checks the arguments of the class that a section names and adds those with defaults.
+
+    Args:
+        key: the name of the section.
+        section: the section.
+        all_values: the values of all settings, for suggestions.
 
     Returns:
         The section with all settings of the class as validated objects, and the problems found.
     """
-    inner_sections, problems = _check_inner_sections(key, section)
+    inner_sections, problems = _check_inner_sections(key, section, all_values)
     section = section.model_copy(update=inner_sections)
     if section.may_be_none and section.name == NO_CLASS:
         for name in section.arguments:
@@ -207,7 +227,7 @@ def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
         if isinstance(section, SamplerSettings):
             name_key = key  # it is set by data.sampler=NAME
         return section, [*problems, f"{name_key} = {_quote(section.name)}: {error}"]
-    problems += _check_names(key, section, settings)
+    problems += _check_names(key, section, settings, all_values)
     if isinstance(section, OptimizerSettings):
         problems += _check_groups(f"{key}.groups", section.groups, settings)
     given = {n: value for n, value in section.arguments.items() if n in settings.fields}
@@ -225,7 +245,7 @@ def _check_arguments(key: str, section: SectionT) -> tuple[SectionT, list[str]]:
 
 
 def _check_inner_sections(
-    key: str, section: ClassSection
+    key: str, section: ClassSection, all_values: Mapping[str, Any]
 ) -> tuple[dict[str, ClassSection], list[str]]:
     """Checks the arguments of the sections in a section, such as `data.sampler`."""
     checked: dict[str, ClassSection] = {}
@@ -233,7 +253,7 @@ def _check_inner_sections(
     for name in type(section).model_fields:
         inner = getattr(section, name)
         if isinstance(inner, ClassSection):
-            checked[name], found = _check_arguments(f"{key}.{name}", inner)
+            checked[name], found = _check_arguments(f"{key}.{name}", inner, all_values)
             problems += found
     return checked, problems
 
@@ -247,7 +267,7 @@ def _check_groups(
         path = f"{key}.{pattern}"
         for name, value in arguments.items():
             if name not in settings.fields:
-                problems.append(_unknown(path, name, [*settings.fields]))
+                problems.append(_unknown(path, name, [*settings.fields], {}))
                 continue
             try:
                 settings.model.model_validate_json(json.dumps({name: value}))
@@ -258,7 +278,9 @@ def _check_groups(
     return problems
 
 
-def _check_names(key: str, section: ClassSection, settings: ClassSettings) -> list[str]:
+def _check_names(
+    key: str, section: ClassSection, settings: ClassSettings, all_values: Mapping[str, Any]
+) -> list[str]:
     """Problems with the names of arguments, and with parameters that no setting can fill."""
     problems: list[str] = []
     for name in settings.unfillable:
@@ -270,7 +292,7 @@ def _check_names(key: str, section: ClassSection, settings: ClassSettings) -> li
         if name in settings.unusable:
             problems.append(f"{key}.{name}: {settings.unusable[name]}")
         else:
-            problems.append(_unknown(key, name, known))
+            problems.append(_unknown(key, name, known, all_values))
     return problems
 
 
@@ -286,7 +308,7 @@ def _join(problems: list[str]) -> str:
 # Messages
 
 
-def _describe(problem: Any, section: str) -> str:
+def _describe(problem: Any, section: str, all_values: Mapping[str, Any] | None = None) -> str:
     """One of pydantic's errors in a line: the setting, its value and what is allowed."""
     # Where a type has alternatives, pydantic adds the one that it tried, such as dict[str,float].
     path = [str(part) for part in problem["loc"] if "[" not in str(part)]
@@ -297,7 +319,10 @@ def _describe(problem: Any, section: str) -> str:
     if error == "missing":
         return f"{key} is missing; set it in the settings file or by {key}=VALUE"
     if error == "extra_forbidden":
-        return _unknown(".".join(path[:-1]), path[-1], _known_names(path[:-1]))
+        known = _known_names(path[:-1])
+        return _unknown(".".join(path[:-1]), path[-1], known, all_values or {})
+    if error == "model_type" and path[0] in Settings.model_fields and len(path) == 1:
+        return no_section(path[0], problem["input"])
     message = problem["msg"].removeprefix("Input ").replace("array", "list [a, b]")
     return f"{key} = {_quote(problem['input'])}: {message}"
 
@@ -311,16 +336,10 @@ def _known_names(path: list[str]) -> list[str]:
     return list(fields_of_section(path[0]))
 
 
-def _unknown(section: str, name: str, known: list[str]) -> str:
+def _unknown(section: str, name: str, known: list[str], all_values: Mapping[str, Any]) -> str:
     prefix = f"{section}." if section else ""
-    message = f"unknown setting {_printable(prefix + name)}"
-    similar = difflib.get_close_matches(name, known, n=1)
-    if similar:
-        return f"{message}; did you mean {prefix}{similar[0]}?"
-    if known:
-        allowed = ", ".join(known)[:MAX_LISTED_CHARACTERS]
-        return f"{message}; use one of {allowed} (see --help)"
-    return f"{message}; see --help"
+    hint = advice(section, name, known, all_values)
+    return f"unknown setting {_printable(prefix + name)}; {hint}"
 
 
 def _printable(key: str) -> str:

@@ -168,7 +168,9 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
         return
     kept = fields_of_section(section_key)
     outer_key, _, inner_key = section_key.partition(".")
-    if inner_key and kept:  # an inner section, such as data.sampler
+    if inner_key and not kept:
+        raise UserError(f"{key}: a key has two parts; use {_as_nested_value(key)}")
+    if inner_key:  # an inner section, such as data.sampler
         values = _section(values, outer_key, key)
         values[inner_key] = name_to_mapping(values.get(inner_key, {}))
         section_key = inner_key
@@ -185,9 +187,32 @@ def _section(values: dict[str, Any], section_key: str, key: str) -> dict[str, An
     """The values of a section in which `key` is set."""
     section: Any = values.setdefault(section_key, {})
     if not isinstance(section, dict):
-        shown = repr(str(section)[:MAX_SHOWN_CHARACTERS])
-        raise UserError(f"{key}: {section_key} = {shown} is not a section; use {section_key}=VALUE")
+        raise UserError(f"{key}: {no_section(section_key, section)}")
     return section
+
+
+def _as_nested_value(key: str) -> str:
+    """How a value within a setting is written: ``optimizer.groups={stem: {lr: VALUE}}``."""
+    section, setting, *inner_names = key.split(".")
+    text = "VALUE"
+    for name in reversed(inner_names):
+        text = f"{{{name}: {text}}}"
+    return f"{section}.{setting}={text}"
+
+
+def no_section(key: str, value: Any) -> str:
+    """A message about another value where a section is expected, or the name of a setting."""
+    shown = json.dumps(value, ensure_ascii=False)[:MAX_SHOWN_CHARACTERS]
+    message = f"{key} = {shown} is not a section"
+    fields = fields_of_section(key)
+    if not fields:
+        return f"{message}; use {key}=VALUE"
+    if isinstance(value, str) and "name" in fields:
+        return f"{message}; use {key}.name={value[:MAX_SHOWN_CHARACTERS]}"
+    if value is None:
+        return f"{message}; remove it, or give settings such as {key}.{next(iter(fields))}"
+    names = ", ".join(fields)
+    return f"{message}; set {key}.NAME=VALUE, where NAME is one of {names}"
 
 
 def fields_of_section(key: str) -> Mapping[str, Any]:

@@ -164,7 +164,13 @@ class Mapped(BaseDataset):
 
     @property
     def targets(self) -> Tensor:
-        """The targets of all samples, copied into memory; `loss.balanced` counts them."""
+        """The targets of all samples, copied into memory; `loss.balanced` counts them.
+
+        Raises:
+            AttributeError: if the samples have no ``target``.
+        """
+        if "target" not in self.arrays:
+            raise AttributeError("the samples have no target")
         return torch.from_numpy(np.array(self.arrays["target"]))
 
     @cached_property

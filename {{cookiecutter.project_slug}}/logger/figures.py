@@ -6,7 +6,7 @@ Nothing here changes Matplotlib's settings or Python's warning filters outside `
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -179,4 +179,31 @@ def curve_figure(
         order = x[:, 0].argsort()
         axes.plot(x[order, 0].numpy(), curve[order, 0].numpy(), color="C1", label="model")
         axes.legend()
+    return figure
+
+
+@drawing_style()
+def schedule_figure(
+    rates: Mapping[str, np.ndarray], momenta: Mapping[str, np.ndarray], heading: str
+) -> Figure:
+    """Draws the learning rates over the steps of a run and, below, the momenta if there are any.
+
+    Args:
+        rates: a curve by label, float64, shape (steps,).
+        momenta: as `rates`; may be empty.
+        heading: title of the figure.
+    """
+    panels = {"learning rate": rates}
+    if momenta:
+        panels["momentum"] = momenta
+    figure = new_figure(8, 1 + 3.5 * len(panels))
+    figure.suptitle(heading)
+    for number, (ylabel, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(len(panels), 1, number, ylabel=ylabel)
+        for label, values in curves.items():
+            axes.plot(np.arange(1, len(values) + 1), values, label=label)
+        axes.grid(alpha=0.3)
+        if len(curves) > 1:
+            axes.legend(fontsize="small")
+    axes.set_xlabel("step")
     return figure

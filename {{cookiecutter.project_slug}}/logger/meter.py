@@ -1,10 +1,11 @@
-"""What is measured between two log entries of training: means of scalars and speed."""
+"""What is measured between two log entries of training: means of scalars, speed and memory."""
 
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from metrics.average import WeightedMeans
@@ -13,6 +14,9 @@ from utils.process_group import all_gather_object
 from utils.ranks import rank, world_size
 
 T = TypeVar("T")
+
+MEASURED_DEVICES = ("cuda", "xpu")  # whose allocators record the peak
+BYTES_PER_GIB = 2**30
 
 
 class Meter:
@@ -76,3 +80,16 @@ class Meter:
         for saved_rank, state in enumerate(rank_states):
             if saved_rank % world_size() == rank():
                 self.means.add_state(state)
+
+
+def read_peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory that tensors took on a device since the last call, in GiB.
+
+    It is that of the process which took most; the allocators record it, so the host does not wait
+    for the device. Empty for devices without such a record, such as the CPU.
+    """
+    if device.type not in MEASURED_DEVICES:
+        return {}
+    peak_bytes = torch.accelerator.max_memory_allocated(device)
+    torch.accelerator.reset_peak_memory_stats(device)
+    return {"peak_memory_gb": max(all_gather_object(peak_bytes)) / BYTES_PER_GIB}

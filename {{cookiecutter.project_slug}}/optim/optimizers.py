@@ -46,6 +46,38 @@ def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
     return [optimizer]
 
 
+def check_optimizers(value: Any, source: str) -> list[Optimizer]:
+    """The optimizers that a method has returned: one, or a list or tuple of them.
+
+    Args:
+        value: what the method has returned.
+        source: the name of the method, for messages.
+
+    Raises:
+        UserError: if it is anything else, or an empty list.
+    """
+    if isinstance(value, Optimizer):
+        return [value]
+    advice = "return an optimizer of torch, or a list of them"
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{source} returned {_described(value)}; {advice}")
+    if not value:
+        raise UserError(f"{source} returned an empty list; {advice}")
+    for item in value:
+        if not isinstance(item, Optimizer):
+            kind = type(value).__name__
+            raise UserError(
+                f"{source} returned a {kind} that contains {_described(item)}; {advice}"
+            )
+    return list(value)
+
+
+def _described(value: Any) -> str:
+    if value is None:
+        return "None"
+    return f"an object of the type {type(value).__name__}"
+
+
 def _has_fused_kernel(optimizer_class: type[Optimizer], groups: list[Group]) -> bool:
     parameters = [parameter for group in groups for parameter in group["params"]]
     are_real = all(parameter.is_floating_point() for parameter in parameters)

@@ -1,12 +1,13 @@
 """Builds the learning rate schedule that the settings name."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from config.classes import find_component
 from config.constructors import changed_arguments, constructor_parameters
@@ -74,6 +75,29 @@ def build_schedulers(
         except (TypeError, ValueError) as error:
             raise UserError(f"scheduler.name = {options.name!r}: {error}") from error
     return schedulers
+
+
+def check_total_steps(
+    schedulers: Iterable[LRScheduler],
+    options: SchedulerSettings,
+    total_steps: int,
+    steps_per_epoch: int,
+) -> None:
+    """Checks that a restored OneCycleLR, which keeps its `total_steps`, reaches the end of the run.
+
+    Raises:
+        UserError: if it would fail before.
+    """
+    calls = total_steps
+    if options.interval == "epoch":
+        calls = math.ceil(total_steps / steps_per_epoch)
+    for scheduler in schedulers:
+        if isinstance(scheduler, OneCycleLR) and calls > scheduler.total_steps:
+            raise UserError(
+                f"scheduler.name = {options.name!r}: it was built for {scheduler.total_steps} "
+                f"steps and cannot make {calls}; leave trainer.epochs and trainer.max_steps as "
+                "they were, or start a new run with model.init_from"
+            )
 
 
 def scale_learning_rates(optimizers: Iterable[Optimizer], factor: float) -> None:

@@ -17,6 +17,7 @@ from config.schema import Settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
 from data_loader.transforms import random_crop, random_horizontal_flip
+from logger.meter import read_peak_memory
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 from utils.device import to_device
@@ -250,3 +251,63 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert resumed.progress.step == uninterrupted.progress.step > 10
     for name, value in uninterrupted.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_the_peak_memory_is_read_in_gibibytes_and_then_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def max_memory_allocated(device: torch.device) -> int:
+        calls.append(("read", device))
+        return 3 * 2**29
+
+    def reset_peak_memory_stats(device: torch.device) -> None:
+        calls.append(("reset", device))
+
+    monkeypatch.setattr(torch.accelerator, "max_memory_allocated", max_memory_allocated)
+    monkeypatch.setattr(torch.accelerator, "reset_peak_memory_stats", reset_peak_memory_stats)
+    for device in (torch.device("cuda", 1), torch.device("xpu")):
+        calls.clear()
+        assert read_peak_memory(device) == {"peak_memory_gb": 1.5}
+        assert calls == [("read", device), ("reset", device)]
+    calls.clear()
+    for name in ("cpu", "mps"):
+        assert read_peak_memory(torch.device(name)) == {}
+    assert calls == []
+
+
+def test_the_peak_memory_is_not_logged_on_the_cpu(
+    make_trainer: Callable[..., Classifier], logged: Callable[..., list[float]]
+) -> None:
+    trainer = make_trainer("trainer.max_steps=2")
+    trainer.fit()
+    assert logged(trainer.run, "train", "samples_per_second")
+    assert logged(trainer.run, "train", "peak_memory_gb") == []
+
+
+@needs_cuda
+def test_each_log_entry_has_the_peak_memory_since_the_last_one(
+    make_cuda_trainer: Callable[..., Classifier], logged: Callable[..., list[float]]
+) -> None:
+    class Greedy(Classifier):
+        """Takes a gibibyte for a moment in one of the steps."""
+
+        def update(self, step: Step) -> dict[str, Tensor]:
+            if self.progress.step == 5:
+                torch.empty(2**30, dtype=torch.uint8, device=self.device)
+            return super().update(step)
+
+    trainer = make_cuda_trainer("logger.every_steps=4", kind=Greedy)
+    trainer.fit()
+    first, second, third, *_ = logged(trainer.run, "train", "peak_memory_gb")
+    assert 1 <= second < 1.5
+    assert 0 < third < 0.9
+    assert first > 0
+
+
+@needs_cuda
+def test_the_host_does_not_wait_to_read_the_peak_memory() -> None:
+    torch.ones(1, device=CUDA)
+    torch.cuda.set_sync_debug_mode("error")
+    assert read_peak_memory(CUDA)["peak_memory_gb"] > 0

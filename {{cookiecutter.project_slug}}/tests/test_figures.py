@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from matplotlib import font_manager
@@ -21,6 +22,7 @@ from logger.figures import (
     image_grid,
     predicted_vs_true_figure,
     save_figure,
+    schedule_figure,
 )
 
 KOREAN = ["배송", "환불"]
@@ -29,6 +31,7 @@ DRAW = {
     "image_grid": lambda: image_grid(torch.rand(2, 1, 8, 8), KOREAN, "한글"),
     "confusion_matrix": lambda: confusion_matrix_figure(torch.eye(2), KOREAN, "한글"),
     "predicted_vs_true": lambda: predicted_vs_true_figure(POINTS, POINTS, "한글"),
+    "schedule": lambda: schedule_figure({"a": np.ones(3), "b": np.zeros(3)}, {}, "한글"),
     "curve": lambda: curve_figure(POINTS, POINTS, "한글", ("x", "y"), POINTS),
 }
 

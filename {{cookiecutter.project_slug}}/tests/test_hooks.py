@@ -1,6 +1,7 @@
 """What a project's trainer can change: results, hooks, early ends, validation at chosen times."""
 # ruff: noqa: D103  the names of the tests state what they test
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ def test_several_validation_sets_are_logged_and_one_is_monitored(
     assert logged(run, "noisy", "accuracy") != logged(run, "validation", "accuracy")
 
 
-@pytest.mark.parametrize("name", ["validation", "train", "a/b"])
+@pytest.mark.parametrize("name", ["validation", "train", "a/b", ".."])
 def test_a_reserved_name_of_a_validation_set_is_reported(
     tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -227,6 +228,45 @@ def test_an_unknown_setting_of_a_validation_set_is_reported(
     assert train(tmp_path / "run", "data.validation_sets={noisy: {niose: 1}}") == 2
     assert "data.validation_sets.noisy.niose" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+class Shifted(Noisy):
+    """A data set with another title."""
+
+    title = "shifted images"
+
+
+def test_a_validation_set_of_the_run_can_be_evaluated(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    logged: Logged,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(synthetic, "Shifted", Shifted, raising=False)
+    run = tmp_path / "run"
+    sets = "data.validation_sets={plain: {}, shifted: {name: synthetic.Shifted, noise: 99.0}}"
+    assert train(run, "model.name=networks.MLP", "trainer.epochs=1", sets) == 0
+
+    accuracies = {}
+    for name in ("validation", "plain", "shifted"):
+        assert command("evaluate", run, "--split", name) == 0
+        metrics = json.loads((run / f"evaluation/{name}/metrics.json").read_text(encoding="utf-8"))
+        assert metrics["split"] == name
+        accuracies[name] = metrics["accuracy"]
+        assert accuracies[name] == pytest.approx(logged(run, name, "accuracy")[0], abs=1e-6)
+    assert accuracies["plain"] == accuracies["validation"] != accuracies["shifted"]
+    assert metrics["data"] == "shifted images"
+    assert (run / "evaluation/shifted/confusion_matrix.png").exists()
+
+    capsys.readouterr()
+    assert command("evaluate", run, "--split", "shiftd") == 2
+    printed = capsys.readouterr().err
+    assert "--split shiftd" in printed
+    for name in ("train", "validation", "test", "plain", "shifted"):
+        assert name in printed
+    assert len(list((run / "evaluation").iterdir())) == 3
 
 
 # Finite values
@@ -244,3 +284,85 @@ def test_infinity_in_a_buffer_is_no_error(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(*SMALL_MODEL, kind=Masked)
     trainer.fit()
     assert trainer.progress.step == 32
+
+
+# Messages
+
+
+def test_only_an_improvement_is_reported_as_the_best_so_far(
+    tmp_path: Path, train: Command, logged: Logged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # At such a learning rate no weight changes, so that all validations have the same result.
+    unchanged = tmp_path / "unchanged"
+    settings = [*SMALL_MODEL, "trainer.epochs=3"]
+    assert train(unchanged, *settings, "optimizer.lr=1e-30") == 0
+    assert len(set(logged(unchanged, "validation", "loss"))) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "epoch " in line]
+    assert ["best so far" in line for line in lines] == [True, False, False]
+
+    changed = tmp_path / "changed"
+    assert train(changed, *settings, "scheduler.name=constant") == 0
+    losses = logged(changed, "validation", "loss")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "epoch " in line]
+    expected = []
+    for index, loss in enumerate(losses):
+        expected.append(index == 0 or loss < min(losses[:index]))
+    assert sum(expected) > 1
+    assert ["best so far" in line for line in lines] == expected
+
+
+# Optimizers
+
+RETURNED = {  # what a method may return by mistake, and parts of the message about it
+    "nothing": (None, ["None"]),
+    "nothing in a list": ([], ["empty list"]),
+    "a mapping": ({"optimizer": 1}, ["dict"]),
+    "optimizers and schedulers": (([1], [2]), ["tuple", "list"]),
+    "a class": ([torch.optim.SGD], ["list", "type"]),
+}
+
+
+@pytest.mark.parametrize("case", RETURNED)
+def test_what_is_no_optimizer_is_reported_with_the_method_that_returned_it(
+    make_trainer: MakeTrainer, case: str
+) -> None:
+    returned, parts = RETURNED[case]
+
+    class Wrong(Plain):
+        def configure_optimizers(self) -> Any:
+            return returned
+
+    with pytest.raises(UserError) as error:
+        check_trainer(make_trainer(*SMALL_MODEL, kind=Wrong))
+    assert error.value.exit_code == 2
+    message = str(error.value)
+    assert message.startswith("Wrong.configure_optimizers returned")
+    for part in parts:
+        assert part in message
+
+
+class WithoutList(Plain):
+    """Returns a single optimizer."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+
+class WithTuple(Plain):
+    """Returns a tuple of optimizers."""
+
+    def configure_optimizers(self) -> Any:
+        parameters = list(self.model.parameters())
+        return torch.optim.SGD(parameters[:1], lr=0.1), torch.optim.Adam(parameters[1:])
+
+
+@pytest.mark.parametrize(("kind", "count"), [(WithoutList, 1), (WithTuple, 2)])
+def test_one_optimizer_or_a_tuple_of_them_can_be_returned(
+    make_trainer: MakeTrainer, kind: type[BaseTrainer], count: int
+) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "trainer.max_steps=1", kind=kind)
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    trainer.fit()
+    assert len(trainer.optimizers) == count
+    for old, new in zip(before, trainer.model.parameters(), strict=True):
+        assert not torch.equal(old, new)

@@ -2,6 +2,7 @@
 # ruff: noqa: D103  the names of the tests state what they test
 
 import csv
+import math
 import os
 import random
 import shutil
@@ -369,6 +370,124 @@ def test_finished_run_can_be_extended(tmp_path: Path, train: Command, command: C
     assert saved_step(extended) == 16
     assert command("train", "--resume", extended, "trainer.max_steps=null") == 0
     assert_same_run(extended, long)
+
+
+def learning_rate_warning(output: str) -> str:
+    """The line about the learning rate in the output of train.py; empty if there is none."""
+    lines = [line for line in output.splitlines() if "learning rate of step" in line]
+    assert len(lines) <= 1
+    return "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rates"),
+    [  # cosine of 0.05 at step 8: before with 32 steps, now with 48 and with 16
+        (3, (0.05 * (1 + math.cos(math.pi / 6)) / 2, 0.05 * (1 + math.cos(math.pi / 4)) / 2)),
+        (1, (0.05 / 2, 0.05 * (1 + math.cos(math.pi / 4)) / 2)),
+    ],
+)
+def test_another_number_of_epochs_is_reported_with_its_effect_on_the_rate(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    logged: Callable[..., list[float]],
+    capsys: Captured,
+    epochs: int,
+    rates: tuple[float, float],
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        during_step(patch, 7, lambda: os.kill(os.getpid(), signal.SIGINT))
+        changes = [SMALL_MODEL, "scheduler.name=cosine", "logger.every_steps=1"]
+        assert train(run, *changes) == 130
+    assert saved_step(run) == 8
+    capsys.readouterr()
+    assert command("train", "--resume", run, f"trainer.epochs={epochs}") == 0
+    warning = learning_rate_warning(capsys.readouterr().out)
+    new_rate, old_rate = rates
+    for part in (
+        f"trainer.epochs 2 -> {epochs}: ",
+        f"of step 9 becomes {new_rate:.3g} instead of {old_rate:.3g}, ",
+        "the schedule cosine",
+        f" {16 * epochs} steps instead of 32",
+    ):
+        assert part in warning
+    assert logged(run, "train", "lr")[8] == pytest.approx(new_rate)
+
+
+def test_the_rate_after_the_end_of_a_run_is_compared_with_that_of_its_last_step(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    changes = [SMALL_MODEL, "scheduler.name=linear", "trainer.max_steps=4"]
+    assert train(run, *changes) == 0
+    capsys.readouterr()
+    assert command("train", "--resume", run, "trainer.max_steps=8") == 0
+    warning = learning_rate_warning(capsys.readouterr().out)
+    assert "trainer.max_steps 4 -> 8: " in warning
+    assert "of step 5 becomes 0.025 instead of 0.0125 as in step 4, " in warning
+
+
+@pytest.mark.parametrize(
+    ("schedule", "old_steps", "new_steps", "part"),
+    [
+        ("scheduler.name=constant", 4, 8, ""),
+        ("scheduler={name: exponential, factor: 0.5}", 4, 8, ""),
+        ("scheduler={name: StepLR, step_size: 1}", 4, 8, ""),
+        # the same length
+        ("scheduler={name: OneCycleLR, max_lr: 0.1, interval: step}", 8, 8, ""),
+        ("scheduler.name=constant", 8, 6, "the run ends at step 6 instead of 8"),
+        ("scheduler={name: StepLR, step_size: 1}", 8, 6, "the run ends at step 6 instead of 8"),
+        (
+            "scheduler={name: OneCycleLR, max_lr: 0.1, interval: step}",
+            8,
+            6,
+            "OneCycleLR remains one of 8 steps",
+        ),
+    ],
+)
+def test_another_length_without_effect_on_the_rate_is_reported_if_it_is_shorter(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    capsys: Captured,
+    schedule: str,
+    old_steps: int,
+    new_steps: int,
+    part: str,
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        during_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        train(run, SMALL_MODEL, schedule, f"trainer.max_steps={old_steps}")
+    assert saved_step(run) == 4
+    capsys.readouterr()
+    assert command("train", "--resume", run, f"trainer.max_steps={new_steps}") == 0
+    output = capsys.readouterr().out
+    assert not learning_rate_warning(output)
+    warnings = [line for line in output.splitlines() if "the run ends" in line]
+    assert len(warnings) == (1 if part else 0)
+    assert part in output
+
+
+def test_a_scheduler_that_cannot_be_extended_is_an_error(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    schedule = "scheduler={name: OneCycleLR, max_lr: 0.1, interval: step}"
+    assert train(run, SMALL_MODEL, schedule, "trainer.max_steps=4") == 0
+    assert command("train", "--resume", run) == 0  # nothing left to do
+    capsys.readouterr()
+    assert command("train", "--resume", run, "trainer.max_steps=6") == 2
+    message = capsys.readouterr().err
+    for part in ("OneCycleLR", "4 steps", "6", "trainer.max_steps", "model.init_from"):
+        assert part in message
+    assert saved_step(run) == 4
+
+    by_epoch = tmp_path / "by_epoch"  # it is called once in each epoch, of 4 times at most
+    schedule = "scheduler={name: OneCycleLR, max_lr: 0.1}"
+    assert train(by_epoch, SMALL_MODEL, schedule, "trainer.max_steps=4") == 0
+    assert command("train", "--resume", by_epoch, "trainer.max_steps=20") == 0
 
 
 def test_run_cannot_end_before_its_current_step(

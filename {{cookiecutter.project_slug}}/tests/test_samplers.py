@@ -143,9 +143,9 @@ class Numbers(BaseDataset):
     lengths: Any
     sample_weights: Any
 
-    def __init__(self, count: int, **attributes: Any) -> None:
+    def __init__(self, count: int, **kwargs: Any) -> None:
         self.count = count
-        for name, value in attributes.items():
+        for name, value in kwargs.items():
             setattr(self, name, value)
 
     def __len__(self) -> int:

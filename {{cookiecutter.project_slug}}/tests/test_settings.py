@@ -207,7 +207,7 @@ def test_several_problems_are_reported_together() -> None:
 
 def test_content_that_is_not_settings_is_reported(tmp_path: Path) -> None:
     assert "KEY=VALUE" in refusal("epochs")
-    assert "seed = '0' is not a section" in refusal("seed=0", "seed.x=1")
+    assert "seed = 0 is not a section" in refusal("seed=0", "seed.x=1")
     for name, content in {"list.yaml": "- a\n- b\n", "broken.yaml": "data: [1,\n"}.items():
         (tmp_path / name).write_text(content)
         assert name in refusal(source=tmp_path / name)
@@ -858,6 +858,66 @@ def test_classes_that_cannot_be_used_are_reported(add_files: AddFiles) -> None:
         assert "networks.MLP" in refusal(f"model.name='{name}'")
 
 
+def test_a_class_of_another_kind_is_reported_with_file_class_and_base(add_files: AddFiles) -> None:
+    code = """
+    from torch import nn
+    class Other(nn.Module):
+        pass
+    """
+    add_files({"model/my.py": code, "trainer/my.py": code, "data_loader/my.py": code})
+    bases = {"data_loader": "BaseDataset", "model": "BaseModel", "trainer": "BaseTrainer"}
+    for section in (DataSettings, ModelSettings, TrainerSettings):
+        key = section_name(section)
+        expected = f"{section.package}/my.py: Other does not derive from {bases[section.package]}"
+        assert refusal(f"{key}.name=my.Other") == f'{key}.name = "my.Other": {expected}'
+
+
+def test_what_is_no_class_is_reported_with_what_it_is(add_files: AddFiles) -> None:
+    code = """
+    import os
+    def build(dataset):
+        return Base()
+    net = Base()
+    """
+    add_files({"model/my.py": MODEL + dedent(code)})
+    kinds = {"build": "function", "net": "object of the class Base", "os": "module"}
+    for name, kind in kinds.items():
+        message = refusal(f"model.name=my.{name}")
+        assert message.startswith(f'model.name = "my.{name}": model/my.py: {name} is a')
+        assert kind in message
+        assert "BaseModel" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("model.name=MLP", "networks.MLP"),
+        ("model.name=Convnet", "networks.ConvNet"),
+        ("model.name=networks.mlp", "networks.MLP"),
+        ("model.name=network.MLP", "networks.MLP"),
+        ("model.name=curves.MLP", "networks.MLP"),
+        ("trainer.name=Classifer", "classifier.Classifier"),
+        ("data.name=synthetic", "synthetic.Synthetic"),
+        ("optimizer.name=muon.Muonn", "muon.MuonAndAdamW"),
+        ("scheduler.name=schedules.cosin", "schedules.cosine"),
+    ],
+)
+def test_a_wrong_name_of_a_class_is_reported_with_the_right_one(name: str, right: str) -> None:
+    assert f"did you mean {right}?" in refusal(name)
+
+
+def test_a_name_that_is_no_schedule_is_reported_with_those_of_the_file() -> None:
+    message = refusal("scheduler.name=schedules.xyz")
+    assert "optim/schedules.py has no function or class xyz" in message
+    assert "schedules.cosine" in message
+
+
+def test_a_schedule_is_no_optimizer() -> None:
+    message = refusal("optimizer.name=schedules.cosine")
+    assert "optim/schedules.py: cosine is a function" in message
+    assert "Optimizer" in message
+
+
 BROKEN = {
     "syntax error": ("class Net(BaseModel:\n", "SyntaxError"),
     "import error": ("import nothing_of_this_name\n", "nothing_of_this_name"),
@@ -901,7 +961,15 @@ def test_a_failing_constructor_is_reported_with_the_class_and_the_line(add_files
 
 def test_errors_in_the_schemas_settings_are_reported_without_importing_torch() -> None:
     code = "import sys, train\ntry: train.main()\nfinally: print('torch' in sys.modules)"
-    for change in ("logger.every=1", "sed=1", "trainer.epochs=0", "data.workers=-1", "data=3"):
+    changes = (
+        "logger.every=1",
+        "sed=1",
+        "epochs=3",
+        "trainer.epochs=0",
+        "data.workers=-1",
+        "data=3",
+    )
+    for change in changes:
         done = run_python("-c", code, change)
         assert done.stdout == "False\n"
         assert change.partition("=")[0] in done.stderr
