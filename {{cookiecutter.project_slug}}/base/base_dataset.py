@@ -90,6 +90,13 @@ class BaseDataset(ABC, Dataset[Sample]):
         """
         raise UserError(f"{type(self).__name__} does not define read_inputs, so it reads no inputs")
 
+    def describe_input(self) -> dict[str, Any]:
+        """How `read_inputs` and `transform` make a tensor of an input, as plain data.
+
+        Exported files contain it, so that a program without this project can prepare inputs.
+        """
+        return {}
+
     def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
         """A figure of the first images of a transformed batch; None if ``input`` is no images.
 

@@ -34,6 +34,7 @@ from optim.optimizers import (
 )
 from optim.schedulers import Schedule, build_schedule, build_schedulers, scale_learning_rates
 from storage.checkpointer import Checkpointer
+from storage.example_inputs import to_plain_data
 from storage.non_finite_guard import NonFiniteGuard
 from storage.progress import Progress
 from storage.state import collect_state, restore_state
@@ -41,8 +42,15 @@ from utils.device import select_autocast_dtype, select_device, to_device
 from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
 from utils.finite import check_finite
 from utils.nested import map_tensors
+from utils.outputs import answers_by_sample
 from utils.parallel import check_replicas_equal, no_gradient_sync, shard_model, wrap_for_processes
-from utils.randomness import GlobalRandomState, RandomStream, preserve_global_rng, seed_torch
+from utils.randomness import (
+    GlobalRandomState,
+    RandomStream,
+    preserve_global_rng,
+    seed_global_generators,
+    seed_torch,
+)
 from utils.ranks import rank, world_size
 from utils.signals import StopSignals
 from utils.stop_flag import StopFlag
@@ -55,8 +63,8 @@ class BaseTrainer(ABC):
 
     A project defines `training_step` and `evaluation_step`. It may override `configure_metrics`,
     `configure_optimizers`, `set_learning_rates`, `higher_is_better`, `update`, `predict_step`,
-    `after_step`, `after_evaluation`, `describe`, `figures` and `tables`, and call `stop`. The
-    further parameters of a constructor are settings.
+    `after_step`, `after_evaluation`, `example_inputs`, `exported_model`, `describe`, `figures` and
+    `tables`, and call `stop`. The further parameters of a constructor are settings.
 
     Args:
         settings: all settings of the run.
@@ -289,13 +297,38 @@ class BaseTrainer(ABC):
             results: the result of `evaluate`.
         """
 
-    def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
-        """What predict.py prints for each sample: one or more answers, the best first.
+    def example_inputs(self, batch: Batch) -> Any:
+        """The arguments of the model's `forward` that export.py traces.
 
         Args:
-            outputs: the result of `predict`, shape (N, ...).
+            batch: a transformed batch of one sample, on the device.
+
+        Returns:
+            A tensor, a tuple of tensors, a dict of tensors by parameter of `forward`, or
+            `storage.example_inputs.ExampleInputs`, which also names the axes that vary. None if
+            the model cannot be exported, except for its weights.
         """
-        return [[{"output": output}] for output in outputs.tolist()]
+        if isinstance(batch, Mapping) and isinstance(batch.get("input"), Tensor):
+            return batch["input"]
+        return None
+
+    def exported_model(self, model: nn.Module) -> nn.Module:
+        """The module that export.py exports: the model, or another module or part of it.
+
+        Args:
+            model: the trained model, in evaluation mode on the CPU.
+        """
+        return model
+
+    def describe(self, outputs: Any) -> list[list[dict[str, Any]]]:
+        """What predict.py prints for each sample: any number of answers, the best first.
+
+        By default, the answer for a sample contains its values of all outputs by name.
+
+        Args:
+            outputs: the result of `predict`, tensors of shape (N, ...).
+        """
+        return answers_by_sample(outputs)
 
     def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         """Figures of the results of `evaluate`, by name."""
@@ -647,6 +680,7 @@ class BaseTrainer(ABC):
             "data": self.dataset.state_dict(),
             "fingerprint": self.dataset.fingerprint,
             "example": self.dataset.example,
+            "example_inputs": self.saved_example_inputs,
             **collect_state(self),
         }
         if any(has_evaluation_mode(optimizer) for optimizer in self.optimizers):
@@ -684,6 +718,15 @@ class BaseTrainer(ABC):
         if loader is None:
             (loader,) = self.loaders.values()
         return loader.dataset
+
+    @cached_property
+    def saved_example_inputs(self) -> dict[str, Any] | None:
+        """The result of `example_inputs` as plain data, without any values of the sample."""
+        with preserve_global_rng(self.device), torch.no_grad():
+            seed_global_generators(RandomStream.LOADING, 0)  # the same sample after a resume
+            batch = self.dataset.transform(self.dataset.collate([self.dataset[0]]), None)
+            example = self.example_inputs(to_device(batch, self.device))
+        return to_plain_data(example, f"{type(self).__name__}.example_inputs")
 
     def _build_parts(self) -> None:
         """Builds what has not been used yet, because only existing attributes have a state."""
