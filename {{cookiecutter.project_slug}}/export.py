@@ -144,7 +144,7 @@ def print_axes(about: dict[str, Any]) -> None:
     for name, axis in about.get("axes", {}).items():
         sizes = ", ".join(str(size) for size in axis["verified_sizes"])
         limits = "".join(f", {limit} {axis[limit]}" for limit in ("min", "max") if limit in axis)
-        print(f"  axis {name}: any size{limits}; verified with {sizes}")
+        print(f"  axis {name}: variable{limits}; verified with {sizes}")
     for entry in about.get("fixed_axes", []):
         where = f"axis {entry['axis']} of {entry['input']}"
         print(f"  {where}: fixed at {entry['size']}; {entry['reason']}")

@@ -39,7 +39,14 @@ from storage.non_finite_guard import NonFiniteGuard
 from storage.progress import Progress
 from storage.state import collect_state, restore_state
 from utils.device import select_autocast_dtype, select_device, to_device
-from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
+from utils.errors import (
+    BAD_INPUT,
+    USER_CODE_ERRORS,
+    LoadingError,
+    NonFiniteError,
+    UserError,
+    describe_error,
+)
 from utils.finite import check_finite
 from utils.nested import map_tensors
 from utils.outputs import answers_by_sample
@@ -722,11 +729,15 @@ class BaseTrainer(ABC):
     @cached_property
     def saved_example_inputs(self) -> dict[str, Any] | None:
         """The result of `example_inputs` as plain data, without any values of the sample."""
+        source = f"{type(self).__name__}.example_inputs"
         with preserve_global_rng(self.device), torch.no_grad():
             seed_global_generators(RandomStream.LOADING, 0)  # the same sample after a resume
             batch = self.dataset.transform(self.dataset.collate([self.dataset[0]]), None)
-            example = self.example_inputs(to_device(batch, self.device))
-        return to_plain_data(example, f"{type(self).__name__}.example_inputs")
+            try:
+                example = self.example_inputs(to_device(batch, self.device))
+            except USER_CODE_ERRORS as error:
+                raise UserError(f"{source}: {describe_error(error)}") from error
+        return to_plain_data(example, source)
 
     def _build_parts(self) -> None:
         """Builds what has not been used yet, because only existing attributes have a state."""

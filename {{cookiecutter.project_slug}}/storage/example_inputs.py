@@ -136,8 +136,9 @@ def resolve_inputs(saved: Mapping[str, Any], model: nn.Module, source: str) -> M
     try:
         bound = signature.bind(*positional, **keywords)
     except TypeError as error:
+        given = ", ".join(keywords) or f"{len(positional)} by position"
         raise UserError(
-            f"{source} does not fit {type(model).__name__}.forward{signature}: {error}"
+            f"{source} ({given}) does not fit {type(model).__name__}.forward{signature}: {error}"
         ) from error
     tensors: dict[str, Tensor] = {}
     for name, value in bound.arguments.items():

@@ -198,8 +198,8 @@ def _check_traced_axes(
         axis = inputs.batch_axis(name)
         if axis is not None and isinstance(shapes[name][axis], int):
             raise UserError(
-                f"the axis {BATCH!r} of {name} cannot be exported as dynamic: the model computes "
-                f"its size as a fixed number; use sizes of tensors ({name}.shape[{axis}]) instead"
+                f"the axis {BATCH!r} of {name} cannot be exported as dynamic: torch.export fixes "
+                f"it; use {name}.shape[{axis}] in forward, without int() or Python loops over it"
             )
     for group in groups:
         for name, axis in group.axes:

@@ -78,7 +78,7 @@ def describe_axes(
     groups: Sequence[AxisGroup],
     shapes: Mapping[str, Sequence[int | str]],
 ) -> About:
-    """The axes that may have any size, by name, with the sizes that were verified."""
+    """The axes whose size may vary, by name, with the sizes that were verified."""
     axes: About = {BATCH: {"verified_sizes": [*VERIFIED_BATCH_SIZES]}}
     for group in groups:
         name, position = group.axes[0]

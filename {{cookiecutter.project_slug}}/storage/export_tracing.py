@@ -5,7 +5,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from inspect import signature
 from typing import Any
 
@@ -45,11 +45,20 @@ def trace_model(
     positional_shapes, keyword_shapes = inputs.arguments(dynamic)
     # torch.export expects the shapes by parameter of `forward`.
     shapes = signature(model.forward).bind(*positional_shapes, **keyword_shapes).arguments
-    try:
-        with quiet(), torch.no_grad(), _recurrent_layers_of_any_length(bool(groups)):
-            program = torch.export.export(model, positional, keywords, dynamic_shapes=shapes)
-    except Exception as error:  # the exporter, and the code of a model, may raise anything
-        raise UserError(_tracing_problem(error, file_format)) from error
+    expected = sum(len(axes) for axes in dynamic.values())
+    options: Any = {"args": positional, "kwargs": keywords, "dynamic_shapes": shapes}
+    with quiet(), torch.no_grad(), _recurrent_layers_of_any_length(bool(groups)):
+        try:
+            program = torch.export.export(model, **options)
+        except Exception as error:  # the exporter, and the code of a model, may raise anything
+            raise UserError(_tracing_problem(error, file_format)) from error
+        found = _count_dynamic_axes(program, inputs)
+        if found < expected:
+            # It reads the code instead of running it, which keeps the size in `len(input)`.
+            with suppress(Exception):  # the first program is the result then
+                strict_program = torch.export.export(model, **options, strict=True)
+                if _count_dynamic_axes(strict_program, inputs) > found:
+                    program = strict_program
     program.example_inputs = None  # they would be stored as a pickle
     for module in program.graph_module.modules():
         for node in getattr(module, "graph", torch.fx.Graph()).nodes:
@@ -143,10 +152,11 @@ def named_shape(tensor: Tensor, names: Mapping[str, str]) -> Shape:
     """A shape with the names of axes in the place of torch's symbols, as in ``2*length``."""
     shape: Shape = []
     for size in tensor.shape:
-        if isinstance(size, int):
-            shape.append(size)
-            continue
-        shape.append(re.sub(r"[A-Za-z_]\w*", lambda word: names.get(word[0], word[0]), str(size)))
+        text = str(size)
+        if text.isdigit():  # also a symbol that torch has replaced by a number
+            shape.append(int(text))
+        else:
+            shape.append(re.sub(r"[A-Za-z_]\w*", lambda word: names.get(word[0], word[0]), text))
     return shape
 
 
@@ -163,6 +173,11 @@ def size_limits(program: ExportedProgram, inputs: ModelInputs, axis: tuple[str, 
         if values.upper < 2**31:
             limits["max"] = int(values.upper)
     return limits
+
+
+def _count_dynamic_axes(program: ExportedProgram, inputs: ModelInputs) -> int:
+    shapes = [named_shape(tensor, {}) for tensor in _fake_inputs(program, inputs).values()]
+    return sum(isinstance(size, str) for shape in shapes for size in shape)
 
 
 def _fake_inputs(program: ExportedProgram, inputs: ModelInputs) -> dict[str, Tensor]:

@@ -65,7 +65,10 @@ def answers_by_sample(outputs: Any) -> list[list[dict[str, Any]]]:
     counts = {name: tensor.shape[0] if tensor.ndim else 0 for name, tensor in named.items()}
     if len(set(counts.values())) > 1 or any(tensor.ndim == 0 for tensor in named.values()):
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in named.items())
-        raise UserError(f"the first dimension of all outputs must be the batch, not {shapes}")
+        raise UserError(
+            f"the first dimension of all outputs must be the batch, not {shapes}; override the "
+            "trainer's describe"
+        )
     answers: list[list[dict[str, Any]]] = []
     for index in range(next(iter(counts.values()))):
         answers.append([{name: tensor[index].tolist() for name, tensor in named.items()}])
