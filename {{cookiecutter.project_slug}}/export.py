@@ -73,8 +73,8 @@ def select_format(file_format: str | None, output: Path | None) -> str:
         return file_format or FORMATS[0]
     implied = output.suffix.removeprefix(".")
     if file_format is None and implied not in FORMATS:
-        endings = ", ".join(f".{name}" for name in FORMATS)
-        raise UserError(f"--output {output}: the name must end with one of {endings}")
+        endings = ", .".join(FORMATS)
+        raise UserError(f"--output {output}: the name must end with one of .{endings}")
     if file_format is not None and implied != file_format:
         raise UserError(
             f"--format {file_format} contradicts --output {output}: the name must end with "
@@ -139,12 +139,14 @@ def find_example_inputs(
 def print_axes(about: dict[str, Any]) -> None:
     """Prints the shape of each input, and why an axis is fixed if the model is more flexible."""
     for entry in about.get("inputs", []):
-        shape = ", ".join(str(size) for size in entry["shape"])
+        shape = ", ".join(map(str, entry["shape"]))
         print(f"  input {entry['name']}: {entry['dtype']} ({shape})")
     for name, axis in about.get("axes", {}).items():
-        sizes = ", ".join(str(size) for size in axis["verified_sizes"])
-        limits = "".join(f", {limit} {axis[limit]}" for limit in ("min", "max") if limit in axis)
-        print(f"  axis {name}: variable{limits}; verified with {sizes}")
+        line = f"  axis {name}: variable"
+        for limit in ("min", "max"):
+            if limit in axis:
+                line += f", {limit} {axis[limit]}"
+        print(f"{line}; verified with {', '.join(map(str, axis['verified_sizes']))}")
     for entry in about.get("fixed_axes", []):
         where = f"axis {entry['axis']} of {entry['input']}"
         print(f"  {where}: fixed at {entry['size']}; {entry['reason']}")

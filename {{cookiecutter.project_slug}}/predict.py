@@ -96,8 +96,8 @@ def print_table(title: str, entries: Sequence[Entry]) -> None:
     if not answered:
         return
     heading = f"input ({title})"
-    layouts = [[list(answer) for answer in entry["predictions"]] for entry in answered]
-    if layouts[0] and all(layout == layouts[0] for layout in layouts):
+    layouts = [list(map(list, entry["predictions"])) for entry in answered]
+    if layouts[0] and layouts.count(layouts[0]) == len(layouts):
         rows = rows_by_input(heading, answered)
     else:
         rows = rows_by_answer(heading, answered)

@@ -56,10 +56,16 @@ def describe_image(size: int, colour: bool = False, crop: bool = False) -> dict[
 
     Other programs follow it, so it names the functions of Pillow only as examples.
     """
+    resize: dict[str, Any] = {"height": size, "width": size, "filter": "bicubic"}
     if crop:
-        resize = "scale it to cover the square, and crop the square at the centre (ImageOps.fit)"
+        resize["rule"] = "crop"
+        resize["meaning"] = "scale it to cover the square, and crop it centrally (ImageOps.fit)"
     else:
-        resize = "scale it to fit into the square, and pad it at the centre with 0 (ImageOps.pad)"
+        resize["rule"] = "pad"
+        resize["meaning"] = "scale it to fit the square, and pad it evenly with 0 (ImageOps.pad)"
+    colour_mode = "L"
+    if colour:
+        colour_mode = "RGB"
     return {
         "kind": "image",
         "steps": [
@@ -73,14 +79,8 @@ def describe_image(size: int, colour: bool = False, crop: bool = False) -> dict[
             "multiply the pixels by `scale`, subtract `mean`, divide by `std`",
             "arrange the pixels by channel, row and column",
         ],
-        "colour_mode": "RGB" if colour else "L",
-        "resize": {
-            "rule": "crop" if crop else "pad",
-            "meaning": resize,
-            "height": size,
-            "width": size,
-            "filter": "bicubic",
-        },
+        "colour_mode": colour_mode,
+        "resize": resize,
         "scale": 1 / 255,
     }
 

@@ -43,7 +43,9 @@ class AxisGroup:
     @property
     def traced_size(self) -> int:
         """The size to trace with: torch.export takes an axis of size 1 as fixed."""
-        return self.size if self.size > 1 else self.other_sizes[0]
+        if self.size > 1:
+            return self.size
+        return self.other_sizes[0]
 
 
 def make_tensors(
@@ -59,7 +61,10 @@ def make_tensors(
     rng = torch.Generator().manual_seed(0)
     tensors = {}
     for name, sample in inputs.tensors.items():
-        own_sizes = {axis: size for (owner, axis), size in sizes.items() if owner == name}
+        own_sizes = {}
+        for (owner, axis), size in sizes.items():
+            if owner == name:
+                own_sizes[axis] = size
         batch_axis = inputs.batch_axis(name)
         if sample.is_floating_point() or sample.is_complex():
             shape = list(sample.shape)
@@ -156,12 +161,13 @@ def _find_groups_of_equal_size(
     group, _ = _try_sizes(model, inputs, remaining)
     if group is not None:
         return [*groups, group]
+    grouped: set[Axis] = set()
     for pair in combinations(remaining, 2):
-        is_free = not any(axis in group.axes for group in groups for axis in pair)
-        if is_free and len(remaining) > 2:
+        if len(remaining) > 2 and grouped.isdisjoint(pair):
             group, _ = _try_sizes(model, inputs, pair)
             if group is not None:
                 groups.append(group)
+                grouped.update(pair)
     return groups
 
 

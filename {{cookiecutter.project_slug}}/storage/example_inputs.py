@@ -71,7 +71,7 @@ def to_plain_data(example: Any, source: str) -> dict[str, Any] | None:
         inputs[name] = _without_data(tensor)
     dynamic = {}
     for name, axes in example.dynamic.items():
-        dynamic[name] = {int(axis): str(axis_name) for axis, axis_name in axes.items()}
+        dynamic[name] = dict(axes)
     return {"inputs": inputs, "dynamic": dynamic}
 
 
@@ -99,9 +99,14 @@ class ModelInputs:
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments of `forward`, from values by input."""
-        positional = tuple(values[name] for name in self.tensors if name not in self.keywords)
-        by_name = {name: values[name] for name in self.tensors if name in self.keywords}
-        return positional, by_name
+        positional = []
+        by_name = {}
+        for name in self.tensors:
+            if name in self.keywords:
+                by_name[name] = values[name]
+            else:
+                positional.append(values[name])
+        return tuple(positional), by_name
 
     def batch_axis(self, name: str) -> int | None:
         """The axis of the samples; None for an input without axes."""
@@ -115,8 +120,10 @@ class ModelInputs:
     @property
     def declares_axes(self) -> bool:
         """Whether any axis has a name, except for those of the samples."""
-        names = {name for axes in self.dynamic.values() for name in axes.values()}
-        return bool(names - {BATCH})
+        names = {BATCH}
+        for axes in self.dynamic.values():
+            names.update(axes.values())
+        return names != {BATCH}
 
 
 def resolve_inputs(saved: Mapping[str, Any], model: nn.Module, source: str) -> ModelInputs:
@@ -130,8 +137,13 @@ def resolve_inputs(saved: Mapping[str, Any], model: nn.Module, source: str) -> M
     Raises:
         UserError: if they do not fit the parameters, or a declared axis does not exist.
     """
-    keywords = {name: tensor for name, tensor in saved["inputs"].items() if isinstance(name, str)}
-    positional = [tensor for name, tensor in saved["inputs"].items() if isinstance(name, int)]
+    keywords = {}
+    positional = []
+    for name, tensor in saved["inputs"].items():
+        if isinstance(name, str):
+            keywords[name] = tensor
+        else:
+            positional.append(tensor)
     signature = inspect.signature(model.forward)
     try:
         bound = signature.bind(*positional, **keywords)

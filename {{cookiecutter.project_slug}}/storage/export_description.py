@@ -22,11 +22,15 @@ def without_local_paths(value: Any, project: Path) -> Any:
     They name folders of this machine, which say nothing to the reader of an exported file.
     """
     if isinstance(value, dict):
-        cleaned = {name: without_local_paths(item, project) for name, item in value.items()}
-        return {name: item for name, item in cleaned.items() if item is not LEFT_OUT}
+        kept = {}
+        for name, item in value.items():
+            cleaned = without_local_paths(item, project)
+            if cleaned is not LEFT_OUT:
+                kept[name] = cleaned
+        return kept
     if isinstance(value, list | tuple):
-        items = [without_local_paths(item, project) for item in value]
-        return [item for item in items if item is not LEFT_OUT]
+        indexed = without_local_paths(dict(enumerate(value)), project)
+        return list(indexed.values())
     if not isinstance(value, str) or not _is_local_path(value):
         return value
     path = Path(value)
@@ -46,14 +50,11 @@ def describe_inputs(inputs: ModelInputs, shapes: Mapping[str, Sequence[int | str
     """Name, dtype and shape of each input, and how a .pt2 file gets it."""
     described = []
     for name, tensor in inputs.tensors.items():
-        described.append(
-            {
-                "name": name,
-                "dtype": dtype_name(tensor),
-                "shape": [*shapes[name]],
-                "passed_by": "keyword" if name in inputs.keywords else "position",
-            }
-        )
+        entry = {"name": name, "dtype": dtype_name(tensor), "shape": [*shapes[name]]}
+        entry["passed_by"] = "position"
+        if name in inputs.keywords:
+            entry["passed_by"] = "keyword"
+        described.append(entry)
     return described
 
 
@@ -92,7 +93,9 @@ def describe_fixed_axes(
     inputs: ModelInputs, groups: Sequence[AxisGroup], reasons: Mapping[Axis, str]
 ) -> list[About]:
     """The axes that must have the size of the example, with the reason of each."""
-    dynamic = {axis for group in groups for axis in group.axes}
+    dynamic: set[Axis] = set()
+    for group in groups:
+        dynamic.update(group.axes)
     default = "the model takes no other size"
     if inputs.declares_axes:
         default = "it is not declared as dynamic"

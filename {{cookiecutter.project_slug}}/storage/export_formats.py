@@ -58,8 +58,10 @@ def write_onnx(
         raise UserError(
             f"--format onnx requires the package {error.name}; pip install -e '.[onnx]'"
         ) from error
-    weights = {value.data_ptr(): value.nbytes for value in program.state_dict.values()}
-    if sum(weights.values()) > MAX_ONNX_BYTES:
+    byte_counts = {}  # by address, because tied weights are stored once
+    for value in program.state_dict.values():
+        byte_counts[value.data_ptr()] = value.nbytes
+    if sum(byte_counts.values()) > MAX_ONNX_BYTES:
         raise UserError("an ONNX file holds at most 2 GB; use --format pt2 for this model")
     output_names = [output["name"] for output in about["outputs"]]
     try:
@@ -80,9 +82,9 @@ def write_onnx(
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     def predict(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        arrays = session.run(None, {name: tensor.numpy() for name, tensor in tensors.items()})
-        outputs = [torch.from_numpy(array) for array in arrays]
-        return dict(zip(output_names, outputs, strict=True))
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        outputs = session.run(output_names, arrays)
+        return dict(zip(output_names, map(torch.from_numpy, outputs), strict=True))
 
     return predict
 

@@ -45,7 +45,7 @@ def trace_model(
     positional_shapes, keyword_shapes = inputs.arguments(dynamic)
     # torch.export expects the shapes by parameter of `forward`.
     shapes = signature(model.forward).bind(*positional_shapes, **keyword_shapes).arguments
-    expected = sum(len(axes) for axes in dynamic.values())
+    expected = sum(map(len, dynamic.values()))
     options: Any = {"args": positional, "kwargs": keywords, "dynamic_shapes": shapes}
     with quiet(), torch.no_grad(), _recurrent_layers_of_any_length(bool(groups)):
         try:
@@ -103,7 +103,9 @@ def _tracing_problem(error: Exception, file_format: str) -> str:
     text = str(error).lower()
     if "data-dependent" in text or "data dependent" in text:
         place = re.search(r"\(([^()]*, line \d+)\)$", describe_error(error))
-        where = f" ({place[1]})" if place else ""
+        where = ""
+        if place:
+            where = f" ({place[1]})"
         return (
             f"{problem}: its control flow depends on the values of tensors{where}\n"
             "Use torch.where or torch.cond there, return a part without it from the trainer's "
@@ -141,11 +143,8 @@ def input_shapes(
 
 def output_shapes(program: ExportedProgram, names: Mapping[str, str]) -> list[Shape]:
     """The shape of each output, in order, like those of the inputs."""
-    shapes = []
-    by_node = {node.name: node for node in program.graph.nodes}
-    for node_name in program.graph_signature.user_outputs:
-        shapes.append(named_shape(by_node[str(node_name)].meta["val"], names))
-    return shapes
+    fake_tensors = _fake_tensors(program, program.graph_signature.user_outputs)
+    return [named_shape(tensor, names) for tensor in fake_tensors]
 
 
 def named_shape(tensor: Tensor, names: Mapping[str, str]) -> Shape:
@@ -176,11 +175,20 @@ def size_limits(program: ExportedProgram, inputs: ModelInputs, axis: tuple[str, 
 
 
 def _count_dynamic_axes(program: ExportedProgram, inputs: ModelInputs) -> int:
-    shapes = [named_shape(tensor, {}) for tensor in _fake_inputs(program, inputs).values()]
-    return sum(isinstance(size, str) for shape in shapes for size in shape)
+    count = 0
+    for tensor in _fake_inputs(program, inputs).values():
+        for size in named_shape(tensor, {}):
+            if isinstance(size, str):
+                count += 1
+    return count
 
 
 def _fake_inputs(program: ExportedProgram, inputs: ModelInputs) -> dict[str, Tensor]:
-    by_node = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    fake_tensors = [by_node[str(node_name)] for node_name in program.graph_signature.user_inputs]
+    fake_tensors = _fake_tensors(program, program.graph_signature.user_inputs)
     return dict(zip(inputs.tensors, fake_tensors, strict=True))
+
+
+def _fake_tensors(program: ExportedProgram, nodes: Sequence[Any]) -> list[Tensor]:
+    """The tensors, without data but with symbols in their shapes, that nodes of the graph have."""
+    by_node = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    return [by_node[str(node)] for node in nodes]

@@ -93,9 +93,11 @@ def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tupl
         difference = (tensor - other).abs().nan_to_num()
         if difference.numel():
             largest = max(largest, float(difference.max()))
-        relative, absolute = RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE
+        relative = RELATIVE_TOLERANCE
+        absolute = ABSOLUTE_TOLERANCE
         if tensor.itemsize < 4:
-            relative = absolute = LOW_PRECISION_TOLERANCE
+            relative = LOW_PRECISION_TOLERANCE
+            absolute = LOW_PRECISION_TOLERANCE
         if not torch.allclose(tensor, other, relative, absolute, equal_nan=True):
             return f"{name} differs by up to {largest:.1e}", largest
     return "", largest
@@ -103,7 +105,7 @@ def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tupl
 
 def reject_axis(group: AxisGroup, reason: str) -> None:
     """Raises an error about an axis that the model can change, but the exported file cannot."""
-    sizes = ", ".join(str(size) for size in group.other_sizes)
+    sizes = ", ".join(map(str, group.other_sizes))
     reason = f"the model also takes {sizes}, but the exported file cannot: {reason}"
     if group.is_declared:
         name, axis = group.axes[0]

@@ -31,7 +31,9 @@ def to_plain(outputs: Any) -> Any:
     if isinstance(outputs, Mapping):
         fields = dict(outputs)
     elif dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
-        fields = {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
+        fields = {}
+        for field in dataclasses.fields(outputs):
+            fields[field.name] = getattr(outputs, field.name)
     elif isinstance(outputs, tuple) and hasattr(outputs, "_fields"):  # a named tuple
         fields = dict(zip(outputs._fields, outputs, strict=True))
     elif isinstance(outputs, list | tuple):
@@ -46,9 +48,9 @@ def is_plain(outputs: Any) -> bool:
     if isinstance(outputs, Tensor):
         return True
     if type(outputs) is dict:
-        return all(is_plain(value) for value in outputs.values())
+        return all(map(is_plain, outputs.values()))
     if type(outputs) in (list, tuple):
-        return all(is_plain(value) for value in outputs)
+        return all(map(is_plain, outputs))
     return False
 
 
@@ -62,17 +64,18 @@ def answers_by_sample(outputs: Any) -> list[list[dict[str, Any]]]:
         UserError: if there is anything but tensors whose first dimension is the batch.
     """
     named = named_outputs(outputs)
-    counts = {name: tensor.shape[0] if tensor.ndim else 0 for name, tensor in named.items()}
-    if len(set(counts.values())) > 1 or any(tensor.ndim == 0 for tensor in named.values()):
-        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in named.items())
+    first_dimensions = set()
+    shapes = []
+    for name, tensor in named.items():
+        first_dimensions.add(tuple(tensor.shape[:1]))
+        shapes.append(f"{name} {tuple(tensor.shape)}")
+    if len(first_dimensions) > 1 or first_dimensions == {()}:
         raise UserError(
-            f"the first dimension of all outputs must be the batch, not {shapes}; override the "
-            "trainer's describe"
+            "the first dimension of all outputs must be the batch, not "
+            f"{', '.join(shapes)}; override the trainer's describe"
         )
-    answers: list[list[dict[str, Any]]] = []
-    for index in range(next(iter(counts.values()))):
-        answers.append([{name: tensor[index].tolist() for name, tensor in named.items()}])
-    return answers
+    columns = [tensor.tolist() for tensor in named.values()]
+    return [[dict(zip(named, values, strict=True))] for values in zip(*columns, strict=True)]
 
 
 def _collect(value: Any, name: str, named: dict[str, Tensor]) -> None:
@@ -89,8 +92,7 @@ def _collect(value: Any, name: str, named: dict[str, Tensor]) -> None:
         for index, item in enumerate(value):
             _collect(item, f"{name or 'output'}_{index}", named)
     else:
-        where = f" in {name}" if name else ""
         raise UserError(
-            f"the model returns {type(value).__name__}{where}; allowed are tensors, and dicts, "
-            "tuples and dataclasses of tensors"
+            f"the model returns {type(value).__name__} in {name or 'output'}; allowed are tensors, "
+            "and dicts, tuples and dataclasses of tensors"
         )
