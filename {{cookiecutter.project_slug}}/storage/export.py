@@ -20,7 +20,7 @@ from storage.export_description import (
     rename_outputs,
 )
 from storage.export_formats import write_onnx, write_pt2, write_safetensors
-from storage.export_tracing import input_shapes, output_shapes, trace_model
+from storage.export_tracing import ConversionError, input_shapes, output_shapes, trace_model
 from storage.export_verification import (
     VERIFIED_BATCH_SIZES,
     AxisMismatchError,
@@ -104,9 +104,16 @@ def export_model(
             try:
                 return _export_once(traceable, inputs, groups, fixed, file_format, file, about)
             except AxisMismatchError as error:
-                groups.remove(error.group)
-                for axis in error.group.axes:
-                    fixed[axis] = str(error)
+                rejected = [error.group]
+                reason = str(error)
+            except ConversionError as error:
+                if not groups or inputs.declares_axes:
+                    raise
+                rejected = groups
+                reason = f"it cannot be exported as variable; {str(error).splitlines()[0]}"
+            for group in rejected:
+                fixed.update(dict.fromkeys(group.axes, reason))
+            groups = [group for group in groups if group not in rejected]
 
 
 @contextmanager
@@ -172,10 +179,11 @@ def _export_once(
     shapes, axis_names = input_shapes(program, inputs, groups)
     _check_traced_axes(inputs, groups, shapes)
     outputs = named_outputs(run_model(model, inputs, 1, {}))
+    shapes_of_outputs = output_shapes(program, outputs, axis_names)
     complete: About = {
         **about,
         "inputs": describe_inputs(inputs, shapes),
-        "outputs": describe_outputs(outputs, output_shapes(program, axis_names)),
+        "outputs": describe_outputs(outputs, shapes_of_outputs),
         "axes": describe_axes(program, inputs, groups, shapes),
         "fixed_axes": describe_fixed_axes(inputs, groups, fixed),
     }

@@ -1,5 +1,6 @@
 """What an exported file says about itself: inputs, outputs and axes, without local paths."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -14,6 +15,7 @@ from storage.export_verification import VERIFIED_BATCH_SIZES
 
 About = dict[str, Any]
 LEFT_OUT = object()
+PLACE_IN_CODE = re.compile(r" \([^()]*, line \d+\)")  # with a path of this machine
 
 
 def without_local_paths(value: Any, project: Path) -> Any:
@@ -103,7 +105,7 @@ def describe_fixed_axes(
     for axis, size in candidate_axes(inputs).items():
         if axis not in dynamic:
             name, position = axis
-            reason = reasons.get(axis, default)
+            reason = PLACE_IN_CODE.sub("", reasons.get(axis, default))
             described.append({"input": name, "axis": position, "size": size, "reason": reason})
     return described
 

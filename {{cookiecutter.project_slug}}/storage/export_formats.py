@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from storage.example_inputs import ModelInputs
-from storage.export_tracing import quiet
+from storage.export_tracing import ConversionError, quiet
 from utils.errors import UserError
 from utils.outputs import named_outputs
 
@@ -48,8 +48,8 @@ def write_onnx(
     """Architecture and weights, for other runtimes.
 
     Raises:
-        UserError: if a package is missing, the file would be too large, or an operator has no
-            equivalent in ONNX.
+        ConversionError: if an operator has no equivalent in ONNX.
+        UserError: if a package is missing, or the file would be too large.
     """
     try:
         import onnxruntime
@@ -70,11 +70,12 @@ def write_onnx(
                 program, verbose=False, input_names=[*inputs.tensors], output_names=output_names
             )
     except Exception as error:  # the exporter may raise anything
-        raise UserError(
+        raise ConversionError(
             f"the model cannot be exported as onnx: {_first_cause(error)}\nUse operators that ONNX "
             "has, return a part that does from the trainer's exported_model, or use --format pt2"
         ) from error
     exported.rename_axes(dict(axis_names))
+    _name_output_axes(exported.model.graph.outputs)
     exported.model.metadata_props["about"] = json.dumps(about)
     exported.save(file)
     options = onnxruntime.SessionOptions()
@@ -87,6 +88,16 @@ def write_onnx(
         return dict(zip(output_names, map(torch.from_numpy, outputs), strict=True))
 
     return predict
+
+
+def _name_output_axes(outputs: Any) -> None:
+    """Names the axes of outputs whose size is computed, as in ``2*length``, by words as well."""
+    for output in outputs:
+        for axis, size in enumerate(output.shape):
+            if isinstance(size, int):
+                continue
+            if size.value is None or not size.value.isidentifier():
+                output.shape[axis] = f"{output.name}_axis_{axis}"
 
 
 def _first_cause(error: BaseException) -> str:

@@ -4,7 +4,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from inspect import signature
 from typing import Any
@@ -22,13 +22,17 @@ TRACED_BATCH_SIZE = 5  # torch.export takes an axis of size 0 or 1 as fixed
 Shape = list[int | str]
 
 
+class ConversionError(UserError):
+    """An exporter cannot convert the model, at least not with these variable axes."""
+
+
 def trace_model(
     model: nn.Module, inputs: ModelInputs, groups: Sequence[AxisGroup], file_format: str
 ) -> ExportedProgram:
     """Traces a model, with the batch size and the sizes of the axis groups as variables.
 
     Raises:
-        UserError: if the model cannot be traced, with its line that cannot and what to do.
+        ConversionError: if the model cannot be traced, with its line that cannot and what to do.
     """
     sizes: dict[tuple[str, int], int] = {}
     dynamic: dict[str, dict[int, Any]] = {name: {} for name in inputs.tensors}
@@ -51,7 +55,7 @@ def trace_model(
         try:
             program = torch.export.export(model, **options)
         except Exception as error:  # the exporter, and the code of a model, may raise anything
-            raise UserError(_tracing_problem(error, file_format)) from error
+            raise ConversionError(_tracing_problem(error, file_format)) from error
         found = _count_dynamic_axes(program, inputs)
         if found < expected:
             # It reads the code instead of running it, which keeps the size in `len(input)`.
@@ -141,10 +145,24 @@ def input_shapes(
     return shapes, names
 
 
-def output_shapes(program: ExportedProgram, names: Mapping[str, str]) -> list[Shape]:
-    """The shape of each output, in order, like those of the inputs."""
+def output_shapes(
+    program: ExportedProgram, output_names: Iterable[str], axis_names: dict[str, str]
+) -> list[Shape]:
+    """The shape of each output, in order, like those of the inputs.
+
+    Args:
+        program: the traced model.
+        output_names: the names of the outputs.
+        axis_names: names by symbol; those of sizes that depend on values are added.
+    """
+    shapes = []
     fake_tensors = _fake_tensors(program, program.graph_signature.user_outputs)
-    return [named_shape(tensor, names) for tensor in fake_tensors]
+    for name, tensor in zip(output_names, fake_tensors, strict=True):
+        for axis, size in enumerate(tensor.shape):
+            if str(size).isidentifier():
+                axis_names.setdefault(str(size), f"{name}_axis_{axis}")
+        shapes.append(named_shape(tensor, axis_names))
+    return shapes
 
 
 def named_shape(tensor: Tensor, names: Mapping[str, str]) -> Shape:

@@ -14,7 +14,9 @@ from utils.outputs import named_outputs
 
 VERIFIED_BATCH_SIZES = (1, 2, 5)
 RELATIVE_TOLERANCE = 1e-3
-ABSOLUTE_TOLERANCE = 1e-4
+# Rounding errors of small values depend on the largest one.
+TOLERANCE_OF_LARGEST = 1e-4
+MIN_TOLERANCE = 1e-6
 LOW_PRECISION_TOLERANCE = 2e-2  # for outputs in bfloat16 or float16
 
 
@@ -90,17 +92,25 @@ def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> tupl
             if not torch.equal(tensor, other):
                 return f"{name} has other values", largest
             continue
-        difference = (tensor - other).abs().nan_to_num()
-        if difference.numel():
-            largest = max(largest, float(difference.max()))
+        largest = max(largest, _largest_value(tensor - other))
         relative = RELATIVE_TOLERANCE
-        absolute = ABSOLUTE_TOLERANCE
+        absolute = TOLERANCE_OF_LARGEST
         if tensor.itemsize < 4:
             relative = LOW_PRECISION_TOLERANCE
             absolute = LOW_PRECISION_TOLERANCE
+        absolute = max(MIN_TOLERANCE, absolute * _largest_value(tensor))
         if not torch.allclose(tensor, other, relative, absolute, equal_nan=True):
             return f"{name} differs by up to {largest:.1e}", largest
     return "", largest
+
+
+def _largest_value(tensor: Tensor) -> float:
+    """The largest finite absolute value; 0 without any."""
+    values = tensor.abs()
+    finite = values[values.isfinite()]
+    if finite.numel() == 0:
+        return 0.0
+    return float(finite.max())
 
 
 def reject_axis(group: AxisGroup, reason: str) -> None:

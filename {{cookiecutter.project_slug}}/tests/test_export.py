@@ -429,6 +429,59 @@ def test_the_length_of_a_tensor_is_no_fixed_size(file: Path) -> None:
     assert_close(load_program(file, exported)({"input": inputs}), [model(inputs)])
 
 
+def test_an_axis_that_makes_the_export_fail_is_fixed(tmp_path: Path) -> None:
+    class Cached(nn.Linear):
+        cache: dict[int, Tensor]
+
+        def forward(self, input: Tensor) -> Tensor:
+            length = input.shape[1]
+            if length not in self.cache:
+                self.cache[length] = torch.ones(length, 1)
+            return super().forward(input) * self.cache[length]
+
+    model = Cached(4, 3)
+    model.cache = {}
+    exported = export(model, torch.zeros(1, 6, 4), tmp_path / "m.pt2")
+    assert shapes_of(exported) == {"input": ["batch", 6, 4]}
+    reasons = [entry["reason"] for entry in exported.about["fixed_axes"]]
+    assert "SymInt" in reasons[0]
+    assert ".py" not in reasons[0]  # nor the rest of a path of this machine
+    inputs = torch.randn(3, 6, 4)
+    assert_close(load_program(tmp_path / "m.pt2", exported)({"input": inputs}), [model(inputs)])
+
+
+def test_axes_of_outputs_are_words_also_if_their_size_is_computed(file: Path) -> None:
+    class Halved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv1d(1, 2, 3, 2, 1)
+
+        def forward(self, signal: Tensor) -> Any:
+            features = self.layer(signal)
+            return {"features": features, "positive": (signal[:, 0, 0] > 0).nonzero()}
+
+    exported = export(Halved(), torch.zeros(1, 1, 16), file)
+    features, positive = shapes_of(exported, "outputs").values()
+    assert "signal_axis_2" in features[2]
+    assert positive == ["positive_axis_0", 1]
+    if file.suffix == ".onnx":
+        session = pytest.importorskip("onnxruntime").InferenceSession(file)
+        shapes = [entry.shape for entry in session.get_outputs()]
+        assert shapes == [["batch", 2, "features_axis_2"], ["positive_axis_0", 1]]
+
+
+def test_small_outputs_are_compared_as_well(tmp_path: Path) -> None:
+    class Small(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            factor = 1e-5
+            if torch.compiler.is_exporting():
+                factor = 2e-5
+            return factor * super().forward(input)
+
+    message = refused(export, Small(4, 3), torch.zeros(1, 4), tmp_path / "m.pt2", folder=tmp_path)
+    assert "differs" in message
+
+
 # What cannot be exported
 
 
