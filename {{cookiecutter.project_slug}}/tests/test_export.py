@@ -450,6 +450,20 @@ def test_an_axis_that_makes_the_export_fail_is_fixed(tmp_path: Path) -> None:
     assert_close(load_program(tmp_path / "m.pt2", exported)({"input": inputs}), [model(inputs)])
 
 
+def test_an_axis_is_fixed_if_the_file_takes_fewer_sizes_than_the_model(file: Path) -> None:
+    class EvenOrOdd(nn.Module):
+        def forward(self, input: Tensor) -> Tensor:
+            if input.shape[1] % 2 == 0:
+                return input.mean(1)
+            return -input.mean(1)
+
+    exported = export(EvenOrOdd(), torch.zeros(1, 6), file)
+    assert shapes_of(exported) == {"input": ["batch", 6]}
+    assert "takes 7, 5" in exported.about["fixed_axes"][0]["reason"]
+    found = load_program(file, exported)({"input": torch.ones(2, 6)})
+    assert_close(found, [torch.ones(2)])
+
+
 def test_axes_of_outputs_are_words_also_if_their_size_is_computed(file: Path) -> None:
     class Halved(nn.Module):
         def __init__(self) -> None:
