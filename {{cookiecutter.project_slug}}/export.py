@@ -42,6 +42,7 @@ def main() -> None:
         from storage.checkpoint_file import load_first_usable
         from storage.example_inputs import resolve_inputs
         from storage.export import export_model, export_weights
+        from storage.export_description import declared_shapes, describe_inputs
 
     checkpoint, state = load_first_usable(find_checkpoints(arguments.run))
     trainer, _ = restore_trainer([checkpoint], None, OVERRIDES)
@@ -49,17 +50,25 @@ def main() -> None:
     export_folder = run_folder_of(checkpoint) / "export"
     file = arguments.output or export_folder / f"model.{file_format}"
     model = exported_model(trainer)
+    source = f"{type(trainer).__name__}.example_inputs"
     if file_format == "safetensors":
+        if state.get("example_inputs") is not None:
+            inputs = resolve_inputs(state["example_inputs"], model, source)
+            about["inputs"] = describe_inputs(inputs, declared_shapes(inputs))
         exported = export_weights(model, file, about)
     else:
         saved = find_example_inputs(trainer, checkpoint, state)
-        inputs = resolve_inputs(saved, model, f"{type(trainer).__name__}.example_inputs")
+        inputs = resolve_inputs(saved, model, source)
         exported = export_model(model, inputs, file_format, file, about)
     if file.parent == export_folder:
         text = json.dumps(exported.about, indent=2, ensure_ascii=False) + "\n"
         replace_file(export_folder / "about.json", text.encode())
     title = state["data"]["title"]
-    print(f"{file}: outputs within {exported.difference:.1e} of the model's; trained on {title}")
+    compared = "outputs"
+    if file_format == "safetensors":
+        compared = "weights"
+    difference = f"{compared} within {exported.difference:.1e} of the model's"
+    print(f"{file}: {difference}; trained on {title}")
     print_axes(exported.about)
 
 

@@ -60,6 +60,20 @@ def describe_inputs(inputs: ModelInputs, shapes: Mapping[str, Sequence[int | str
     return described
 
 
+def declared_shapes(inputs: ModelInputs) -> dict[str, list[int | str]]:
+    """The shape of each input, with the names of its batch axis and of the declared ones."""
+    shapes: dict[str, list[int | str]] = {}
+    for name, tensor in inputs.tensors.items():
+        shape: list[int | str] = [*tensor.shape]
+        batch_axis = inputs.batch_axis(name)
+        if batch_axis is not None:
+            shape[batch_axis] = BATCH
+        for axis, axis_name in inputs.dynamic.get(name, {}).items():
+            shape[axis] = axis_name
+        shapes[name] = shape
+    return shapes
+
+
 def describe_outputs(
     outputs: Mapping[str, Tensor], shapes: Sequence[Sequence[int | str]]
 ) -> list[About]:

@@ -835,7 +835,9 @@ def test_no_exported_file_contains_a_path_of_this_machine(
         for path in (str(tmp_path), str(ROOT), "site-packages"):
             assert path.encode() not in content, (name, path)
     with safe_open(tmp_path / "out/m.safetensors", framework="pt") as opened:
-        settings = json.loads(opened.metadata()["about"])["settings"]
+        about = json.loads(opened.metadata()["about"])
+    settings = about["settings"]
+    assert about["inputs"][0]["shape"] == ["batch", 1, 28, 28]
     assert "root" not in settings["data"]
     assert settings["model"]["init_from"] == "runs/other"
     assert settings["data"]["name"] == "synthetic.Synthetic"
