@@ -78,28 +78,66 @@ def predict_source(trainer: "BaseTrainer", source: str) -> list[Entry]:
         samples = [sample for _, sample in named_samples]
         batch = dataset.transform(dataset.collate(samples), None)
         predictions = trainer.describe(trainer.predict(batch))
+        if len(predictions) != len(samples):
+            raise UserError(
+                f"{source}: {type(trainer).__name__}.describe must return a list of answers for "
+                f"each of the {len(samples)} inputs, not {len(predictions)} lists"
+            )
         for (name, _), prediction in zip(named_samples, predictions, strict=True):
             entries.append({"input": name, "predictions": prediction})
     return entries
 
 
 def print_table(title: str, entries: Sequence[Entry]) -> None:
-    """Prints a row for each input with predictions."""
+    """Prints the inputs with predictions: a row for each of them, or for each answer."""
     from logger.console import format_table
 
     answered = [entry for entry in entries if "predictions" in entry]
     if not answered:
         return
-    header = [f"input ({title})"]
-    for answer in answered[0]["predictions"]:
+    heading = f"input ({title})"
+    layouts = [list(map(list, entry["predictions"])) for entry in answered]
+    if layouts[0] and layouts.count(layouts[0]) == len(layouts):
+        rows = rows_by_input(heading, answered)
+    else:
+        rows = rows_by_answer(heading, answered)
+    print(format_table(rows))
+
+
+def rows_by_input(heading: str, entries: Sequence[Entry]) -> list[list[str]]:
+    """A header and a row for each input, whose answers are next to each other."""
+    header = [heading]
+    for answer in entries[0]["predictions"]:
         header.extend(answer)
     rows = [header]
-    for entry in answered:
+    for entry in entries:
         row = [entry["input"]]
         for answer in entry["predictions"]:
             row += [format_cell(name, value) for name, value in answer.items()]
         rows.append(row)
-    print(format_table(rows))
+    return rows
+
+
+def rows_by_answer(heading: str, entries: Sequence[Entry]) -> list[list[str]]:
+    """A header and a row for each answer, if inputs have different numbers or kinds of answers.
+
+    An input without answers has a row with empty cells.
+    """
+    names: dict[str, None] = {}  # in the order in which they occur
+    for entry in entries:
+        for answer in entry["predictions"]:
+            names |= dict.fromkeys(answer)
+    rows = [[heading, *names]]
+    for entry in entries:
+        for answer in entry["predictions"] or [{}]:
+            row = [entry["input"]]
+            for name in names:
+                cell = ""
+                if name in answer:
+                    cell = format_cell(name, answer[name])
+                row.append(cell)
+            rows.append(row)
+    return rows
 
 
 def format_cell(name: str, value: Any) -> str:

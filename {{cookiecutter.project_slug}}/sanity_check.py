@@ -39,7 +39,7 @@ def check_trainer(trainer: BaseTrainer) -> None:
     dataset = trainer.loaders["train"].dataset
     with (
         preserve_global_rng(trainer.device),
-        preserve_state(dataset),
+        preserve_state(dataset, trainer.excluded_from_data_state),
         _without_compilation(trainer),
     ):
         step = _load_first_step(trainer.loaders["train"])
@@ -149,6 +149,8 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
             parameter.register_post_accumulate_grad_hook(
                 lambda _, name=name: parameters_with_gradient.add(name)
             )
+    with _describing_errors(trial, "example_inputs fails"):
+        _ = trial.saved_example_inputs
     with _describing_errors(trial, "training_step or update fails on the first batch"):
         trial.model.train()
         trial.update(step)

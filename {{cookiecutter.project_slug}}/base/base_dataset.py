@@ -107,6 +107,13 @@ class BaseDataset(ABC, Dataset[Sample]):
         """
         raise UserError(f"{type(self).__name__} does not define read_inputs, so it reads no inputs")
 
+    def describe_input(self) -> dict[str, Any]:
+        """How `read_inputs` and `transform` make a tensor of an input, as plain data.
+
+        Exported files contain it, so that a program without this project can prepare inputs.
+        """
+        return {}
+
     def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
         """A figure of the first images of a transformed batch; None if there are none.
 
@@ -191,10 +198,17 @@ class BaseDataset(ABC, Dataset[Sample]):
                 f"{type(self).__name__}: batches contain objects, so checkpoints have no example; "
                 "the model must take its sizes from attributes of the data set in `fitted`"
             )
-        batch = self.transform(self.collate([self[0]]), None)
-        if isinstance(batch, Mapping) and "input" in batch:
-            batch = batch["input"]
-        return map_tensors(_without_values, batch)
+        example = self.example_batch
+        if isinstance(example, Mapping) and "input" in example:
+            example = example["input"]
+        return map_tensors(_without_values, example)
+
+    @cached_property
+    def example_batch(self) -> Batch:
+        """A transformed batch of the first sample; the same after a resume."""
+        with preserve_global_rng():
+            seed_global_generators(RandomStream.LOADING, 0)
+            return self.transform(self.collate([self[0]]), None)
 
     @property
     def probe_indices(self) -> Tensor:

@@ -45,6 +45,7 @@ from optim.optimizers import (
 )
 from optim.schedulers import Schedule, build_schedule, build_schedulers, scale_learning_rates
 from storage.checkpointer import Checkpointer
+from storage.example_inputs import to_plain_data
 from storage.non_finite_guard import NonFiniteGuard
 from storage.progress import Progress
 from storage.state import collect_state, preserve_state, restore_state, stateful_objects
@@ -52,6 +53,7 @@ from utils.device import select_autocast_dtype, select_device, to_device
 from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
 from utils.finite import check_finite
 from utils.nested import is_plain_data, map_tensors
+from utils.outputs import answers_by_sample
 from utils.parallel import (
     average_gradients,
     check_replicas_equal,
@@ -73,8 +75,8 @@ class BaseTrainer(ABC):
 
     A project defines `training_step` and `evaluation_step`. It may override `configure_metrics`,
     `configure_optimizers`, `set_learning_rates`, `higher_is_better`, `update`, `predict_step`,
-    `after_step`, `after_evaluation`, `describe`, `figures` and `tables`, and call `stop`. The
-    further parameters of a constructor are settings.
+    `after_step`, `after_evaluation`, `example_inputs`, `exported_model`, `describe`, `figures` and
+    `tables`, and call `stop`. The further parameters of a constructor are settings.
 
     Args:
         settings: all settings of the run.
@@ -386,13 +388,38 @@ class BaseTrainer(ABC):
             results: the result of `evaluate`.
         """
 
-    def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
-        """What predict.py prints for each sample: one or more answers, the best first.
+    def example_inputs(self, batch: Batch) -> Any:
+        """The arguments of the model's `forward` that export.py traces.
 
         Args:
-            outputs: the result of `predict`, shape (N, ...).
+            batch: a transformed batch of one sample, on the device.
+
+        Returns:
+            A tensor, a tuple of tensors, a dict of tensors by parameter of `forward`, or
+            `storage.example_inputs.ExampleInputs`, which also names the axes that vary. None if
+            the model cannot be exported, except for its weights.
         """
-        return [[{"output": output}] for output in outputs.tolist()]
+        if isinstance(batch, Mapping) and isinstance(batch.get("input"), Tensor):
+            return batch["input"]
+        return None
+
+    def exported_model(self, model: nn.Module) -> nn.Module:
+        """The module that export.py exports: the model, or another module or part of it.
+
+        Args:
+            model: the trained model, in evaluation mode on the CPU.
+        """
+        return model
+
+    def describe(self, outputs: Any) -> list[list[dict[str, Any]]]:
+        """What predict.py prints for each sample: any number of answers, the best first.
+
+        By default, the answer for a sample contains its values of all outputs by name.
+
+        Args:
+            outputs: the result of `predict`, tensors of shape (N, ...).
+        """
+        return answers_by_sample(outputs)
 
     def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         """Figures of the results of `evaluate`, by name."""
@@ -757,9 +784,10 @@ class BaseTrainer(ABC):
         state = {
             "settings": self.settings.model_dump(mode="json"),
             "data": self.dataset.state_dict(),
-            "data_state": collect_state(self.dataset, excluded=stateful_objects(self).values()),
+            "data_state": collect_state(self.dataset, self.excluded_from_data_state),
             "fingerprint": self.dataset.fingerprint,
             "example": example if is_plain_data(example) else None,
+            "example_inputs": self.saved_example_inputs,
             **collect_state(self),
         }
         if any(has_evaluation_mode(optimizer) for optimizer in self.optimizers):
@@ -785,8 +813,8 @@ class BaseTrainer(ABC):
             same_optimizer=saved_optimizer == self.settings.optimizer.name,
             restores_rates=bool(self.schedulers),
         )
-        parts = stateful_objects(self).values()
-        restore_state(self.dataset, state["data_state"], excluded=parts)
+        excluded = self.excluded_from_data_state
+        restore_state(self.dataset, state["data_state"], excluded=excluded)
         if self.progress.step > self.total_steps:
             raise UserError(
                 f"trainer.epochs or trainer.max_steps ends the run at step {self.total_steps}, "
@@ -802,6 +830,15 @@ class BaseTrainer(ABC):
         return loader.dataset
 
     @property
+    def excluded_from_data_state(self) -> list[Any]:
+        """Attributes of the data set whose state is saved elsewhere.
+
+        They are parts of the trainer, such as the model, and inner data sets with fitted state.
+        """
+        inner = [item for item in vars(self.dataset).values() if isinstance(item, BaseDataset)]
+        return [*stateful_objects(self).values(), *inner]
+
+    @property
     def sampler(self) -> Any:
         """The object of the class in `data.sampler`, whose state the trainer may change.
 
@@ -810,6 +847,14 @@ class BaseTrainer(ABC):
         if self.sample_order is None:
             return None
         return self.sample_order.sampler
+
+    @cached_property
+    def saved_example_inputs(self) -> dict[str, Any] | None:
+        """The result of `example_inputs` as plain data, without any values of the sample."""
+        batch = to_device(self.dataset.example_batch, self.device)
+        with preserve_global_rng(self.device), torch.no_grad():
+            example = self.example_inputs(batch)
+        return to_plain_data(example, f"{type(self).__name__}.example_inputs")
 
     def _build_parts(self) -> None:
         """Builds what has not been used yet, because only existing attributes have a state."""
@@ -901,7 +946,7 @@ class BaseTrainer(ABC):
 
     def _draw_inputs(self) -> dict[str, Figure]:
         """A figure of the first training batch, augmented."""
-        with preserve_state(self.dataset):
+        with preserve_state(self.dataset, self.excluded_from_data_state):
             first_step = next(self.loaders["train"].steps(0, 1))
         batch = to_device(first_step.batches[0], torch.device("cpu"))
         figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")

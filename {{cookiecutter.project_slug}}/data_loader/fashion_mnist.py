@@ -1,7 +1,7 @@
 """FashionMNIST as a data set: 70,000 grey images of clothes, 28×28, in ten classes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -12,7 +12,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from config.schema import MayChangeOnResume
 from data_loader import transforms
 from data_loader.fashion_mnist_files import load_tensors
-from data_loader.image_files import read_image
+from data_loader.image_files import describe_image, read_image
 from data_loader.splits import split_indices
 
 VALIDATION_IMAGES = 5_000  # of the 60,000 training images
@@ -116,3 +116,7 @@ class FashionMNIST(BaseDataset):
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads an image file; see the base class."""
         return [(source, {"input": read_image(Path(source), SIZE)})]
+
+    def describe_input(self) -> dict[str, Any]:
+        mean, std = self.mean_and_std
+        return {**describe_image(SIZE), "mean": mean, "std": std, "dtype": "float32"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -12,7 +12,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
 from data_loader.columns import class_indices
 from data_loader.example_shapes import EXAMPLES
-from data_loader.image_files import read_image
+from data_loader.image_files import describe_image, read_image
 from data_loader.splits import split_rows
 from data_loader.tables import file_hash, read_data
 from utils.errors import UserError
@@ -108,6 +108,18 @@ class ImageCSV(BaseDataset):
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads an image file; see the base class."""
         return [(source, {"input": self._read(Path(source))})]
+
+    def describe_input(self) -> dict[str, Any]:
+        mean, std = self.mean_and_std
+        first = self.margin // 2
+        crop = {"top": first, "left": first, "height": self.size, "width": self.size}
+        return {
+            **describe_image(self.size + self.margin, colour=True, crop=True),
+            "crop": crop,
+            "mean": mean,
+            "std": std,
+            "dtype": "float32",
+        }
 
     def _read(self, file: Path) -> Tensor:
         """Reads an image with the margin for random crops, uint8, shape (3, S, S)."""

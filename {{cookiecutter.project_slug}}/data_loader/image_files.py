@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,40 @@ def read_image(file: Path, size: int, colour: bool = False, crop: bool = False) 
         raise UserError(f"{file}: cannot be read; {reason}") from error
     pixels = pixels.reshape(size, size, -1)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def describe_image(size: int, colour: bool = False, crop: bool = False) -> dict[str, Any]:
+    """What `read_image` does with these arguments, in steps, as plain data.
+
+    Other programs follow it, so it names the functions of Pillow only as examples.
+    """
+    resize: dict[str, Any] = {"height": size, "width": size, "filter": "bicubic"}
+    if crop:
+        resize["rule"] = "crop"
+        resize["meaning"] = "scale it to cover the square, and crop it centrally (ImageOps.fit)"
+    else:
+        resize["rule"] = "pad"
+        resize["meaning"] = "scale it to fit the square, and pad it evenly with 0 (ImageOps.pad)"
+    colour_mode = "L"
+    if colour:
+        colour_mode = "RGB"
+    return {
+        "kind": "image",
+        "steps": [
+            "rotate it as its EXIF orientation says (ImageOps.exif_transpose)",
+            "if it has more than 8 bits: multiply by 255 / 65535 for 16 bits; otherwise by "
+            "255 / W, where W is the smallest of 1, 255, 65535 that no pixel exceeds",
+            "if it has transparency: composite it onto black",
+            "convert it to the colour mode",
+            "resize it to a square without a change of the aspect ratio",
+            "crop it at the centre, if `crop` is given",
+            "multiply the pixels by `scale`, subtract `mean`, divide by `std`",
+            "arrange the pixels by channel, row and column",
+        ],
+        "colour_mode": colour_mode,
+        "resize": resize,
+        "scale": 1 / 255,
+    }
 
 
 def _with_8_bits(image: Image.Image) -> Image.Image:

@@ -147,6 +147,11 @@ class Mapped(BaseDataset):
             return super().read_inputs(source)
         return self.original.read_inputs(source)
 
+    def describe_input(self) -> dict[str, Any]:
+        if self.original is None:
+            return super().describe_input()
+        return self.original.describe_input()
+
     def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
         if self.original is None:
             return super().draw(batch, heading, titles)

@@ -1,6 +1,7 @@
 """Your data set: replace the points that it makes by samples that you read from `root`."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,3 +47,7 @@ class MyDataset(BaseDataset):
         except ValueError:
             raise UserError(f"{source}: not two numbers; write them as in 0.5,1") from None
         return [(source, {"input": torch.tensor([x, y])})]
+
+    def describe_input(self) -> dict[str, Any]:
+        """Tells the users of an exported file how to prepare an input."""
+        return {"kind": "numbers", "columns": ["x", "y"], "dtype": "float32"}

@@ -1,6 +1,7 @@
 """A data set of points from a CSV file, for regression."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,6 +90,15 @@ class Points(BaseDataset):
         for x in numbers:
             samples.append((f"{x.item():.6g}", {"input": x.float()}))
         return samples
+
+    def describe_input(self) -> dict[str, Any]:
+        column, _ = self.axes
+        return {
+            "kind": "number",
+            "steps": ["the model takes the number as it is: it contains the standardization"],
+            "columns": [column],
+            "dtype": "float32",
+        }
 
     def draw(self, batch: Batch, heading: str, titles: object = ()) -> Figure:
         return curve_figure(batch["input"], batch["target"], heading, self.axes)

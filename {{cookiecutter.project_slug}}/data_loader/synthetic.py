@@ -2,13 +2,14 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from data_loader.image_files import read_image
+from data_loader.image_files import describe_image, read_image
 from data_loader.splits import split_indices
 from utils.randomness import make_generator
 
@@ -77,6 +78,10 @@ class Synthetic(BaseDataset):
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads an image file; see the base class."""
         return [(source, {"input": read_image(Path(source), SIZE)})]
+
+    def describe_input(self) -> dict[str, Any]:
+        mean, std = self.mean_and_std
+        return {**describe_image(SIZE), "mean": mean, "std": std, "dtype": "float32"}
 
 
 def make_stripes(count: int, rng: Generator) -> tuple[Tensor, Tensor]:

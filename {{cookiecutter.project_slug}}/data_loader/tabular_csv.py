@@ -131,6 +131,28 @@ class TabularCSV(BaseDataset):
             samples.append((f"{source} row {number}", {"input": row}))
         return samples
 
+    def describe_input(self) -> dict[str, Any]:
+        columns: list[dict[str, Any]] = []
+        for column, (mean, std, has_missing) in self.numbers.items():
+            number = {"name": column, "kind": "number", "mean": mean, "std": std}
+            columns.append({**number, "missing_feature": has_missing})
+        for column, categories in self.categories.items():
+            columns.append({"name": column, "kind": "category", "categories": categories})
+        return {
+            "kind": "row of a table",
+            "steps": [
+                "remove spaces around cells; cells with a text in `missing` are empty",
+                "number: (value - mean) / std, or 0 for an empty cell; if `missing_feature`, "
+                "append 1 for an empty cell, otherwise 0",
+                "category: one feature for each of the categories, which is 1 for the cell's text "
+                "and otherwise 0; an unknown text gives zeros",
+                "concatenate the features of the columns in their order here",
+            ],
+            "missing": [*self.missing],
+            "columns": columns,
+            "dtype": "float32",
+        }
+
     def table(self, batch: Batch) -> list[list[str]]:
         lines = [[*self._feature_names(), "target"]]
         targets = batch["target"].reshape(-1).tolist()

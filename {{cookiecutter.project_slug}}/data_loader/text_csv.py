@@ -123,6 +123,24 @@ class TextCSV(BaseDataset):
             samples.append((sentence, {"input": tokens}))
         return samples
 
+    def describe_input(self) -> dict[str, Any]:
+        return {
+            "kind": "text",
+            "steps": [
+                "convert it to lower case",
+                "find all matches of the regular expression `token` (Unicode), which are tokens",
+                "keep the first `length` tokens",
+                "replace each by its index in `vocabulary`, or by `unknown`",
+                "append `padding` up to `length` indices",
+            ],
+            "token": TOKEN.pattern,
+            "length": self.length,
+            "vocabulary": self.vocabulary,
+            "unknown": UNKNOWN,
+            "padding": PADDING,
+            "dtype": "int64",
+        }
+
     def table(self, batch: Batch) -> list[list[str]]:
         lines = [["input", "target"]]
         labels = batch["target"].tolist()

@@ -172,13 +172,14 @@ def _like(value: Any, current: Any) -> Any:
 
 
 @contextmanager
-def preserve_state(owner: Any) -> Iterator[None]:
-    """Afterwards, the state of an object is as it was before."""
-    state = copy.deepcopy(collect_state(owner))
+def preserve_state(owner: Any, excluded: Iterable[Any] = ()) -> Iterator[None]:
+    """Afterwards, the state of an object is as it was before; see `collect_state`."""
+    excluded = list(excluded)
+    state = copy.deepcopy(collect_state(owner, excluded))
     try:
         yield
     finally:
-        restore_state(owner, state)
+        restore_state(owner, state, excluded=excluded)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from exported import prepare_image
 from PIL import Image
 from torch import Tensor
 from torchvision import datasets
@@ -307,3 +308,15 @@ def test_augmented_images_are_all_crops_and_flipped_crops(
 def distinct(images: Tensor) -> set[bytes]:
     """The different images in a batch."""
     return {image.numpy().tobytes() for image in images}
+
+
+def test_the_description_of_an_input_suffices_to_prepare_an_image(tmp_path: Path) -> None:
+    data = FashionMNIST(tmp_path, None, 0)
+    data.mean_and_std = (0.3, 0.25)
+    gradient = Image.linear_gradient("L").resize((60, 31)).convert("RGBA")
+    gradient.putalpha(Image.radial_gradient("L").resize((60, 31)))
+    gradient.save(tmp_path / "x.png")
+    ((_, sample),) = data.read_inputs(str(tmp_path / "x.png"))
+    expected = data.transform(data.collate([sample]), None)["input"]
+    array = prepare_image(tmp_path / "x.png", {"preparation": data.describe_input()})
+    torch.testing.assert_close(torch.from_numpy(array), expected)

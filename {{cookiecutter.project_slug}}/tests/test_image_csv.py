@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from exported import prepare_image, read_about, run_outside
 from launcher import launch
 from PIL import Image
 from torch import Tensor
@@ -305,3 +306,30 @@ def test_the_head_is_replaced_in_every_family_of_torchvision(tmp_path: Path) -> 
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2), name
     with pytest.raises(UserError, match="squeezenet1_1"):
         Backbone(Two(), "squeezenet1_1")
+
+
+def test_a_program_without_the_project_prepares_an_image(
+    photos: Callable[..., BaseDataset], tmp_path: Path, command: Command, capsys: Captured
+) -> None:
+    photos("train")
+    own = (f"data.root={tmp_path}", *COLUMNS, *QUICK, "data.size=20", "trainer.max_steps=3")
+    assert command("train", "--config", CONFIG, "--run-dir", "run", *own) == 0
+    assert command("export", "run") == 0
+    about = read_about(Path("run"))
+    image = Image.linear_gradient("L").resize((90, 40))
+    image = Image.merge(
+        "RGB", [image, image.rotate(180), image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
+    )
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # the camera was turned
+    image.save("turned.png", exif=orientation)
+    for name in ("3.webp", "12.jpg", "turned.png"):
+        array = prepare_image(tmp_path / name, about)
+        logits = run_outside(Path("run/export/model.pt2"), array, tmp_path / f"{name}.outside")
+        capsys.readouterr()
+        assert command("predict", "run", tmp_path / name, "--json") == 0
+        (entry,) = json.loads(capsys.readouterr().out)["inputs"]
+        probabilities = logits[0].softmax(0)
+        for answer in entry["predictions"]:
+            index = about["data"]["classes"].index(answer["class"])
+            assert probabilities[index].item() == pytest.approx(answer["probability"], abs=2e-3)

@@ -277,3 +277,11 @@ def test_a_pickled_loader_contains_no_samples(folder: Path) -> None:
     one = BatchLoader(data, 50, 1)
     other = pickle.loads(content)
     assert differences(batches(one, 0, 3), batches(other, 0, 3)) == []
+
+
+def test_an_input_is_described_as_by_the_converted_data_set(
+    folder: Path, splits: dict[str, BaseDataset]
+) -> None:
+    expected = splits["train"].describe_input()
+    assert expected["kind"] == "image"
+    assert of(folder, None).describe_input() == expected

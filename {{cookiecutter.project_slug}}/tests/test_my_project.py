@@ -5,11 +5,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from exported import read_about, run_outside
 
-from builders import build_fitted_dataset
+from builders import build_fitted_dataset, restore_trainer
 from config.loading import load_settings
 
 CONFIG = ROOT / "config/my_config.yaml"
@@ -46,3 +48,20 @@ def test_a_trained_model_classifies_new_points(
     error = capsys.readouterr().err
     for part in ("error: one,two", "two numbers"):
         assert part in error
+
+
+def test_an_exported_model_takes_the_described_numbers(
+    tmp_path: Path, command: Callable[..., int]
+) -> None:
+    run = tmp_path / "run"
+    options = ("device=cpu", "logger.tensorboard=false", "trainer.max_steps=3")
+    assert command("train", "--config", CONFIG, "--run-dir", run, *options) == 0
+    assert command("export", run) == 0
+    rules = read_about(run)["preparation"]
+    point = {"x": 0.1, "y": -0.1}
+    array = np.array([[point[column] for column in rules["columns"]]], rules["dtype"])
+    logits = run_outside(run / "export/model.pt2", array, tmp_path / "outside")
+    changes = ["trainer.precision=fp32"]
+    trainer, _ = restore_trainer([run / "checkpoints/best.pt"], None, changes)
+    expected = trainer.predict({"input": torch.tensor([[0.1, -0.1]])})
+    assert logits.numpy() == pytest.approx(expected.numpy(), abs=1e-5)

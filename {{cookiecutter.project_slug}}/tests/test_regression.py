@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from exported import read_about, run_outside
 
 from base.base_dataset import BaseDataset
 from builders import build_fitted_dataset, restore_trainer
@@ -216,3 +217,17 @@ def test_a_model_with_another_number_of_outputs_is_an_error(
     message = capsys.readouterr().err
     for part in ("model", "(2,)", "(1,)"):
         assert part in message
+
+
+def test_an_exported_line_takes_numbers_as_they_are(
+    line: Path, tmp_path: Path, command: Command, capsys: Any
+) -> None:
+    assert command("export", line) == 0
+    rules = read_about(line)["preparation"]
+    assert rules["columns"] == ["x"]
+    array = np.array([[0.5], [-3.0]], rules["dtype"])
+    outputs = run_outside(line / "export/model.pt2", array, tmp_path / "outside")
+    capsys.readouterr()
+    assert command("predict", line, "--json", "--", "0.5", "-3") == 0
+    for entry, output in zip(json.loads(capsys.readouterr().out)["inputs"], outputs, strict=True):
+        assert entry["predictions"] == [{"value": pytest.approx(output.item(), abs=1e-4)}]

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from exported import read_about, run_outside
 
 from base.base_dataset import BaseDataset
 from builders import build_fitted_dataset
@@ -276,3 +278,42 @@ def test_numbers_are_predicted_in_the_unit_of_their_column(
     assert metrics["mae"] == pytest.approx(48, abs=8)  # 48 is the mean absolute noise
     assert Path("run/evaluation/test/predicted.png").stat().st_size > 5000
     assert command("predict", "run", tmp_path / "tabular/apartments.csv", "--json") == 0
+
+
+def encode_row(row: dict[str, str], rules: Any) -> list[float]:
+    """The features of a row, made by what about.json says."""
+    features: list[float] = []
+    for column in rules["columns"]:
+        cell = row[column["name"]].strip()
+        if cell in rules["missing"]:
+            cell = ""
+        if column["kind"] == "category":
+            features += [float(cell == category) for category in column["categories"]]
+            continue
+        features.append((float(cell) - column["mean"]) / column["std"] if cell else 0.0)
+        if column["missing_feature"]:
+            features.append(float(not cell))
+    return features
+
+
+def test_a_program_without_the_project_prepares_a_row(
+    animals: Callable[..., BaseDataset], tmp_path: Path, command: Command, capsys: Captured
+) -> None:
+    animals(ROWS)
+    own = (*own_settings(tmp_path), "data.file=mine.csv", "trainer.max_steps=3", *QUICK)
+    assert command("train", "--config", CLASSES, "--run-dir", "run", *own) == 0
+    assert command("export", "run") == 0
+    about = read_about(Path("run"))
+    rules = about["preparation"]
+    rows = [{"kg": "7.5", "colour": "red"}, {"kg": "NA", "colour": ""}, {"kg": "", "colour": "x"}]
+    write_rows(tmp_path / "new.csv", [("kg", "colour"), *(tuple(row.values()) for row in rows)])
+    array = np.array([encode_row(row, rules) for row in rows], rules["dtype"])
+    logits = run_outside(Path("run/export/model.pt2"), array, tmp_path / "outside")
+    capsys.readouterr()
+    assert command("predict", "run", tmp_path / "new.csv", "--json") == 0
+    entries = json.loads(capsys.readouterr().out)["inputs"]
+    assert len(entries) == 3
+    for entry, probabilities in zip(entries, logits.softmax(1), strict=True):
+        for answer in entry["predictions"]:
+            index = about["data"]["classes"].index(answer["class"])
+            assert probabilities[index].item() == pytest.approx(answer["probability"], abs=2e-3)

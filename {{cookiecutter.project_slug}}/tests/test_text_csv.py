@@ -2,13 +2,16 @@
 # ruff: noqa: D103  the names of the tests say what they test
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from exported import read_about, run_outside
 from torch import Tensor
 from torch.nn import functional
 
@@ -202,4 +205,31 @@ def test_exported_models_take_token_indices(tmp_path: Path, command: Command) ->
     for file_format in ("pt2", "onnx"):
         assert command("export", "run", "--format", file_format) == 0
     program = torch.export.load("run/export/model.pt2").module()
-    assert program(torch.randint(9, (3, 32))).shape == (3, 3)
+    for length in (3, 32, 50):
+        assert program(torch.randint(9, (3, length))).shape == (3, 3)
+
+
+def test_a_program_without_the_project_prepares_a_sentence(
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = (f"data.root={tmp_path}", "data.length=6", "trainer.max_steps=3", *QUICK)
+    assert command("train", "--config", CONFIG, "--run-dir", "run", *changes) == 0
+    assert command("export", "run") == 0
+    about = read_about(Path("run"))
+    rules = about["preparation"]
+    sentences = ["Is the BED near?", "The view was awful, really awful, and unheard-of: zzz!"]
+    array = np.full((2, rules["length"]), rules["padding"], rules["dtype"])
+    for row, sentence in zip(array, sentences, strict=True):
+        tokens = re.findall(rules["token"], sentence.lower())[: rules["length"]]
+        for position, token in enumerate(tokens):
+            row[position] = rules["unknown"]
+            if token in rules["vocabulary"]:
+                row[position] = rules["vocabulary"].index(token)
+    logits = run_outside(Path("run/export/model.pt2"), array, tmp_path / "outside")
+    capsys.readouterr()
+    assert command("predict", "run", *sentences, "--json") == 0
+    entries = json.loads(capsys.readouterr().out)["inputs"]
+    for entry, probabilities in zip(entries, logits.softmax(1), strict=True):
+        for answer in entry["predictions"]:
+            index = about["data"]["classes"].index(answer["class"])
+            assert probabilities[index].item() == pytest.approx(answer["probability"], abs=2e-3)
