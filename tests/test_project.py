@@ -65,15 +65,20 @@ def run_commands(project: Path) -> None:
             run_bash(commands, project)
 
 
-def make_it_yours(project: Path) -> None:
-    """Follows the README's chapter on making the project your own."""
-    readme = project / "README.md"
-    text = readme.read_text(encoding="utf-8")
+def write_files_of_readme(project: Path) -> None:
+    """Writes the files that the README shows; the first line of each contains its name."""
+    text = (project / "README.md").read_text(encoding="utf-8")
     for _, path, content in re.findall(
         r"^```(python|yaml)\n# (\S+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
     ):
+        assert not (project / path).exists()
         (project / path).write_text(content, encoding="utf-8")
-    for commands in bash_blocks(readme, "Make it yours"):
+
+
+def make_it_yours(project: Path) -> None:
+    """Follows the README's chapter on making the project your own."""
+    write_files_of_readme(project)
+    for commands in bash_blocks(project / "README.md", "Make it yours"):
         run_bash(commands, project)
     metrics = project / "runs/rings/classifier/evaluation/test/metrics.json"
     assert json.loads(metrics.read_text())["accuracy"] > 0.9
@@ -88,6 +93,25 @@ def test_the_readmes_commands_work(project: Path) -> None:
 
 def test_the_readmes_chapter_on_making_it_yours_works(project: Path) -> None:
     make_it_yours(project)
+
+
+CHANGES = bash_blocks(PAYLOAD / "README.md", "Change anything")
+
+
+@pytest.mark.parametrize("commands", CHANGES, ids=range(len(CHANGES)))
+def test_the_readmes_chapter_on_changing_anything_works(project: Path, commands: str) -> None:
+    """The examples change no file of the project."""
+    write_files_of_readme(project)
+    run_bash(commands, project)
+    changed = run("git", "status", "--porcelain", "--untracked-files=no", cwd=project).stdout
+    assert changed == ""
+    expected = {
+        "--schedule": "preview/schedule.png",
+        "export.py runs/sums": "runs/sums/export/model.pt2",
+        "--split noisy": "runs/shifted/evaluation/noisy/metrics.json",
+    }
+    for argument, file in expected.items():
+        assert (project / file).exists() == (argument in commands)
 
 
 def test_training_does_not_import_slow_modules_that_it_does_not_need(tmp_path: Path) -> None:
