@@ -1,6 +1,7 @@
 """A data set of striped images, made in code for demos and tests without a network."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Synthetic(BaseDataset):
 
     title = "synthetic data"
     classes = [f"synthetic {180 * k // CLASSES} degrees" for k in range(CLASSES)]  # noqa: RUF012
-    fitted = ("mean_and_std",)  # of training pixels scaled to [0, 1]
+    fitted: Sequence[str] = ("mean_and_std",)  # of training pixels scaled to [0, 1]
     mean_and_std: tuple[float, float]
     in_memory = True
     uses_global_rng = False

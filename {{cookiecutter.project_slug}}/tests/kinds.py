@@ -20,6 +20,7 @@ from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
 from data_loader.synthetic import Synthetic
 from trainer.classifier import Classifier
+from utils.ranks import rank
 
 # In steps of 24, the last step has one sample: the other processes have none. The 50 validation
 # images in batches of 48 leave two, which three processes cannot share: the step before has them.
@@ -116,6 +117,19 @@ class TwoInputs(BaseModel):
         return {"logits": self.head(features)}
 
 
+class Complex(BaseModel):
+    """Has complex parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        self.waves = nn.Parameter(torch.randn(784, 10, dtype=torch.complex128, generator=rng))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits, shape (N, 10), of images, shape (N, 1, 28, 28)."""
+        return (input.flatten(1).to(torch.complex128) @ self.waves).abs() / 28
+
+
 class NestedTrainer(BaseTrainer):
     """Trains with nested batches; its metrics are of torchmetrics, its means are returned."""
 
@@ -124,6 +138,9 @@ class NestedTrainer(BaseTrainer):
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         inputs, _ = batch
         return model(inputs.images, noise=inputs.noise["noise"])["logits"]
+
+    def predict_step(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.logits(model, batch)
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         _, (target,) = batch
@@ -164,6 +181,21 @@ class WithState(Classifier):
         self.queue = self.queue.roll(1)
         self.queue[0] = self.progress.step
         self.teacher.weight *= 0.9
+
+
+class Fitted(SmallDoubles):
+    """Fits something that differs between processes."""
+
+    fitted = ("mean_and_std", "offset")
+    offset: float
+
+    def fit(self) -> None:
+        super().fit()
+        self.offset = 0.1 * rank()
+
+    def transform(self, batch: Batch, rng: Generator | None) -> Batch:
+        batch = super().transform(batch, rng)
+        return {**batch, "input": batch["input"] + self.offset}
 
 
 class Replay(SmallDoubles):
@@ -223,6 +255,11 @@ KINDS: dict[str, Kind] = {
             "model.layer_decay=0.9",
         ]
     ),
+    "complex": Kind(
+        ['optimizer={"name":"Adam","lr":0.01}', "trainer.ema=0.9", "trainer.clip_norm=1"],
+        model=Complex,
+        shardable=False,
+    ),
     "schedule": Kind(['scheduler={"name":"warmup_stable_decay","warmup":0.1}']),
     "torch-schedule": Kind(
         ['scheduler={"name":"MultiStepLR","milestones":[3,7],"interval":"step"}']
@@ -237,5 +274,6 @@ KINDS: dict[str, Kind] = {
     "validation": Kind(['data.validation_sets={"plain":{}}', "checkpoint.monitor=plain/accuracy"]),
     "sampler": Kind(["data.sampler=balanced"]),
     "state": Kind(trainer=WithState),
+    "fitted": Kind(dataset=Fitted),
     "data-state": Kind(trainer=ReplayTrainer, dataset=Replay),
 }

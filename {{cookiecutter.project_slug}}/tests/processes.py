@@ -17,6 +17,7 @@ from base.batch_loader import Step
 from builders import build_loader, build_model, fit_dataset
 from config.loading import load_settings
 from data_loader import synthetic
+from sanity_check import check_trainer
 from storage.checkpoint_file import load_checkpoint
 from storage.non_finite_guard import fit_with_recovery
 from trainer.classifier import Classifier
@@ -55,6 +56,19 @@ class DropoutNetwork(BaseModel):
         self.masks.append(scale > 0)
         logits: Tensor = self.head(input.flatten(1) * scale)
         return logits
+
+
+class UnusedLayer(BaseModel):
+    """Has a layer that its forward pass does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(784, 10)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits, shape (N, 10), of images, shape (N, 1, 28, 28)."""
+        return self.head(input.flatten(1))
 
 
 class UnwrappedModelTrainer(Classifier):
@@ -105,6 +119,7 @@ JOBS = {
     "non-finite": Kind(trainer=NonFiniteTrainer),
     "full-disk": Kind(trainer=FullDiskTrainer),
     "dropout": Kind(model=DropoutNetwork),
+    "unused": Kind(model=UnusedLayer),
 }
 
 
@@ -131,6 +146,7 @@ def run_job(job: str, run: Path, *changes: str) -> None:
         run=run,
         **settings.trainer.arguments,
     )
+    check_trainer(trainer)
     checkpoint = run / "checkpoints/last.pt"
     if checkpoint.exists():
         trainer.load_state_dict(load_checkpoint(checkpoint))

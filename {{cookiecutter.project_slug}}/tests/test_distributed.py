@@ -78,6 +78,16 @@ def validation_accuracies(run: Path) -> list[float]:
     return accuracies
 
 
+def test_a_parameter_without_a_gradient_is_named_unless_it_is_allowed(tmp_path: Path) -> None:
+    output = launch(2, PROCESSES, "unused", tmp_path / "refused", expected=1)
+    for part in ("unused.weight", "trainer.find_unused_parameters=true"):
+        assert part in output
+    assert not (tmp_path / "refused/checkpoints/last.pt").exists()
+    run_processes(2, "unused", tmp_path / "run", "trainer.find_unused_parameters=true")
+    run_processes(1, "unused", tmp_path / "single")
+    assert weight_difference(tmp_path / "run", tmp_path / "single") < ROUNDING
+
+
 def test_dropout_differs_between_processes_and_its_generators_are_saved(tmp_path: Path) -> None:
     run_processes(2, "dropout", tmp_path / "run")
     first_masks, second_masks = torch.load(tmp_path / "run/masks.pt", weights_only=True)

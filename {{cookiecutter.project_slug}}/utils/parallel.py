@@ -228,7 +228,10 @@ def check_replicas_equal(modules: Iterable[nn.Module], prefix: str) -> None:
     checksum = 0.0
     for module in modules:
         for parameter in module.parameters():
-            checksum += float(parameter.detach().double().sum())
+            value = parameter.detach()
+            if value.is_complex():
+                value = torch.view_as_real(value)
+            checksum += float(value.double().sum())
     if len(set(all_gather_object(repr(checksum)))) > 1:
         raise UserError(
             f"{prefix}: the weights of the processes differ, because gradients were not exchanged; "
