@@ -18,6 +18,7 @@ from metrics.protocol import check_scalars, scalar_results
 from storage.state import preserve_state
 from utils.device import to_device
 from utils.errors import UserError, describe_error
+from utils.nested import digest
 from utils.process_group import all_gather_object
 from utils.randomness import GlobalRandomState, preserve_global_rng
 from utils.ranks import world_size
@@ -105,14 +106,13 @@ def _check_evaluation(trial: BaseTrainer, split: str, loader: BatchLoader) -> No
 
 
 def _evaluate(trial: BaseTrainer, batch: Any) -> dict[str, Tensor]:
-    metrics: Any = trial.metrics
+    metrics = trial.metrics
     metrics.reset()
-    updates: list[str] = []
-    _count_updates(metrics, updates)
     means = WeightedMeans()
     with trial.evaluating() as model:
+        state_before = digest(metrics)
         values = trial.evaluation_step(model, batch)
-        if values is None and not updates:
+        if values is None and digest(metrics) == state_before:
             raise UserError(
                 f"{type(trial).__name__}.evaluation_step returns nothing and does not update "
                 "self.metrics; return scalars by name, or call self.metrics.update(...)"
@@ -122,23 +122,6 @@ def _evaluate(trial: BaseTrainer, batch: Any) -> dict[str, Tensor]:
         results = trial.collect_results(means)
         metrics.reset()
     return results
-
-
-def _count_updates(metrics: Any, updates: list[str]) -> None:
-    """Adds an entry to `updates` whenever a metric, or one of a collection, is updated."""
-    parts = [metrics]
-    if isinstance(metrics, nn.Module):
-        parts = list(metrics.modules())
-    for part in parts:
-        update = getattr(part, "update", None)
-        if update is None:
-            continue
-
-        def counting(*arguments: Any, _update: Any = update, **options: Any) -> Any:
-            updates.append("update")
-            return _update(*arguments, **options)
-
-        part.update = counting
 
 
 def _check_training(trial: BaseTrainer, step: Step) -> None:

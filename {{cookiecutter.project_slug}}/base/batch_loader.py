@@ -223,6 +223,8 @@ class StepSource(Dataset["Step | LoadingError"]):
         """The error with the data set and, if one sample alone causes it, that sample."""
         first_indices = ", ".join(str(index) for index in indices[:3].tolist())
         sample = f"samples {first_indices}, ... together"
+        if len(indices) == 1:
+            sample = f"sample {first_indices}"
         for index in indices.tolist():
             try:
                 self.dataset[index]

@@ -63,6 +63,7 @@ def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = (
     for key, value in parse_overrides(overrides):
         set_value(values, key, value)
     settings = _with_loss_of_trainer(_check_schema(Settings, values, all_values=values))
+    values["loss"] = {**values.get("loss", {}), "name": settings.loss.name}  # for suggestions
     sections: dict[str, ClassSection] = {}
     problems: list[str] = []
     for key, section in settings:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.errors import UserError
+
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """A copy of a nested structure with `function(tensor)` in the place of each tensor.
@@ -176,15 +178,15 @@ def stack_samples(samples: Sequence[Any], name: str = "") -> Any:
         name: the path of the values, for messages.
 
     Raises:
-        TypeError: if a sample contains a number or an array instead of a tensor.
-        ValueError: if tensors have different shapes, or samples different keys.
+        UserError: if a sample contains a number or an array instead of a tensor, tensors have
+            different shapes, or samples different keys.
     """
     first = samples[0]
     if isinstance(first, Tensor):
         return _stack_tensors(samples, name)
     if isinstance(first, bool | int | float | complex) or hasattr(first, "__array__"):
         kind = type(first).__name__
-        raise TypeError(
+        raise UserError(
             f"{_describe_path(name)} is {first!r} ({kind}) instead of a tensor; use torch.as_tensor"
         )
     items = _items(first)
@@ -206,7 +208,7 @@ def stack_samples(samples: Sequence[Any], name: str = "") -> Any:
 def _item(sample: Any, key: Any, name: str) -> Any:
     items = _items(sample)
     if items is None or key not in items:
-        raise ValueError(f"a sample lacks {f'{name} {key}'.lstrip()!r}, which others have")
+        raise UserError(f"a sample lacks {f'{name} {key}'.lstrip()!r}, which others have")
     return items[key]
 
 
@@ -215,7 +217,7 @@ def _stack_tensors(tensors: Sequence[Any], name: str) -> Tensor:
         return torch.stack(tuple(tensors))
     except RuntimeError as error:
         shapes = sorted({str(tuple(tensor.shape)) for tensor in tensors})
-        raise ValueError(
+        raise UserError(
             f"{_describe_path(name)} has different shapes, such as {' and '.join(shapes[:2])}; "
             "override `collate`, for example to pad them"
         ) from error
