@@ -247,7 +247,7 @@ class Kind:
 # JSON, because processes.py separates settings by spaces.
 KINDS: dict[str, Kind] = {
     "optimizer": Kind(['optimizer={"name":"Adam","betas":[0.8,0.99]}']),
-    "closure": Kind(['optimizer={"name":"LBFGS","lr":0.05,"max_iter":2}'], shardable=False),
+    "closure": Kind(['optimizer={"name":"LBFGS","lr":0.05,"max_iter":2}']),
     "groups": Kind(
         [
             'optimizer.groups={"head.*":{"lr":0.05}}',
@@ -265,7 +265,8 @@ KINDS: dict[str, Kind] = {
         ['scheduler={"name":"MultiStepLR","milestones":[3,7],"interval":"step"}']
     ),
     "loss": Kind(['loss={"name":"focal","gamma":1.5,"balanced":true}']),
-    "optimizers": Kind(["trainer.clip_norm=0.5"], trainer=Adversaries, shardable=False),
+    "optimizers": Kind(["trainer.clip_norm=0.5"], trainer=Adversaries),
+    # FSDP frees the gathered parameters after the first backward pass of two.
     "autograd": Kind(
         ['model={"name":"networks.MLP","width":16}'], trainer=Penalized, shardable=False
     ),

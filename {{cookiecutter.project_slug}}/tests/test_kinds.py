@@ -34,57 +34,30 @@ def kill_after(run: Path, step: int) -> None:
     shutil.copy(run / f"checkpoints/step_{step:08d}.pt", run / "checkpoints/last.pt")
 
 
-@pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of all kinds in one process."""
-    folder = tmp_path_factory.mktemp("single")
-    run_kinds(1, folder, [*KINDS])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def double(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of all kinds in two processes."""
-    folder = tmp_path_factory.mktemp("double")
-    run_kinds(2, folder, [*KINDS])
-    return folder
-
-
 def assert_same_training(run: Path, expected: Path) -> None:
-    assert weight_difference(run, expected) < ROUNDING
+    assert weight_difference(run, expected) < ROUNDING, run.name
     values = logged_values(expected)
     assert len(values) > 10
-    assert logged_values(run) == pytest.approx(values, rel=1e-6)
+    assert logged_values(run) == pytest.approx(values, rel=1e-6), run.name
 
 
-@pytest.mark.xdist_group("kinds")
-@pytest.mark.parametrize("name", KINDS)
-def test_two_processes_train_the_same_model_as_one(single: Path, double: Path, name: str) -> None:
-    assert_same_training(double / name, single / name)
-
-
-@pytest.mark.xdist_group("kinds")
-def test_two_processes_resume_exactly(tmp_path: Path, double: Path) -> None:
+def test_one_and_two_processes_train_the_same_models_and_resume_exactly(tmp_path: Path) -> None:
+    for count in (1, 2):
+        runs = tmp_path / str(count)
+        resumed = tmp_path / f"{count}-resumed"
+        run_kinds(count, runs, [*KINDS])
+        shutil.copytree(runs, resumed)
+        for name in KINDS:
+            kill_after(resumed / name, RESUMED_STEP)
+        run_kinds(count, resumed, [*KINDS])
+        for name in KINDS:
+            assert checkpoint_differences(resumed / name, runs / name) == [], name
     for name in KINDS:
-        shutil.copytree(double / name, tmp_path / name)
-        kill_after(tmp_path / name, RESUMED_STEP)
-    run_kinds(2, tmp_path, [*KINDS])
-    for name in KINDS:
-        assert checkpoint_differences(tmp_path / name, double / name) == [], name
+        assert_same_training(tmp_path / "2" / name, tmp_path / "1" / name)
 
 
-@pytest.mark.xdist_group("kinds")
-def test_one_process_resumes_exactly(tmp_path: Path, single: Path) -> None:
-    for name in KINDS:
-        shutil.copytree(single / name, tmp_path / name)
-        kill_after(tmp_path / name, RESUMED_STEP)
-    run_kinds(1, tmp_path, [*KINDS])
-    for name in KINDS:
-        assert checkpoint_differences(tmp_path / name, single / name) == [], name
-
-
-@pytest.mark.xdist_group("kinds")
-def test_shards_train_the_same_model_as_one_process(tmp_path: Path, single: Path) -> None:
-    run_kinds(2, tmp_path, [*SHARDABLE], "trainer.strategy=fsdp")
+def test_shards_train_the_same_models_as_one_process(tmp_path: Path) -> None:
+    run_kinds(1, tmp_path / "single", [*SHARDABLE])
+    run_kinds(2, tmp_path / "sharded", [*SHARDABLE], "trainer.strategy=fsdp")
     for name in SHARDABLE:
-        assert_same_training(tmp_path / name, single / name)
+        assert_same_training(tmp_path / "sharded" / name, tmp_path / "single" / name)

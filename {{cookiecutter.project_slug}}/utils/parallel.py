@@ -67,6 +67,11 @@ def shard_model(model: nn.Module, device: torch.device, autocast_dtype: torch.dt
         raise UserError(
             "trainer.strategy = 'fsdp' does not support fp16; use trainer.precision=bf16 or fp32"
         )
+    if any(parameter.is_complex() for parameter in model.parameters()):
+        raise UserError(
+            "trainer.strategy = 'fsdp' does not support complex parameters; use "
+            "trainer.strategy=ddp"
+        )
     mesh: Any = init_device_mesh(device.type, (world_size(),))
     contiguous: Any = model  # torch 2.12 has no type for this overload of `to`
     contiguous.to(memory_format=torch.contiguous_format)
