@@ -1,4 +1,4 @@
-"""The sanity check: one batch through all methods of a trainer, before training starts."""
+"""The sanity check: one batch through the steps of a trainer, before training starts."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -30,8 +30,8 @@ MAX_LISTED_PARAMETERS = 3
 def check_trainer(trainer: BaseTrainer) -> None:
     """Runs an evaluation, a prediction and an optimizer step on a copy of a new trainer.
 
-    It leaves nothing behind: neither in the trainer, nor in the data set, nor in the random
-    generators.
+    It leaves nothing behind: neither in the trainer, nor in the training set, nor in the random
+    generators. If the model cannot be copied, no optimizer step is made.
 
     Raises:
         UserError: if a method fails or returns something else than it must, `checkpoint.monitor` is
@@ -45,11 +45,14 @@ def check_trainer(trainer: BaseTrainer) -> None:
     ):
         step = _load_first_step(trainer.loaders["train"])
         trial = _copy_of(trainer)
-        trial.model.register_forward_hook(_check_outputs_exist)
+        is_copied = trial.model is not trainer.model
+        if is_copied:
+            trial.model.register_forward_hook(_check_outputs_exist)
         for split, loader in trainer.loaders.items():
             if split != "train":
                 _check_evaluation(trial, split, loader)
-        _check_training(trial, step.to(trainer.device))
+        if is_copied:
+            _check_training(trial, step.to(trainer.device))
 
 
 def _load_first_step(loader: BatchLoader) -> Step:
@@ -78,7 +81,7 @@ def _copy_of(trainer: BaseTrainer) -> BaseTrainer:
             vars(trial)[name] = copy.deepcopy(value, copies)
         except Exception as error:  # whatever the code of a class may raise
             log.warning(
-                "the sanity check uses %s.%s itself, because it cannot be copied: %s",
+                "the check before training cannot copy %s.%s, and uses it as it is: %s",
                 type(trainer).__name__,
                 name,
                 describe_error(error),

@@ -129,15 +129,25 @@ class BaseDataset(ABC, Dataset[Sample]):
         if images is None:
             return None
         images = images[:MAX_DRAWN_IMAGES].float()
-        has_target = isinstance(batch, Mapping) and "target" in batch
-        if not titles and self.classes and has_target:
-            targets = class_labels(batch["target"])
-            titles = [self.classes[target] for target in targets[:MAX_DRAWN_IMAGES]]
         if not titles:
-            titles = [""] * len(images)
+            titles = self._class_titles(batch) or [""] * len(images)
         low = images.amin()
-        high = images.amax()
-        return image_grid((images - low) / (high - low), titles[:MAX_DRAWN_IMAGES], heading)
+        contrast = (images.amax() - low).clamp(min=1e-6)
+        return image_grid((images - low) / contrast, titles[:MAX_DRAWN_IMAGES], heading)
+
+    def _class_titles(self, batch: Batch) -> list[str]:
+        """The names of the classes in ``target``; empty if it contains anything else."""
+        if not isinstance(batch, Mapping) or not isinstance(batch.get("target"), Tensor):
+            return []
+        target = batch["target"]
+        if target.is_floating_point() and target.ndim == 2:
+            target = target.argmax(1)
+        if target.is_floating_point() or target.ndim != 1:
+            return []
+        labels = target.tolist()
+        if not all(0 <= label < len(self.classes) for label in labels):
+            return []
+        return [self.classes[label] for label in labels]
 
     def table(self, batch: Batch) -> list[list[str]]:
         """A transformed batch as a table with a header, for data without figures.
@@ -188,7 +198,8 @@ class BaseDataset(ABC, Dataset[Sample]):
     def example(self) -> Any:
         """The ``input`` of a batch of one sample, shape (1, ...), or the whole batch without one.
 
-        Floating-point tensors are zeros, because checkpoints contain the example.
+        Floating-point tensors are zeros, because checkpoints contain the example. Integers are
+        kept.
 
         Raises:
             UserError: if there are no samples, and checkpoints have no example.

@@ -23,7 +23,7 @@ from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
 from logger.meter import Meter, read_peak_memory
 from logger.run_log import RunLog
-from metrics.average import MeanLoss, WeightedMeans, mean_over_batches
+from metrics.average import MeanLoss, WeightedMeans, mean_over_batches, mean_over_processes
 from metrics.protocol import (
     Metric,
     check_outputs,
@@ -48,7 +48,13 @@ from storage.checkpointer import Checkpointer
 from storage.example_inputs import to_plain_data
 from storage.non_finite_guard import NonFiniteGuard
 from storage.progress import Progress
-from storage.state import collect_state, preserve_state, restore_state, stateful_objects
+from storage.state import (
+    check_plain,
+    collect_state,
+    preserve_state,
+    restore_state,
+    stateful_objects,
+)
 from utils.device import select_autocast_dtype, select_device, to_device
 from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
 from utils.finite import check_finite
@@ -173,13 +179,20 @@ class BaseTrainer(ABC):
 
     @cached_property
     def loss(self) -> Loss:
-        """The loss in the settings: ``self.loss(outputs, target)``."""
+        """The loss in the settings: ``self.loss(outputs, target)``.
+
+        ``self.loss.unweighted`` is the same loss without class weights, for evaluation.
+        """
         if self.settings.loss.name == NO_CLASS:
             raise UserError(
                 f"{type(self).__name__} uses self.loss, but loss.name is not set; set it, or "
                 "default_loss in the class"
             )
-        return build_loss(self.settings.loss, self.dataset, self.device)
+        weighted_by = None
+        if "train" in self.loaders:
+            weighted_by = self.dataset
+        with torch.inference_mode(False):  # its tensors are needed in training as well
+            return build_loss(self.settings.loss, self.dataset, self.device, weighted_by)
 
     @cached_property
     def schedule(self) -> Schedule | None:
@@ -304,7 +317,7 @@ class BaseTrainer(ABC):
         optimizers = self.optimizers
         if optimizer is not None:
             optimizers = [optimizer]
-        if needs_closure(optimizers[0]):
+        if any(needs_closure(stepping) for stepping in optimizers):
             return self._optimize_with_closure(step, optimizer, training_step)
         outputs = self.compute_gradients(step, optimizer, training_step)
         self.clip_gradients(optimizer)
@@ -328,7 +341,7 @@ class BaseTrainer(ABC):
             training_step = self.training_step
         parameters = None
         if optimizer is not None and not self.sharded:
-            parameters = parameters_of([optimizer])
+            parameters = [p for p in parameters_of([optimizer]) if p.requires_grad]
         # DDP exchanges the gradients of all parameters, or none.
         exchanges_some = parameters is not None and world_size() > 1
         outputs = []
@@ -381,7 +394,8 @@ class BaseTrainer(ABC):
     ) -> None:
         """Called after each validation, for the validation set and for each of the further ones.
 
-        Training is saved before, so an error here loses nothing.
+        What it changes is saved. If it fails, a single process saves first, and a resumed run
+        validates again. Random numbers that it draws do not change those of training.
 
         Args:
             split: ``validation``, or a name in `data.validation_sets`.
@@ -561,24 +575,23 @@ class BaseTrainer(ABC):
         return values
 
     def validate(self) -> None:
-        """Evaluates the validation set, logs the results, and saves.
+        """Evaluates the validation sets, logs the results, and saves.
 
         If the evaluation fails, a single process saves before it raises the error; a resumed run
         then validates first.
         """
+        all_results = {}
         try:
-            results = self.evaluate("validation")
-            scalars = scalar_results(results)
-            other_results = {}
-            for name in self.settings.data.validation_sets:
-                other_results[name] = self.evaluate(name)
-                for metric, value in scalar_results(other_results[name]).items():
-                    scalars[f"{name}/{metric}"] = value
+            for split in ("validation", *self.settings.data.validation_sets):
+                all_results[split] = self.evaluate(split)
+            with preserve_global_rng(self.device):
+                for split, results in all_results.items():
+                    self.after_evaluation(split, results)
         except Exception:
             if world_size() == 1:  # several processes can only save together
                 self.save()
             raise
-        self._log_validation(results, other_results)
+        scalars = self._log_validation(all_results)
         monitor = self.settings.checkpoint.monitor
         is_first = self.progress.validated_step == 0
         is_best = self.progress.record_validation(
@@ -591,9 +604,7 @@ class BaseTrainer(ABC):
             message += "  (best so far)"
         log.info("%s", message)
         self.save(is_best=is_best)  # before the figures, which take time
-        self._log_figures(results, is_first)
-        for split, split_results in {"validation": results, **other_results}.items():
-            self.after_evaluation(split, split_results)
+        self._log_figures(all_results["validation"], is_first)
         self.meter.restart_timer()
 
     @property
@@ -721,13 +732,13 @@ class BaseTrainer(ABC):
     def evaluating(self) -> Iterator[nn.Module]:
         """The evaluated model, in evaluation mode and, by default, without gradients.
 
-        Afterwards all modules are in the mode that the model was in, and the random generators are
-        as before.
+        Afterwards each module is in the mode that it was in, and the random generators are as
+        before.
         """
         _ = self.parallel_model  # shards the model if necessary
         _ = self.metrics  # built here, because tensors made in inference mode cannot be updated
         model = self.evaluated_model
-        was_training = model.training
+        modes = {module: module.training for module in model.modules()}
         if self.evaluates_with_gradients:
             gradient_mode: AbstractContextManager[Any] = nullcontext()
         elif self.sharded:
@@ -746,7 +757,8 @@ class BaseTrainer(ABC):
             ):
                 yield model
         finally:
-            model.train(was_training)
+            for module, was_training in modes.items():
+                module.training = was_training
 
     # Saving and resuming.
 
@@ -792,7 +804,7 @@ class BaseTrainer(ABC):
         }
         if any(has_evaluation_mode(optimizer) for optimizer in self.optimizers):
             with evaluation_mode(self.optimizers):
-                state["evaluated_model"] = copy.deepcopy(self.model.state_dict())
+                state["optimizer_eval_weights"] = copy.deepcopy(self.model.state_dict())
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -850,7 +862,7 @@ class BaseTrainer(ABC):
 
     @cached_property
     def saved_example_inputs(self) -> dict[str, Any] | None:
-        """The result of `example_inputs` as plain data, without any values of the sample."""
+        """The result of `example_inputs` as plain data; floating-point values are zeros."""
         batch = to_device(self.dataset.example_batch, self.device)
         with preserve_global_rng(self.device), torch.no_grad():
             example = self.example_inputs(batch)
@@ -869,7 +881,9 @@ class BaseTrainer(ABC):
         training_step: TrainingStep | None,
     ) -> dict[str, Tensor]:
         """A step of an optimizer that computes the loss several times, such as LBFGS."""
-        stepping: Any = optimizer or self.optimizers[0]
+        stepping: Any = optimizer
+        if optimizer is None:
+            stepping = next(other for other in self.optimizers if needs_closure(other))
         is_one_of_several = optimizer is None and len(self.optimizers) > 1
         if is_one_of_several or self.scaler.is_enabled():
             raise UserError(
@@ -886,7 +900,8 @@ class BaseTrainer(ABC):
                 if parameter.grad is not None:  # LBFGS cannot flatten those of convolutions
                     parameter.grad = parameter.grad.contiguous()
             all_outputs.append(outputs)
-            return outputs["loss"]
+            # The optimizer decides by the loss, which must be the same in all processes.
+            return mean_over_processes(outputs["loss"], sum(step.sample_counts))
 
         stepping.step(closure)
         self._discard_gradients()
@@ -907,6 +922,7 @@ class BaseTrainer(ABC):
             self.validate()
         if self.progress.step == 0:
             self._seed_process()
+            check_plain(self.state_dict())
             self.save()
             self.checkpointer.finish()
             self.checkpointer.raise_failure(BAD_INPUT)
@@ -927,12 +943,16 @@ class BaseTrainer(ABC):
             number = self.progress.step + 1
             seed_torch(*self._update_key, number, *self._rank_key, device=self.device)
 
-    def _log_validation(
-        self, results: Mapping[str, Tensor], other_results: Mapping[str, Mapping[str, Tensor]]
-    ) -> None:
-        for split, split_results in {"validation": results, **other_results}.items():
-            scalars = scalar_results(split_results)
+    def _log_validation(self, all_results: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
+        """Logs the scalars of all sets; returns them by the names that can be monitored."""
+        monitorable = {}
+        for split, results in all_results.items():
+            scalars = scalar_results(results)
             self.run_log.scalars(split, self.epoch, self.progress.step, scalars)
+            prefix = "" if split == "validation" else f"{split}/"
+            for name, value in scalars.items():
+                monitorable[f"{prefix}{name}"] = value
+        return monitorable
 
     def _log_figures(self, results: Mapping[str, Tensor], is_first: bool) -> None:
         if not self.run_log.takes_figures:
@@ -959,7 +979,7 @@ class BaseTrainer(ABC):
         """Keeps a signal that arrived before an error, and saves if a batch cannot be loaded.
 
         A terminal sends its signals to the workers as well, which end. After a signal, a
-        LoadingError is therefore no error.
+        LoadingError is therefore no error of a single process.
         """
         try:
             yield
@@ -967,9 +987,9 @@ class BaseTrainer(ABC):
             self.stop_signal = signals.received
             raise
         except LoadingError:
+            self.stop_signal = signals.received
             if world_size() > 1:  # the others are in the middle of a step
                 raise
-            self.stop_signal = signals.received
             self.save()
             if not self.stop_signal:
                 raise

@@ -96,6 +96,16 @@ def mean_over_batches(
     return means.compute()
 
 
+def mean_over_processes(value: Tensor, weight: float) -> Tensor:
+    """The mean of a scalar over all processes; with weight 0, it may be NaN and does not count."""
+    total = value.detach() * weight
+    if weight == 0:
+        total = torch.zeros_like(total)
+    sums = torch.stack([total, torch.full_like(total, weight)])
+    all_reduce_sum([sums])
+    return sums[0] / sums[1]
+
+
 class MeanLoss:
     """The mean of all values as the metric ``loss``, with the protocol of metrics.
 

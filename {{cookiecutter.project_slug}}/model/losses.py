@@ -20,6 +20,8 @@ from torch.nn import functional
 from config.schema import Fraction, NonNegative, Positive
 from utils.errors import UserError
 
+MIN_UNCERTAINTY = 1e-6  # a power of 0 between 0 and 1 has an infinite gradient
+
 Quantile = Annotated[float, Field(gt=0, lt=1)]
 
 # Classes
@@ -62,7 +64,7 @@ def cross_entropy(
     labels = target
     if target.is_floating_point():
         labels = target.argmax(1)
-    losses = losses * weight[labels.clamp(min=0)]
+    losses = losses * weight[labels.where(labels != ignore_index, 0)]
     if reduction == "none":
         return losses
     return losses.sum() / (labels != ignore_index).sum()
@@ -85,7 +87,8 @@ def focal(
         reduction: mean or none.
     """
     losses = cross_entropy(logits, target, reduction="none")
-    losses = (1 - (-losses).exp()) ** gamma * losses
+    uncertainty = (1 - (-losses).exp()).clamp(min=MIN_UNCERTAINTY)
+    losses = uncertainty**gamma * losses
     if weight is not None:
         losses = losses * weight[target]
     return _reduce(losses, reduction)

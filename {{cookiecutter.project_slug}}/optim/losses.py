@@ -1,6 +1,7 @@
 """Builds the loss that the settings name."""
 
-import inspect
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,25 +12,27 @@ from config.constructors import changed_arguments, constructor_parameters
 from config.schema import LossSettings
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 
+LossFunction = Callable[[Any, Any], Tensor]
+NO_INDEX = -100  # torch's default of ignore_index
+
 
 class Loss:
-    """A function, or a module of torch, with its arguments.
+    """A function, or modules of torch, with their arguments.
 
     Args:
-        compute: takes outputs, targets and, if it has such a parameter, `reduction`.
-        arguments: further arguments by name.
-        divides: whether outputs and targets are divided by `scale` before.
-        scale: the standard deviation of the targets.
+        mean: computes the loss of a batch from outputs and targets.
+        per_sample: computes the loss of each sample or element.
+        scale: what outputs and targets are divided by before.
+
+    Attributes:
+        unweighted: the same loss without class weights.
     """
 
-    def __init__(
-        self, compute: Any, arguments: dict[str, Any], divides: bool = False, scale: float = 1.0
-    ) -> None:
-        self.compute = compute
-        self.arguments = arguments
-        self.divides = divides
+    def __init__(self, mean: LossFunction, per_sample: LossFunction, scale: float = 1.0) -> None:
+        self.mean = mean
+        self.per_sample = per_sample
         self.scale = scale
-        self.reduces = "reduction" in inspect.signature(compute).parameters
+        self.unweighted = self
 
     def __call__(self, outputs: Any, target: Any, reduction: str = "mean") -> Tensor:
         """The loss, computed in float32 at least, also under autocast.
@@ -44,53 +47,71 @@ class Loss:
         """
         if isinstance(outputs, Tensor) and outputs.itemsize < 4:
             outputs = outputs.float()
-        if self.divides:
+        if self.scale != 1:
             outputs = outputs / self.scale
             target = target / self.scale
-        if self.reduces:
-            loss: Tensor = self.compute(outputs, target, reduction=reduction, **self.arguments)
-        else:
-            loss = self.compute(outputs, target, **self.arguments)
         if reduction == "mean":
+            loss = self.mean(outputs, target)
             return loss if loss.ndim == 0 else loss.mean()
-        if loss.ndim == 0:  # the loss is a mean itself
-            return loss.expand(len(outputs))
-        return loss.flatten(1).mean(1) if loss.ndim > 1 else loss
+        losses = self.per_sample(outputs, target)
+        if losses.ndim == 0:  # the loss can only be computed for a batch
+            return losses.expand(len(target))
+        return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
 
 
-def build_loss(settings: LossSettings, dataset: Any, device: torch.device) -> Loss:
+def build_loss(
+    settings: LossSettings, dataset: Any, device: torch.device, weighted_by: Any = None
+) -> Loss:
     """The loss that the settings name.
 
     Args:
         settings: name, arguments and class weights.
-        dataset: has `classes`, `targets` for balanced weights and, if the targets are numbers,
-            `target_mean_and_std`.
+        dataset: has `target_mean_and_std` if the targets are numbers.
         device: where the loss is computed.
+        weighted_by: the training set, with `classes` and, for balanced weights, `targets`. None for
+            a loss without weights.
 
     Raises:
         UserError: if the loss cannot be built, or does not accept the class weights.
     """
     component = find_component(LossSettings, settings.name)
+    loss = _build(component, settings, dataset, device, None)
+    if weighted_by is None or not (settings.balanced or settings.class_weights):
+        return loss
+    if "weight" not in constructor_parameters(component):
+        raise UserError(f"loss.name = {settings.name!r} does not accept class weights")
+    weighted = _build(component, settings, dataset, device, class_weights(settings, weighted_by))
+    weighted.unweighted = loss
+    return weighted
+
+
+def _build(
+    component: Any,
+    settings: LossSettings,
+    dataset: Any,
+    device: torch.device,
+    weight: Tensor | None,
+) -> Loss:
     arguments = changed_arguments(component, settings)
-    parameters = constructor_parameters(component)
-    if settings.balanced or settings.class_weights:
-        if "weight" not in parameters:
-            raise UserError(f"loss.name = {settings.name!r} does not accept class weights")
-        arguments["weight"] = class_weights(settings, dataset).to(device)
+    if weight is not None:
+        arguments["weight"] = weight.to(device)
     _, scale = getattr(dataset, "target_mean_and_std", (0.0, 1.0))
-    if isinstance(component, type):
-        return Loss(
-            _construct(component, arguments, settings.name).to(device), {}, scale != 1, scale
-        )
+    parameters = constructor_parameters(component)
     if "scale" in parameters:
         arguments["scale"] = scale
-        return Loss(component, arguments)
-    return Loss(component, arguments, divides=scale != 1, scale=scale)
+        scale = 1.0  # the function divides by it
+    functions: dict[str, LossFunction] = {}
+    for reduction in ("mean", "none"):
+        if "reduction" in parameters:
+            arguments["reduction"] = reduction
+        if isinstance(component, type):
+            functions[reduction] = _construct(component, arguments, settings.name).to(device)
+        else:
+            functions[reduction] = functools.partial(component, **arguments)
+    return Loss(functions["mean"], functions["none"], scale)
 
 
 def _construct(component: Any, arguments: dict[str, Any], name: str) -> nn.Module:
-    if "reduction" in constructor_parameters(component):
-        arguments["reduction"] = "none"
     try:
         module: nn.Module = component(**arguments)
     except USER_CODE_ERRORS as error:
@@ -128,7 +149,8 @@ def class_weights(settings: LossSettings, dataset: Any) -> Tensor:
     labels = targets
     if targets.is_floating_point():
         labels = targets.argmax(1)
+    labels = labels[labels != settings.arguments.get("ignore_index", NO_INDEX)]
     counts = torch.bincount(labels.flatten(), minlength=classes)
     occurring_classes = (counts > 0).sum()
-    weights: Tensor = labels.numel() / (counts * occurring_classes).clamp(min=1)
-    return weights
+    weights = labels.numel() / (counts * occurring_classes).clamp(min=1)
+    return weights.where(counts > 0, 1.0)  # of classes without samples

@@ -2,11 +2,13 @@
 
 import copy
 import inspect
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -19,6 +21,8 @@ from utils.ranks import rank, world_size
 
 MAX_LISTED_PROBLEMS = 5
 MAX_LINE_CHARACTERS = 150
+SCHEDULED_OPTIONS = {"lr", "momentum", "betas"}  # what schedulers of torch change
+PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
 
 
 def stateful_objects(owner: Any) -> dict[str, Any]:
@@ -71,7 +75,8 @@ def collect_state(owner: Any, excluded: Iterable[Any] = ()) -> dict[str, Any]:
     for name in getattr(owner, "saved_attributes", ()):
         state[name] = getattr(owner, name)
     for name in _names_that_differ(owner, state):
-        local_states[name] = map_tensors(lambda tensor: tensor.cpu(), state.pop(name))
+        if name in state:
+            local_states[name] = map_tensors(lambda tensor: tensor.cpu(), state.pop(name))
     state["ranks"] = all_gather_object(local_states)
     return state
 
@@ -97,12 +102,15 @@ def _names_that_differ(owner: Any, state: Mapping[str, Any]) -> list[str]:
     for name, part_state in state.items():
         if not isinstance(parts.get(name), nn.Module | Optimizer):
             digests[name] = digest(part_state)
-    first_digests, *other_digests = all_gather_object(digests)
-    return [
-        name
-        for name in first_digests
-        if any(others.get(name) != first_digests[name] for others in other_digests)
-    ]
+    names: dict[str, None] = {}  # those of all processes, in their order
+    all_digests = all_gather_object(digests)
+    for process_digests in all_digests:
+        names.update(dict.fromkeys(process_digests))
+    differing = []
+    for name in names:
+        if len({process_digests.get(name) for process_digests in all_digests}) > 1:
+            differing.append(name)
+    return differing
 
 
 def restore_state(
@@ -131,9 +139,9 @@ def restore_state(
             if rank_states:
                 part.load_rank_states(rank_states)
             continue
-        part_state = _saved_state(state, name)
-        if part_state is None:
+        if not _is_saved(state, name):
             continue  # new in this run, such as a moving average
+        part_state = _saved_state(state, name)
         if isinstance(part, Optimizer):
             if same_optimizer:
                 _restore_optimizer(part, part_state, restores_rates)
@@ -142,33 +150,57 @@ def restore_state(
         else:
             part.load_state_dict(part_state)
     for name in getattr(owner, "saved_attributes", ()):
-        value = _saved_state(state, name)
-        if value is not None:
-            setattr(owner, name, _like(value, getattr(owner, name)))
+        if _is_saved(state, name):
+            value = _saved_state(state, name)
+            setattr(owner, name, _on_device_of(value, getattr(owner, name), owner))
+
+
+def _is_saved(state: Mapping[str, Any], name: str) -> bool:
+    return name in state or any(name in rank_state for rank_state in state["ranks"])
 
 
 def _saved_state(state: Mapping[str, Any], name: str) -> Any:
-    """The state with a name, which this process or all processes saved; None without one."""
+    """The state with a name, which all processes or this one saved; empty if others did."""
     if name in state:
         return state[name]
     rank_states = state["ranks"]
-    if name not in rank_states[0]:
-        return None
     if len(rank_states) != world_size():
         raise UserError(
             f"{name} differs between the {len(rank_states)} processes of the saved run; resume it "
             "with that number of processes"
         )
-    return rank_states[rank()][name]
+    return rank_states[rank()].get(name, {})
 
 
-def _like(value: Any, current: Any) -> Any:
-    """A saved value, with its tensors on the devices of the current ones of the same path."""
-    devices = {name: tensor.device for name, tensor in named_tensors(current)}
-    if len(set(devices.values())) != 1:
-        return copy.deepcopy(value)
-    (device,) = set(devices.values())
-    return map_tensors(lambda tensor: tensor.detach().clone().to(device), value)
+def _on_device_of(value: Any, current: Any, owner: Any) -> Any:
+    """A copy of a saved value, with its tensors on the device of the current ones.
+
+    If there are none, that is the device of the owner.
+    """
+    devices = {tensor.device for _, tensor in named_tensors(current)}
+    device = getattr(owner, "device", torch.device("cpu"))
+    if len(devices) == 1:
+        (device,) = devices
+    return map_tensors(lambda tensor: tensor.detach().clone().to(device), copy.deepcopy(value))
+
+
+def check_plain(state: Any, path: str = "") -> None:
+    """Checks that a checkpoint with this state can be read, because it is plain data.
+
+    Raises:
+        UserError: that names the first value of another type.
+    """
+    if type(state) in (dict, Counter, OrderedDict):
+        for key, value in state.items():
+            check_plain(value, f"{path} {key}".lstrip())
+    elif type(state) in (list, tuple, set, torch.Size):
+        for index, value in enumerate(state):
+            check_plain(value, f"{path} {index}".lstrip())
+    elif not isinstance(state, Tensor) and type(state) not in PLAIN_TYPES:
+        raise UserError(
+            f"the state {path!r} is {type(state).__name__}, which a checkpoint cannot contain; "
+            "use tensors, numbers, texts, lists and dicts of them"
+        )
 
 
 @contextmanager
@@ -207,7 +239,7 @@ def evaluation_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
     Some optimizers train other values than are to be evaluated; the checkpoint has both then.
     """
     if "moving_average" not in state:
-        return dict(state.get("evaluated_model", state["model"]))
+        return dict(state.get("optimizer_eval_weights", state["model"]))
     prefix = "module."  # the averaged model is a part of torch's AveragedModel
     weights = {}
     for name, value in state["moving_average"].items():
@@ -239,9 +271,11 @@ def _restore_optimizer(
         moments[index] = {
             name: match_layout(value, parameter) for name, value in saved_moments.items()
         }
-    from_settings = {"params", "name"}
-    if not restores_rates:
-        from_settings |= {"initial_lr", *inspect.signature(type(optimizer)).parameters}
+    from_settings = {"params", "name", *inspect.signature(type(optimizer)).parameters}
+    if restores_rates:
+        from_settings -= SCHEDULED_OPTIONS
+    else:
+        from_settings.add("initial_lr")
     for group, saved_group in zip(param_groups, saved["param_groups"], strict=True):
         for name, value in saved_group.items():
             if name not in from_settings:

@@ -247,7 +247,7 @@ class Kind:
 # JSON, because processes.py separates settings by spaces.
 KINDS: dict[str, Kind] = {
     "optimizer": Kind(['optimizer={"name":"Adam","betas":[0.8,0.99]}']),
-    "closure": Kind(['optimizer={"name":"LBFGS","lr":0.05,"max_iter":2}']),
+    "closure": Kind(['optimizer={"name":"LBFGS","lr":0.05,"max_iter":6}']),
     "groups": Kind(
         [
             'optimizer.groups={"head.*":{"lr":0.05}}',

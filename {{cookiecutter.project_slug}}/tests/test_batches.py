@@ -23,7 +23,8 @@ from model import networks as model_files
 from storage.checkpoint_file import load_checkpoint
 from trainer import classifier as trainer_files
 from utils.device import to_device
-from utils.nested import named_tensors
+from utils.errors import UserError
+from utils.nested import named_tensors, stack_samples
 from utils.randomness import make_generator
 
 Command = Callable[..., int]
@@ -253,6 +254,19 @@ def test_a_non_finite_sample_is_named_and_saved(
     (file,) = run.glob("non_finite_*.pt")
     values = dict(named_tensors(load_checkpoint(file)["batches"]))
     assert any(not tensor.isfinite().all() for tensor in values.values())
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [{"x": torch.ones(1)}, {"x": torch.ones(1), "y": torch.ones(1)}],
+        [{"x": torch.ones(1), "y": torch.ones(1)}, {"x": torch.ones(1)}],
+        [[torch.ones(1)], [torch.ones(1), torch.ones(1)]],
+    ],
+)
+def test_samples_of_different_structure_are_not_cut(samples: list[Any]) -> None:
+    with pytest.raises(UserError, match=r"some samples have '(y|1)'.*collate"):
+        stack_samples(samples)
 
 
 def test_all_tensors_and_objects_are_moved() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -146,6 +147,69 @@ def test_an_error_in_a_hook_loses_no_step(make_trainer: MakeTrainer) -> None:
     with pytest.raises(ZeroDivisionError):
         trainer.fit()
     assert (trainer.run / "checkpoints/step_00000016.pt").exists()
+
+
+class StoppingAfterEvaluation(Plain):
+    """Ends training, and changes a saved value, after the first evaluation."""
+
+    saved_attributes = ("evaluations",)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.evaluations: Any = None
+
+    def after_evaluation(self, split: str, results: Mapping[str, Tensor]) -> None:
+        torch.rand(())  # does not change the random numbers of training
+        self.evaluations = [results["loss"].item()]
+        self.stop("one is enough")
+
+
+def test_what_a_hook_changes_after_an_evaluation_is_saved(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "trainer.epochs=3", kind=StoppingAfterEvaluation)
+    trainer.fit()
+    assert trainer.progress.step == 16
+    state = load_checkpoint(trainer.run / "checkpoints/last.pt")
+    assert state["progress"]["stop_reason"] == "one is enough"
+    assert state["evaluations"] == trainer.evaluations
+    resumed = make_trainer(*SMALL_MODEL, "trainer.epochs=3", kind=StoppingAfterEvaluation)
+    resumed.load_state_dict(state)
+    assert resumed.is_finished()
+    assert resumed.evaluations == trainer.evaluations
+    initial = load_checkpoint(trainer.run / "checkpoints/step_00000000.pt")
+    resumed.load_state_dict(initial)
+    assert resumed.evaluations is None
+
+
+class Unsavable(Plain):
+    """Has a state that is no plain data."""
+
+    saved_attributes = ("mean",)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mean = {"value": np.float64(1)}
+
+
+def test_a_state_that_cannot_be_read_again_is_named(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, kind=Unsavable)
+    with pytest.raises(UserError, match=r"'mean value' is float64"):
+        trainer.fit()
+    assert trainer.progress.step == 0
+
+
+class FrozenPart(Plain):
+    """Keeps a part of its model in evaluation mode."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model.get_submodule("layers.1").eval()
+
+
+def test_a_part_in_evaluation_mode_stays_in_it(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, kind=FrozenPart)
+    trainer.evaluate("validation")
+    assert trainer.model.training
+    assert not trainer.model.layers[1].training
 
 
 class Stopping(Recorder):

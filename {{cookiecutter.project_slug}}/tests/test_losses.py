@@ -39,7 +39,7 @@ class Labels:
 
 def make_loss(dataset: Any = Labels, **settings: Any) -> Any:
     section = load_settings(CONFIG, [f"loss={json.dumps(settings)}"]).loss
-    return build_loss(section, dataset, torch.device("cpu"))
+    return build_loss(section, dataset, torch.device("cpu"), weighted_by=dataset)
 
 
 # Values
@@ -79,6 +79,40 @@ def test_balanced_weights_give_each_class_the_same_weight() -> None:
     plain = cross_entropy(logits, Labels.targets, reduction="none")
     means = [plain[Labels.targets == index].mean() for index in range(3)]
     assert torch.allclose(loss(logits, Labels.targets), torch.stack(means).mean())
+
+
+class IgnoredLabels:
+    """Some labels do not count, and a class has no samples."""
+
+    title = "ignored labels"
+    classes = ("a", "b", "c", "d")
+    targets = torch.tensor([0] * 4 + [1] * 4 + [2] * 2 + [255] * 5)
+
+
+def test_balanced_weights_do_not_count_ignored_targets() -> None:
+    loss = make_loss(IgnoredLabels, name="cross_entropy", balanced=True, ignore_index=255)
+    logits = torch.randn(15, 4)
+    plain = cross_entropy(logits, IgnoredLabels.targets, ignore_index=255, reduction="none")
+    means = [plain[IgnoredLabels.targets == index].mean() for index in range(3)]
+    found = loss(logits, IgnoredLabels.targets)
+    assert torch.allclose(found, torch.stack(means).mean())
+    assert torch.isfinite(loss(torch.randn(1, 4), torch.tensor([3])))
+
+
+def test_evaluation_uses_no_class_weights(make_trainer: MakeTrainer) -> None:
+    weights = "loss.class_weights=[9, 1, 1, 1, 1, 1, 1, 1, 1, 1]"
+    trainer = make_trainer(*SMALL_MODEL, weights, "loss.label_smoothing=0")
+    batch = trainer.loaders["validation"].sample_batch(1000)
+    plain = cross_entropy(trainer.predict(batch), batch["target"])
+    assert trainer.evaluate("validation")["loss"].item() == pytest.approx(plain.item(), rel=1e-4)
+    assert trainer.loss(trainer.predict(batch), batch["target"]) > 1.1 * plain
+
+
+def test_a_small_gamma_has_finite_gradients_for_certain_predictions() -> None:
+    logits = torch.tensor([[100.0, 0.0]], requires_grad=True)
+    losses.focal(logits, torch.tensor([0]), gamma=0.5).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
 
 
 def test_focal_loss_without_focus_is_cross_entropy() -> None:
@@ -168,6 +202,8 @@ def test_the_loss_of_each_sample_has_the_mean_that_training_minimizes(name: str)
         "{name: focal, gamma: 1.5}",
         "{name: cross_entropy, balanced: true, label_smoothing: 0.1}",
         "{name: CrossEntropyLoss, label_smoothing: 0.1}",
+        "{name: CrossEntropyLoss, balanced: true}",
+        "{name: cross_entropy, class_weights: [1, 1, 1, 1, 1, 2, 2, 2, 2, 2]}",
         "{name: MultiMarginLoss, margin: 0.5}",
         "{name: losses.focal}",
     ],

@@ -355,6 +355,20 @@ def test_learning_rates_of_training_follow_the_schedule(
 # The moving average
 
 
+def test_options_that_no_scheduler_changes_come_from_the_settings(
+    make_trainer: MakeTrainer,
+) -> None:
+    changes = (*SMALL_MODEL, "scheduler={name: StepLR, step_size: 1}", "optimizer.lr=0.1")
+    trainer = make_trainer(*changes, "trainer.max_steps=20")
+    trainer.fit()
+    state = load_checkpoint(trainer.run / "checkpoints/last.pt")
+    resumed = make_trainer(*changes, "optimizer.weight_decay=0.5", "optimizer.lr=0.7")
+    resumed.load_state_dict(state)
+    (group,) = resumed.optimizers[0].param_groups
+    assert group["weight_decay"] == 0.5
+    assert group["lr"] == pytest.approx(0.001)  # as the scheduler has set it
+
+
 def test_moving_average_of_the_weights_is_saved_and_evaluated(
     make_trainer: MakeTrainer, logged: Logged
 ) -> None:

@@ -143,10 +143,10 @@ class Numbers(BaseDataset):
     lengths: Any
     sample_weights: Any
 
-    def __init__(self, count: int, **kwargs: Any) -> None:
+    def __init__(self, count: int, sample_weights: Any = None) -> None:
         self.count = count
-        for name, value in kwargs.items():
-            setattr(self, name, value)
+        if sample_weights is not None:
+            self.sample_weights = sample_weights
 
     def __len__(self) -> int:
         return self.count
@@ -159,7 +159,11 @@ def make_numbers(count: int = 103) -> Numbers:
     """Numbers of two classes, a twentieth and the rest, whose lengths are random."""
     targets = (torch.arange(count) % 20 == 0).long()
     lengths = torch.randint(1, 200, (count,), generator=torch.Generator().manual_seed(1))
-    return Numbers(count, targets=targets, classes=("common", "rare"), lengths=lengths)
+    numbers = Numbers(count)
+    numbers.targets = targets
+    numbers.classes = ("common", "rare")
+    numbers.lengths = lengths
+    return numbers
 
 
 def make_order(

@@ -55,7 +55,7 @@ class Classifier(BaseTrainer):
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         logits = model(batch["input"])
         self._check_classes(logits)
-        losses = self.loss(logits, batch["target"], reduction="none")
+        losses = self.loss.unweighted(logits, batch["target"], reduction="none")
         self.metrics.update(losses, logits, class_labels(batch["target"]))
 
     def _check_classes(self, logits: Tensor) -> None:

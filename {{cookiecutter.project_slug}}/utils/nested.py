@@ -193,8 +193,8 @@ def stack_samples(samples: Sequence[Any], name: str = "") -> Any:
     if items is None or is_movable(first):
         return list(samples)
     stacked = {}
-    for key in items:
-        values = [_item(sample, key, name) for sample in samples]
+    for key in _common_keys(samples, name):
+        values = [_items_of(sample)[key] for sample in samples]
         stacked[key] = stack_samples(values, f"{name} {key}".lstrip())
     if isinstance(first, tuple):
         return rebuild_tuple(first, list(stacked.values()))
@@ -205,11 +205,19 @@ def stack_samples(samples: Sequence[Any], name: str = "") -> Any:
     return stacked
 
 
-def _item(sample: Any, key: Any, name: str) -> Any:
-    items = _items(sample)
-    if items is None or key not in items:
-        raise UserError(f"a sample lacks {f'{name} {key}'.lstrip()!r}, which others have")
-    return items[key]
+def _common_keys(samples: Sequence[Any], name: str) -> list[Any]:
+    """The keys, or positions, of nested samples, which must all have the same ones."""
+    keys = list(_items_of(samples[0]))
+    for sample in samples:
+        differing = set(keys).symmetric_difference(_items_of(sample))
+        if differing:
+            path = f"{name} {min(differing, key=str)}".lstrip()
+            raise UserError(f"some samples have {path!r}, others do not; override `collate`")
+    return keys
+
+
+def _items_of(sample: Any) -> Mapping[Any, Any]:
+    return _items(sample) or {}
 
 
 def _stack_tensors(tensors: Sequence[Any], name: str) -> Tensor:
