@@ -33,10 +33,12 @@ GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
     ),  # the nearest neighbour by pixels reaches 0.75
     # The values that the optimizer trains, instead of those to evaluate, reach 0.936.
     "schedule_free": ("accuracy", lambda value: value > 0.945),
+    "gradient_penalty": ("loss", lambda value: value < 0.01),  # without any forces, it is 1
 }
 # Arguments of predict.py; the other tasks have no inputs that a user would type.
 INPUTS: dict[str, list[str]] = {
     "schedule_free": ["image.png"],
+    "gradient_penalty": ["0,0,1,0,0,1", "0,0,1.5,0,0,1"],
 }
 
 # Compares two checkpoints bit by bit, with a helper of the project's own tests.
