@@ -36,12 +36,14 @@ GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "gradient_penalty": ("loss", lambda value: value < 0.01),  # without any forces, it is 1
     # By chance, it is 0.1; without the noise of this set, 0.95.
     "two_validation_sets": ("shifted/accuracy", lambda value: 0.5 < value < 0.8),
+    "reinforcement": ("return", lambda value: value > 180),  # of 200; of random moves, 22
 }
 # Arguments of predict.py; the other tasks have no inputs that a user would type.
 INPUTS: dict[str, list[str]] = {
     "schedule_free": ["image.png"],
     "gradient_penalty": ["0,0,1,0,0,1", "0,0,1.5,0,0,1"],
     "two_validation_sets": ["image.png"],
+    "reinforcement": ["0,0,0.1,0", "0,0,-0.1,0"],
 }
 
 # Compares two checkpoints bit by bit, with a helper of the project's own tests.
