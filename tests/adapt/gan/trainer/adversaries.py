@@ -1,17 +1,19 @@
 """Training of a generative adversarial network: two networks, each with its optimizer."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
 from data_loader.ring import CENTRES, STD
 from metrics.protocol import Metric
+from model.gan import GAN
+from optim.optimizers import build_optimizers
 from utils.randomness import make_generator
 
 EVALUATED_POINTS = 1000
@@ -20,35 +22,30 @@ EVALUATED_POINTS = 1000
 class Adversaries(BaseTrainer):
     """Makes a step of the discriminator, then one of the generator (arXiv:1406.2661)."""
 
+    model: GAN
+
     def configure_optimizers(self) -> list[Optimizer]:
-        model: Any = self.model
-        rate = self.settings.optimizer.arguments["lr"]
-        optimizers: list[Optimizer] = []
-        for part in (model.discriminator, model.generator):
-            optimizers.append(Adam(part.parameters(), rate, (0.5, 0.99)))
+        optimizers = build_optimizers(self.model.discriminator, self.settings)
+        optimizers += build_optimizers(self.model.generator, self.settings)
         return optimizers
 
-    def training_step(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+    def update(self, step: Step) -> dict[str, Tensor]:
+        discriminator, generator = self.optimizers
+        outputs = self.optimize(step, discriminator, self.discriminator_step)
+        return self.optimize(step, generator) | {"discriminator": outputs["loss"]}
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The loss of the generator."""
+        generated = model(torch.randn_like(batch["input"]))
+        return {"loss": softplus(-self.model.discriminator(generated)).mean()}
+
+    def discriminator_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The loss of the discriminator."""
         real = batch["input"]
         generated = model(torch.randn_like(real))
-        real_loss = softplus(-model.discriminator(real)).mean()
-        generated_loss = softplus(model.discriminator(generated)).mean()
-        generator_loss = softplus(-model.discriminator(generated)).mean()
-        return {"discriminator": real_loss + generated_loss, "loss": generator_loss}
-
-    def update(self, step: Step) -> dict[str, Tensor]:
-        discriminator_optimizer, generator_optimizer = self.optimizers
-        (batch,) = step.batches
-        outputs = self.training_step(self.model, batch)
-        self._minimise(outputs["discriminator"], discriminator_optimizer)
-        outputs = self.training_step(self.model, batch)
-        self._minimise(outputs["loss"], generator_optimizer)
-        return outputs
-
-    def _minimise(self, loss: Tensor, optimizer: Optimizer) -> None:
-        self.model.zero_grad()  # both networks get gradients
-        loss.backward()
-        optimizer.step()
+        real_loss = softplus(-self.model.discriminator(real)).mean()
+        generated_loss = softplus(self.model.discriminator(generated)).mean()
+        return {"loss": real_loss + generated_loss}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         noise = torch.randn(EVALUATED_POINTS, 2, generator=make_generator(0))
