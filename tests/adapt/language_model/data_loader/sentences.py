@@ -1,0 +1,93 @@
+"""Sentences of a small grammar, as one text."""
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from base.base_dataset import BaseDataset, Sample
+from config.schema import Count
+from utils.errors import UserError
+
+SENTENCES = {"train": 6000, "validation": 600, "test": 1200}
+
+# What a symbol is replaced by; all alternatives are equally probable. A verb agrees with its
+# subject, which can be several words away.
+GRAMMAR = {
+    "SENTENCE": ["SINGULAR SINGULAR_VERB OBJECT .", "PLURAL PLURAL_VERB OBJECT ."],
+    "SINGULAR": ["SINGULAR_NOUN", "SINGULAR_NOUN PLACE", "SINGULAR_NOUN PLACE PLACE"],
+    "PLURAL": ["PLURAL_NOUN", "PLURAL_NOUN PLACE", "PLURAL_NOUN PLACE PLACE"],
+    "PLACE": ["near OBJECT", "behind OBJECT"],
+    "OBJECT": ["SINGULAR_NOUN", "PLURAL_NOUN"],
+    "SINGULAR_NOUN": ["the cat", "the dog"],
+    "PLURAL_NOUN": ["the cats", "the dogs"],
+    "SINGULAR_VERB": ["sees", "hears"],
+    "PLURAL_VERB": ["see", "hear"],
+}
+
+
+class Sentences(BaseDataset):
+    """Words of a text, int64, shape (length + 1,): each but the first is to be predicted.
+
+    Args:
+        root: not used, as nothing is read.
+        split: train, validation, test, or None for no text.
+        seed: random seed of the text.
+        length: Number of words that are predicted in a sample.
+    """
+
+    title = "sentences"
+    fitted = ("vocabulary",)
+    vocabulary: list[str]
+    in_memory = True
+    uses_global_rng = False
+
+    def __init__(self, root: Path, split: str | None, seed: int, length: Count = 32) -> None:
+        self.length = length
+        self.words: list[str] = []
+        rng = random.Random(f"{seed} {split}")
+        for _ in range(SENTENCES.get(split or "", 0)):
+            self.words += expand("SENTENCE", rng)
+
+    def fit(self) -> None:
+        self.vocabulary = sorted(set(self.words))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.tokens = self.encode(self.words)
+
+    def __len__(self) -> int:
+        return max(len(self.words) - 1, 0) // self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        start = index * self.length
+        return {"tokens": self.tokens[start : start + self.length + 1]}
+
+    def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
+        """Reads the beginning of a text; see the base class."""
+        return [(source, {"tokens": self.encode(source.split())})]
+
+    def encode(self, words: Sequence[str]) -> Tensor:
+        """Converts words to their indices in the vocabulary, int64, shape (N,)."""
+        indices = {word: index for index, word in enumerate(self.vocabulary)}
+        for word in words:
+            if word not in indices:
+                raise UserError(f"{word!r} is not in the vocabulary: {' '.join(self.vocabulary)}")
+        return torch.tensor([indices[word] for word in words], dtype=torch.int64)
+
+    def decode(self, tokens: Tensor) -> str:
+        """Converts indices in the vocabulary, shape (N,), to a text."""
+        return " ".join(self.vocabulary[index] for index in tokens.tolist())
+
+
+def expand(symbol: str, rng: random.Random) -> list[str]:
+    """The words that a symbol of the grammar is replaced by; a word remains."""
+    if symbol not in GRAMMAR:
+        return [symbol]
+    words = []
+    for part in rng.choice(GRAMMAR[symbol]).split():
+        words += expand(part, rng)
+    return words
