@@ -39,12 +39,15 @@ GOALS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "siamese": ("accuracy", lambda value: value > 0.9),
     # 0.08 if one of the tasks is not trained
     "multi_task": ("both_correct", lambda value: value > 0.7),
+    # The day before with the best constant intervals has 0.112, this network's median alone 0.094.
+    "forecasting": ("loss", lambda value: value < 0.07),
 }
 # An argument of predict.py by task; the data sets of the other tasks read no inputs.
 INPUTS = {
     "language_model": "the cats near the dog",
     "siamese": "banana,bannana",
     "multi_task": "numbers.txt",
+    "forecasting": "numbers.txt",
 }
 NUMBERS = "\n".join(map(str, range(64)))  # the text of numbers.txt
 # What a task writes into the run folder after each validation.
