@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, Sample
-from config.schema import Count
-from utils.errors import UserError
 
 SENTENCES = {"train": 6000, "validation": 600, "test": 1200}
+LENGTH = 32  # words that are predicted in a sample
 
 # What a symbol is replaced by; all alternatives are equally probable. A verb agrees with its
 # subject, which can be several words away.
@@ -30,13 +29,12 @@ GRAMMAR = {
 
 
 class Sentences(BaseDataset):
-    """Words of a text, int64, shape (length + 1,): each but the first is to be predicted.
+    """Words of a text, int64, shape (33,): each but the first is to be predicted.
 
     Args:
         root: not used, as nothing is read.
         split: train, validation, test, or None for no text.
         seed: random seed of the text.
-        length: Number of words that are predicted in a sample.
     """
 
     title = "sentences"
@@ -45,8 +43,7 @@ class Sentences(BaseDataset):
     in_memory = True
     uses_global_rng = False
 
-    def __init__(self, root: Path, split: str | None, seed: int, length: Count = 32) -> None:
-        self.length = length
+    def __init__(self, root: Path, split: str | None, seed: int) -> None:
         self.words: list[str] = []
         rng = random.Random(f"{seed} {split}")
         for _ in range(SENTENCES.get(split or "", 0)):
@@ -60,23 +57,24 @@ class Sentences(BaseDataset):
         self.tokens = self.encode(self.words)
 
     def __len__(self) -> int:
-        return max(len(self.words) - 1, 0) // self.length
+        return max(len(self.words) - 1, 0) // LENGTH
 
     def __getitem__(self, index: int) -> Sample:
-        start = index * self.length
-        return {"tokens": self.tokens[start : start + self.length + 1]}
+        start = index * LENGTH
+        return {"tokens": self.tokens[start : start + LENGTH + 1]}
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads the beginning of a text; see the base class."""
         return [(source, {"tokens": self.encode(source.split())})]
 
     def encode(self, words: Sequence[str]) -> Tensor:
-        """Converts words to their indices in the vocabulary, int64, shape (N,)."""
-        indices = {word: index for index, word in enumerate(self.vocabulary)}
-        for word in words:
-            if word not in indices:
-                raise UserError(f"{word!r} is not in the vocabulary: {' '.join(self.vocabulary)}")
-        return torch.tensor([indices[word] for word in words], dtype=torch.int64)
+        """Converts words to their indices in the vocabulary, int64, shape (N,).
+
+        Raises:
+            ValueError: if a word is not in the vocabulary.
+        """
+        indices = [self.vocabulary.index(word) for word in words]
+        return torch.tensor(indices, dtype=torch.int64)
 
     def decode(self, tokens: Tensor) -> str:
         """Converts indices in the vocabulary, shape (N,), to a text."""

@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel
 from config.schema import Count
-from data_loader.sentences import Sentences
+from data_loader.sentences import LENGTH, Sentences
 
 
 class Transformer(BaseModel):
     """Predicts the next word at each position; the output layer shares the word embeddings.
 
     Args:
-        dataset: data set that defines the vocabulary and the maximum length.
+        dataset: data set that defines the vocabulary.
         width: Dimension of the embeddings.
         heads: Attention heads of a layer.
         layers: Number of layers.
@@ -24,9 +24,8 @@ class Transformer(BaseModel):
         self, dataset: Sentences, width: Count = 64, heads: Count = 4, layers: Count = 2
     ) -> None:
         super().__init__()
-        length = dataset.length
         self.words = nn.Embedding(len(dataset.vocabulary), width)
-        self.positions = nn.Embedding(length, width)
+        self.positions = nn.Embedding(LENGTH, width)
         layer = nn.TransformerEncoderLayer(
             width, heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True
         )
@@ -36,7 +35,7 @@ class Transformer(BaseModel):
         self.head.weight = self.words.weight
         for embedding in (self.words, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
-        self.register_buffer("mask", torch.full((length, length), -torch.inf).triu(1))
+        self.register_buffer("mask", torch.full((LENGTH, LENGTH), -torch.inf).triu(1))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next words, shape (N, L, vocabulary), of words, int64, shape (N, L)."""

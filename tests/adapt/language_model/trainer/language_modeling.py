@@ -9,28 +9,20 @@ from torch.nn.functional import cross_entropy
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from config.schema import Count
-from data_loader.sentences import Sentences
+from data_loader.sentences import LENGTH, Sentences
 from logger.console import log
 from metrics.protocol import Metric
 from storage.example_inputs import ExampleInputs
 from utils.ranks import is_main_process
 
+PROMPT = "the cat"
+NEW_WORDS = 20
+
 
 class LanguageModeling(BaseTrainer):
-    """Trains a network to predict each word of a text; writes a text after each validation.
-
-    Args:
-        prompt: Beginning of the texts that are written after a validation.
-        new_words: Number of words that are added to a prompt.
-    """
+    """Trains a network to predict each word of a text; writes a text after each validation."""
 
     dataset: Sentences
-
-    def __init__(self, prompt: str = "the cat", new_words: Count = 20, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.prompt = prompt
-        self.new_words = new_words
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch["tokens"][:, :-1]).float()
@@ -49,8 +41,8 @@ class LanguageModeling(BaseTrainer):
     def predict_step(self, model: nn.Module, batch: Batch) -> Tensor:
         """The tokens, and those that follow, drawn one after another from the model's output."""
         tokens = batch["tokens"]
-        for _ in range(self.new_words):
-            logits = model(tokens[:, -self.dataset.length :])[:, -1]
+        for _ in range(NEW_WORDS):
+            logits = model(tokens[:, -LENGTH:])[:, -1]
             next_token = torch.multinomial(logits.float().softmax(1), 1)
             tokens = torch.cat([tokens, next_token], dim=1)
         return tokens
@@ -60,7 +52,7 @@ class LanguageModeling(BaseTrainer):
 
     def after_evaluation(self, split: str, results: Mapping[str, Tensor]) -> None:
         """Continues the prompt, for the log and for a file in the run folder."""
-        outputs = self.predict({"tokens": self.dataset.encode(self.prompt.split())[None]})
+        outputs = self.predict({"tokens": self.dataset.encode(PROMPT.split())[None]})
         text = self.dataset.decode(outputs[0])
         log.info("%s", text)
         if is_main_process():

@@ -30,8 +30,9 @@ class VAE(BaseModel):
             nn.Unflatten(1, (1, side, side)),
         )
 
-    def forward(self, input: Tensor) -> dict[str, Tensor]:
-        """Logits of the pixels, and the means and log-variances that the code is drawn from."""
-        mean, log_variance = self.encoder(input).chunk(2, dim=1)
-        code = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-        return {"logits": self.decoder(code), "mean": mean, "log_variance": log_variance}
+    def forward(self, input: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the pixels, and mean and standard deviation that the code is drawn from."""
+        mean, log_std = self.encoder(input).chunk(2, dim=1)
+        std = log_std.exp()
+        code = mean + std * torch.randn_like(mean)
+        return self.decoder(code), mean, std

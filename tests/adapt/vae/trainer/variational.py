@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from base.base_dataset import Batch
@@ -24,14 +25,10 @@ class Variational(BaseTrainer):
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images = batch["input"]
-        outputs = model(images)
-        logits = outputs["logits"].float()
-        mean = outputs["mean"].float()
-        log_variance = outputs["log_variance"].float()
+        logits, mean, std = model(images)
         sum_of_pixels = binary_cross_entropy_with_logits(logits, images, reduction="sum")
         reconstruction = sum_of_pixels / len(images)
-        terms = mean.square() + log_variance.exp() - log_variance - 1
-        divergence = terms.sum(1).mean() / 2
+        divergence = kl_divergence(Normal(mean, std), Normal(0, 1)).sum(1).mean()
         loss = reconstruction + divergence
         return {"loss": loss, "reconstruction": reconstruction, "divergence": divergence}
 
