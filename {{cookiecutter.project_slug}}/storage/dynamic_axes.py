@@ -42,8 +42,13 @@ class AxisGroup:
 
     @property
     def traced_size(self) -> int:
-        """The size to trace with: torch.export takes an axis of size 1 as fixed."""
-        if self.size > 1:
+        """The size to trace with.
+
+        torch.export takes an axis of size 1 as fixed. It also fixes one of the largest size that
+        the model takes, if that is the size of a buffer which the model slices, as a causal mask.
+        """
+        is_largest = self.size > max(self.other_sizes)
+        if self.size > 1 and not is_largest:
             return self.size
         return self.other_sizes[0]
 

@@ -308,6 +308,41 @@ def test_a_limit_of_the_length_is_stated(tmp_path: Path) -> None:
     assert exported.about["axes"]["tokens_axis_1"]["max"] == 9
 
 
+class CausalLanguageModel(nn.Module):
+    """Predicts each word from the words before it, of at most nine."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(WORDS, 8)
+        self.positions = nn.Embedding(9, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.register_buffer("mask", torch.full((9, 9), -torch.inf).triu(1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        features = self.words(tokens) + self.positions(torch.arange(length))
+        return self.layer(features, self.mask[:length, :length], is_causal=True)
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_an_example_of_the_largest_size_does_not_fix_the_length(
+    file: Path, is_declared: bool
+) -> None:
+    model = CausalLanguageModel()
+    example = ExampleInputs(words(1, 9))
+    name = "tokens_axis_1"
+    if is_declared:
+        name = "length"
+        example = ExampleInputs(words(1, 9), {"tokens": {1: name}})
+    exported = export(model, example, file)
+    assert shapes_of(exported) == {"tokens": ["batch", name]}
+    program = load_program(file, exported)
+    for length in (3, 9):
+        assert_close(program({"tokens": words(2, length)}), [model(words(2, length))])
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_layers_take_sequences_of_any_length(file: Path, kind: Any) -> None:
     class Recurrent(nn.Module):
