@@ -58,7 +58,7 @@ def build_loader(settings: Settings, dataset: BaseDataset, training: bool = Fals
             workers=workers,
             rank=rank(),
             world_size=world_size(),
-            sampler=build_sampler(settings, dataset),
+            order=build_order(settings, dataset),
         )
     return BatchLoader(
         dataset,
@@ -69,7 +69,7 @@ def build_loader(settings: Settings, dataset: BaseDataset, training: bool = Fals
     )
 
 
-def build_sampler(settings: Settings, dataset: BaseDataset) -> SampleOrder | None:
+def build_order(settings: Settings, dataset: BaseDataset) -> SampleOrder | None:
     """The order of the training samples; None if they are shuffled, as the loader does itself."""
     options = settings.data.sampler
     if find_component(SamplerSettings, options.name) is samplers.shuffled:

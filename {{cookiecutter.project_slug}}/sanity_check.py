@@ -189,9 +189,12 @@ def _describing_errors(trial: BaseTrainer, what_fails: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # whatever the code of a project may raise
+        advice = ""
+        if "does not require grad" in str(error) and not trial.evaluates_with_gradients:
+            advice = "; to use autograd in evaluation, set evaluates_with_gradients = True"
         raise UserError(
             f"the model and the data do not fit together: {type(trial).__name__}.{what_fails}: "
-            f"{describe_error(error)}"
+            f"{describe_error(error)}{advice}"
         ) from error
 
 

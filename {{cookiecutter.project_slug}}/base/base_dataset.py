@@ -74,11 +74,10 @@ class BaseDataset(ABC, Dataset[Sample]):
         """One sample, such as a dict with the tensors ``input`` and ``target``."""
 
     def fit(self) -> None:
-        """Computes the attributes in `fitted` from the samples, which are those for training.
+        """Computes the attributes in `fitted` from this data set, which is the training set.
 
-        It is called once in a run, by one process. All other splits, processes and commands, and a
-        resumed run, get the attributes from `load_state_dict`, which is called afterwards for this
-        data set as well.
+        The main process calls it once, in a new run. Everything else, this data set included, then
+        gets the values through `load_state_dict`.
         """
 
     def __getitems__(self, indices: Tensor) -> Batch:

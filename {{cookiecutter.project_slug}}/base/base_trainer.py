@@ -92,7 +92,8 @@ class BaseTrainer(ABC):
         run: the run folder, where `fit` saves and logs.
 
     Attributes:
-        default_loss: the loss if `loss.name` is not set; ``none`` if the trainer has its own.
+        default_loss: the loss that is used without `loss.name`; ``none`` if the trainer does not
+            use `self.loss`.
         evaluates_with_gradients: whether `evaluation_step` and `predict_step` use autograd, as for
             forces or adversarial examples.
         saved_attributes: names of further attributes with a state: tensors and plain data.
@@ -132,7 +133,7 @@ class BaseTrainer(ABC):
         self.gradient_norm: Tensor | None = None
         self.sample_order: SampleOrder | None = None
         if "train" in loaders:
-            self.sample_order = loaders["train"].sampler
+            self.sample_order = loaders["train"].order
 
         torch.set_float32_matmul_precision("high" if self.options.tf32 else "highest")
         # Dropout differs between processes; rank 0 draws the same numbers as a single process.
@@ -221,7 +222,8 @@ class BaseTrainer(ABC):
         batch is empty.
 
         Args:
-            model: the module to call; gradients of other modules are not exchanged.
+            model: the module to call. With several processes, gradients of other modules are
+                exchanged only if `optimize` gets the optimizer that trains them.
             batch: a transformed batch on the device. If the last batch of an epoch has fewer
                 samples than there are processes, some of them get a batch without rows.
         """
@@ -352,7 +354,7 @@ class BaseTrainer(ABC):
                     batch_outputs = training_step(self.parallel_model, batch)
                 check_outputs(batch_outputs, training_step)
                 loss = batch_outputs["loss"]
-                if step.loss_weights[index] != 1:  # else saves two operations
+                if step.loss_weights[index] != 1:  # 1 is the usual case: saves two operations
                     loss = loss * step.loss_weights[index]
                 self.scaler.scale(loss).backward(inputs=parameters)
             outputs.append(batch_outputs)
@@ -448,10 +450,9 @@ class BaseTrainer(ABC):
     def fit(self) -> None:
         """Trains from the current step to the last one, an early stop, or a signal.
 
-        A signal takes effect after the current step, or one step later with several processes:
-        the trainer saves and returns. A validation that is due follows when the run is resumed. A
-        signal during a validation takes effect after the next step. A second signal ends the
-        process at once.
+        On a signal, training finishes the current step (with several processes, one more), saves
+        and returns. If a validation was due at that step, the resumed run makes it first. A signal
+        during a validation waits until the step after it. A second signal ends the process at once.
 
         The outputs of `training_step` are checked at log entries, and the weights before they are
         saved. `storage.non_finite_guard.fit_with_recovery` calls `fit`. After a NonFiniteError it
@@ -917,7 +918,8 @@ class BaseTrainer(ABC):
         That shows before the first step whether the run folder can be written.
         """
         if self.validation_is_due():  # the last validation failed
-            # With the rates of the last step, its checkpoint is the same as without the stop.
+            # With the learning rate of the last step, so that this checkpoint equals that of an
+            # uninterrupted run.
             self.set_learning_rates(self.progress.step - 1)
             self.validate()
         if self.progress.step == 0:

@@ -75,7 +75,7 @@ class StepSource(Dataset["Step | LoadingError"]):
         rank: this process has the samples at the positions rank, rank + world_size, ... of a
             batch.
         world_size: processes that train together.
-        sampler: for training: the indices of the samples of an epoch, int64, shape (N,), on the
+        order: for training: the indices of the samples of an epoch, int64, shape (N,), on the
             device of the data set. By default all samples, shuffled, which is computed in blocks.
     """
 
@@ -85,7 +85,7 @@ class StepSource(Dataset["Step | LoadingError"]):
     accumulate: int = 1
     rank: int = 0
     world_size: int = 1
-    sampler: Callable[[int], Tensor] | None = None
+    order: Callable[[int], Tensor] | None = None
 
     @cached_property
     def step_size(self) -> int:
@@ -100,9 +100,9 @@ class StepSource(Dataset["Step | LoadingError"]):
     @cached_property
     def samples_per_epoch(self) -> int:
         """Samples of an epoch: those of the data set, unless a sampler returns fewer or more."""
-        if self.sampler is None:
+        if self.order is None:
             return len(self.dataset)
-        return len(self.sampler(0))
+        return len(self.order(0))
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -140,9 +140,9 @@ class StepSource(Dataset["Step | LoadingError"]):
             if step_of_epoch == self.steps_per_epoch - 1:
                 stop = len(self.dataset)
             return torch.arange(start, stop, device=self.dataset.device)
-        if self.sampler is not None:
+        if self.order is not None:
             start = step_of_epoch * self.step_size
-            return self.sampler(epoch)[start : start + self.step_size]
+            return self.order(epoch)[start : start + self.step_size]
         block, step_of_block = divmod(step_of_epoch, self.steps_per_block)
         steps = shuffled_steps(
             len(self.dataset),
@@ -191,8 +191,8 @@ class StepSource(Dataset["Step | LoadingError"]):
     def _load_batch(self, indices: Tensor, step: int, rng: BatchGenerator | None) -> Batch:
         """This process's samples of a batch, transformed.
 
-        If there are none, the batch has no rows. Where tensors have no rows for the samples, it
-        contains a sample of another process instead, which does not count: its loss weight is 0.
+        If this process has no samples, each tensor has no rows. If the batch cannot be cut to no
+        rows (lists, graphs), it contains one sample of another process, with loss weight 0.
         """
         size = indices.shape[0]
         rows = slice(self.rank, None, self.world_size)
@@ -282,7 +282,7 @@ class BatchLoader:
         workers: processes that load batches; 0 loads them in this process.
         rank: number of this process among those that train together.
         world_size: the number of those processes.
-        sampler: the order of the samples in training; None shuffles them.
+        order: the order of the samples in training; None shuffles them.
     """
 
     def __init__(
@@ -294,12 +294,12 @@ class BatchLoader:
         workers: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        sampler: SampleOrder | None = None,
+        order: SampleOrder | None = None,
     ) -> None:
         self.dataset = dataset
         self.workers = workers
-        self.sampler = sampler
-        self.source = StepSource(dataset, batch_size, seed, accumulate, rank, world_size, sampler)
+        self.order = order
+        self.source = StepSource(dataset, batch_size, seed, accumulate, rank, world_size, order)
         self._pins_memory = False
 
     @property
@@ -349,14 +349,14 @@ class BatchLoader:
         Workers have the sampler's state of the time when they started. A sampler with a state is
         therefore called here, at the start of each epoch, and new workers get its order.
         """
-        if self.sampler is None or not self.sampler.has_state:
+        if self.order is None or not self.order.has_state:
             yield steps
             return
         first = steps.start
         while first < steps.stop:
             epoch = first // self.steps_per_epoch
             last = min((epoch + 1) * self.steps_per_epoch, steps.stop)
-            self.sampler(epoch)
+            self.order(epoch)
             yield range(first, last)
             first = last
 

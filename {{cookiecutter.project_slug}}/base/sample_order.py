@@ -144,7 +144,7 @@ class SampleOrder:
         return checked
 
     def _find_problem(self, order: Any, epoch: int) -> str:
-        """What the sampler returned and what is allowed; empty if that is allowed."""
+        """Why the returned order is invalid; empty if it is valid."""
         if not isinstance(order, Tensor):
             return f"{repr(order)[:MAX_SHOWN_CHARACTERS]} ({type(order).__name__})"
         if order.dtype != torch.int64:

@@ -160,6 +160,23 @@ class NestedTrainer(BaseTrainer):
 # State
 
 
+class Memory:
+    """Has something to save in the first process only."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps; empty in other processes."""
+        if rank() > 0:
+            return {}
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the result of `state_dict`."""
+        self.steps = list(state.get("steps", []))
+
+
 class WithState(Classifier):
     """Has a queue of losses, a teacher network, and a number that differs between processes."""
 
@@ -169,6 +186,7 @@ class WithState(Classifier):
         super().__init__(**kwargs)
         self.queue = torch.zeros(QUEUE_LENGTH)
         self.local = {"samples": 0}
+        self.memory = Memory()
         self.teacher = nn.Linear(784, 10).double().requires_grad_(False)
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -180,6 +198,7 @@ class WithState(Classifier):
     def after_step(self, outputs: Mapping[str, Tensor]) -> None:
         self.queue = self.queue.roll(1)
         self.queue[0] = self.progress.step
+        self.memory.steps.append(self.progress.step)
         self.teacher.weight *= 0.9
 
 

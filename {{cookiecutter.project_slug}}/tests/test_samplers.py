@@ -203,7 +203,7 @@ def error_of(function: Callable[..., Any], *arguments: Any, **options: Any) -> s
 def test_shuffled_is_the_order_of_the_loader(make_settings: MakeSettings) -> None:
     dataset = make_numbers()
     for settings in (make_settings(), make_settings("data.sampler=shuffled")):
-        assert build_loader(settings, dataset, training=True).sampler is None
+        assert build_loader(settings, dataset, training=True).order is None
     source = StepSource(dataset, 12, seed=3)
     first_step = 2 * source.steps_per_epoch
     steps = range(first_step, first_step + source.steps_per_epoch)
@@ -356,7 +356,7 @@ def test_samples_depend_neither_on_workers_nor_on_processes(name: str) -> None:
 
     def make_loader(**options: Any) -> BatchLoader:
         order = make_order(dataset, name, step_size=24)
-        return BatchLoader(dataset, 12, seed=0, accumulate=2, sampler=order, **options)
+        return BatchLoader(dataset, 12, seed=0, accumulate=2, order=order, **options)
 
     alone = loaded(make_loader(), 0, 12)
     assert [len(step) for step in alone] == 2 * [24, 24, 24, 24, 7] + [24, 24]
@@ -375,7 +375,7 @@ def test_samples_depend_neither_on_workers_nor_on_processes(name: str) -> None:
 
 
 def test_a_plain_function_can_be_the_sampler_of_a_step_source() -> None:
-    source = StepSource(Numbers(10), 4, seed=0, sampler=lambda epoch: torch.arange(6) + epoch)
+    source = StepSource(Numbers(10), 4, seed=0, order=lambda epoch: torch.arange(6) + epoch)
     assert source.steps_per_epoch == 2
     assert source.sample_indices(3).tolist() == [5, 6]
 
@@ -405,7 +405,7 @@ def test_each_order_is_computed_once_and_two_of_them_are_cached() -> None:
     sampler = Counted()
     dataset = Numbers(20)
     order = SampleOrder(sampler, "mine", dataset, 0)
-    list(BatchLoader(dataset, 4, seed=0, sampler=order).steps(0, 20))
+    list(BatchLoader(dataset, 4, seed=0, order=order).steps(0, 20))
     assert sampler.epochs == [0, 1, 2, 3]
     assert (order(2) is order(2), order(3) is order(3)) == (True, True)
     assert sampler.epochs == [0, 1, 2, 3]
@@ -444,7 +444,7 @@ def test_the_length_of_an_order_is_that_of_an_epoch(
 def test_a_wrong_result_is_reported_before_training(returned: Any, parts: tuple[str, ...]) -> None:
     dataset = Numbers(10)
     order = SampleOrder(lambda epoch: returned, "my_samplers.wrong", dataset, 0)
-    message = error_of(BatchLoader(dataset, 4, seed=0, sampler=order).check)
+    message = error_of(BatchLoader(dataset, 4, seed=0, order=order).check)
     for part in ("data.sampler = 'my_samplers.wrong'", "int64", "(N,)", *parts):
         assert part in message
 
@@ -473,7 +473,7 @@ def test_an_error_in_a_later_epoch_is_reported(
 ) -> None:
     dataset = Numbers(10)
     order = SampleOrder(function, "my_samplers.later", dataset, 0)
-    loader = BatchLoader(dataset, 5, seed=0, workers=workers, sampler=order)
+    loader = BatchLoader(dataset, 5, seed=0, workers=workers, order=order)
     steps = loader.steps(0, 8)
     for _ in range(4):
         next(steps)
@@ -713,10 +713,10 @@ def test_help_and_schema_describe_samplers(my_samplers: None, capsys: Captured) 
 
 def test_validation_sets_are_in_their_own_order(make_settings: MakeSettings) -> None:
     sets = "data.validation_sets={again: {}}"
-    loaders = build_training_loaders(make_settings("data.sampler=balanced", sets))
-    assert loaders["train"].sampler is not None
+    loaders = build_training_loaders(make_settings("data.order=balanced", sets))
+    assert loaders["train"].order is not None
     for name in ("validation", "again"):
-        assert loaders[name].sampler is None
+        assert loaders[name].order is None
         assert loaders[name].source.sample_indices(0).tolist() == list(range(200))
 
 
@@ -804,7 +804,7 @@ def test_a_change_of_the_state_takes_effect_in_the_next_epoch(
 ) -> None:
     dataset = Numbers(40)
     order = make_order(dataset, "my_samplers.Curriculum", width=40)
-    loader = BatchLoader(dataset, 10, seed=0, workers=workers, sampler=order)
+    loader = BatchLoader(dataset, 10, seed=0, workers=workers, order=order)
     curriculum: Any = order.sampler
     found = []
     for step in loader.steps(2, 10):
@@ -860,7 +860,7 @@ def test_numbers_from_the_global_generators_are_reproducible(my_samplers: None) 
     for workers in (0, 2):
         order = make_order(dataset, "my_samplers.unseeded")
         state = torch.get_rng_state()
-        loader = BatchLoader(dataset, 10, seed=0, workers=workers, sampler=order)
+        loader = BatchLoader(dataset, 10, seed=0, workers=workers, order=order)
         assert loader.steps_per_epoch == 4
         assert torch.equal(torch.get_rng_state(), state)
         torch.rand(1)

@@ -187,6 +187,19 @@ def test_a_trainer_may_use_autograd_in_training_evaluation_and_prediction(
     assert trainer.progress.step == 32
 
 
+class Undeclared(Penalized):
+    """Does not declare that its evaluation uses autograd."""
+
+    evaluates_with_gradients = False
+
+
+def test_autograd_in_evaluation_that_is_not_declared_is_reported_with_the_fix(
+    make_trainer: MakeTrainer,
+) -> None:
+    with pytest.raises(UserError, match=r"Undeclared\..*evaluates_with_gradients = True"):
+        check_trainer(make_trainer(*SMALL_MODEL, kind=Undeclared))
+
+
 # The sanity check
 
 
