@@ -713,7 +713,7 @@ def test_help_and_schema_describe_samplers(my_samplers: None, capsys: Captured) 
 
 def test_validation_sets_are_in_their_own_order(make_settings: MakeSettings) -> None:
     sets = "data.validation_sets={again: {}}"
-    loaders = build_training_loaders(make_settings("data.order=balanced", sets))
+    loaders = build_training_loaders(make_settings("data.sampler=balanced", sets))
     assert loaders["train"].order is not None
     for name in ("validation", "again"):
         assert loaders[name].order is None
