@@ -139,7 +139,8 @@ def test_inputs_and_outputs_have_the_names_of_parameters_and_keys(file: Path) ->
 
 def test_a_pt2_file_is_called_like_the_model(tmp_path: Path) -> None:
     model = TwoInputs()
-    image, tokens = torch.randn(2, 3, 4), words(2, 5)
+    image = torch.randn(2, 3, 4)
+    tokens = words(2, 5)
     expected = model(image, tokens)["logits"]
     export(model, (torch.zeros(1, 3, 4), words(1, 5)), tmp_path / "tuple.pt2")
     program = torch.export.load(tmp_path / "tuple.pt2").module()
