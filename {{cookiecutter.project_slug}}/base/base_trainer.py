@@ -319,8 +319,9 @@ class BaseTrainer(ABC):
         optimizers = self.optimizers
         if optimizer is not None:
             optimizers = [optimizer]
-        if any(needs_closure(stepping) for stepping in optimizers):
-            return self._optimize_with_closure(step, optimizer, training_step)
+        for stepping in optimizers:
+            if needs_closure(stepping):
+                return self._optimize_with_closure(step, optimizer, training_step)
         outputs = self.compute_gradients(step, optimizer, training_step)
         self.clip_gradients(optimizer)
         for stepping in optimizers:
