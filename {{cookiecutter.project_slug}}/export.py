@@ -152,9 +152,11 @@ def print_axes(about: dict[str, Any]) -> None:
         print(f"  input {entry['name']}: {entry['dtype']} ({shape})")
     for name, axis in about.get("axes", {}).items():
         line = f"  axis {name}: variable"
-        for limit in ("min", "max"):
-            if limit in axis:
-                line += f", {limit} {axis[limit]}"
+        # Not every size within these limits needs to work.
+        if "min" in axis:
+            line += f", but not below {axis['min']}"
+        if "max" in axis:
+            line += f", but not above {axis['max']}"
         print(f"{line}; verified with {', '.join(map(str, axis['verified_sizes']))}")
     for entry in about.get("fixed_axes", []):
         where = f"axis {entry['axis']} of {entry['input']}"

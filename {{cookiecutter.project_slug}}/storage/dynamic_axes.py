@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from storage.example_inputs import BATCH, ModelInputs
 from utils.errors import UserError, describe_error
 
-SIZE_CHANGES = (1, 2, 4, 8, 16, 32)  # tried in this order; some models need multiples of 32
-SIZES_TO_VERIFY = 2
+# Tried in this order. Some models need multiples of 32; 64 is a second one next to the size 32.
+SIZE_CHANGES = (1, 2, 4, 8, 16, 32, 64)
+MIN_OTHER_SIZES = 2  # with a single one, the model may only broadcast an axis of size 1
 TRIED_BATCH_SIZE = 2
 
 Axis = tuple[str, int]  # an input and the position of one of its axes
@@ -41,6 +42,16 @@ class AxisGroup:
         return dict.fromkeys(self.axes, size)
 
     @property
+    def is_variable(self) -> bool:
+        """Whether axes that are not declared are exported as variable.
+
+        Neighbouring sizes alone do not suffice: strided convolutions round them to the same size.
+        """
+        half, double = distant_sizes(self.size)
+        takes_distant_size = half in self.other_sizes or double in self.other_sizes
+        return takes_distant_size and len(self.other_sizes) >= MIN_OTHER_SIZES
+
+    @property
     def traced_size(self) -> int:
         """The size to trace with.
 
@@ -51,6 +62,11 @@ class AxisGroup:
         if self.size > 1 and not is_largest:
             return self.size
         return self.other_sizes[0]
+
+
+def distant_sizes(size: int) -> list[int]:
+    """Half and double a size."""
+    return [size // 2, 2 * size]
 
 
 def make_tensors(
@@ -98,21 +114,36 @@ def run_model(
     return model(*positional, **keywords)
 
 
-def find_axis_groups(model: nn.Module, inputs: ModelInputs) -> list[AxisGroup]:
+def find_axis_groups(
+    model: nn.Module, inputs: ModelInputs
+) -> tuple[list[AxisGroup], dict[Axis, str]]:
     """The declared axes that vary or, without a declaration, all those whose size may change.
+
+    Returns:
+        The groups, and why other axes are fixed.
 
     Raises:
         UserError: if the model takes no other sizes of a declared axis.
     """
     if inputs.declares_axes:
-        return _declared_groups(model, inputs)
-    groups = []
+        return _declared_groups(model, inputs), {}
     axes_by_size: dict[int, list[Axis]] = {}
     for axis, size in candidate_axes(inputs).items():
         axes_by_size.setdefault(size, []).append(axis)
+    groups = []
+    reasons = {}
     for axes in axes_by_size.values():
-        groups += _find_groups_of_equal_size(model, inputs, axes)
-    return groups
+        remaining = []
+        for axis in axes:
+            group = _try_axes(model, inputs, [axis])
+            if group.is_variable:
+                groups.append(group)
+            else:
+                remaining.append(axis)
+                sizes = ", ".join(map(str, sorted([group.size, *group.other_sizes])))
+                reasons[axis] = f"of the sizes that were tried, the model only takes {sizes}"
+        groups += _find_joint_groups(model, inputs, remaining)
+    return groups, reasons
 
 
 def candidate_axes(inputs: ModelInputs) -> dict[Axis, int]:
@@ -139,69 +170,76 @@ def _declared_groups(model: nn.Module, inputs: ModelInputs) -> list[AxisGroup]:
                 f"the axes named {name!r} have different sizes: {sorted(sizes)}; axes of the same "
                 "name must have the same size"
             )
-        group, error = _try_sizes(model, inputs, group_axes, name)
-        if group is None:
+        size = sizes.pop()
+        other_sizes, error = accepted_sizes(model, inputs, group_axes)
+        if not other_sizes:
             raise UserError(
-                f"the axis {name!r} of {group_axes[0][0]} is declared as dynamic, but the model "
-                f"only takes the size {sizes.pop()}: {error}"
+                f"the axis {name!r} of {group_axes[0][0]} is declared as dynamic, but of the sizes "
+                f"that were tried, the model only takes the size {size}: {error}"
             )
-        groups.append(group)
+        groups.append(AxisGroup(name, tuple(group_axes), size, tuple(other_sizes), True))
     return groups
 
 
-def _find_groups_of_equal_size(
+def _find_joint_groups(
     model: nn.Module, inputs: ModelInputs, axes: Sequence[Axis]
 ) -> list[AxisGroup]:
-    """Tries each axis alone, then those that must change together: all of them, or pairs."""
+    """Groups of axes of equal size that only change together: all of them, or else pairs."""
+    if len(axes) < 2:
+        return []
+    candidates = [tuple(axes)]
+    if len(axes) > 2:
+        candidates += combinations(axes, 2)
     groups = []
-    remaining = []
-    for axis in axes:
-        group, _ = _try_sizes(model, inputs, [axis])
-        if group is None:
-            remaining.append(axis)
-        else:
-            groups.append(group)
-    if len(remaining) < 2:
-        return groups
-    group, _ = _try_sizes(model, inputs, remaining)
-    if group is not None:
-        return [*groups, group]
     grouped: set[Axis] = set()
-    for pair in combinations(remaining, 2):
-        if len(remaining) > 2 and grouped.isdisjoint(pair):
-            group, _ = _try_sizes(model, inputs, pair)
-            if group is not None:
+    for joint_axes in candidates:
+        if grouped.isdisjoint(joint_axes):
+            group = _try_axes(model, inputs, joint_axes)
+            if group.is_variable:
                 groups.append(group)
-                grouped.update(pair)
+                grouped.update(joint_axes)
     return groups
 
 
-def _try_sizes(
-    model: nn.Module, inputs: ModelInputs, axes: Sequence[Axis], name: str = ""
-) -> tuple[AxisGroup | None, str]:
-    """The axes as a group if the model takes two other sizes of them, and the last error.
+def _try_axes(model: nn.Module, inputs: ModelInputs, axes: Sequence[Axis]) -> AxisGroup:
+    """Undeclared axes as a group, with the other sizes that the model takes, if any."""
+    owner, position = axes[0]
+    size = inputs.tensors[owner].shape[position]
+    other_sizes, _ = accepted_sizes(model, inputs, axes)
+    return AxisGroup(f"{owner}_axis_{position}", tuple(axes), size, tuple(other_sizes), False)
 
-    One of the two sizes is smaller if possible.
+
+def accepted_sizes(
+    model: nn.Module, inputs: ModelInputs, axes: Sequence[Axis]
+) -> tuple[list[int], str]:
+    """Other sizes of the axes, changed together, that the model takes, and its first error.
+
+    The sizes are half and double the example's, and the nearest smaller and larger one, in this
+    order.
     """
     owner, position = axes[0]
     size = inputs.tensors[owner].shape[position]
+    smaller = [size - change for change in SIZE_CHANGES]
     larger = [size + change for change in SIZE_CHANGES]
-    smaller = [size - change for change in SIZE_CHANGES if size - change > 1]
-    errors: dict[int, str] = {}
     accepted: list[int] = []
-    for sizes, wanted in ((larger, 1), (smaller, SIZES_TO_VERIFY), (larger, SIZES_TO_VERIFY)):
-        for other_size in sizes:
-            if len(accepted) == wanted:
-                break
-            if other_size in errors or other_size in accepted:
+    first_error = ""
+    half, double = distant_sizes(size)
+    for candidates in ([half], [double], smaller, larger):
+        for candidate in candidates:
+            if candidate < 2 or candidate in accepted:
                 continue
-            try:
-                run_model(model, inputs, TRIED_BATCH_SIZE, dict.fromkeys(axes, other_size))
-                accepted.append(other_size)
-            except Exception as error:  # whatever a model raises for a size that it does not take
-                errors[other_size] = describe_error(error)
-    if len(accepted) < SIZES_TO_VERIFY:
-        return None, next(iter(errors.values()))
-    is_declared = bool(name)
-    name = name or f"{owner}_axis_{position}"
-    return AxisGroup(name, tuple(axes), size, tuple(accepted), is_declared), ""
+            error = model_error(model, inputs, dict.fromkeys(axes, candidate))
+            if not error:
+                accepted.append(candidate)
+                break
+            first_error = first_error or error
+    return accepted, first_error
+
+
+def model_error(model: nn.Module, inputs: ModelInputs, sizes: Mapping[Axis, int]) -> str:
+    """What the model raises for inputs of these sizes; nothing if it takes them."""
+    try:
+        run_model(model, inputs, TRIED_BATCH_SIZE, sizes)
+    except Exception as error:  # whatever a model raises for a size that it does not take
+        return describe_error(error)
+    return ""

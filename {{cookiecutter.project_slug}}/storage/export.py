@@ -28,7 +28,7 @@ from storage.export_verification import (
     reject_axis,
     verify,
 )
-from utils.errors import UserError, describe_error
+from utils.errors import UserError, describe_error, first_line
 from utils.files import replacing
 from utils.outputs import is_plain, named_outputs, to_plain
 
@@ -98,8 +98,7 @@ def export_model(
         traceable = model
         if not is_plain(outputs):
             traceable = PlainOutputs(model)
-        groups = find_axis_groups(model, inputs)
-        fixed: dict[Axis, str] = {}
+        groups, fixed = find_axis_groups(model, inputs)
         while True:
             try:
                 return _export_once(traceable, inputs, groups, fixed, file_format, file, about)
@@ -110,7 +109,7 @@ def export_model(
                 if not groups or inputs.declares_axes:
                     raise
                 rejected = groups
-                reason = f"it cannot be exported as variable; {str(error).splitlines()[0]}"
+                reason = f"it cannot be exported as variable: {first_line(error)}"
             for group in rejected:
                 fixed.update(dict.fromkeys(group.axes, reason))
             groups = [group for group in groups if group not in rejected]

@@ -112,14 +112,11 @@ def describe_fixed_axes(
     dynamic: set[Axis] = set()
     for group in groups:
         dynamic.update(group.axes)
-    default = "the model takes no other size"
-    if inputs.declares_axes:
-        default = "it is not declared as dynamic"
     described = []
     for axis, size in candidate_axes(inputs).items():
         if axis not in dynamic:
             name, position = axis
-            reason = PLACE_IN_CODE.sub("", reasons.get(axis, default))
+            reason = PLACE_IN_CODE.sub("", reasons.get(axis, "it is not declared as dynamic"))
             described.append({"input": name, "axis": position, "size": size, "reason": reason})
     return described
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from storage.dynamic_axes import Axis, AxisGroup, make_tensors, run_model
+from storage.dynamic_axes import Axis, AxisGroup, make_tensors, model_error, run_model
 from storage.example_inputs import ModelInputs
 from storage.export_formats import Predictor
 from storage.export_tracing import quiet
-from utils.errors import UserError, describe_error
+from utils.errors import UserError, first_line
 from utils.outputs import named_outputs
 
 VERIFIED_BATCH_SIZES = (1, 2, 5)
@@ -46,20 +46,34 @@ def verify(
                 f"itself for {batch_size} samples: {problem}"
             )
         largest = max(largest, difference)
-    together: dict[Axis, int] = {}
     for group in groups:
         for size in group.other_sizes:
             problem, difference = _run_both(model, predictor, inputs, 2, group.sizes(size))
             if problem:
-                reject_axis(group, f"{problem} at size {size}")
+                reject_axis(group, f"at size {size}, {problem}")
             largest = max(largest, difference)
-        together |= group.sizes(group.other_sizes[0])
-    if len(groups) > 1:
-        problem, difference = _run_both(model, predictor, inputs, 2, together)
+    for sizes in _sizes_together(model, inputs, groups):
+        problem, difference = _run_both(model, predictor, inputs, 2, sizes)
         if problem:
-            reject_axis(groups[-1], f"{problem} if other axes change, too")
+            reject_axis(groups[-1], f"if other axes change, too, {problem}")
         largest = max(largest, difference)
     return largest
+
+
+def _sizes_together(
+    model: nn.Module, inputs: ModelInputs, groups: Sequence[AxisGroup]
+) -> list[dict[Axis, int]]:
+    """Other sizes of all groups at once that the model takes: distant ones, then near ones."""
+    if len(groups) < 2:
+        return []
+    taken = []
+    for position in (0, -1):
+        sizes: dict[Axis, int] = {}
+        for group in groups:
+            sizes |= group.sizes(group.other_sizes[position])
+        if not model_error(model, inputs, sizes):
+            taken.append(sizes)
+    return taken
 
 
 def _run_both(
@@ -75,7 +89,7 @@ def _run_both(
         with quiet():
             found = predictor(make_tensors(inputs, batch_size, sizes))
     except Exception as error:  # a runtime may raise anything
-        return describe_error(error), 0.0
+        return first_line(error), 0.0
     renamed = dict(zip(expected, found.values(), strict=True))
     return compare(expected, renamed)
 
@@ -115,7 +129,7 @@ def _largest_value(tensor: Tensor) -> float:
 
 def reject_axis(group: AxisGroup, reason: str) -> None:
     """Raises an error about an axis that the model can change, but the exported file cannot."""
-    sizes = ", ".join(map(str, group.other_sizes))
+    sizes = ", ".join(map(str, sorted(group.other_sizes)))
     reason = f"the model also takes {sizes}, but the exported file cannot: {reason}"
     if group.is_declared:
         name, axis = group.axes[0]

@@ -23,6 +23,7 @@ from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from builders import restore_trainer
 from data_loader.synthetic import Synthetic
+from export import print_axes
 from model import networks
 from storage.checkpoint_file import load_checkpoint, save_checkpoint
 from storage.example_inputs import ExampleInputs, resolve_inputs, to_plain_data
@@ -30,7 +31,7 @@ from storage.export import Exported, export_model, export_weights
 from storage.export_description import without_local_paths
 from trainer import classifier
 from trainer.classifier import Classifier
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.outputs import answers_by_sample
 
 Command = Callable[..., int]
@@ -426,6 +427,121 @@ def test_a_network_for_one_image_size_says_which(file: Path) -> None:
         load_program(file, exported)({"input": torch.randn(1, 1, 4, 16)})
 
 
+class Strided(nn.Module):
+    """Two strided convolutions, then a linear layer over all positions or over their mean."""
+
+    def __init__(self, positions: int | None = None) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(1, 4, 3, 2, 1)
+        self.second = nn.Conv1d(4, 4, 3, 2, 1)
+        self.is_flat = positions is not None
+        self.head = nn.Linear(4 * (positions or 1), 3)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        features = self.second(self.first(signal))
+        if self.is_flat:
+            features = features.flatten(1)
+        else:
+            features = features.mean(2)
+        logits: Tensor = self.head(features)
+        return logits
+
+
+def test_an_axis_of_which_a_model_only_takes_neighbouring_sizes_is_fixed(
+    file: Path, capsys: Captured
+) -> None:
+    model = Strided(positions=16)
+    assert model(torch.zeros(1, 1, 61)).shape == model(torch.zeros(1, 1, 64)).shape
+    exported = export(model, torch.zeros(1, 1, 63), file)
+    assert shapes_of(exported) == {"signal": ["batch", 1, 63]}
+    reasons = {entry["axis"]: entry["reason"] for entry in exported.about["fixed_axes"]}
+    assert "only takes 62, 63, 64" in reasons[2]
+    assert [*exported.about["axes"]] == ["batch"]
+    print_axes(exported.about)
+    printed = capsys.readouterr().out
+    assert "axis 2 of signal: fixed at 63" in printed
+    signal = torch.randn(3, 1, 63)
+    assert_close(load_program(file, exported)({"signal": signal}), [model(signal)])
+
+
+def test_the_sizes_of_a_variable_axis_include_distant_ones(file: Path, capsys: Captured) -> None:
+    model = Strided()
+    exported = export(model, torch.zeros(1, 1, 64), file)
+    assert shapes_of(exported) == {"signal": ["batch", 1, "signal_axis_2"]}
+    assert exported.about["axes"]["signal_axis_2"]["verified_sizes"] == [32, 63, 64, 65, 128]
+    print_axes(exported.about)
+    assert "verified with 32, 63, 64, 65, 128" in capsys.readouterr().out
+    program = load_program(file, exported)
+    for size in (40, 60, 70, 300):
+        signal = torch.randn(2, 1, size)
+        assert_close(program({"signal": signal}), [model(signal)])
+
+
+class DiffersIfShort(Strided):
+    """Its exported file computes something else for short signals."""
+
+    def forward(self, signal: Tensor) -> Tensor:
+        logits = super().forward(signal)
+        if torch.compiler.is_exporting():
+            is_short = torch.ones_like(signal).sum() < 50 * len(signal)
+            return torch.where(is_short, logits + 1, logits)
+        return logits
+
+
+def test_a_file_that_differs_at_a_distant_size_alone_has_a_fixed_axis(file: Path) -> None:
+    exported = export(DiffersIfShort(), torch.zeros(1, 1, 64), file)
+    assert shapes_of(exported) == {"signal": ["batch", 1, 64]}
+    reasons = {entry["axis"]: entry["reason"] for entry in exported.about["fixed_axes"]}
+    assert "at size 32" in reasons[2]
+    declared = ExampleInputs(torch.zeros(1, 1, 64), {"signal": {2: "length"}})
+    other = file.parent.parent / "declared" / file.name
+    message = refused(export, DiffersIfShort(), declared, other, folder=other.parent)
+    assert "'length'" in message
+    assert "at size 32" in message
+
+
+def test_a_declared_axis_with_near_limits_is_verified_with_the_sizes_that_the_model_takes(
+    tmp_path: Path,
+) -> None:
+    example = ExampleInputs(torch.zeros(1, 1, 63), {"signal": {2: "length"}})
+    exported = export(Strided(positions=16), example, tmp_path / "m.pt2")
+    assert exported.about["axes"]["length"]["verified_sizes"] == [62, 63, 64]
+
+
+def test_axes_that_the_model_cannot_halve_at_once_are_variable(tmp_path: Path) -> None:
+    class Best(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return image.flatten(1).topk(20).values
+
+    exported = export(Best(), torch.zeros(1, 8, 8), tmp_path / "m.pt2")
+    assert exported.about["axes"]["image_axis_1"]["verified_sizes"] == [4, 7, 8, 9, 16]
+    assert "image_axis_2" in exported.about["axes"]
+
+
+def test_the_reason_for_a_fixed_axis_quotes_one_short_line_of_the_runtime(file: Path) -> None:
+    class Best(nn.Module):
+        def forward(self, signal: Tensor) -> Tensor:
+            if torch.compiler.is_exporting():
+                return signal.topk(40).values.mean(1)
+            return signal.topk(min(40, signal.shape[1])).values.mean(1)
+
+    exported = export(Best(), torch.zeros(1, 64), file)
+    assert shapes_of(exported) == {"signal": ["batch", 64]}
+    (fixed,) = exported.about["fixed_axes"]
+    assert "at size 32" in fixed["reason"]
+    assert len(fixed["reason"].splitlines()) == 1
+    assert len(fixed["reason"]) < 250
+
+
+def test_the_first_line_of_an_error_is_short_and_names_its_cause() -> None:
+    cause = ValueError("\nno such\nsize\n")
+    error = RuntimeError("a report")
+    error.__cause__ = cause
+    assert first_line(error) == "ValueError: no such"
+    assert first_line(KeyError()) == "KeyError"
+    assert len(first_line(ValueError("long " * 100))) == 150
+
+
 def test_sizes_that_must_be_multiples_are_found(tmp_path: Path) -> None:
     class Encoder(nn.Module):
         def __init__(self) -> None:
@@ -438,7 +554,7 @@ def test_sizes_that_must_be_multiples_are_found(tmp_path: Path) -> None:
             return restored + image
 
     exported = export(Encoder(), torch.zeros(1, 1, 16, 16), tmp_path / "m.pt2")
-    assert exported.about["axes"]["image_axis_2"]["verified_sizes"] == [12, 16, 20]
+    assert exported.about["axes"]["image_axis_2"]["verified_sizes"] == [8, 12, 16, 20, 32]
 
 
 def test_a_fixed_batch_size_is_an_error_that_names_the_axis(tmp_path: Path) -> None:
@@ -495,7 +611,7 @@ def test_an_axis_is_fixed_if_the_file_takes_fewer_sizes_than_the_model(file: Pat
 
     exported = export(EvenOrOdd(), torch.zeros(1, 6), file)
     assert shapes_of(exported) == {"input": ["batch", 6]}
-    assert "takes 7, 5" in exported.about["fixed_axes"][0]["reason"]
+    assert "takes 3, 5, 7, 12" in exported.about["fixed_axes"][0]["reason"]
     found = load_program(file, exported)({"input": torch.ones(2, 6)})
     assert_close(found, [torch.ones(2)])
 

@@ -10,6 +10,7 @@ DATA_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 # What commands in advice begin with: `uv run` sets UV.
 COMMAND_PREFIX = "uv run " if "UV" in os.environ else ""
 MAX_MESSAGE_CHARACTERS = 300
+MAX_FIRST_LINE_CHARACTERS = 150
 
 
 class UserError(Exception):
@@ -46,3 +47,14 @@ def describe_error(error: Exception) -> str:
     frame = (own_frames or frames)[-1]
     message = " ".join(str(error).split())[:MAX_MESSAGE_CHARACTERS]
     return f"{type(error).__name__}: {message} ({frame.filename}, line {frame.lineno})"
+
+
+def first_line(error: BaseException) -> str:
+    """What caused an error in a library: the type and the start of a message that may be long."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = type(error).__name__
+    lines = str(error).strip().splitlines()
+    if lines:
+        text += f": {lines[0].strip()}"
+    return text[:MAX_FIRST_LINE_CHARACTERS]
