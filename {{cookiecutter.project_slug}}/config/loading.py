@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
@@ -36,6 +37,7 @@ from utils.errors import UserError
 
 SectionT = TypeVar("SectionT", bound=ClassSection)
 
+ALTERNATIVE = re.compile(r"\w+\[.*\]")
 MAX_SHOWN_PROBLEMS = 2
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
 
@@ -311,8 +313,10 @@ def _join(problems: list[str]) -> str:
 
 def _describe(problem: Any, section: str, all_values: Mapping[str, Any] | None = None) -> str:
     """One of pydantic's errors in a line: the setting, its value and what is allowed."""
-    # Where a type has alternatives, pydantic adds the one that it tried, such as dict[str,float].
-    path = [str(part) for part in problem["loc"] if "[" not in str(part)]
+    path = [str(part) for part in problem["loc"]]
+    if problem["type"] != "extra_forbidden":
+        # Where a type has alternatives, pydantic adds the one that it tried: dict[str,float].
+        path = [part for part in path if not ALTERNATIVE.fullmatch(part)]
     if section:
         path.insert(0, section)
     key = _printable(".".join(path) or "settings")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIG, ROOT
+from conftest import CONFIG
 from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch
@@ -219,22 +219,6 @@ def test_a_classifier_learns_with_any_loss(
     assert load_checkpoint(run / "checkpoints/last.pt")["settings"]["loss"]["name"] == name
 
 
-@pytest.mark.parametrize(
-    ("loss", "outputs"), [("gaussian", 2), ("quantile", 3), ("huber", 1), ("L1Loss", 1)]
-)
-def test_a_regressor_learns_with_any_loss(
-    tmp_path: Path, command: Command, logged: Callable[..., list[float]], loss: str, outputs: int
-) -> None:
-    run = tmp_path / "run"
-    changes = ["model={name: networks.MLP, width: 32}", f"model.classes={outputs}"]
-    changes += [f"data.root={tmp_path}", "device=cpu", "logger.tensorboard=false"]
-    changes += ["optimizer={name: Adam, lr: 3e-3}", f"loss.name={loss}", "data.batch_size=50"]
-    config = ROOT / "config/regression.yaml"
-    assert command("train", "--config", config, "--run-dir", run, *changes) == 0
-    assert logged(run, "validation", "r2")[-1] > 0.9
-    assert command("evaluate", run) == 0
-
-
 # Errors
 
 
@@ -249,7 +233,7 @@ def test_a_regressor_learns_with_any_loss(
         (["loss={name: quantile, quantiles: [2]}"], ["loss.quantiles", "2"]),
         (["loss.class_weights=[1, 2]"], ["loss.class_weights", "2", "10 classes"]),
         (["loss={name: mse, balanced: true}"], ["mse", "class weights"]),
-        (["trainer.name=finetuner.FineTunr"], ["finetuner.FineTuner"]),
+        (["trainer.name=classifier.Clasifier"], ["classifier.Classifier"]),
         (["loss={name: gaussian}"], ["gaussian"]),
     ],
 )

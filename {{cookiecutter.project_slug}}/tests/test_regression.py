@@ -231,3 +231,18 @@ def test_an_exported_line_takes_numbers_as_they_are(
     assert command("predict", line, "--json", "--", "0.5", "-3") == 0
     for entry, output in zip(json.loads(capsys.readouterr().out)["inputs"], outputs, strict=True):
         assert entry["predictions"] == [{"value": pytest.approx(output.item(), abs=1e-4)}]
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs"), [("gaussian", 2), ("quantile", 3), ("huber", 1), ("L1Loss", 1)]
+)
+def test_a_regressor_learns_with_any_loss(
+    tmp_path: Path, command: Command, logged: Callable[..., list[float]], loss: str, outputs: int
+) -> None:
+    run = tmp_path / "run"
+    changes = ["model={name: networks.MLP, width: 32}", f"model.classes={outputs}"]
+    changes += [f"data.root={tmp_path}", "device=cpu", "logger.tensorboard=false"]
+    changes += ["optimizer={name: Adam, lr: 3e-3}", f"loss.name={loss}", "data.batch_size=50"]
+    assert command("train", "--config", LINE, "--run-dir", run, *changes) == 0
+    assert logged(run, "validation", "r2")[-1] > 0.9
+    assert command("evaluate", run) == 0
