@@ -12,8 +12,11 @@ from conftest import PAYLOAD, TEMPLATE, needs_all, render, run
 DATA_ROOT = os.environ.get("DATA_ROOT")
 # Without most tests of several processes, which take minutes.
 SAMPLE = "not (distributed or sharded or nodes) or same_model or loses and ddp or evaluation_counts"
-# With one test of several processes, and without the two slowest others.
-QUICK = "not (distributed or sharded or nodes or eight_others or hundred_million) or any_number"
+# With two tests of several processes, and without the two slowest others.
+QUICK = (
+    "not (distributed or sharded or shards_train or nodes or eight_others or hundred_million)"
+    " or any_number"
+)
 needs_data = pytest.mark.skipif(
     not DATA_ROOT, reason="DATA_ROOT is not set to a folder with FashionMNIST"
 )
