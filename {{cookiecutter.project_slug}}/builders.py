@@ -21,7 +21,7 @@ from storage.checkpoint_file import load_first_usable
 from storage.run_folder import find_checkpoints, run_folder_of
 from storage.state import evaluation_weights, load_weights
 from utils.device import select_device
-from utils.errors import UserError
+from utils.errors import UserError, describe_error
 from utils.process_group import (
     broadcast_object,
     check_batch_size,
@@ -123,10 +123,28 @@ def fit_dataset(train: BaseDataset) -> BaseDataset:
     """Fits the training set in the main process, and sends the result to the others."""
     fitted: dict[str, Any] = {}
     if is_main_process():
-        train.fit()
+        _fit(train)
         fitted = train.state_dict()
     train.load_state_dict(broadcast_object(fitted))
     return train
+
+
+def _fit(train: BaseDataset) -> None:
+    """Calls `fit`.
+
+    Raises:
+        UserError: if it fails, or does not set an attribute in `fitted`.
+    """
+    name = type(train).__name__
+    try:
+        train.fit()
+    except UserError:
+        raise
+    except Exception as error:  # whatever the code of a data set may raise
+        raise UserError(f"{name}.fit fails: {describe_error(error)}") from error
+    for attribute in train.fitted:
+        if not hasattr(train, attribute):
+            raise UserError(f"{name}.fitted names {attribute!r}, which {name}.fit does not set")
 
 
 def build_fitted_dataset(settings: Settings, split: str) -> BaseDataset:

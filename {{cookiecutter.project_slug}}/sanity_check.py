@@ -15,6 +15,7 @@ from config.schema import NO_CLASS
 from logger.console import log
 from metrics.average import WeightedMeans
 from metrics.protocol import check_scalars, scalar_results
+from storage.example_inputs import resolve_inputs
 from storage.state import preserve_state
 from utils.device import to_device
 from utils.errors import UserError, describe_error
@@ -135,11 +136,16 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
             parameter.register_post_accumulate_grad_hook(
                 lambda _, name=name: parameters_with_gradient.add(name)
             )
-    with _describing_errors(trial, "example_inputs fails"):
-        _ = trial.saved_example_inputs
+    with _describing_errors(trial, "example_inputs or exported_model fails"):
+        saved = trial.saved_example_inputs
+        if saved is not None:
+            source = f"{type(trial).__name__}.example_inputs"
+            resolve_inputs(saved, trial.exported_model(trial.model), source)
     with _describing_errors(trial, "training_step or update fails on the first batch"):
         trial.model.train()
-        trial.update(step)
+        outputs: Any = trial.update(step)
+        if not isinstance(outputs, Mapping):
+            raise TypeError(f"`update` must return a dict, not {type(outputs).__name__}")
     loss = trial.settings.loss.name
     if loss not in (NO_CLASS, trial.default_loss) and "loss" not in vars(trial):
         raise UserError(
@@ -190,7 +196,9 @@ def _describing_errors(trial: BaseTrainer, what_fails: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever the code of a project may raise
         advice = ""
-        if "does not require grad" in str(error) and not trial.evaluates_with_gradients:
+        is_training = what_fails.startswith("training_step")
+        needs_gradients = "does not require grad" in str(error) and not is_training
+        if needs_gradients and not trial.evaluates_with_gradients:
             advice = "; to use autograd in evaluation, set evaluates_with_gradients = True"
         raise UserError(
             f"the model and the data do not fit together: {type(trial).__name__}.{what_fails}: "

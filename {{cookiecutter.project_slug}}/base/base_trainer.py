@@ -203,9 +203,22 @@ class BaseTrainer(ABC):
     @cached_property
     def schedulers(self) -> list[LRScheduler]:
         """Schedulers of torch, one for each optimizer; empty if `scheduler.name` is a function."""
-        return build_schedulers(
+        schedulers = build_schedulers(
             self.settings.scheduler, self.optimizers, self.total_steps, self.steps_per_epoch
         )
+        for scheduler in schedulers:
+            if isinstance(scheduler, ReduceLROnPlateau):
+                self._check_direction(scheduler)
+        return schedulers
+
+    def _check_direction(self, scheduler: ReduceLROnPlateau) -> None:
+        """Raises a UserError if a scheduler waits for the metric to become worse."""
+        mode = "max" if self.higher_is_better(self.monitored_metric) else "min"
+        if scheduler.mode != mode:
+            raise UserError(
+                f"scheduler.mode = {scheduler.mode!r} does not fit checkpoint.monitor = "
+                f"{self.settings.checkpoint.monitor!r}; set scheduler.mode={mode}"
+            )
 
     @cached_property
     def metrics(self) -> Metric:
@@ -771,6 +784,7 @@ class BaseTrainer(ABC):
             NonFiniteError: if a value in it is not finite; nothing is saved then.
         """
         state = self.state_dict()
+        check_plain(state)
         self.check_weights(self.progress.step)
         if not self.sharded:
             modules = [p for p in stateful_objects(self).values() if isinstance(p, nn.Module)]
@@ -925,7 +939,6 @@ class BaseTrainer(ABC):
             self.validate()
         if self.progress.step == 0:
             self._seed_process()
-            check_plain(self.state_dict())
             self.save()
             self.checkpointer.finish()
             self.checkpointer.raise_failure(BAD_INPUT)

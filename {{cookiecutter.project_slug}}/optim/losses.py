@@ -51,12 +51,19 @@ class Loss:
             outputs = outputs / self.scale
             target = target / self.scale
         if reduction == "mean":
-            loss = self.mean(outputs, target)
+            loss = self._check(self.mean(outputs, target))
             return loss if loss.ndim == 0 else loss.mean()
-        losses = self.per_sample(outputs, target)
+        losses = self._check(self.per_sample(outputs, target))
         if losses.ndim == 0:  # the loss can only be computed for a batch
             return losses.expand(len(target))
         return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+
+    def _check(self, loss: Any) -> Tensor:
+        if not isinstance(loss, Tensor):
+            raise UserError(
+                f"the loss must return a tensor, not {type(loss).__name__}; see loss.name"
+            )
+        return loss
 
 
 def build_loss(

@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
@@ -35,14 +35,7 @@ def stateful_objects(owner: Any) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, value in vars(owner).items():
-        if isinstance(value, list | tuple):
-            for index, item in enumerate(value):
-                found[f"{name}.{index}"] = item
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                found[f"{name}.{key}"] = item
-        else:
-            found[name] = value
+        _add_items(name, value, found)
     objects: dict[str, Any] = {}
     for name, value in found.items():
         if not hasattr(value, "state_dict"):
@@ -52,6 +45,37 @@ def stateful_objects(owner: Any) -> dict[str, Any]:
         if not is_wrapper and not is_listed:
             objects[name] = value
     return objects
+
+
+def _add_items(name: str, value: Any, found: dict[str, Any]) -> None:
+    """Adds a value, or the items of a list, tuple or dict, however deep they are."""
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _add_items(f"{name}.{index}", item, found)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _add_items(f"{name}.{key}", item, found)
+    else:
+        found[name] = value
+
+
+def _saved_names(owner: Any) -> Sequence[str]:
+    """The names in `saved_attributes`.
+
+    Raises:
+        UserError: if there is no such attribute, or it is a text instead of a tuple.
+    """
+    names: Any = getattr(owner, "saved_attributes", ())
+    kind = type(owner).__name__
+    if isinstance(names, str):
+        raise UserError(f"{kind}.saved_attributes must be a tuple of names: ({names!r},)")
+    for name in names:
+        if not hasattr(owner, name):
+            raise UserError(
+                f"{kind}.saved_attributes names {name!r}, which is no attribute; set it in the "
+                "constructor"
+            )
+    return list(names)
 
 
 def collect_state(owner: Any, excluded: Iterable[Any] = ()) -> dict[str, Any]:
@@ -72,7 +96,7 @@ def collect_state(owner: Any, excluded: Iterable[Any] = ()) -> dict[str, Any]:
             local_states[name] = part_state
         elif part_state:
             state[name] = part_state
-    for name in getattr(owner, "saved_attributes", ()):
+    for name in _saved_names(owner):
         state[name] = getattr(owner, name)
     for name in _names_that_differ(owner, state):
         if name in state:
@@ -149,7 +173,7 @@ def restore_state(
             load_weights(part, part_state)
         else:
             part.load_state_dict(part_state)
-    for name in getattr(owner, "saved_attributes", ()):
+    for name in _saved_names(owner):
         if _is_saved(state, name):
             value = _saved_state(state, name)
             setattr(owner, name, _on_device_of(value, getattr(owner, name), owner))
@@ -175,8 +199,13 @@ def _saved_state(state: Mapping[str, Any], name: str) -> Any:
 def _on_device_of(value: Any, current: Any, owner: Any) -> Any:
     """A copy of a saved value, with its tensors on the device of the current ones.
 
-    If there are none, that is the device of the owner.
+    If there are none, that is the device of the owner. A tensor that is trained stays the same
+    object, because an optimizer refers to it.
     """
+    if isinstance(current, Tensor) and current.requires_grad and current.is_leaf:
+        with torch.no_grad():
+            current.copy_(value)
+        return current
     devices = {tensor.device for _, tensor in named_tensors(current)}
     device = getattr(owner, "device", torch.device("cpu"))
     if len(devices) == 1:
@@ -192,6 +221,11 @@ def check_plain(state: Any, path: str = "") -> None:
     """
     if type(state) in (dict, Counter, OrderedDict):
         for key, value in state.items():
+            if type(key) not in (str, int):
+                raise UserError(
+                    f"the state {path!r} has a key of the type {type(key).__name__}, which a "
+                    "checkpoint cannot contain; use texts or integers"
+                )
             check_plain(value, f"{path} {key}".lstrip())
     elif type(state) in (list, tuple, set, torch.Size):
         for index, value in enumerate(state):

@@ -17,7 +17,7 @@ from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from base.batch_loader import BatchLoader
-from builders import build_fitted_dataset
+from builders import build_fitted_dataset, fit_dataset
 from data_loader import synthetic as data_files
 from model import networks as model_files
 from storage.checkpoint_file import load_checkpoint
@@ -309,6 +309,30 @@ def test_what_is_fitted_is_fitted_once_in_a_run(
     assert command("evaluate", run, "--split", "train") == 0
     assert Tokenizer.fits == 1
     assert load_checkpoint(run / "checkpoints/last.pt")["data"]["offset"] == 1.0
+
+
+class Forgetful(Nested):
+    """Does not set what it declares."""
+
+    fitted = ("vocabulary",)
+
+
+class Failing(Nested):
+    """Fails in `fit`."""
+
+    def fit(self) -> None:
+        raise KeyError("word")
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [(Forgetful, ["Forgetful.fit", "vocabulary"]), (Failing, ["Failing.fit", "KeyError"])],
+)
+def test_an_error_in_fit_is_reported(kind: type[Nested], parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        fit_dataset(kind(Path(), "train", 0))
+    for part in parts:
+        assert part in str(caught.value)
 
 
 def test_other_splits_get_what_is_fitted(make_settings: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 # ruff: noqa: D103  the names of the tests state what they test
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,75 @@ def test_a_state_that_cannot_be_read_again_is_named(make_trainer: MakeTrainer) -
     with pytest.raises(UserError, match=r"'mean value' is float64"):
         trainer.fit()
     assert trainer.progress.step == 0
+
+
+class LateState(Plain):
+    """Has a state that is no plain data from its third step on."""
+
+    saved_attributes = ("keys",)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.keys: dict[Any, int] = {}
+
+    def after_step(self, outputs: Mapping[str, Tensor]) -> None:
+        if self.progress.step == 3:
+            self.keys[np.int64(3)] = 1
+
+
+def test_a_state_that_cannot_be_read_again_is_never_saved(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, kind=LateState)
+    with pytest.raises(UserError, match=r"'keys' has a key of the type int64"):
+        trainer.fit()
+    load_checkpoint(trainer.run / "checkpoints/last.pt")
+
+
+@pytest.mark.parametrize("names", [("quue",), "queue"])
+def test_wrong_saved_attributes_are_named(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, names: Any
+) -> None:
+    monkeypatch.setattr(Plain, "saved_attributes", names)
+    with pytest.raises(UserError, match=r"Plain\.saved_attributes .*qu"):
+        make_trainer(*SMALL_MODEL, kind=Plain).fit()
+
+
+class DeepState(Plain):
+    """Has networks in nested containers, a trained tensor, and a counter."""
+
+    saved_attributes = ("temperature", "counts")
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.networks = {"a": [nn.Linear(1, 1)]}
+        self.temperature = torch.ones(1, requires_grad=True)
+        self.counts = Counter({"a": 1})
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [*super().configure_optimizers(), torch.optim.SGD([self.temperature], lr=0.1)]
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        outputs = super().training_step(model, batch)
+        return {"loss": outputs["loss"] * self.temperature.exp().squeeze()}
+
+    def after_step(self, outputs: Mapping[str, Tensor]) -> None:
+        self.counts["b"] += 1
+        with torch.no_grad():
+            self.networks["a"][0].weight += 1
+
+
+def test_deep_state_is_restored_in_place(make_trainer: MakeTrainer) -> None:
+    changes = (*SMALL_MODEL, "checkpoint.every_steps=10", "checkpoint.keep=9", "trainer.epochs=2")
+    trainer = make_trainer(*changes, kind=DeepState)
+    check_trainer(trainer)
+    trainer.fit()
+    resumed = make_trainer(*changes, kind=DeepState)
+    resumed.load_state_dict(load_checkpoint(trainer.run / "checkpoints/step_00000010.pt"))
+    resumed.fit()
+    assert resumed.counts == trainer.counts
+    assert resumed.counts["b"] == 32
+    assert torch.equal(resumed.temperature, trainer.temperature)
+    assert resumed.temperature.requires_grad
+    assert torch.equal(resumed.networks["a"][0].weight, trainer.networks["a"][0].weight)
 
 
 class FrozenPart(Plain):

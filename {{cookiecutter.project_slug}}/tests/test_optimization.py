@@ -14,6 +14,7 @@ from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
 from builders import build_model
 from optim.schedulers import build_schedule
+from sanity_check import check_trainer
 from storage.checkpoint_file import load_checkpoint
 from storage.state import evaluation_weights
 from trainer.classifier import Classifier
@@ -353,6 +354,12 @@ def test_learning_rates_of_training_follow_the_schedule(
 
 
 # The moving average
+
+
+def test_a_plateau_in_the_wrong_direction_is_reported(make_trainer: MakeTrainer) -> None:
+    plateau = ("scheduler={name: ReduceLROnPlateau, patience: 0}", "checkpoint.monitor=accuracy")
+    with pytest.raises(UserError, match=r"scheduler\.mode = 'min'.*accuracy.*scheduler\.mode=max"):
+        check_trainer(make_trainer("model.name=networks.MLP", *plateau))
 
 
 def test_options_that_no_scheduler_changes_come_from_the_settings(

@@ -163,7 +163,7 @@ def test_stopped_run_ends_as_if_it_had_not_been_stopped(
         "optimizer={name: schedulefree.AdamWScheduleFree, warmup_steps: 3}",
         "optimizer={name: SGD, lr: 0.1, groups: {'*.bias': {lr: 0.2, momentum: 0.5}}}",
         "scheduler={name: OneCycleLR, max_lr: 0.1, interval: step}",
-        "scheduler={name: ReduceLROnPlateau, patience: 0, threshold: 10.0}",
+        "scheduler={name: ReduceLROnPlateau, mode: max, patience: 0, threshold: 10.0}",
     ],
 )
 def test_optimizers_and_schedulers_of_libraries_resume_exactly(

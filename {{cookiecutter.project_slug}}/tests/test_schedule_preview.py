@@ -132,8 +132,11 @@ def test_the_range_of_the_momentum_is_printed(command: Command, capsys: Captured
 
 
 def test_a_schedule_that_depends_on_training_is_named(command: Command, capsys: Captured) -> None:
-    for name, is_unpredictable in (("ReduceLROnPlateau", True), ("ExponentialLR", False)):
-        schedule = f"scheduler={{name: {name}, {'factor' if is_unpredictable else 'gamma'}: 0.5}}"
+    for arguments, is_unpredictable in (
+        ("name: ReduceLROnPlateau, mode: max, factor: 0.5", True),
+        ("name: ExponentialLR, gamma: 0.5", False),
+    ):
+        schedule = f"scheduler={{{arguments}}}"
         assert command("preview", "--config", CONFIG, "--schedule", schedule) == 0
         printed = capsys.readouterr().out
         assert ("cannot be predicted" in printed) == is_unpredictable

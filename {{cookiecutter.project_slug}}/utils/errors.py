@@ -35,7 +35,16 @@ class NonFiniteError(Exception):
 
 
 # What a project's own code raises if it is wrong or receives unexpected values.
-USER_CODE_ERRORS = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+USER_CODE_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def describe_error(error: Exception) -> str:

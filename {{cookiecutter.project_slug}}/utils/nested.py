@@ -7,6 +7,7 @@ inside an object with a method ``to(device)``, such as a graph or a packed seque
 import copy
 import dataclasses
 import hashlib
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,7 +40,10 @@ def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, Tensor) or is_movable(value):
         return function(value)
     if isinstance(value, Mapping):
-        return {key: map_leaves(function, item) for key, item in value.items()}
+        mapped = {key: map_leaves(function, item) for key, item in value.items()}
+        if isinstance(value, Counter | OrderedDict):
+            return type(value)(mapped)
+        return mapped
     if isinstance(value, list):
         return [map_leaves(function, item) for item in value]
     if isinstance(value, tuple):
