@@ -142,6 +142,8 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
             source = f"{type(trial).__name__}.example_inputs"
             resolve_inputs(saved, trial.exported_model(trial.model), source)
     with _describing_errors(trial, "training_step or update fails on the first batch"):
+        _ = trial.schedulers
+        trial.set_learning_rates(0)
         trial.model.train()
         outputs: Any = trial.update(step)
         if not isinstance(outputs, Mapping):

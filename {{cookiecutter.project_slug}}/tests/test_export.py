@@ -902,7 +902,7 @@ def test_example_inputs_that_fail_are_reported_before_the_first_step(
     monkeypatch.setattr(classifier, "Failing", Failing, raising=False)
     assert train(tmp_path / "run", "trainer.name=classifier.Failing") == 2
     printed = capsys.readouterr().err
-    assert "Failing.example_inputs fails: KeyError: 'image'" in printed
+    assert "Failing.example_inputs or exported_model fails: KeyError: 'image'" in printed
     assert not (tmp_path / "run").exists()
 
 
