@@ -187,6 +187,12 @@ def build_validation_set(
         dataset = construct(
             section, BaseDataset, root=section.root, split="validation", seed=settings.seed
         )
+    for attribute in dataset.fitted:
+        if attribute not in training_state:
+            raise UserError(
+                f"{path}: {type(dataset).__name__} needs {attribute!r}, which the training set "
+                "does not fit; use a data set with the same fitted attributes"
+            )
     dataset.load_state_dict(training_state)
     return build_loader(settings, dataset)
 

@@ -317,6 +317,9 @@ def _most_similar(name: str, available: list[str]) -> str | None:
     class_name = name.rpartition(".")[2]
     if class_name in by_class:
         return difflib.get_close_matches(name, by_class[class_name], n=1, cutoff=0)[0]
+    for full_name in available:
+        if full_name.lower() == name.lower():
+            return full_name
     similar = difflib.get_close_matches(name, available, n=1)
     if similar:
         return similar[0]

@@ -47,9 +47,9 @@ def _read_with_parents(file: Path, children: list[Path]) -> dict[str, Any]:
     if file.resolve() in children:
         raise UserError(f"extends: {file} extends itself, through {children[-1].name}")
     values = _read_single(file)
-    parent = values.pop("extends", None)
-    if parent is None:
+    if "extends" not in values:
         return values
+    parent = values.pop("extends")
     if not isinstance(parent, str):
         raise UserError(f"{file}: extends = {parent!r} must be the name of a file")
     parent_file = file.parent / parent

@@ -356,6 +356,26 @@ def test_a_reserved_name_of_a_validation_set_is_reported(
     assert not (tmp_path / "run").exists()
 
 
+class NeedsMore(Synthetic):
+    """Needs something that the training set does not fit."""
+
+    fitted = ("mean_and_std", "vocabulary")
+
+
+def test_a_validation_set_that_needs_other_fitted_attributes_is_reported(
+    tmp_path: Path,
+    train: Command,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(synthetic, "NeedsMore", NeedsMore, raising=False)
+    assert train(tmp_path / "run", "data.validation_sets={more: {name: synthetic.NeedsMore}}") == 2
+    message = capsys.readouterr().err
+    for part in ("data.validation_sets.more", "NeedsMore", "vocabulary"):
+        assert part in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_setting_of_a_validation_set_is_reported(
     tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -906,6 +906,16 @@ def test_a_wrong_name_of_a_class_is_reported_with_the_right_one(name: str, right
     assert f"did you mean {right}?" in refusal(name)
 
 
+def test_letter_case_does_not_mislead_a_suggestion() -> None:
+    assert "did you mean RMSprop?" in refusal("optimizer.name=Rmsprop")
+
+
+def test_an_empty_extends_is_reported(tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text("extends:\n")
+    assert "extends = None" in refusal(source=file)
+
+
 def test_a_name_that_is_no_schedule_is_reported_with_those_of_the_file() -> None:
     message = refusal("scheduler.name=schedules.xyz")
     assert "optim/schedules.py has no function or class xyz" in message
