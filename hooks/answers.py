@@ -25,7 +25,10 @@ QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-
 PAYLOAD = "{{cookiecutter.project_slug}}"
 
 PACKAGES = "base config data_loader logger metrics model optim storage tests trainer utils"
-MODULES = "builders profiling sanity_check schedule_preview train evaluate predict export preview"
+MODULES = (
+    "builders profiling run_length sanity_check schedule_preview "
+    "train evaluate predict export preview"
+)
 FOLDERS = "runs data"
 DEPENDENCIES = (
     "filelock matplotlib numpy pillow pydantic ruamel ruamel-yaml safetensors tensorboard torch "

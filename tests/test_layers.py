@@ -16,7 +16,7 @@ LAYERS = (
     {"storage", "logger", "metrics", "optim"},
     {"base"},
     {"data_loader", "model", "trainer"},
-    {"builders", "sanity_check", "profiling", "schedule_preview"},
+    {"builders", "sanity_check", "profiling", "run_length", "schedule_preview"},
     {"train", "evaluate", "predict", "export", "preview"},
 )
 NOT_SOURCE = {"tests", ".venv", "build"}

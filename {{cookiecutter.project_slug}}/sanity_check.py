@@ -54,6 +54,7 @@ def check_trainer(trainer: BaseTrainer) -> None:
                 _check_evaluation(trial, split, loader)
         if is_copied:
             _check_training(trial, step.to(trainer.device))
+            _check_example_inputs(trial)
 
 
 def _load_first_step(loader: BatchLoader) -> Step:
@@ -136,11 +137,6 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
             parameter.register_post_accumulate_grad_hook(
                 lambda _, name=name: parameters_with_gradient.add(name)
             )
-    with _describing_errors(trial, "example_inputs or exported_model fails"):
-        saved = trial.saved_example_inputs
-        if saved is not None:
-            source = f"{type(trial).__name__}.example_inputs"
-            resolve_inputs(saved, trial.exported_model(trial.model), source)
     with _describing_errors(trial, "training_step or update fails on the first batch"):
         _ = trial.schedulers
         trial.set_learning_rates(0)
@@ -156,6 +152,15 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
         )
     if world_size() > 1 and not trial.sharded:
         _check_gradients(trial, parameters_with_gradient)
+
+
+def _check_example_inputs(trial: BaseTrainer) -> None:
+    """Checks that the inputs for an export fit the exported model."""
+    with _describing_errors(trial, "example_inputs or exported_model fails"):
+        saved = trial.saved_example_inputs
+        if saved is not None:
+            source = f"{type(trial).__name__}.example_inputs"
+            resolve_inputs(saved, trial.exported_model(trial.model), source)
 
 
 def _check_gradients(trial: BaseTrainer, parameters_with_gradient: set[str]) -> None:

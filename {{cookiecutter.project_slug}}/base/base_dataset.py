@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from logger.console import log
 from logger.figures import Figure, image_grid
+from storage.example_inputs import without_values
 from utils.errors import UserError
 from utils.nested import digest, map_tensors, named_tensors, stack_samples
 from utils.randomness import RandomStream, preserve_global_rng, seed_global_generators
@@ -211,7 +212,7 @@ class BaseDataset(ABC, Dataset[Sample]):
         example = self.example_batch
         if isinstance(example, Mapping) and "input" in example:
             example = example["input"]
-        return map_tensors(_without_values, example)
+        return map_tensors(without_values, example)
 
     @cached_property
     def example_batch(self) -> Batch:
@@ -251,13 +252,6 @@ def class_labels(target: Tensor) -> Tensor:
     if target.is_floating_point():
         return target.argmax(1)
     return target
-
-
-def _without_values(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU, with zeros instead of floating-point values."""
-    if tensor.is_floating_point():
-        return torch.zeros_like(tensor, device="cpu")
-    return tensor.cpu()
 
 
 def _find_images(batch: Batch) -> Tensor | None:

@@ -40,10 +40,17 @@ from optim.optimizers import (
     evaluation_mode,
     has_evaluation_mode,
     learning_rates,
+    make_gradients_contiguous,
     needs_closure,
     parameters_of,
 )
-from optim.schedulers import Schedule, build_schedule, build_schedulers, scale_learning_rates
+from optim.schedulers import (
+    Schedule,
+    build_schedule,
+    build_schedulers,
+    check_direction,
+    scale_learning_rates,
+)
 from storage.checkpointer import Checkpointer
 from storage.example_inputs import to_plain_data
 from storage.non_finite_guard import NonFiniteGuard
@@ -206,19 +213,10 @@ class BaseTrainer(ABC):
         schedulers = build_schedulers(
             self.settings.scheduler, self.optimizers, self.total_steps, self.steps_per_epoch
         )
-        for scheduler in schedulers:
-            if isinstance(scheduler, ReduceLROnPlateau):
-                self._check_direction(scheduler)
+        if any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
+            monitor = self.settings.checkpoint.monitor
+            check_direction(schedulers, monitor, self.higher_is_better(self.monitored_metric))
         return schedulers
-
-    def _check_direction(self, scheduler: ReduceLROnPlateau) -> None:
-        """Raises a UserError if a scheduler waits for the metric to become worse."""
-        mode = "max" if self.higher_is_better(self.monitored_metric) else "min"
-        if scheduler.mode != mode:
-            raise UserError(
-                f"scheduler.mode = {scheduler.mode!r} does not fit checkpoint.monitor = "
-                f"{self.settings.checkpoint.monitor!r}; set scheduler.mode={mode}"
-            )
 
     @cached_property
     def metrics(self) -> Metric:
@@ -912,9 +910,7 @@ class BaseTrainer(ABC):
             self._discard_gradients()
             outputs = self.compute_gradients(step, optimizer, training_step)
             self.clip_gradients(optimizer)
-            for parameter in parameters_of([stepping]):
-                if parameter.grad is not None:  # LBFGS cannot flatten those of convolutions
-                    parameter.grad = parameter.grad.contiguous()
+            make_gradients_contiguous(stepping)
             all_outputs.append(outputs)
             # The optimizer decides by the loss, which must be the same in all processes.
             return mean_over_processes(outputs["loss"], sum(step.sample_counts))

@@ -139,6 +139,13 @@ def needs_closure(optimizer: Optimizer) -> bool:
     return _requires_closure(optimizer_class)
 
 
+def make_gradients_contiguous(optimizer: Optimizer) -> None:
+    """Changes the layout of gradients where LBFGS could not flatten them, as for convolutions."""
+    for parameter in parameters_of([optimizer]):
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.contiguous()
+
+
 @functools.cache
 def _requires_closure(optimizer_class: Any) -> bool:
     closure = inspect.signature(optimizer_class.step).parameters.get("closure")

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from config.classes import find_component
 from config.constructors import changed_arguments, constructor_parameters
@@ -75,6 +75,23 @@ def build_schedulers(
         except (TypeError, ValueError) as error:
             raise UserError(f"scheduler.name = {options.name!r}: {error}") from error
     return schedulers
+
+
+def check_direction(
+    schedulers: Iterable[LRScheduler], monitor: str, higher_is_better: bool
+) -> None:
+    """Checks that each ReduceLROnPlateau waits for the monitored metric to become better.
+
+    Raises:
+        UserError: if it waits for the opposite.
+    """
+    mode = "max" if higher_is_better else "min"
+    for scheduler in schedulers:
+        if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != mode:
+            raise UserError(
+                f"scheduler.mode = {scheduler.mode!r} does not fit checkpoint.monitor = "
+                f"{monitor!r}; set scheduler.mode={mode}"
+            )
 
 
 def check_total_steps(

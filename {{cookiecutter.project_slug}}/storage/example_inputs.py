@@ -68,14 +68,14 @@ def to_plain_data(example: Any, source: str) -> dict[str, Any] | None:
                 f"{source} must return a tensor, a tuple of tensors, a dict of tensors by "
                 f"parameter of forward, or ExampleInputs; {name} is {type(tensor).__name__}"
             )
-        inputs[name] = _without_data(tensor)
+        inputs[name] = without_values(tensor)
     dynamic = {}
     for name, axes in example.dynamic.items():
         dynamic[name] = dict(axes)
     return {"inputs": inputs, "dynamic": dynamic}
 
 
-def _without_data(tensor: Tensor) -> Tensor:
+def without_values(tensor: Tensor) -> Tensor:
     """A copy on the CPU; floating-point values, which may be private, are replaced by zeros."""
     copy = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     if copy.is_floating_point() or copy.is_complex():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.utils.data import Dataset
 
 from utils.errors import UserError
 from utils.nested import digest, map_tensors, named_tensors
@@ -28,14 +29,17 @@ PLAIN_TYPES = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
 def stateful_objects(owner: Any) -> dict[str, Any]:
     """The attributes of an object that have a state, by name.
 
-    The items of lists, tuples and dicts are included, as ``name.index`` or ``name.key``.
+    The items of lists, tuples and dicts are included, as ``name.index`` or ``name.key``, but not
+    those of a data set, which may have lists of millions of samples.
 
     An object has a state if it defines `state_dict`. If it also defines `load_rank_states`, its
     state differs between the processes of a run.
     """
-    found: dict[str, Any] = {}
-    for name, value in vars(owner).items():
-        _add_items(name, value, found)
+    found: dict[str, Any] = dict(vars(owner))
+    if not isinstance(owner, Dataset):
+        found = {}
+        for name, value in vars(owner).items():
+            _add_items(name, value, found)
     objects: dict[str, Any] = {}
     for name, value in found.items():
         if not hasattr(value, "state_dict"):

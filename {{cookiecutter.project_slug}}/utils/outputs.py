@@ -1,12 +1,12 @@
 """What a model returns: a tensor, or any nesting of dicts, tuples and dataclasses of tensors."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.nested import fields_of, is_dataclass
 
 
 def named_outputs(outputs: Any) -> dict[str, Tensor]:
@@ -30,10 +30,8 @@ def to_plain(outputs: Any) -> Any:
     """Outputs with dicts in the place of dataclasses and named tuples, without values of None."""
     if isinstance(outputs, Mapping):
         fields = dict(outputs)
-    elif dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
-        fields = {}
-        for field in dataclasses.fields(outputs):
-            fields[field.name] = getattr(outputs, field.name)
+    elif is_dataclass(outputs):
+        fields = fields_of(outputs)
     elif isinstance(outputs, tuple) and hasattr(outputs, "_fields"):  # a named tuple
         fields = dict(zip(outputs._fields, outputs, strict=True))
     elif isinstance(outputs, list | tuple):
