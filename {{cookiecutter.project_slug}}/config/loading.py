@@ -329,6 +329,8 @@ def _describe(problem: Any, section: str, all_values: Mapping[str, Any] | None =
     if error == "model_type" and path[0] in Settings.model_fields and len(path) == 1:
         return no_section(path[0], problem["input"])
     message = problem["msg"].removeprefix("Input ").replace("array", "list [a, b]")
+    if error == "string_type" and not isinstance(problem["input"], dict | list):
+        message += f"; quotes make it one, as in {key}='\"007\"'"
     return f"{key} = {_quote(problem['input'])}: {message}"
 
 

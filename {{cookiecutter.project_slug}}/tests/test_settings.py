@@ -166,6 +166,13 @@ def test_an_invalid_value_is_reported_with_its_setting_and_what_is_allowed() -> 
         assert allowed in message
 
 
+def test_a_number_for_a_text_is_reported_with_the_quotes_that_make_it_one() -> None:
+    message = refusal("name=007")
+    assert "name = 7:" in message
+    assert """name='"007"'""" in message
+    assert load_settings(SYNTHETIC, ['name="007"']).name == "007"
+
+
 def test_yaml_and_command_line_give_the_same_message(tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
     for key, value, _ in INVALID:
