@@ -76,6 +76,7 @@ from utils.parallel import (
     shard_model,
     wrap_for_processes,
 )
+from utils.process_group import failing_together
 from utils.randomness import GlobalRandomState, RandomStream, preserve_global_rng, seed_torch
 from utils.ranks import rank, world_size
 from utils.signals import StopSignals
@@ -506,12 +507,12 @@ class BaseTrainer(ABC):
                     self.step_schedulers()
                 self.meter.add(outputs, sum(step.sample_counts))
                 self.after_step(outputs)
-                saving.end_step()
                 bar.update()
 
                 if self.is_log_step(self.progress.step):
                     values = self.log_training()
                     bar.set_postfix_str(format_values(values), refresh=False)
+                saving.end_step()
                 self.stop_signal = stop_flag.exchange(signals.received)
                 if self.stop_signal:
                     self.save()
@@ -547,7 +548,17 @@ class BaseTrainer(ABC):
             )
         means = WeightedMeans()
         self.metrics.reset()
-        with self.evaluating() as model, progress_bar(loader.steps_per_epoch, split) as bar:
+        with self.evaluating() as model:
+            # A sharded model exchanges its parameters in each forward pass.
+            with nullcontext() if self.sharded else failing_together():
+                self._evaluate_batches(model, split, means)
+            results = self.collect_results(means)
+        return {name: value.detach().cpu() for name, value in results.items()}
+
+    def _evaluate_batches(self, model: nn.Module, split: str, means: WeightedMeans) -> None:
+        """Updates the metrics and the means with all batches of a split."""
+        loader = self.loaders[split]
+        with progress_bar(loader.steps_per_epoch, split) as bar:
             for step in loader.steps(0, loader.steps_per_epoch):
                 sample_count = sum(step.sample_counts)
                 if sample_count > 0:
@@ -556,8 +567,6 @@ class BaseTrainer(ABC):
                     check_scalars(values, self.evaluation_step)
                     means.add(values, sample_count)
                 bar.update()
-            results = self.collect_results(means)
-        return {name: value.detach().cpu() for name, value in results.items()}
 
     def collect_results(self, means: WeightedMeans) -> dict[str, Tensor]:
         """The results of the metrics, and the means of what `evaluation_step` has returned.

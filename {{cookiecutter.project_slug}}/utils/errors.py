@@ -30,6 +30,17 @@ class LoadingError(UserError):
     """A batch that could not be loaded."""
 
 
+class OtherProcessError(UserError):
+    """The end of this process after an error in another one, which reports it.
+
+    Args:
+        message: what happened here.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, TRAINING_FAILED)
+
+
 class NonFiniteError(Exception):
     """A loss or a weight that is NaN or infinite."""
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from utils.errors import TRAINING_FAILED, UserError
+from utils.errors import TRAINING_FAILED, OtherProcessError, UserError
 from utils.ranks import is_main_process, local_rank, rank, world_size
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
@@ -148,6 +148,30 @@ def all_processes_fail(step: int) -> bool:
     except distributed.DistError:
         return False
     return True
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """If the block fails in one of the processes, it fails in all of them.
+
+    The processes must not exchange anything within the block.
+
+    Raises:
+        OtherProcessError: in the processes in which the block does not fail.
+    """
+    if world_size() == 1:
+        yield
+        return
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:  # whatever the code of a project may raise
+        error = caught
+    fails = all_gather_object(error is not None)
+    if error is not None:
+        raise error
+    if any(fails):
+        raise OtherProcessError(f"process {fails.index(True)} fails")
 
 
 def broadcast_object(value: T) -> T:
