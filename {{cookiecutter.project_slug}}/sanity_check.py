@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from base.base_dataset import BaseDataset
 from base.base_trainer import BaseTrainer
 from base.batch_loader import BatchLoader, Step, StepSource
+from base.invalid_labels import describe_invalid_label, first_invalid_label, naming_invalid_labels
 from config.schema import NO_CLASS
 from logger.console import log
 from metrics.average import WeightedMeans
@@ -18,15 +19,15 @@ from metrics.protocol import check_scalars, scalar_results
 from storage.example_inputs import resolve_inputs
 from storage.state import preserve_state
 from utils.device import to_device
-from utils.errors import UserError, describe_error
+from utils.errors import UserError, describe_error, is_lost_connection
 from utils.finite import check_finite
 from utils.nested import digest
+from utils.parallel import describe_unused_parameters
 from utils.process_group import all_gather_object
 from utils.randomness import GlobalRandomState, preserve_global_rng
 from utils.ranks import world_size
 
 MAX_EVALUATED_SAMPLES = 64
-MAX_LISTED_PARAMETERS = 3
 
 
 def check_trainer(trainer: BaseTrainer) -> None:
@@ -49,6 +50,8 @@ def check_trainer(trainer: BaseTrainer) -> None:
         step = _load_first_step(trainer.loaders["train"])
         last_step = _load_smaller_step(trainer)
         trial = _copy_of(trainer)
+        for split, loader in trainer.loaders.items():
+            _check_labels(trial, split, loader)
         is_copied = trial.model is not trainer.model
         if is_copied:
             trial.model.register_forward_hook(_check_outputs_exist)
@@ -129,6 +132,31 @@ def _check_evaluation(trial: BaseTrainer, split: str, loader: BatchLoader) -> No
             trial.describe(trial.predict(batch))
 
 
+def _check_labels(trial: BaseTrainer, split: str, loader: BatchLoader) -> None:
+    """Evaluates a sample whose label is not a class, because a trainer may allow it.
+
+    Raises:
+        UserError: if that fails.
+    """
+    dataset = loader.dataset
+    targets = getattr(dataset, "targets", None)
+    if not isinstance(targets, Tensor):
+        return
+    index = first_invalid_label(targets, len(dataset.classes))
+    if index is None:
+        return
+    samples = dataset.__getitems__(torch.tensor([index], device=dataset.device))
+    batch = to_device(dataset.transform(samples, None), trial.device)
+    try:
+        with trial.evaluating() as model:
+            trial.evaluation_step(model, batch)
+            digest(trial.metrics)  # waits for the device
+    except Exception as error:  # whatever the code of a project may raise
+        message = describe_invalid_label(dataset, split, index, int(targets[index]))
+        raise UserError(message) from error
+    trial.metrics.reset()
+
+
 def _evaluate(trial: BaseTrainer, batches: Sequence[Any]) -> dict[str, Tensor]:
     metrics = trial.metrics
     metrics.reset()
@@ -165,8 +193,8 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
     with _describing_errors(trial, what_fails, advice):
         _ = trial.schedulers
         trial.set_learning_rates(0)
-        trial.model.train()
-        outputs: Any = trial.update(step)
+        with naming_invalid_labels(trial.loaders["train"], "train", 0):
+            outputs: Any = trial.update(step)
         if not isinstance(outputs, Mapping):
             raise TypeError(f"`update` must return a dict, not {type(outputs).__name__}")
     loss = trial.settings.loss.name
@@ -232,12 +260,7 @@ def _check_gradients(trial: BaseTrainer, parameters_with_gradient: set[str]) -> 
         names.update(dict.fromkeys(names_of_process))
     if not names or trial.options.find_unused_parameters:
         return
-    listing = ", ".join(list(names)[:MAX_LISTED_PARAMETERS])
-    raise UserError(
-        f"{len(names)} parameters get no gradient in a training step ({listing}), but with several "
-        "processes all must; use them, freeze them (model.freeze), or set "
-        "trainer.find_unused_parameters=true"
-    )
+    raise UserError(describe_unused_parameters(list(names)))
 
 
 def _check_monitor(trial: BaseTrainer, results: Mapping[str, Tensor]) -> None:
@@ -261,6 +284,8 @@ def _describing_errors(trial: BaseTrainer, what_fails: str, advice: str = "") ->
     except UserError:
         raise
     except Exception as error:  # whatever the code of a project may raise
+        if is_lost_connection(error):
+            raise
         is_training = what_fails.startswith("training_step")
         needs_gradients = "does not require grad" in str(error) and not is_training
         if needs_gradients and not trial.evaluates_with_gradients:

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader, Step
+from base.invalid_labels import naming_invalid_labels
 from base.sample_order import SampleOrder
 from config.schema import NO_CLASS, Settings
 from logger.console import format_values, log, progress_bar
@@ -496,10 +497,11 @@ class BaseTrainer(ABC):
                 self.set_learning_rates(self.progress.step)
                 self._seed_step()
                 step = step.to(self.device)
-                if self.progress.step < self.guard.checked_until:
-                    outputs = self.guard.update(self, step)
-                else:
-                    outputs = self.update(step)
+                with naming_invalid_labels(self.loaders["train"], "train", self.progress.step):
+                    if self.progress.step < self.guard.checked_until:
+                        outputs = self.guard.update(self, step)
+                    else:
+                        outputs = self.update(step)
                 if self.moving_average is not None:
                     self.moving_average.update_parameters(self.model)
                 self.progress.step += 1
@@ -559,11 +561,12 @@ class BaseTrainer(ABC):
         """Updates the metrics and the means with all batches of a split."""
         loader = self.loaders[split]
         with progress_bar(loader.steps_per_epoch, split) as bar:
-            for step in loader.steps(0, loader.steps_per_epoch):
+            for number, step in enumerate(loader.steps(0, loader.steps_per_epoch)):
                 sample_count = sum(step.sample_counts)
                 if sample_count > 0:
                     (batch,) = step.to(self.device).batches
-                    values = self.evaluation_step(model, batch) or {}
+                    with naming_invalid_labels(loader, split, number):
+                        values = self.evaluation_step(model, batch) or {}
                     check_scalars(values, self.evaluation_step)
                     means.add(values, sample_count)
                 bar.update()

@@ -164,6 +164,16 @@ class StepSource(Dataset["Step | LoadingError"]):
         )
         return steps[step_of_block][: stop - start]
 
+    def local_batches(self, step: int) -> "list[tuple[Tensor, Batch]]":
+        """The indices of this process's samples in each batch of a step, with the batch."""
+        indices = self.sample_indices(step)
+        parts = [indices]
+        if self.accumulate > 1:
+            parts = list(indices.split(self.batch_size))
+        rows = slice(self.rank, None, self.world_size)
+        batches = self._load_step(step, indices).batches
+        return [(part[rows], batch) for part, batch in zip(parts, batches, strict=True)]
+
     def _load_step(self, step: int, indices: Tensor) -> Step:
         self.seed_loading(step)
         rng = None

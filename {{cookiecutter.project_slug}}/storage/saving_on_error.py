@@ -3,7 +3,13 @@
 from typing import Any
 
 from logger.console import log
-from utils.errors import COMMAND_PREFIX, LoadingError, NonFiniteError, first_line
+from utils.errors import (
+    COMMAND_PREFIX,
+    LoadingError,
+    NonFiniteError,
+    first_line,
+    is_lost_connection,
+)
 from utils.files import newest_first
 from utils.process_group import all_processes_fail
 from utils.ranks import world_size
@@ -53,15 +59,16 @@ class SavingOnError:
         if isinstance(error, NonFiniteError) or (self._in_step and is_checked):
             return False  # fit_with_recovery, or the error of the guard, says what follows
         if self.trainer.progress.step > 0 or self._in_step:
-            self._keep_state()
+            self._keep_state(error)
         is_signal = isinstance(error, LoadingError) and world_size() == 1
         return is_signal and bool(self.trainer.stop_signal)
 
-    def _keep_state(self) -> None:
+    def _keep_state(self, error: BaseException) -> None:
         """Saves the state if it is that of a completed step; logs how to resume."""
         step = self.trainer.progress.step
         resume = f"resume: {COMMAND_PREFIX}python train.py --resume {self.trainer.run}"
-        if not self._in_step and all_processes_fail(step):
+        can_save = not self._in_step and not is_lost_connection(error)
+        if can_save and all_processes_fail(step):
             problem = self._save()
             if not problem:
                 log.info("the state after step %d is saved; %s", step, resume)

@@ -58,6 +58,11 @@ USER_CODE_ERRORS = (
 )
 
 
+def is_lost_connection(error: BaseException | None) -> bool:
+    """Whether gloo has raised an error because another process has ended."""
+    return isinstance(error, RuntimeError) and " by peer" in str(error)
+
+
 def describe_error(error: Exception) -> str:
     """One line about an error in a project's own code: its type, its message and its line."""
     if isinstance(error, UserError):
