@@ -70,6 +70,7 @@ from utils.finite import check_finite
 from utils.nested import is_plain_data, map_tensors
 from utils.outputs import answers_by_sample
 from utils.parallel import (
+    DataParallel,
     average_gradients,
     check_replicas_equal,
     is_sharded,
@@ -377,6 +378,8 @@ class BaseTrainer(ABC):
             outputs.append(batch_outputs)
         if parameters is not None:
             average_gradients(parameters)
+        elif isinstance(self.parallel_model, DataParallel):
+            self.parallel_model.check_gradients()
         return mean_over_batches(outputs, step.sample_counts)
 
     def clip_gradients(self, optimizer: torch.optim.Optimizer | None = None) -> None:

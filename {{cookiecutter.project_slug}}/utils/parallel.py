@@ -54,25 +54,27 @@ def wrap_for_processes(
 
 
 class DataParallel(nn.parallel.DistributedDataParallel):
-    """DDP whose error about missing gradients names the parameters and the settings."""
+    """DDP that reports parameters without a gradient at once, with their names."""
 
-    def forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        """Calls the wrapped module.
+    def check_gradients(self) -> None:
+        """Checks that the last backward pass has exchanged all gradients.
+
+        DDP itself checks it in the next forward pass only. Until then, the other processes may wait
+        for a gradient, and this one for something else.
 
         Raises:
-            UserError: if a parameter had no gradient in the last backward pass.
+            UserError: if a parameter had no gradient.
         """
+        reducer: Any = self.reducer
         try:
-            return super().forward(*inputs, **kwargs)
+            reducer._rebuild_buckets()  # what DDP does before a forward pass
         except RuntimeError as error:
             match = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
             if match is None:
                 raise
-            indices = [int(index) for index in match[1].split()]
-        trained = [name for name, p in self.module.named_parameters() if p.requires_grad]
-        raise UserError(
-            describe_unused_parameters([trained[index] for index in indices]), TRAINING_FAILED
-        )
+            trained = [name for name, p in self.module.named_parameters() if p.requires_grad]
+            names = [trained[int(index)] for index in match[1].split()]
+            raise UserError(describe_unused_parameters(names), TRAINING_FAILED) from error
 
 
 def describe_unused_parameters(names: Sequence[str]) -> str:
