@@ -219,11 +219,13 @@ def _check_smaller_step(trial: BaseTrainer, step: Step) -> None:
         has_single_samples = source.last_batch_size <= world_size()
         if has_single_samples and trial.options.non_finite == "stop":
             # The standard deviation of one sample, for example, is NaN.
-            statistics = {}
+            values: dict[str, Tensor] = {}
+            if sum(step.sample_counts) > 0:  # otherwise a mean over no samples is NaN
+                values.update(outputs)
             for name, buffer in trial.model.named_buffers():
                 if name.endswith("running_var"):
-                    statistics[name] = buffer
-            check_finite({**outputs, **statistics}, "the last batch:")
+                    values[name] = buffer
+            check_finite(values, "the last batch:")
 
 
 def _describe_smaller_batch(source: StepSource) -> tuple[str, str]:

@@ -416,8 +416,8 @@ class BaseTrainer(ABC):
     ) -> None:
         """Called after each validation, for the validation set and for each of the further ones.
 
-        What it changes is saved. If it fails, a single process saves first, and a resumed run
-        validates again. Random numbers that it draws do not change those of training.
+        What it changes is saved. If it fails, its changes are undone, and a resumed run validates
+        again. Random numbers that it draws do not change those of training.
 
         Args:
             split: ``validation``, or a name in `data.validation_sets`.

@@ -640,8 +640,13 @@ def test_last_batch_that_is_too_small_is_an_error_before_training(
     sampler: str,
 ) -> None:
     monkeypatch.setattr(NeedsTwoSamples, "raises", raises)
-    options = ("model.name=networks.MLP", f"trainer.accumulate={accumulate}", "trainer.epochs=1")
-    options += ("data.batch_size=263", f"data.sampler={sampler}")  # 790 = 3 * 263 + 1
+    options = [
+        "model.name=networks.MLP",
+        f"trainer.accumulate={accumulate}",
+        "trainer.epochs=1",
+        "data.batch_size=263",  # 790 = 3 * 263 + 1
+        f"data.sampler={sampler}",
+    ]
     trainer = make_trainer(*options, kind=NeedsTwoSamples)
     with pytest.raises(UserError) as raised:
         check_trainer(trainer)
