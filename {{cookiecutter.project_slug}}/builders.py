@@ -59,6 +59,7 @@ def build_loader(settings: Settings, dataset: BaseDataset, training: bool = Fals
             rank=rank(),
             world_size=world_size(),
             order=build_order(settings, dataset),
+            drop_last=settings.data.drop_last,
         )
     return BatchLoader(
         dataset,

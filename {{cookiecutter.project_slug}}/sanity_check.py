@@ -1,7 +1,7 @@
 """The sanity check: one batch through the steps of a trainer, before training starts."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset
 from base.base_trainer import BaseTrainer
-from base.batch_loader import BatchLoader, Step
+from base.batch_loader import BatchLoader, Step, StepSource
+from base.invalid_labels import describe_invalid_label, first_invalid_label, naming_invalid_labels
 from config.schema import NO_CLASS
 from logger.console import log
 from metrics.average import WeightedMeans
@@ -18,20 +19,22 @@ from metrics.protocol import check_scalars, scalar_results
 from storage.example_inputs import resolve_inputs
 from storage.state import preserve_state
 from utils.device import to_device
-from utils.errors import UserError, describe_error
+from utils.errors import UserError, describe_error, is_lost_connection
+from utils.finite import check_finite
 from utils.nested import digest
+from utils.parallel import describe_unused_parameters
 from utils.process_group import all_gather_object
 from utils.randomness import GlobalRandomState, preserve_global_rng
 from utils.ranks import world_size
 
 MAX_EVALUATED_SAMPLES = 64
-MAX_LISTED_PARAMETERS = 3
 
 
 def check_trainer(trainer: BaseTrainer) -> None:
-    """Runs an evaluation, a prediction and an optimizer step on a copy of a new trainer.
+    """Runs an evaluation, a prediction and optimizer steps on a copy of a new trainer.
 
-    It leaves nothing behind: neither in the trainer, nor in the training set, nor in the random
+    The training batches are the first and the last of an epoch, which may be smaller. The check
+    leaves nothing behind: neither in the trainer, nor in the training set, nor in the random
     generators. If the model cannot be copied, no optimizer step is made.
 
     Raises:
@@ -45,7 +48,10 @@ def check_trainer(trainer: BaseTrainer) -> None:
         _without_compilation(trainer),
     ):
         step = _load_first_step(trainer.loaders["train"])
+        last_step = _load_smaller_step(trainer)
         trial = _copy_of(trainer)
+        for split, loader in trainer.loaders.items():
+            _check_labels(trial, split, loader)
         is_copied = trial.model is not trainer.model
         if is_copied:
             trial.model.register_forward_hook(_check_outputs_exist)
@@ -54,6 +60,8 @@ def check_trainer(trainer: BaseTrainer) -> None:
                 _check_evaluation(trial, split, loader)
         if is_copied:
             _check_training(trial, step.to(trainer.device))
+            if last_step is not None:
+                _check_smaller_step(trial, last_step.to(trainer.device))
             _check_example_inputs(trial)
 
 
@@ -68,6 +76,16 @@ def _load_first_step(loader: BatchLoader) -> Step:
             "uses_global_rng = True in the class, or draw from the rng of `transform`"
         )
     return first_step
+
+
+def _load_smaller_step(trainer: BaseTrainer) -> Step | None:
+    """The last training step of an epoch; None if the first one is as small, or it is not made."""
+    loader = trainer.loaders["train"]
+    last = loader.steps_per_epoch - 1
+    is_smaller = loader.source.last_batch_size < loader.source.batch_size
+    if last == 0 or not is_smaller or last >= trainer.total_steps:
+        return None
+    return next(loader.steps(last, last + 1))
 
 
 def _copy_of(trainer: BaseTrainer) -> BaseTrainer:
@@ -98,8 +116,12 @@ def _check_evaluation(trial: BaseTrainer, split: str, loader: BatchLoader) -> No
     """Evaluates a few samples, and predicts them if predict.py can read inputs."""
     count = min(MAX_EVALUATED_SAMPLES, loader.source.batch_size)
     batch = to_device(loader.sample_batch(count), trial.device)
+    batches = [batch]
+    smallest_count = max(1, loader.last_step_size // world_size())
+    if smallest_count < count:
+        batches.append(to_device(loader.sample_batch(smallest_count), trial.device))
     with _describing_errors(trial, f"evaluation_step fails on samples of the {split} set"):
-        results = _evaluate(trial, batch)
+        results = _evaluate(trial, batches)
         if split == "validation":
             _check_monitor(trial, results)
         tables = trial.tables(results)
@@ -110,20 +132,46 @@ def _check_evaluation(trial: BaseTrainer, split: str, loader: BatchLoader) -> No
             trial.describe(trial.predict(batch))
 
 
-def _evaluate(trial: BaseTrainer, batch: Any) -> dict[str, Tensor]:
+def _check_labels(trial: BaseTrainer, split: str, loader: BatchLoader) -> None:
+    """Evaluates a sample whose label is not a class, because a trainer may allow it.
+
+    Raises:
+        UserError: if that fails.
+    """
+    dataset = loader.dataset
+    targets = getattr(dataset, "targets", None)
+    if not isinstance(targets, Tensor):
+        return
+    index = first_invalid_label(targets, len(dataset.classes))
+    if index is None:
+        return
+    samples = dataset.__getitems__(torch.tensor([index], device=dataset.device))
+    batch = to_device(dataset.transform(samples, None), trial.device)
+    try:
+        with trial.evaluating() as model:
+            trial.evaluation_step(model, batch)
+            digest(trial.metrics)  # waits for the device
+    except Exception as error:  # whatever the code of a project may raise
+        message = describe_invalid_label(dataset, split, index, int(targets[index]))
+        raise UserError(message) from error
+    trial.metrics.reset()
+
+
+def _evaluate(trial: BaseTrainer, batches: Sequence[Any]) -> dict[str, Tensor]:
     metrics = trial.metrics
     metrics.reset()
     means = WeightedMeans()
     with trial.evaluating() as model:
         state_before = digest(metrics)
-        values = trial.evaluation_step(model, batch)
-        if values is None and digest(metrics) == state_before:
-            raise UserError(
-                f"{type(trial).__name__}.evaluation_step returns nothing and does not update "
-                "self.metrics; return scalars by name, or call self.metrics.update(...)"
-            )
-        check_scalars(values or {}, trial.evaluation_step)
-        means.add(values or {}, weight=1)
+        for batch in batches:
+            values = trial.evaluation_step(model, batch)
+            if values is None and digest(metrics) == state_before:
+                raise UserError(
+                    f"{type(trial).__name__}.evaluation_step returns nothing and does not update "
+                    "self.metrics; return scalars by name, or call self.metrics.update(...)"
+                )
+            check_scalars(values or {}, trial.evaluation_step)
+            means.add(values or {}, weight=1)
         results = trial.collect_results(means)
         metrics.reset()
     return results
@@ -131,17 +179,22 @@ def _evaluate(trial: BaseTrainer, batch: Any) -> dict[str, Tensor]:
 
 def _check_training(trial: BaseTrainer, step: Step) -> None:
     """Makes an optimizer step, as in training."""
+    source = trial.loaders["train"].source
+    what_fails = "training_step or update fails on the first batch"
+    advice = ""
+    if source.steps_per_epoch == 1 and source.last_batch_size < source.batch_size:
+        what_fails, advice = _describe_smaller_batch(source)
     parameters_with_gradient: set[str] = set()
     for name, parameter in trial.model.named_parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(
                 lambda _, name=name: parameters_with_gradient.add(name)
             )
-    with _describing_errors(trial, "training_step or update fails on the first batch"):
+    with _describing_errors(trial, what_fails, advice):
         _ = trial.schedulers
         trial.set_learning_rates(0)
-        trial.model.train()
-        outputs: Any = trial.update(step)
+        with naming_invalid_labels(trial.loaders["train"], "train", 0):
+            outputs: Any = trial.update(step)
         if not isinstance(outputs, Mapping):
             raise TypeError(f"`update` must return a dict, not {type(outputs).__name__}")
     loss = trial.settings.loss.name
@@ -152,6 +205,42 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
         )
     if world_size() > 1 and not trial.sharded:
         _check_gradients(trial, parameters_with_gradient)
+
+
+def _check_smaller_step(trial: BaseTrainer, step: Step) -> None:
+    """Makes the last optimizer step of an epoch, whose last batch is smaller than the others.
+
+    Batch normalisation, for example, needs more than one value per channel.
+    """
+    source = trial.loaders["train"].source
+    what_fails, advice = _describe_smaller_batch(source)
+    with _describing_errors(trial, what_fails, advice):
+        outputs = trial.update(step)
+        has_single_samples = source.last_batch_size <= world_size()
+        if has_single_samples and trial.options.non_finite == "stop":
+            # The standard deviation of one sample, for example, is NaN.
+            values: dict[str, Tensor] = {}
+            if sum(step.sample_counts) > 0:  # otherwise a mean over no samples is NaN
+                values.update(outputs)
+            for name, buffer in trial.model.named_buffers():
+                if name.endswith("running_var"):
+                    values[name] = buffer
+            check_finite(values, "the last batch:")
+
+
+def _describe_smaller_batch(source: StepSource) -> tuple[str, str]:
+    """What fails on the last batch of an epoch, and what to do."""
+    what_fails = (
+        "training_step or update fails on the last batch of an epoch, which has "
+        f"{source.last_batch_size} of {source.samples_per_epoch} samples "
+        f"(data.batch_size = {source.batch_size}"
+    )
+    if world_size() > 1:
+        what_fails += f", {world_size()} processes"
+    advice = "; use data.drop_last=true, or another data.batch_size"
+    if source.samples_per_epoch < source.batch_size:
+        advice = "; use a smaller data.batch_size"
+    return f"{what_fails})", advice
 
 
 def _check_example_inputs(trial: BaseTrainer) -> None:
@@ -173,12 +262,7 @@ def _check_gradients(trial: BaseTrainer, parameters_with_gradient: set[str]) -> 
         names.update(dict.fromkeys(names_of_process))
     if not names or trial.options.find_unused_parameters:
         return
-    listing = ", ".join(list(names)[:MAX_LISTED_PARAMETERS])
-    raise UserError(
-        f"{len(names)} parameters get no gradient in a training step ({listing}), but with several "
-        "processes all must; use them, freeze them (model.freeze), or set "
-        "trainer.find_unused_parameters=true"
-    )
+    raise UserError(describe_unused_parameters(list(names)))
 
 
 def _check_monitor(trial: BaseTrainer, results: Mapping[str, Tensor]) -> None:
@@ -196,13 +280,14 @@ def _check_monitor(trial: BaseTrainer, results: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def _describing_errors(trial: BaseTrainer, what_fails: str) -> Iterator[None]:
+def _describing_errors(trial: BaseTrainer, what_fails: str, advice: str = "") -> Iterator[None]:
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # whatever the code of a project may raise
-        advice = ""
+        if is_lost_connection(error):
+            raise
         is_training = what_fails.startswith("training_step")
         needs_gradients = "does not require grad" in str(error) and not is_training
         if needs_gradients and not trial.evaluates_with_gradients:

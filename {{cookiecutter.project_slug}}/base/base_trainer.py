@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader, Step
+from base.invalid_labels import naming_invalid_labels
 from base.sample_order import SampleOrder
 from config.schema import NO_CLASS, Settings
 from logger.console import format_values, log, progress_bar
@@ -55,6 +56,7 @@ from storage.checkpointer import Checkpointer
 from storage.example_inputs import to_plain_data
 from storage.non_finite_guard import NonFiniteGuard
 from storage.progress import Progress
+from storage.saving_on_error import SavingOnError
 from storage.state import (
     check_plain,
     collect_state,
@@ -63,17 +65,20 @@ from storage.state import (
     stateful_objects,
 )
 from utils.device import select_autocast_dtype, select_device, to_device
-from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
+from utils.errors import BAD_INPUT, UserError
 from utils.finite import check_finite
 from utils.nested import is_plain_data, map_tensors
 from utils.outputs import answers_by_sample
 from utils.parallel import (
+    DataParallel,
     average_gradients,
     check_replicas_equal,
+    is_sharded,
     no_gradient_sync,
     shard_model,
     wrap_for_processes,
 )
+from utils.process_group import failing_together
 from utils.randomness import GlobalRandomState, RandomStream, preserve_global_rng, seed_torch
 from utils.ranks import rank, world_size
 from utils.signals import StopSignals
@@ -129,6 +134,7 @@ class BaseTrainer(ABC):
             loader.use_device(self.device)
 
         self.progress = Progress()
+        self._saved_progress: dict[str, Any] = {}
         self.meter = Meter()
         self.scaler = GradScaler(self.device.type, enabled=self.autocast_dtype == torch.half)
         self.random_state = GlobalRandomState(self.device)
@@ -372,6 +378,8 @@ class BaseTrainer(ABC):
             outputs.append(batch_outputs)
         if parameters is not None:
             average_gradients(parameters)
+        elif isinstance(self.parallel_model, DataParallel):
+            self.parallel_model.check_gradients()
         return mean_over_batches(outputs, step.sample_counts)
 
     def clip_gradients(self, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -408,8 +416,8 @@ class BaseTrainer(ABC):
     ) -> None:
         """Called after each validation, for the validation set and for each of the further ones.
 
-        What it changes is saved. If it fails, a single process saves first, and a resumed run
-        validates again. Random numbers that it draws do not change those of training.
+        What it changes is saved. If it fails, its changes are undone, and a resumed run validates
+        again. Random numbers that it draws do not change those of training.
 
         Args:
             split: ``validation``, or a name in `data.validation_sets`.
@@ -474,7 +482,7 @@ class BaseTrainer(ABC):
 
         Raises:
             NonFiniteError: if a value is NaN or infinite.
-            LoadingError: if a batch cannot be loaded; a single process saves first.
+            LoadingError: if a batch cannot be loaded.
             UserError: if the guard has found the step that caused a value, or the first or the
                 last checkpoint cannot be saved.
         """
@@ -483,18 +491,20 @@ class BaseTrainer(ABC):
             StopFlag() as stop_flag,
             self.run_log.open(self.progress.step),
             self.checkpointer,
-            self._handling_errors(signals),
+            SavingOnError(self, signals) as saving,
             progress_bar(self.total_steps, self.dataset.title, self.progress.step) as bar,
         ):
             self._start()
             for step in self.meter.time_waiting(self._remaining_steps()):
+                saving.begin_step()
                 self.set_learning_rates(self.progress.step)
                 self._seed_step()
                 step = step.to(self.device)
-                if self.progress.step < self.guard.checked_until:
-                    outputs = self.guard.update(self, step)
-                else:
-                    outputs = self.update(step)
+                with naming_invalid_labels(self.loaders["train"], "train", self.progress.step):
+                    if self.progress.step < self.guard.checked_until:
+                        outputs = self.guard.update(self, step)
+                    else:
+                        outputs = self.update(step)
                 if self.moving_average is not None:
                     self.moving_average.update_parameters(self.model)
                 self.progress.step += 1
@@ -507,6 +517,7 @@ class BaseTrainer(ABC):
                 if self.is_log_step(self.progress.step):
                     values = self.log_training()
                     bar.set_postfix_str(format_values(values), refresh=False)
+                saving.end_step()
                 self.stop_signal = stop_flag.exchange(signals.received)
                 if self.stop_signal:
                     self.save()
@@ -542,17 +553,26 @@ class BaseTrainer(ABC):
             )
         means = WeightedMeans()
         self.metrics.reset()
-        with self.evaluating() as model, progress_bar(loader.steps_per_epoch, split) as bar:
-            for step in loader.steps(0, loader.steps_per_epoch):
+        with self.evaluating() as model:
+            # A sharded model exchanges its parameters in each forward pass.
+            with nullcontext() if self.sharded else failing_together():
+                self._evaluate_batches(model, split, means)
+            results = self.collect_results(means)
+        return {name: value.detach().cpu() for name, value in results.items()}
+
+    def _evaluate_batches(self, model: nn.Module, split: str, means: WeightedMeans) -> None:
+        """Updates the metrics and the means with all batches of a split."""
+        loader = self.loaders[split]
+        with progress_bar(loader.steps_per_epoch, split) as bar:
+            for number, step in enumerate(loader.steps(0, loader.steps_per_epoch)):
                 sample_count = sum(step.sample_counts)
                 if sample_count > 0:
                     (batch,) = step.to(self.device).batches
-                    values = self.evaluation_step(model, batch) or {}
+                    with naming_invalid_labels(loader, split, number):
+                        values = self.evaluation_step(model, batch) or {}
                     check_scalars(values, self.evaluation_step)
                     means.add(values, sample_count)
                 bar.update()
-            results = self.collect_results(means)
-        return {name: value.detach().cpu() for name, value in results.items()}
 
     def collect_results(self, means: WeightedMeans) -> dict[str, Tensor]:
         """The results of the metrics, and the means of what `evaluation_step` has returned.
@@ -590,32 +610,17 @@ class BaseTrainer(ABC):
     def validate(self) -> None:
         """Evaluates the validation sets, logs the results, and saves.
 
-        If the evaluation fails, a single process saves before it raises the error; a resumed run
-        then validates first.
+        Before it saves, an error leaves the state as it was after the last step.
         """
         all_results = {}
-        try:
-            for split in ("validation", *self.settings.data.validation_sets):
-                all_results[split] = self.evaluate(split)
+        for split in ("validation", *self.settings.data.validation_sets):
+            all_results[split] = self.evaluate(split)
+        is_first = self.progress.validated_step == 0
+        with self._undoing_on_error():
             with preserve_global_rng(self.device):
                 for split, results in all_results.items():
                     self.after_evaluation(split, results)
-        except Exception:
-            if world_size() == 1:  # several processes can only save together
-                self.save()
-            raise
-        scalars = self._log_validation(all_results)
-        monitor = self.settings.checkpoint.monitor
-        is_first = self.progress.validated_step == 0
-        is_best = self.progress.record_validation(
-            scalars[monitor], self.higher_is_better(self.monitored_metric)
-        )
-        self.step_schedulers(scalars[monitor])
-        message = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, "
-        message += f"validation {format_values(scalars)}"
-        if self.progress.validations_without_improvement == 0:  # a tie is no improvement
-            message += "  (best so far)"
-        log.info("%s", message)
+            is_best = self._record_validation(all_results)
         self.save(is_best=is_best)  # before the figures, which take time
         self._log_figures(all_results["validation"], is_first)
         self.meter.restart_timer()
@@ -788,6 +793,11 @@ class BaseTrainer(ABC):
             modules = [p for p in stateful_objects(self).values() if isinstance(p, nn.Module)]
             check_replicas_equal(modules, f"step {self.progress.step}")
         self.checkpointer.save(state, self.progress.step, is_best, self.run_log.flush)
+        self._saved_progress = self.progress.state_dict()
+
+    def is_saved(self) -> bool:
+        """Whether the last call of `save` has saved the progress so far."""
+        return self._saved_progress == self.progress.state_dict()
 
     def check_weights(self, step: int) -> None:
         """Raises a NonFiniteError if a weight is not finite after a step.
@@ -955,16 +965,45 @@ class BaseTrainer(ABC):
             number = self.progress.step + 1
             seed_torch(*self._update_key, number, *self._rank_key, device=self.device)
 
-    def _log_validation(self, all_results: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
-        """Logs the scalars of all sets; returns them by the names that can be monitored."""
+    @contextmanager
+    def _undoing_on_error(self) -> Iterator[None]:
+        """If an error occurs, the state is as before; what `after_evaluation` changes is copied."""
+        progress = self.progress.state_dict()
+        state: dict[str, Any] | None = None
+        if type(self).after_evaluation is not BaseTrainer.after_evaluation:
+            state = _copy_to_cpu(self.state_dict())
+        try:
+            yield
+        except BaseException:
+            self.progress.load_state_dict(progress)
+            if state is not None:
+                self.load_state_dict(state)
+            raise
+
+    def _record_validation(self, all_results: Mapping[str, Mapping[str, Tensor]]) -> bool:
+        """Records and logs the results of a validation; whether the model is as good as the best.
+
+        They are logged last: after an error, the validation is repeated.
+        """
+        scalars = {split: scalar_results(results) for split, results in all_results.items()}
         monitorable = {}
-        for split, results in all_results.items():
-            scalars = scalar_results(results)
-            self.run_log.scalars(split, self.epoch, self.progress.step, scalars)
+        for split, values in scalars.items():
             prefix = "" if split == "validation" else f"{split}/"
-            for name, value in scalars.items():
+            for name, value in values.items():
                 monitorable[f"{prefix}{name}"] = value
-        return monitorable
+        monitored_value = monitorable[self.settings.checkpoint.monitor]
+        is_best = self.progress.record_validation(
+            monitored_value, self.higher_is_better(self.monitored_metric)
+        )
+        self.step_schedulers(monitored_value)
+        for split, values in scalars.items():
+            self.run_log.scalars(split, self.epoch, self.progress.step, values)
+        message = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, "
+        message += f"validation {format_values(monitorable)}"
+        if self.progress.validations_without_improvement == 0:  # a tie is no improvement
+            message += "  (best so far)"
+        log.info("%s", message)
+        return is_best
 
     def _log_figures(self, results: Mapping[str, Tensor], is_first: bool) -> None:
         if not self.run_log.takes_figures:
@@ -986,25 +1025,17 @@ class BaseTrainer(ABC):
             return {}
         return {"inputs": figure}
 
-    @contextmanager
-    def _handling_errors(self, signals: StopSignals) -> Iterator[None]:
-        """Keeps a signal that arrived before an error, and saves if a batch cannot be loaded.
 
-        A terminal sends its signals to the workers as well, which end. After a signal, a
-        LoadingError is therefore no error of a single process.
-        """
-        try:
-            yield
-        except NonFiniteError:
-            self.stop_signal = signals.received
-            raise
-        except LoadingError:
-            self.stop_signal = signals.received
-            if world_size() > 1:  # the others are in the middle of a step
-                raise
-            self.save()
-            if not self.stop_signal:
-                raise
+def _copy_to_cpu(state: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a state that takes no memory of an accelerator, except for sharded tensors."""
+
+    def copied(tensor: Tensor) -> Tensor:
+        if is_sharded(tensor):
+            return tensor.clone()
+        return tensor.detach().to("cpu", copy=True)
+
+    copies: dict[str, Any] = map_tensors(copied, state)
+    return copies
 
 
 def _to_readable(tensor: Tensor) -> Tensor:

@@ -77,6 +77,7 @@ class StepSource(Dataset["Step | LoadingError"]):
         world_size: processes that train together.
         order: for training: the indices of the samples of an epoch, int64, shape (N,), on the
             device of the data set. By default all samples, shuffled, which is computed in blocks.
+        drop_last: for training: whether an epoch leaves out the last batch if it is smaller.
     """
 
     dataset: BaseDataset
@@ -86,6 +87,7 @@ class StepSource(Dataset["Step | LoadingError"]):
     rank: int = 0
     world_size: int = 1
     order: Callable[[int], Tensor] | None = None
+    drop_last: bool = False
 
     @cached_property
     def step_size(self) -> int:
@@ -100,9 +102,17 @@ class StepSource(Dataset["Step | LoadingError"]):
     @cached_property
     def samples_per_epoch(self) -> int:
         """Samples of an epoch: those of the data set, unless a sampler returns fewer or more."""
-        if self.order is None:
-            return len(self.dataset)
-        return len(self.order(0))
+        count = len(self.dataset)
+        if self.order is not None:
+            count = len(self.order(0))
+        if self.drop_last:
+            count -= count % self.batch_size
+        return count
+
+    @cached_property
+    def last_batch_size(self) -> int:
+        """Samples of the last batch of an epoch, which is the smallest."""
+        return self.samples_per_epoch % self.batch_size or self.batch_size
 
     @cached_property
     def steps_per_epoch(self) -> int:
@@ -134,15 +144,14 @@ class StepSource(Dataset["Step | LoadingError"]):
     def sample_indices(self, step: int) -> Tensor:
         """Indices of the samples of a whole step: int64, shape (N,)."""
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
+        start = step_of_epoch * self.step_size
+        stop = min(start + self.step_size, self.samples_per_epoch)
         if self.seed is None:
-            start = step_of_epoch * self.step_size
-            stop = start + self.step_size
             if step_of_epoch == self.steps_per_epoch - 1:
-                stop = len(self.dataset)
+                stop = self.samples_per_epoch
             return torch.arange(start, stop, device=self.dataset.device)
         if self.order is not None:
-            start = step_of_epoch * self.step_size
-            return self.order(epoch)[start : start + self.step_size]
+            return self.order(epoch)[start:stop]
         block, step_of_block = divmod(step_of_epoch, self.steps_per_block)
         steps = shuffled_steps(
             len(self.dataset),
@@ -153,7 +162,17 @@ class StepSource(Dataset["Step | LoadingError"]):
             self.step_size,
             self.dataset.device,
         )
-        return steps[step_of_block]
+        return steps[step_of_block][: stop - start]
+
+    def local_batches(self, step: int) -> "list[tuple[Tensor, Batch]]":
+        """The indices of this process's samples in each batch of a step, with the batch."""
+        indices = self.sample_indices(step)
+        parts = [indices]
+        if self.accumulate > 1:
+            parts = list(indices.split(self.batch_size))
+        rows = slice(self.rank, None, self.world_size)
+        batches = self._load_step(step, indices).batches
+        return [(part[rows], batch) for part, batch in zip(parts, batches, strict=True)]
 
     def _load_step(self, step: int, indices: Tensor) -> Step:
         self.seed_loading(step)
@@ -283,6 +302,7 @@ class BatchLoader:
         rank: number of this process among those that train together.
         world_size: the number of those processes.
         order: the order of the samples in training; None shuffles them.
+        drop_last: whether training leaves out the last batch of an epoch if it is smaller.
     """
 
     def __init__(
@@ -295,11 +315,14 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         order: SampleOrder | None = None,
+        drop_last: bool = False,
     ) -> None:
         self.dataset = dataset
         self.workers = workers
         self.order = order
-        self.source = StepSource(dataset, batch_size, seed, accumulate, rank, world_size, order)
+        self.source = StepSource(
+            dataset, batch_size, seed, accumulate, rank, world_size, order, drop_last
+        )
         self._pins_memory = False
 
     @property
@@ -311,6 +334,11 @@ class BatchLoader:
     def steps_per_epoch(self) -> int:
         """Steps of an epoch."""
         return self.source.steps_per_epoch
+
+    @property
+    def last_step_size(self) -> int:
+        """Samples of the last step of an epoch in all processes."""
+        return len(self.source.sample_indices(self.steps_per_epoch - 1))
 
     def use_device(self, device: torch.device) -> None:
         """Prepares for batches on a device: moves the data set there if it fits."""
@@ -434,7 +462,11 @@ class BatchLoader:
             _ = self.dataset.example
         except Exception as error:  # whatever the code of a data set may raise
             raise self.source.loading_error(error, torch.tensor([0])) from error
-        _ = self.steps_per_epoch  # calls the sampler
+        if self.steps_per_epoch == 0:  # calls the sampler
+            raise UserError(
+                f"data.drop_last = true leaves out all {count} samples of {self.dataset.title}, "
+                f"because data.batch_size = {self.source.batch_size}; use a smaller batch size"
+            )
 
     def sample_batch(self, count: int) -> Batch:
         """Up to `count` random samples, always the same ones, transformed as for evaluation.

@@ -102,6 +102,8 @@ class DataSettings(ClassSection):
     """Folder of the data. The environment variable DATA_ROOT overrides the settings file."""
     batch_size: int = Field(256, ge=1, le=2**31)
     """Samples in a batch."""
+    drop_last: bool = False
+    """Leave out the last batch of a training epoch if it is smaller than the others."""
     workers: Annotated[Annotated[int, Field(ge=0, le=1024)] | None, MayChangeOnResume()] = None
     """Processes that load batches; default: 0 for data in memory, else one per CPU core."""
     sampler: Annotated[

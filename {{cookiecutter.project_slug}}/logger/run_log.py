@@ -156,10 +156,9 @@ class RunLog:
     @contextmanager
     def _dropping_on_failure(self, writer: LogWriter) -> Iterator[None]:
         """After a failure, the log continues without this writer."""
-        failures: tuple[type[Exception], ...] = (OSError, *writer.failures)
         try:
             yield
-        except failures as error:
+        except Exception as error:  # whatever the library or a tracker of a project may raise
             self._writers.remove(writer)
             _warn_about(writer.description, error)
 

@@ -46,6 +46,11 @@ class Checkpointer:
     def __exit__(self, *_: object) -> None:
         self.finish()
 
+    @property
+    def failure(self) -> str:
+        """Why the last save failed in this process; empty if it did not."""
+        return self._failure
+
     def is_due(self, step: int, is_log_step: bool) -> bool:
         """Whether to save within an epoch; the answer is the same in all processes.
 

@@ -29,6 +29,7 @@ from utils.ranks import is_main_process, rank
 
 VALIDATION_SAMPLES = 50
 FAILING_STEP = 2  # steps made before the one in which something happens
+STEPS_PER_EPOCH = 11
 DROPOUT_BATCHES = 3  # whose dropout masks are saved
 CONFIG = Path(__file__).resolve().parent.parent / "config/synthetic.yaml"
 OPTIONS = (
@@ -71,6 +72,23 @@ class UnusedLayer(BaseModel):
         return self.head(input.flatten(1))
 
 
+class SometimesUnusedLayer(UnusedLayer):
+    """In the last step of the first epoch, the second process does not use a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits, shape (N, 10), of images, shape (N, 1, 28, 28)."""
+        logits = super().forward(input)
+        self.steps += self.training
+        is_left_out = rank() == 1 and self.steps == STEPS_PER_EPOCH
+        if is_left_out:
+            return logits
+        return logits + self.unused(logits[:, :2]).sum(1, keepdim=True)
+
+
 class UnwrappedModelTrainer(Classifier):
     """Calls the model itself and not the wrapped one, so that gradients are not exchanged."""
 
@@ -90,6 +108,15 @@ class FailingTrainer(Classifier):
         if rank() == 1 and self.progress.step == FAILING_STEP:
             raise ZeroDivisionError("error of the second process")
         return super().training_step(model, batch)
+
+
+class FailingEvaluation(Classifier):
+    """Cannot evaluate in the second process, after the first epoch."""
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+        if rank() == 1 and self.progress.step > 0:
+            raise ZeroDivisionError("error of the second process")
+        super().evaluation_step(model, batch)
 
 
 class NonFiniteTrainer(Classifier):
@@ -120,6 +147,8 @@ JOBS = {
     "full-disk": Kind(trainer=FullDiskTrainer),
     "dropout": Kind(model=DropoutNetwork),
     "unused": Kind(model=UnusedLayer),
+    "sometimes-unused": Kind(model=SometimesUnusedLayer),
+    "failing-evaluation": Kind(trainer=FailingEvaluation),
 }
 
 

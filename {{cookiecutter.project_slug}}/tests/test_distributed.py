@@ -300,6 +300,26 @@ def test_an_error_in_one_process_ends_all_with_its_traceback(tmp_path: Path) -> 
     assert "[rank1]: ZeroDivisionError: error of the second process" in output
 
 
+def test_a_layer_that_one_process_leaves_out_later_is_named(tmp_path: Path) -> None:
+    """In the last step of an epoch: the other process waits for gradients, this one validates."""
+    output = launch(2, PROCESSES, "sometimes-unused", tmp_path / "run", expected=1)
+    assert output.count("trainer.find_unused_parameters=true") == 1
+    assert "[rank 1] error: 2 parameters get no gradient" in output
+    assert "unused.weight" in output
+    assert "Connection closed by peer" not in output
+
+
+def test_an_error_in_the_validation_of_one_process_loses_no_step(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    output = launch(2, PROCESSES, "failing-evaluation", run, expected=1)
+    assert output.count("ZeroDivisionError: error of the second process") == 1
+    assert f"python train.py --resume {run}" in output
+    assert load(run)["progress"]["step"] == 11
+    run_processes(2, "train", run)
+    run_processes(2, "train", tmp_path / "uninterrupted")
+    assert not checkpoint_differences(run, tmp_path / "uninterrupted")
+
+
 def test_a_non_finite_loss_in_one_process_makes_all_skip_the_step(tmp_path: Path) -> None:
     options = ("trainer.non_finite=skip", "trainer.max_steps=8")
     run_processes(2, "non-finite", tmp_path / "run", *options)

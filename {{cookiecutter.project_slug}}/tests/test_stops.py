@@ -8,20 +8,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from test_resume import differences
 from torch import Tensor, nn
 
 from base.base_dataset import Batch, Sample
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
+from logger.figures import Figure
 from metrics.classification import ClassificationMetrics
 from storage.checkpoint_file import load_checkpoint
+from trainer import classifier
 from trainer.classifier import Classifier
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -274,6 +277,135 @@ def test_run_repeats_a_failed_validation_when_it_resumes(
     monkeypatch.undo()
     assert command("train", "--resume", run) == 0
     assert logged_rows(run) == logged_rows(expected)
+
+
+# Errors in code of the project
+
+
+class Counting(Classifier):
+    """Changes a weight and a number after each validation, and fails at one place of a step."""
+
+    saved_attributes = ("validations",)
+    failure: tuple[str, int, type[BaseException]] = ("", 0, ValueError)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.validations = 0
+
+    def fail(self, place: str) -> None:
+        failing_place, step, error_type = self.failure
+        if place == failing_place and self.progress.step == step:
+            raise error_type(f"error in {place}")
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        outputs = super().training_step(model, batch)
+        self.fail("training_step")
+        return outputs
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+        super().evaluation_step(model, batch)
+        self.fail("evaluation_step")
+
+    def after_step(self, outputs: Mapping[str, Tensor]) -> None:
+        self.fail("after_step")
+
+    def after_evaluation(self, split: str, results: Mapping[str, Tensor]) -> None:
+        self.validations += 1
+        next(self.model.parameters()).data.mul_(0.9)
+        self.fail("after_evaluation")
+
+    def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+        self.fail("figures")
+        return {}
+
+
+COUNTING = (
+    SMALL_MODEL,
+    "model.width=16",
+    "optimizer.momentum=0.9",
+    "trainer.name=classifier.Counting",
+)
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
+    """The class, where settings find it."""
+    monkeypatch.setattr(Counting, "__module__", classifier.__name__)
+    monkeypatch.setattr(classifier, "Counting", Counting, raising=False)
+    return Counting
+
+
+@pytest.mark.parametrize(
+    ("place", "step", "error_type", "saved_step"),
+    [
+        ("evaluation_step", 16, MemoryError, 16),
+        ("after_evaluation", 16, ValueError, 16),
+        ("after_evaluation", 32, KeyboardInterrupt, 32),
+        ("figures", 32, ValueError, 32),
+        ("training_step", 20, RuntimeError, 18),
+        ("after_step", 20, ValueError, 18),
+    ],
+)
+def test_error_loses_no_completed_step_and_keeps_no_half_one(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    counting: type[Counting],
+    place: str,
+    step: int,
+    error_type: type[BaseException],
+    saved_step: int,
+) -> None:
+    options = (*COUNTING, "checkpoint.every_steps=9", "logger.tensorboard=true")
+    expected = tmp_path / "expected"
+    assert train(expected, *options) == 0
+    run = tmp_path / "run"
+    monkeypatch.setattr(counting, "failure", (place, step, error_type))
+    if error_type is KeyboardInterrupt:
+        assert train(run, *options) == 130
+    else:
+        with pytest.raises(error_type, match=f"error in {place}"):
+            train(run, *options)
+    output = capsys.readouterr().out
+    assert re.search(rf"step {saved_step}\b", output.splitlines()[-1])
+    assert output.endswith(f"python train.py --resume {run}\n")
+    assert last_step(run) == saved_step
+
+    monkeypatch.setattr(counting, "failure", ("", 0, ValueError))
+    assert command("train", "--resume", run) == 0
+    assert not differences(last_state(run), last_state(expected))
+    assert logged_rows(run) == logged_rows(expected)
+
+
+class HiddenLabels(Synthetic):
+    """The validation set has a label that is not a class, and no attribute `targets`."""
+
+    def __init__(self, root: Path, split: str | None, seed: int) -> None:
+        super().__init__(root, split, seed)
+        self.labels = self.targets.clone()
+        del self.targets
+        if split == "validation":
+            self.labels[205] = 10
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: Tensor) -> Batch:
+        return {"input": self.images[indices], "target": self.labels[indices]}
+
+
+def test_label_that_is_not_a_class_is_named_and_the_state_saved(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(synthetic, "Synthetic", HiddenLabels)
+    run = tmp_path / "run"
+    assert train(run, SMALL_MODEL) == 1
+    message = capsys.readouterr().err
+    assert re.match("error: synthetic data, validation: the target 10 of sample 205 ", message)
+    assert len(message.splitlines()) == 1
+    assert last_step(run) == 16
 
 
 # Non-finite values

@@ -4,7 +4,7 @@
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch, class_labels
 from base.base_trainer import BaseTrainer
-from base.batch_loader import Step
+from base.batch_loader import BatchLoader, Step
 from builders import fit_dataset, restore_trainer
 from data_loader.synthetic import Synthetic
 from model.losses import cross_entropy
@@ -612,6 +612,79 @@ def test_sanity_check_leaves_no_trace(make_trainer: MakeTrainer) -> None:
 
 
 # Profiling
+
+
+class NeedsTwoSamples(Classifier):
+    """Divides by a standard deviation over the batch, which one sample does not have."""
+
+    raises = True
+    trained_sizes: ClassVar[list[int]] = []
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        size = len(batch["input"])
+        self.trained_sizes.append(size)
+        if self.raises and size < 2:
+            raise ValueError("two samples are needed")
+        outputs = super().training_step(model, batch)
+        return {"loss": outputs["loss"] + 0 * batch["input"].std(0).mean()}
+
+
+@pytest.mark.parametrize("raises", [True, False], ids=["error", "NaN"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("sampler", ["shuffled", "balanced"])
+def test_last_batch_that_is_too_small_is_an_error_before_training(
+    make_trainer: MakeTrainer,
+    monkeypatch: pytest.MonkeyPatch,
+    raises: bool,
+    accumulate: int,
+    sampler: str,
+) -> None:
+    monkeypatch.setattr(NeedsTwoSamples, "raises", raises)
+    options = [
+        "model.name=networks.MLP",
+        f"trainer.accumulate={accumulate}",
+        "trainer.epochs=1",
+        "data.batch_size=263",  # 790 = 3 * 263 + 1
+        f"data.sampler={sampler}",
+    ]
+    trainer = make_trainer(*options, kind=NeedsTwoSamples)
+    with pytest.raises(UserError) as raised:
+        check_trainer(trainer)
+    for part in ("1 of 790 samples", "data.batch_size = 263", "data.drop_last=true"):
+        assert part in str(raised.value)
+
+    check_trainer(make_trainer(*options, "trainer.max_steps=1", kind=NeedsTwoSamples))
+    trainer = make_trainer(*options, "data.drop_last=true", kind=NeedsTwoSamples)
+    check_trainer(trainer)
+    NeedsTwoSamples.trained_sizes.clear()
+    trainer.fit()
+    assert NeedsTwoSamples.trained_sizes == [263, 263, 263]
+
+
+def test_training_set_smaller_than_a_batch_with_drop_last_is_an_error(
+    make_trainer: MakeTrainer,
+) -> None:
+    trainer = make_trainer("data.batch_size=800", "data.drop_last=true")
+    with pytest.raises(UserError, match=r"data\.drop_last = true .*790 .*data\.batch_size = 800"):
+        trainer.loaders["train"].check()
+
+
+class NeedsTwoForEvaluation(Classifier):
+    """Cannot evaluate a batch of one sample."""
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+        if len(batch["input"]) == 1:
+            raise ValueError("two samples are needed")
+        super().evaluation_step(model, batch)
+
+
+def test_last_validation_batch_is_tried_before_training(make_trainer: MakeTrainer) -> None:
+    check_trainer(make_trainer("data.batch_size=50", kind=NeedsTwoForEvaluation))
+    trainer = make_trainer("data.batch_size=19", kind=NeedsTwoForEvaluation)  # 210 = 2 * 76 + 58
+    check_trainer(trainer)
+    trainer.loaders["validation"] = BatchLoader(trainer.loaders["validation"].dataset, 209)
+    with pytest.raises(UserError, match=r"evaluation_step fails .*two samples are needed"):
+        check_trainer(trainer)
 
 
 class MethodRecorder(Classifier):

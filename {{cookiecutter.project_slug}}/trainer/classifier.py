@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch, class_labels
 from base.base_trainer import BaseTrainer
+from base.invalid_labels import NO_INDEX, describe_invalid_label, first_invalid_label
 from logger.figures import Figure, confusion_matrix_figure
 from metrics.classification import ClassificationMetrics
 from utils.errors import UserError
@@ -31,17 +32,12 @@ class Classifier(BaseTrainer):
     def _check_labels(self, split: str, dataset: BaseDataset) -> None:
         """Raises a UserError if one of the `targets` of a data set is not a class."""
         targets = getattr(dataset, "targets", None)
-        if targets is None or targets.ndim != 1 or targets.is_floating_point():
+        if targets is None:
             return
-        ignored = self.settings.loss.arguments.get("ignore_index", -100)
-        is_invalid = ((targets < 0) | (targets >= len(dataset.classes))) & (targets != ignored)
-        if is_invalid.any():
-            index = int(is_invalid.nonzero()[0])
-            raise UserError(
-                f"{dataset.title}, {split}: the target {int(targets[index])} of sample {index} is "
-                f"not a class; there are {len(dataset.classes)} classes, so targets must be 0 to "
-                f"{len(dataset.classes) - 1}"
-            )
+        ignored = self.settings.loss.arguments.get("ignore_index", NO_INDEX)
+        index = first_invalid_label(targets, len(dataset.classes), ignored)
+        if index is not None:
+            raise UserError(describe_invalid_label(dataset, split, index, int(targets[index])))
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch["input"])

@@ -6,7 +6,13 @@ import signal
 import sys
 from collections.abc import Callable
 
-from utils.errors import BAD_INPUT, UserError
+from utils.errors import (
+    BAD_INPUT,
+    TRAINING_FAILED,
+    OtherProcessError,
+    UserError,
+    is_lost_connection,
+)
 from utils.ranks import rank, world_size
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as for a command that the signal ends
@@ -27,8 +33,15 @@ def run_command(main: Callable[[], int | None]) -> None:
         exit_code = CLOSED_PIPE
     except (UserError, OSError) as error:  # an OSError of a file that cannot be read or written
         logging.getLogger("run").debug("traceback of the error", exc_info=True)  # in train.log
-        print_error(error)
+        if not isinstance(error, OtherProcessError):
+            print_error(error)
         exit_code = getattr(error, "exit_code", BAD_INPUT)
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        logging.getLogger("run").debug("traceback of the error", exc_info=True)
+        print_error(UserError("another process has ended; if it was an error, it reports it"))
+        exit_code = TRAINING_FAILED
     finally:
         signal.signal(signal.SIGINT, previous_handler)
     if world_size() > 1:

@@ -30,6 +30,17 @@ class LoadingError(UserError):
     """A batch that could not be loaded."""
 
 
+class OtherProcessError(UserError):
+    """The end of this process after an error in another one, which reports it.
+
+    Args:
+        message: what happened here.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, TRAINING_FAILED)
+
+
 class NonFiniteError(Exception):
     """A loss or a weight that is NaN or infinite."""
 
@@ -45,6 +56,11 @@ USER_CODE_ERRORS = (
     TypeError,
     ValueError,
 )
+
+
+def is_lost_connection(error: BaseException | None) -> bool:
+    """Whether gloo has raised an error because another process has ended."""
+    return isinstance(error, RuntimeError) and " by peer" in str(error)
 
 
 def describe_error(error: Exception) -> str:

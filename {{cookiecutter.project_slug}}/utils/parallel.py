@@ -1,5 +1,6 @@
 """Wrapping a model in DDP or FSDP2, and tensors that FSDP2 has sharded."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +15,7 @@ from utils.errors import TRAINING_FAILED, UserError
 from utils.process_group import all_gather_object, all_reduce_sum
 from utils.ranks import world_size
 
+MAX_LISTED_PARAMETERS = 3
 LAYER_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -43,11 +45,45 @@ def wrap_for_processes(
     device_ids = None
     if device.type != "cpu":
         device_ids = [device]
-    return nn.parallel.DistributedDataParallel(
+    return DataParallel(
         model,
         device_ids=device_ids,
         gradient_as_bucket_view=True,
         find_unused_parameters=find_unused_parameters,
+    )
+
+
+class DataParallel(nn.parallel.DistributedDataParallel):
+    """DDP that reports parameters without a gradient at once, with their names."""
+
+    def check_gradients(self) -> None:
+        """Checks that the last backward pass has exchanged all gradients.
+
+        DDP itself checks it in the next forward pass only. Until then, the other processes may wait
+        for a gradient, and this one for something else.
+
+        Raises:
+            UserError: if a parameter had no gradient.
+        """
+        reducer: Any = self.reducer
+        try:
+            reducer._rebuild_buckets()  # what DDP does before a forward pass
+        except RuntimeError as error:
+            match = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
+            if match is None:
+                raise
+            trained = [name for name, p in self.module.named_parameters() if p.requires_grad]
+            names = [trained[int(index)] for index in match[1].split()]
+            raise UserError(describe_unused_parameters(names), TRAINING_FAILED) from error
+
+
+def describe_unused_parameters(names: Sequence[str]) -> str:
+    """A message about parameters that had no gradient in a training step with DDP."""
+    listing = ", ".join(names[:MAX_LISTED_PARAMETERS])
+    return (
+        f"{len(names)} parameters get no gradient in a training step ({listing}), but with several "
+        "processes all must in each step; use them, freeze them (model.freeze), or set "
+        "trainer.find_unused_parameters=true"
     )
 
 

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from utils.errors import TRAINING_FAILED, UserError
+from utils.errors import TRAINING_FAILED, OtherProcessError, UserError
 from utils.ranks import is_main_process, local_rank, rank, world_size
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 POLL_SECONDS = 0.01
+FAILURE_TIMEOUT = timedelta(seconds=5)  # until all processes have met the same error
 
 T = TypeVar("T")
 
@@ -125,6 +126,52 @@ def all_gather_object(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def all_processes_fail(step: int) -> bool:
+    """Whether all processes fail after the same step; each that fails must call this once.
+
+    A process that does not fail may wait for this one in an exchange. The answer therefore comes
+    within seconds, and not through an exchange.
+
+    Args:
+        step: optimizer steps that this process has made.
+    """
+    if world_size() == 1:
+        return True
+    distributed: Any = torch.distributed  # its functions for stores have no types
+    store = distributed.distributed_c10d._get_default_store()
+    store.set(f"failed after step {step} {rank()}", "")
+    keys = [f"failed after step {step} {other}" for other in range(world_size())]
+    try:
+        store.wait(keys, FAILURE_TIMEOUT)
+    except distributed.DistError:
+        return False
+    return True
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """If the block fails in one of the processes, it fails in all of them.
+
+    The processes must not exchange anything within the block.
+
+    Raises:
+        OtherProcessError: in the processes in which the block does not fail.
+    """
+    if world_size() == 1:
+        yield
+        return
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:  # whatever the code of a project may raise
+        error = caught
+    fails = all_gather_object(error is not None)
+    if error is not None:
+        raise error
+    if any(fails):
+        raise OtherProcessError(f"process {fails.index(True)} fails")
 
 
 def broadcast_object(value: T) -> T:
