@@ -27,7 +27,7 @@ def keep_selected() -> None:
 
 def remove_caches() -> None:
     """Removes the caches of tools that were run in the template's payload folder."""
-    names = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache")
+    names = ("__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache")
     caches = list(names)
     for folder in os.listdir():
         if folder not in names:

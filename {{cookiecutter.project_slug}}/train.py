@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
         "--config", type=Path, metavar="FILE", help=f"settings file; default: config/{DEFAULT.name}"
     )
     parser.add_argument(
-        "--resume", metavar="RUN|last", help="resume a run, or the run that saved most recently"
+        "--resume", metavar="RUN|last", help="resume a run; last: the one that ran most recently"
     )
     parser.add_argument(
         "--force", action="store_true", help="resume even with other data or other settings"
@@ -77,7 +77,6 @@ def resume_run(run: Path, arguments: argparse.Namespace) -> int:
         from storage.checkpoint_file import load_first_usable
 
     file, state = load_first_usable(files)
-    folder = run_folder.run_folder_of(file)  # another one, if `run` contains several
     if not run_folder.is_run(folder):
         raise UserError(
             f"--resume {file}: the file is not in a run folder; to start a new run with its "

@@ -1,7 +1,7 @@
 """Files that are complete or absent, whatever happens to the process or the machine."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,12 +46,3 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def newest_first(files: Iterable[Path]) -> list[Path]:
-    """Files sorted by modification time, the newest first."""
-    return sorted(files, key=_modification_time, reverse=True)
-
-
-def _modification_time(file: Path) -> tuple[int, str]:
-    return file.stat().st_mtime_ns, file.name
