@@ -34,6 +34,7 @@ from config.schema import (
 )
 from config.suggestions import advice
 from utils.errors import UserError
+from utils.paths import expand_home
 
 SectionT = TypeVar("SectionT", bound=ClassSection)
 
@@ -60,10 +61,12 @@ def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = (
         values = read_file(source)
     else:
         values = parse(source, "the checkpoint")
-    if "DATA_ROOT" in os.environ:
-        set_value(values, "data.root", os.environ["DATA_ROOT"])
+    data_root = os.environ.get("DATA_ROOT")
+    if data_root:  # an empty variable counts as unset
+        set_value(values, "data.root", data_root)
     for key, value in parse_overrides(overrides):
         set_value(values, key, value)
+    values = expand_home(values)
     settings = _with_loss_of_trainer(_check_schema(Settings, values, all_values=values))
     values["loss"] = {**values.get("loss", {}), "name": settings.loss.name}  # for suggestions
     sections: dict[str, ClassSection] = {}
@@ -328,7 +331,12 @@ def _describe(problem: Any, section: str, all_values: Mapping[str, Any] | None =
         return _unknown(".".join(path[:-1]), path[-1], known, all_values or {})
     if error == "model_type" and path[0] in Settings.model_fields and len(path) == 1:
         return no_section(path[0], problem["input"])
-    message = problem["msg"].removeprefix("Input ").replace("array", "list [a, b]")
+    message = (
+        problem["msg"]
+        .removeprefix("Input ")
+        .removeprefix("Value error, ")
+        .replace("array", "list [a, b]")
+    )
     return f"{key} = {_quote(problem['input'])}: {message}"
 
 

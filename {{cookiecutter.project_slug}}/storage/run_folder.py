@@ -248,6 +248,14 @@ def _start_time(run: Path) -> tuple[float, str]:
     return seconds, str(run)
 
 
+def start_folder_of(run: Path) -> Path | None:
+    """The current folder when a run was started, to which relative paths in its settings refer."""
+    folder = _read_manifest(run).get("folder")
+    if isinstance(folder, str):
+        return Path(folder)
+    return None
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run folder contains a checkpoint."""
     return any(folder.glob(CHECKPOINTS))
@@ -276,6 +284,7 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
             "commit": _git_output("rev-parse", "-q", "--verify", "HEAD"),
             "dirty": bool(_git_output("status", "--porcelain")),
         },
+        "folder": str(Path.cwd()),
         "command": shlex.join(sys.argv),
         "versions": versions,
         "machine": f"Python {platform.python_version()}, {platform.platform()}",

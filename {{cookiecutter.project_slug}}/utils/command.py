@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from utils.errors import BAD_INPUT, UserError
-from utils.ranks import rank, world_size
+from utils.ranks import world_size
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as for a command that the signal ends
 INTERRUPTED = 130  # 128 + SIGINT
@@ -16,8 +16,10 @@ INTERRUPTED = 130  # 128 + SIGINT
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs a command and exits with its exit code, or with that of the error it raises."""
     # Ctrl-C ends the process: an import in progress may swallow a KeyboardInterrupt.
+    is_one_of_several = False
     previous_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        is_one_of_several = world_size() > 1
         exit_code = main()
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -31,7 +33,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         exit_code = getattr(error, "exit_code", BAD_INPUT)
     finally:
         signal.signal(signal.SIGINT, previous_handler)
-    if world_size() > 1:
+    if is_one_of_several:
         exit_at_once(exit_code or 0)
     sys.exit(exit_code)
 
@@ -39,8 +41,9 @@ def run_command(main: Callable[[], int | None]) -> None:
 def print_error(error: Exception) -> None:
     """Prints an error to stderr, with the rank of the process unless it is rank 0."""
     prefix = ""
-    if rank() > 0:
-        prefix = f"[rank {rank()}] "
+    number = os.environ.get("RANK") or "0"  # which may be invalid
+    if number != "0":
+        prefix = f"[rank {number}] "
     print(f"{prefix}error: {error}", file=sys.stderr)
 
 

@@ -15,7 +15,7 @@ DUPLICATE_WINDOW_SECONDS = 1.0
 
 def started_by_torchrun() -> bool:
     """Whether torchrun has started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    return bool(os.environ.get("TORCHELASTIC_RUN_ID"))
 
 
 class StopSignals:
