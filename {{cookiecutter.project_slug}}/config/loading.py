@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pydantic
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import SafeRepresenter
 
 from config.classes import find_component
 from config.constructors import ClassSettings, class_settings, is_set_by_constructor
@@ -38,6 +39,7 @@ from utils.paths import expand_home
 
 SectionT = TypeVar("SectionT", bound=ClassSection)
 
+UNUSUAL_LINE_BREAKS = re.compile(r"[\r\x85\u2028\u2029]")  # other quotes would fold them
 ALTERNATIVE = re.compile(r"\w+\[.*\]")
 MAX_SHOWN_PROBLEMS = 2
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
@@ -110,11 +112,25 @@ def load_section(key: str, kind: type[SectionT], values: Mapping[str, Any]) -> S
 def to_yaml(settings: Settings) -> str:
     """Formats settings as the content of a YAML file that `load_settings` reads."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     stream = StringIO()
     yaml.dump(settings.model_dump(mode="json"), stream)
     return stream.getvalue()
+
+
+class _Representer(SafeRepresenter):
+    """Writes texts with unusual line breaks in double quotes, in which they are escaped."""
+
+    def represent_str(self, data: str) -> Any:
+        style = None
+        if UNUSUAL_LINE_BREAKS.search(data):
+            style = '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 import filelock
 
+from storage.repository import describe_repository
 from utils.errors import UserError
 from utils.files import TEMPORARY_NAME, replace_file
 from utils.imports import fast_imports
@@ -280,10 +280,7 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
     manifest = {
         "started": now,
         "template": project["tool"]["torch-template"]["version"],
-        "git": {
-            "commit": _git_output("rev-parse", "-q", "--verify", "HEAD"),
-            "dirty": bool(_git_output("status", "--porcelain")),
-        },
+        "git": describe_repository(PROJECT),
         "folder": str(Path.cwd()),
         "command": shlex.join(sys.argv),
         "versions": versions,
@@ -295,7 +292,9 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
     saved = _read_manifest(folder)
     if saved:
         saved["resumed"] = now
-    replace_file(folder / "manifest.json", _to_json(saved or manifest).encode())
+    replace_file(
+        folder / "manifest.json", _to_json(saved or manifest).encode(errors="backslashreplace")
+    )
     return text
 
 
@@ -310,12 +309,3 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _to_json(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-
-
-def _git_output(*arguments: str) -> str | None:
-    """The output of git in the project's folder; None if it is empty or git is missing."""
-    if not shutil.which("git"):
-        return None
-    command = ["git", "-C", str(PROJECT), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True)
-    return result.stdout.strip() or None

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 TEMPORARY_NAME = ".unfinished"
 
@@ -35,6 +36,13 @@ def replace_file(path: Path, content: bytes) -> None:
     """Writes `content` to `path`, as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def discard_output(stream: TextIO) -> None:
+    """Discards everything that is written to a stream from now on, also at the exit of Python."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
 
 
 def sync_to_disk(path: Path) -> None:
