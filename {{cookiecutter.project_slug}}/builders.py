@@ -18,8 +18,9 @@ from config.schema import DataSettings, SamplerSettings, Settings
 from data_loader import samplers
 from logger.console import log
 from storage.checkpoint_file import load_first_usable
-from storage.run_folder import find_checkpoints, run_folder_of, start_folder_of
+from storage.run_folder import run_folder_of, start_folder_of
 from storage.state import evaluation_weights, load_weights
+from storage.weights import match_weights, read_weights
 from utils.device import select_device
 from utils.errors import UserError, describe_error
 from utils.process_group import (
@@ -251,22 +252,24 @@ def build_trained_model(
 
 
 def copy_matching_weights(model: BaseModel, source: Path) -> None:
-    """Copies the weights of a checkpoint whose names and shapes match, and logs the others.
+    """Copies the weights of a file whose names and shapes match, and logs the others.
 
     Raises:
         UserError: if no weights match.
     """
-    _, state = load_first_usable(find_checkpoints(source))
-    current = model.state_dict()
-    matching = {}
-    for name, value in evaluation_weights(state).items():
-        if name in current and value.shape == current[name].shape:
-            matching[name] = value
-    if not matching:
-        raise UserError(f"model.init_from = {source}: no weights match this model")
-    model.load_state_dict(matching, strict=False)
-    unchanged = sorted(current.keys() - matching.keys())
-    log.info("copied %d weights from %s; not copied: %s", len(matching), source, unchanged)
+    try:
+        weights = read_weights(source)
+    except UserError as error:
+        raise UserError(f"model.init_from: {error}", error.exit_code) from error
+    match = match_weights(model.state_dict(), weights)
+    if not match.fitting:
+        first_names = ", ".join(list(model.state_dict())[:3])
+        raise UserError(
+            f"model.init_from = {source}: no weights match this model, which has {first_names}, "
+            f"...\n{match.describe().splitlines()[1]}"
+        )
+    model.load_state_dict(match.fitting, strict=False)
+    log.info("model.init_from = %s: %s", source, match.describe())
 
 
 def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> BaseTrainer:

@@ -125,7 +125,7 @@ class ModelSettings(ClassSection):
     base = "base.base_model.BaseModel"
     given = frozenset({"dataset"})
     init_from: Annotated[UserPath | None, MayChangeOnResume()] = None
-    """Run folder or checkpoint file from which matching weights are copied."""
+    """Run folder, or file or folder of weights, from which those that match are copied."""
     freeze: tuple[str, ...] = ()
     """Patterns of the names of parameters that are not trained, such as "stem.*"."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
