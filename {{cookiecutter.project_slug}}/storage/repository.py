@@ -3,6 +3,7 @@
 import os
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def _run_git(folder: Path, *arguments: str) -> str:
         try:
             exit_code = process.wait(TIME_LIMIT_SECONDS)
         except subprocess.TimeoutExpired as error:
-            process.kill()  # without waiting: a process that waits for a disk cannot be killed
+            process.kill()
+            with suppress(subprocess.TimeoutExpired):  # it may wait for a disk that does not answer
+                process.wait(1)
             raise GitError(
                 f"git {arguments[0]} took more than {TIME_LIMIT_SECONDS:g} seconds"
             ) from error
