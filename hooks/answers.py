@@ -33,7 +33,7 @@ FOLDERS = "runs data"
 DEPENDENCIES = (
     "filelock matplotlib numpy pillow pydantic ruamel ruamel-yaml safetensors tensorboard torch "
     "torchmetrics torchvision tqdm onnx onnxruntime onnxscript mypy pre-commit pre-commit-hooks "
-    "pytest pytest-xdist ruff types-tqdm pip setuptools uv "
+    "hypothesis pytest pytest-xdist ruff types-tqdm pip setuptools uv "
     "alembic mlflow mlflow-skinny sqlalchemy wandb"
 )
 DEVICES = "con prn aux nul " + " ".join(f"com{n} lpt{n}" for n in range(10))

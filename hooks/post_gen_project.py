@@ -27,7 +27,7 @@ def keep_selected() -> None:
 
 def remove_caches() -> None:
     """Removes the caches of tools that were run in the template's payload folder."""
-    names = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache")
+    names = ("__pycache__", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache")
     caches = list(names)
     for folder in os.listdir():
         if folder not in names:
@@ -56,6 +56,8 @@ def create_repository() -> str:
     if existing is not None:
         return f"It is part of the git repository in {existing}."
     init = ["git", "-c", "init.defaultBranch=main", "init", "--quiet"]
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        os.environ.pop(variable, None)  # git would initialise the repository that it names
     if hasattr(os, "spawnvp"):
         code = os.spawnvp(os.P_WAIT, "git", init)  # 127: the program was not found
     else:  # on Windows

@@ -18,8 +18,9 @@ from config.schema import DataSettings, SamplerSettings, Settings
 from data_loader import samplers
 from logger.console import log
 from storage.checkpoint_file import load_first_usable
-from storage.run_folder import find_checkpoints, run_folder_of
+from storage.run_folder import run_folder_of, start_folder_of
 from storage.state import evaluation_weights, load_weights
+from storage.weights import match_weights, read_weights
 from utils.device import select_device
 from utils.errors import UserError, describe_error
 from utils.process_group import (
@@ -37,10 +38,22 @@ EVALUATED_SPLITS = ("train", "validation", "test")
 RESERVED_SPLITS = (*EVALUATED_SPLITS, "predict")
 
 
-def build_dataset(settings: Settings, split: str | None) -> BaseDataset:
-    """One split of the data set in the settings; None gives a data set without samples."""
-    data = settings.data
-    return construct(data, BaseDataset, root=data.root, split=split, seed=settings.seed)
+def build_dataset(
+    settings: Settings, split: str | None, create_example: bool = False
+) -> BaseDataset:
+    """One split of the data set in the settings; None gives a data set without samples.
+
+    The files of an example are only created for `create_example`. Otherwise a wrong data folder
+    would get them, and the results would be those of other data.
+    """
+    return construct(
+        settings.data,
+        BaseDataset,
+        root=settings.data.root,
+        split=split,
+        seed=settings.seed,
+        create_example=create_example,
+    )
 
 
 def build_loader(settings: Settings, dataset: BaseDataset, training: bool = False) -> BatchLoader:
@@ -101,7 +114,7 @@ def build_training_loaders(
     """
     check_batch_size(settings.data.batch_size)
     with main_process_first():
-        train = build_dataset(settings, "train")
+        train = build_dataset(settings, "train", create_example=state is None)
         validation = build_dataset(settings, "validation")
     if state is None:
         fit_dataset(train)
@@ -150,7 +163,7 @@ def _fit(train: BaseDataset) -> None:
 
 def build_fitted_dataset(settings: Settings, split: str) -> BaseDataset:
     """One split of the data set, with what is fitted on the training samples."""
-    train = fit_dataset(build_dataset(settings, "train"))
+    train = fit_dataset(build_dataset(settings, "train", create_example=True))
     if split == "train":
         return train
     dataset = build_dataset(settings, split)
@@ -186,7 +199,12 @@ def build_validation_set(
     section = load_section(path, DataSettings, {**values, **changes})
     with main_process_first():
         dataset = construct(
-            section, BaseDataset, root=section.root, split="validation", seed=settings.seed
+            section,
+            BaseDataset,
+            root=section.root,
+            split="validation",
+            seed=settings.seed,
+            create_example=False,
         )
     for attribute in dataset.fitted:
         if attribute not in training_state:
@@ -235,22 +253,24 @@ def build_trained_model(
 
 
 def copy_matching_weights(model: BaseModel, source: Path) -> None:
-    """Copies the weights of a checkpoint whose names and shapes match, and logs the others.
+    """Copies the weights of a file whose names and shapes match, and logs the others.
 
     Raises:
         UserError: if no weights match.
     """
-    _, state = load_first_usable(find_checkpoints(source))
-    current = model.state_dict()
-    matching = {}
-    for name, value in evaluation_weights(state).items():
-        if name in current and value.shape == current[name].shape:
-            matching[name] = value
-    if not matching:
-        raise UserError(f"model.init_from = {source}: no weights match this model")
-    model.load_state_dict(matching, strict=False)
-    unchanged = sorted(current.keys() - matching.keys())
-    log.info("copied %d weights from %s; not copied: %s", len(matching), source, unchanged)
+    try:
+        weights = read_weights(source)
+    except UserError as error:
+        raise UserError(f"model.init_from: {error}", error.exit_code) from error
+    match = match_weights(model.state_dict(), weights)
+    if not match.fitting:
+        first_names = ", ".join(list(model.state_dict())[:3])
+        raise UserError(
+            f"model.init_from = {source}: no weights match this model, which has {first_names}, "
+            f"...\n{match.describe().splitlines()[1]}"
+        )
+    model.load_state_dict(match.fitting, strict=False)
+    log.info("model.init_from = %s: %s", source, match.describe())
 
 
 def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: Path) -> BaseTrainer:
@@ -258,6 +278,29 @@ def build_trainer(settings: Settings, model: BaseModel, loaders: Loaders, run: P
     return construct(
         settings.trainer, BaseTrainer, settings=settings, model=model, loaders=loaders, run=run
     )
+
+
+def find_data_root(settings: Settings, run: Path) -> Settings:
+    """The settings with the data folder of a run that was started in another folder.
+
+    A relative `data.root` refers to the current folder or, if that does not have it, to the folder
+    in which the run was started.
+    """
+    root = settings.data.root
+    start_folder = start_folder_of(run)
+    if root.is_absolute() or root.exists() or start_folder is None:
+        return settings
+    original_root = start_folder / root
+    if not original_root.exists():
+        return settings
+    log.warning(
+        "data.root = %s is not in %s; using %s, as when the run was started",
+        root,
+        Path.cwd(),
+        original_root,
+    )
+    data = settings.data.model_copy(update={"root": original_root})
+    return settings.model_copy(update={"data": data})
 
 
 def restore_dataset(settings: Settings, split: str | None, state: Mapping[str, Any]) -> BaseDataset:
@@ -293,6 +336,7 @@ def restore_trainer(
     """
     checkpoint, state = load_first_usable(files)
     settings = load_settings(state["settings"], ["trainer.compile=false", *overrides])
+    settings = find_data_root(settings, run_folder_of(checkpoint))
     available = [*EVALUATED_SPLITS, *settings.data.validation_sets]
     if split is not None and split not in available:
         raise UserError(f"--split {split}: the run has {', '.join(available)}")

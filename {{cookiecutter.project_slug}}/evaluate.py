@@ -10,6 +10,7 @@ from config.help import SettingsParser
 from storage.run_folder import find_checkpoints, run_folder_of
 from utils.command import run_command
 from utils.imports import fast_imports
+from utils.paths import path_argument
 from utils.ranks import is_main_process
 
 SIGNIFICANT_DIGITS = 6
@@ -23,7 +24,7 @@ def main() -> None:
         description="Evaluates a trained model, and saves the results in its run folder."
     )
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="run folder, checkpoint file, or last"
+        "run", type=path_argument, metavar="RUN", help="run folder, checkpoint file, or last"
     )
     parser.add_argument(
         "--split",

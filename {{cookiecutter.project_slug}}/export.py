@@ -10,6 +10,7 @@ from utils.command import run_command
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 from utils.files import replace_file
 from utils.imports import fast_imports
+from utils.paths import path_argument
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,13 +26,16 @@ def main() -> None:
     """Prints the file, how much its outputs differ from the model's, and its inputs."""
     parser = ArgumentParser(description="Exports a trained model as one file for other programs.")
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="run folder, checkpoint file, or last"
+        "run", type=path_argument, metavar="RUN", help="run folder, checkpoint file, or last"
     )
     parser.add_argument(
         "--format", choices=FORMATS, help="default: that of the file name, or else pt2"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: export/model.* in the run folder"
+        "--output",
+        type=path_argument,
+        metavar="FILE",
+        help="default: export/model.* in the run folder",
     )
     arguments = parser.parse_args()
     file_format = select_format(arguments.format, arguments.output)

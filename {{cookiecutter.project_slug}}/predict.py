@@ -4,13 +4,13 @@ import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.run_folder import find_checkpoints
 from utils.command import run_command
 from utils.errors import BAD_INPUT, USER_CODE_ERRORS, UserError, describe_error
 from utils.imports import fast_imports
+from utils.paths import expand_home, path_argument
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
@@ -24,7 +24,7 @@ def main() -> int:
     """Prints the predictions; returns 2 if an input could not be read, else 0."""
     parser = ArgumentParser(description="Runs inference on new inputs.")
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="run folder, checkpoint file, or last"
+        "run", type=path_argument, metavar="RUN", help="run folder, checkpoint file, or last"
     )
     parser.add_argument(
         "inputs",
@@ -44,7 +44,8 @@ def main() -> int:
     title = trainer.dataset.title
     entries: list[Entry] = []
     with progress_bar(len(arguments.inputs), title) as bar:
-        for source in arguments.inputs:
+        for argument in arguments.inputs:
+            source = expand_home(argument)
             bar.update()
             try:
                 entries += predict_source(trainer, source)

@@ -9,6 +9,7 @@ from config.loading import load_settings
 from config.reading import DEFAULT
 from config.schema import Settings
 from utils.command import run_command
+from utils.paths import path_argument
 
 if TYPE_CHECKING:
     from base.base_dataset import BaseDataset, Batch
@@ -23,7 +24,11 @@ def main() -> None:
         description="Shows samples as the model gets them, plain and augmented; or the schedule."
     )
     parser.add_argument(
-        "--config", type=Path, default=DEFAULT, metavar="FILE", help=f"default: {DEFAULT.name}"
+        "--config",
+        type=path_argument,
+        default=DEFAULT,
+        metavar="FILE",
+        help=f"default: {DEFAULT.name}",
     )
     parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
     parser.add_argument(
@@ -32,7 +37,11 @@ def main() -> None:
         help="draw the learning rate over the run instead of samples",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("preview"), metavar="DIR", help="default: preview"
+        "--output",
+        type=path_argument,
+        default=Path("preview"),
+        metavar="DIR",
+        help="default: preview",
     )
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as seed=3"

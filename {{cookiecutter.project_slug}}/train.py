@@ -15,6 +15,7 @@ from storage import run_folder
 from utils.command import run_command
 from utils.errors import COMMAND_PREFIX, UserError
 from utils.imports import fast_imports
+from utils.paths import path_argument
 from utils.ranks import is_main_process, world_size
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ def main() -> int:
                 "--config cannot be combined with --resume, which uses the settings of the run; "
                 "change single settings by KEY=VALUE"
             )
-        if arguments.run_dir is not None and arguments.resume != "last":
+        if arguments.run_dir is not None and str(arguments.resume) != "last":
             raise UserError("--run-dir cannot be combined with --resume RUN; leave it out")
-        return resume_run(Path(arguments.resume), arguments)
+        return resume_run(arguments.resume, arguments)
     settings = load_settings(arguments.config or DEFAULT, arguments.settings)
     interrupted = run_folder.find_interrupted_run(settings.name, arguments.run_dir)
     if interrupted is not None:  # torchrun has restarted this command
@@ -45,17 +46,23 @@ def parse_arguments() -> argparse.Namespace:
     """The arguments of the command line."""
     parser = SettingsParser(description="Trains a model, or resumes its training.")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"settings file; default: config/{DEFAULT.name}"
+        "--config",
+        type=path_argument,
+        metavar="FILE",
+        help=f"settings file; default: config/{DEFAULT.name}",
     )
     parser.add_argument(
-        "--resume", metavar="RUN|last", help="resume a run, or the run that saved most recently"
+        "--resume",
+        type=path_argument,
+        metavar="RUN|last",
+        help="resume a run; last: the one that ran most recently",
     )
     parser.add_argument(
         "--force", action="store_true", help="resume even with other data or other settings"
     )
     parser.add_argument(
         "--run-dir",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="run folder; default: runs/<name>/<time>; with --resume last, where to look for runs",
     )
@@ -77,7 +84,6 @@ def resume_run(run: Path, arguments: argparse.Namespace) -> int:
         from storage.checkpoint_file import load_first_usable
 
     file, state = load_first_usable(files)
-    folder = run_folder.run_folder_of(file)  # another one, if `run` contains several
     if not run_folder.is_run(folder):
         raise UserError(
             f"--resume {file}: the file is not in a run folder; to start a new run with its "
@@ -115,6 +121,8 @@ def train(
     step = 0 if state is None else state["progress"]["step"]
     initialize_process_group(select_device(settings.device), step)
     seed_everything(settings.seed, settings.deterministic)
+    if state is not None and folder is not None:
+        settings = builders.find_data_root(settings, folder)
     loaders = builders.build_training_loaders(settings, state)
     dataset = loaders["train"].dataset
     if state is None:

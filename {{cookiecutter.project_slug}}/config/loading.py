@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pydantic
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import SafeRepresenter
 
 from config.classes import find_component
 from config.constructors import ClassSettings, class_settings, is_set_by_constructor
@@ -34,9 +35,11 @@ from config.schema import (
 )
 from config.suggestions import advice
 from utils.errors import UserError
+from utils.paths import expand_home
 
 SectionT = TypeVar("SectionT", bound=ClassSection)
 
+UNUSUAL_LINE_BREAKS = re.compile(r"[\r\x85\u2028\u2029]")  # other quotes would fold them
 ALTERNATIVE = re.compile(r"\w+\[.*\]")
 MAX_SHOWN_PROBLEMS = 2
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
@@ -60,10 +63,12 @@ def load_settings(source: Path | Mapping[str, Any], overrides: Iterable[str] = (
         values = read_file(source)
     else:
         values = parse(source, "the checkpoint")
-    if "DATA_ROOT" in os.environ:
-        set_value(values, "data.root", os.environ["DATA_ROOT"])
+    data_root = os.environ.get("DATA_ROOT")
+    if data_root:  # an empty variable counts as unset
+        set_value(values, "data.root", data_root)
     for key, value in parse_overrides(overrides):
         set_value(values, key, value)
+    values = expand_home(values)
     settings = _with_loss_of_trainer(_check_schema(Settings, values, all_values=values))
     values["loss"] = {**values.get("loss", {}), "name": settings.loss.name}  # for suggestions
     sections: dict[str, ClassSection] = {}
@@ -107,11 +112,25 @@ def load_section(key: str, kind: type[SectionT], values: Mapping[str, Any]) -> S
 def to_yaml(settings: Settings) -> str:
     """Formats settings as the content of a YAML file that `load_settings` reads."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     stream = StringIO()
     yaml.dump(settings.model_dump(mode="json"), stream)
     return stream.getvalue()
+
+
+class _Representer(SafeRepresenter):
+    """Writes texts with unusual line breaks in double quotes, in which they are escaped."""
+
+    def represent_str(self, data: str) -> Any:
+        style = None
+        if UNUSUAL_LINE_BREAKS.search(data):
+            style = '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Representer.add_representer(str, _Representer.represent_str)
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,7 +347,12 @@ def _describe(problem: Any, section: str, all_values: Mapping[str, Any] | None =
         return _unknown(".".join(path[:-1]), path[-1], known, all_values or {})
     if error == "model_type" and path[0] in Settings.model_fields and len(path) == 1:
         return no_section(path[0], problem["input"])
-    message = problem["msg"].removeprefix("Input ").replace("array", "list [a, b]")
+    message = (
+        problem["msg"]
+        .removeprefix("Input ")
+        .removeprefix("Value error, ")
+        .replace("array", "list [a, b]")
+    )
     if error == "string_type" and not isinstance(problem["input"], dict | list):
         message += f"; quotes make it one, as in {key}='\"007\"'"
     return f"{key} = {_quote(problem['input'])}: {message}"

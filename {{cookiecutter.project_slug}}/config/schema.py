@@ -12,10 +12,13 @@ import pydantic
 from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
+from utils.paths import check_path
+
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+UserPath = Annotated[Path, BeforeValidator(check_path)]  # with ~ for the home folder
 NO_CLASS = "none"  # the name of no class, where a section allows it
 
 
@@ -97,8 +100,8 @@ class DataSettings(ClassSection):
 
     package = "data_loader"
     base = "base.base_dataset.BaseDataset"
-    given = frozenset({"root", "split", "seed"})
-    root: Annotated[Path, MayChangeOnResume()] = Path("data")
+    given = frozenset({"root", "split", "seed", "create_example"})
+    root: Annotated[UserPath, MayChangeOnResume()] = Path("data")
     """Folder of the data. The environment variable DATA_ROOT overrides the settings file."""
     batch_size: int = Field(256, ge=1, le=2**31)
     """Samples in a batch."""
@@ -123,8 +126,8 @@ class ModelSettings(ClassSection):
     package = "model"
     base = "base.base_model.BaseModel"
     given = frozenset({"dataset"})
-    init_from: Annotated[Path | None, MayChangeOnResume()] = None
-    """Run folder or checkpoint file from which matching weights are copied."""
+    init_from: Annotated[UserPath | None, MayChangeOnResume()] = None
+    """Run folder, or file or folder of weights, from which those that match are copied."""
     freeze: tuple[str, ...] = ()
     """Patterns of the names of parameters that are not trained, such as "stem.*"."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0

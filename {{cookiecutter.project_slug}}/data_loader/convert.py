@@ -25,6 +25,7 @@ from utils.command import run_command
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 from utils.files import sync_to_disk
 from utils.nested import stack_samples
+from utils.paths import path_argument
 from utils.randomness import seed_everything
 
 SAMPLES_PER_BLOCK = 64  # samples in memory during the conversion
@@ -203,7 +204,7 @@ def _probe_bytes(dataset: BaseDataset) -> dict[str, bytes]:
 def main() -> None:
     """Converts all splits of the data set that the settings name."""
     parser = SettingsParser(description="Writes a data set into files for data.name=mapped.Mapped.")
-    parser.add_argument("--config", type=Path, default=DEFAULT, metavar="FILE")
+    parser.add_argument("--config", type=path_argument, default=DEFAULT, metavar="FILE")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as in data.shift=2")
     parser.add_argument("folder", metavar="FOLDER", help="data.folder, in data.root")
     arguments = parser.parse_intermixed_args()

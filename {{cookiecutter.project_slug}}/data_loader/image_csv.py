@@ -14,7 +14,7 @@ from data_loader.columns import class_indices
 from data_loader.example_shapes import EXAMPLES
 from data_loader.image_files import describe_image, read_image
 from data_loader.splits import split_rows
-from data_loader.tables import file_hash, read_data
+from data_loader.tables import example_maker, file_hash, read_data
 from utils.errors import UserError
 from utils.randomness import uniform
 
@@ -40,6 +40,7 @@ class ImageCSV(BaseDataset):
         target: Column of the classes.
         size: Height and width of the model's input, in pixels.
         flip: Whether training images are randomly flipped horizontally.
+        create_example: whether the file of the example may be created; only a new run does it.
 
     Raises:
         UserError: if the CSV file cannot be used, or an image file does not exist.
@@ -58,6 +59,7 @@ class ImageCSV(BaseDataset):
         target: str = "class",
         size: Annotated[int, Field(ge=8, le=4096)] = 64,
         flip: bool = True,
+        create_example: bool = True,
     ) -> None:
         self.title = Path(file).stem
         self.size = size
@@ -68,7 +70,8 @@ class ImageCSV(BaseDataset):
         if split is None:
             return
         path = root / file
-        rows = read_data(path, (image, target), EXAMPLES.get(file))
+        make = example_maker(root, file, EXAMPLES, create_example)
+        rows = read_data(path, (image, target), make)
         self.source = file_hash(path)
         self.classes, targets = class_indices(rows, target)
         indices = split_rows(targets, split, seed, self.classes)

@@ -10,7 +10,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader.columns import mean_and_std, parse_number, read_numbers
 from data_loader.example_points import EXAMPLES
 from data_loader.splits import split_rows
-from data_loader.tables import file_hash, read_data, read_rows
+from data_loader.tables import example_maker, file_hash, read_data, read_rows
 from logger.figures import Figure, curve_figure
 from utils.errors import UserError
 
@@ -25,6 +25,7 @@ class Points(BaseDataset):
         file: CSV file in that folder. The examples' files are created if they do not exist.
         x: Column of the inputs.
         y: Column of the targets.
+        create_example: whether the file of the example may be created; only a new run does it.
 
     Raises:
         UserError: if the file, one of its columns or a cell cannot be used.
@@ -45,6 +46,7 @@ class Points(BaseDataset):
         file: str = "regression/line.csv",
         x: str = "x",
         y: str = "y",
+        create_example: bool = True,
     ) -> None:
         self.title = Path(file).stem
         self.axes = (x, y)
@@ -53,7 +55,8 @@ class Points(BaseDataset):
         if split is None:
             return
         path = root / file
-        rows = read_data(path, (x, y), EXAMPLES.get(file))
+        make = example_maker(root, file, EXAMPLES, create_example)
+        rows = read_data(path, (x, y), make)
         self.source = file_hash(path)
         all_x = read_numbers(rows, x).float()
         all_y = read_numbers(rows, y).float()

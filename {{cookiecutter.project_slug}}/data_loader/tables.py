@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,8 +62,12 @@ def read_data(file: Path, columns: Iterable[str], make: Callable[[Path], None] |
         make(file)
         log.info("created the data of this example, a template for your own: %s", file)
     if not file.exists():
+        place = ""
+        if not file.is_absolute():
+            place = f" in {Path.cwd()}"
         raise UserError(
-            f"{file} does not exist; set data.file to your own file, and data.root to its folder",
+            f"{file} does not exist{place}; set data.file to your own file, and data.root to its "
+            "folder",
             DATA_UNAVAILABLE,
         )
     rows = read_rows(file, columns)
@@ -72,6 +76,40 @@ def read_data(file: Path, columns: Iterable[str], make: Callable[[Path], None] |
             f"{file} has {len(rows)} rows; splits need at least {MIN_ROWS}, so add some"
         )
     return rows
+
+
+def example_maker(
+    root: Path, file: str, examples: Mapping[str, Callable[[Path], None]], create: bool
+) -> Callable[[Path], None] | None:
+    """The function that makes a file of example data; None if the file is not to be made.
+
+    Args:
+        root: folder of the data.
+        file: the setting `data.file`.
+        examples: the functions by file.
+        create: whether example data may be made.
+
+    Raises:
+        UserError: if the file does not exist, but the user has tables next to it: training on the
+            example would not be what they want.
+    """
+    make = examples.get(file)
+    path = root / file
+    if make is None or not create or path.exists():
+        return None
+    example_names = [Path(name).name for name in examples]
+    others = []
+    for folder in dict.fromkeys((root, path.parent)):
+        for table in sorted(folder.glob("*.csv")):
+            if table.name not in example_names:
+                others.append(str(table.relative_to(root)))
+    if others:
+        raise UserError(
+            f"{path}, the data of this example, does not exist, but {root} contains {others[0]}; "
+            f"use data.file={others[0]}, or another data.root for the example",
+            DATA_UNAVAILABLE,
+        )
+    return make
 
 
 def write_rows(file: Path, rows: Iterable[Sequence[object]]) -> None:

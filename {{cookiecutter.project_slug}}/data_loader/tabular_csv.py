@@ -14,7 +14,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader.columns import class_indices, mean_and_std, parse_number, read_numbers
 from data_loader.example_apartments import EXAMPLES
 from data_loader.splits import split_rows
-from data_loader.tables import Row, file_hash, read_data, read_rows
+from data_loader.tables import Row, example_maker, file_hash, read_data, read_rows
 from utils.errors import UserError
 
 MAX_CATEGORIES = 100  # per column; a column with more of them contains names or numbers
@@ -44,6 +44,7 @@ class TabularCSV(BaseDataset):
         ignore: Columns that are not used.
         stratify: Whether all splits have the same distribution of targets.
         missing: Texts of cells that count as empty.
+        create_example: whether the file of the example may be created; only a new run does it.
 
     Raises:
         UserError: if the file, one of its columns or a cell cannot be used.
@@ -68,6 +69,7 @@ class TabularCSV(BaseDataset):
         ignore: tuple[str, ...] = (),
         stratify: bool = True,
         missing: tuple[str, ...] = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "-", "?"),
+        create_example: bool = True,
     ) -> None:
         self.title = Path(file).stem
         self.missing = missing
@@ -77,7 +79,8 @@ class TabularCSV(BaseDataset):
         if split is None:
             return
         path = root / file
-        rows = self._with_empty_cells(read_data(path, [target], EXAMPLES.get(file)))
+        make = example_maker(root, file, EXAMPLES, create_example)
+        rows = self._with_empty_cells(read_data(path, [target], make))
         self.source = file_hash(path)
         _check_ignored(file, ignore, list(rows[0]))
 

@@ -14,7 +14,7 @@ from config.schema import Count
 from data_loader.columns import class_indices
 from data_loader.example_messages import EXAMPLES
 from data_loader.splits import split_rows
-from data_loader.tables import Row, file_hash, read_data
+from data_loader.tables import Row, example_maker, file_hash, read_data
 from utils.errors import UserError
 
 # Indices in the vocabulary of what is not a known token.
@@ -41,6 +41,7 @@ class TextCSV(BaseDataset):
         target: Column of the classes.
         length: Maximum number of tokens in a sentence; later ones are cut off.
         words: Maximum number of tokens in the vocabulary.
+        create_example: whether the file of the example may be created; only a new run does it.
 
     Raises:
         UserError: if the file or one of its columns cannot be used.
@@ -61,6 +62,7 @@ class TextCSV(BaseDataset):
         target: str = "class",
         length: Count = 32,
         words: Count = 10_000,
+        create_example: bool = True,
     ) -> None:
         self.title = Path(file).stem
         self.length = length
@@ -71,7 +73,8 @@ class TextCSV(BaseDataset):
         if split is None:
             return
         path = root / file
-        rows = read_data(path, (text, target), EXAMPLES.get(file))
+        make = example_maker(root, file, EXAMPLES, create_example)
+        rows = read_data(path, (text, target), make)
         self.source = file_hash(path)
         self.classes, targets = class_indices(rows, target)
         indices = split_rows(targets, split, seed, self.classes)

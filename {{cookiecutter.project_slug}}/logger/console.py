@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
+from utils.files import discard_output
 from utils.ranks import is_main_process, rank
 
 log = logging.getLogger("run")
@@ -25,7 +26,18 @@ class QuietHandler(logging.Handler):
 
 
 class ConsoleHandler(QuietHandler, logging.StreamHandler[Any]):
-    """Writes log lines to the console."""
+    """Writes log lines to the console.
+
+    If the reader of the output has exited, as in `| head`, training continues without a console:
+    train.log contains all lines.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Discards further output after the pipe was closed."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            discard_output(sys.stdout)
+            log.warning("the reader of the output has exited; training continues without it")
+        super().handleError(record)
 
 
 class FileHandler(QuietHandler, logging.FileHandler):
@@ -47,7 +59,7 @@ def configure_logging(file: Path | None = None) -> None:
         console.setFormatter(logging.Formatter(f"[rank {rank()}] %(message)s"))
     log.handlers = [console]
     if file is not None and is_main_process():
-        file_handler = FileHandler(file, encoding="utf-8")
+        file_handler = FileHandler(file, encoding="utf-8", errors="backslashreplace")
         file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(file_handler)
 

@@ -1,7 +1,6 @@
 """Networks of torchvision, with pretrained weights and a new last layer."""
 
 import difflib
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
+from storage.weights import match_weights, read_weights
 from utils.errors import DATA_UNAVAILABLE, USER_CODE_ERRORS, UserError
 
 if TYPE_CHECKING:
@@ -83,18 +83,18 @@ class Backbone(BaseModel):
             file = Path(self.weights)
         try:
             self._load_weights(file)
-        except pickle.UnpicklingError as error:  # PyTorch's message advises to run the file's code
-            reason = "it is not a file of tensors that torch.save wrote"
-            raise UserError(self._loading_problem(file, reason)) from error
-        except (*USER_CODE_ERRORS, EOFError) as error:
+        except (UserError, *USER_CODE_ERRORS) as error:
             reason = " ".join(str(error).split())[:MAX_REASON_LENGTH]
             raise UserError(self._loading_problem(file, reason)) from error
 
     def _load_weights(self, file: Path) -> None:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
         prefix = f"{self.replaced_layer}."
-        kept = {name: value for name, value in weights.items() if not name.startswith(prefix)}
-        self.network.load_state_dict(kept)
+        match = match_weights(self.network.state_dict(), read_weights(file))
+        unused = [name for name in match.unused if prefix not in name]
+        missing = [name for name in match.missing if not name.endswith("num_batches_tracked")]
+        if missing or match.other_shapes or unused:
+            raise ValueError(match.describe())
+        self.network.load_state_dict(match.fitting, strict=False)
 
     def _loading_problem(self, file: Path, reason: str) -> str:
         return (

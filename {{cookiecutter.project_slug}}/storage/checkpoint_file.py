@@ -75,6 +75,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a usable checkpoint: {error}") from error
 
 
+def read_step(path: Path) -> int | None:
+    """The step of a checkpoint, which is not verified; None if it cannot be read."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(state["progress"]["step"])
+    except Exception:  # whatever a malicious file may cause; reading the file reports it
+        return None
+
+
 def read_verified(path: Path) -> dict[str, Any]:
     """The content of the file itself, without the shards next to it.
 

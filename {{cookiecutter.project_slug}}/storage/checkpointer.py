@@ -11,8 +11,9 @@ from typing import Any
 from config.schema import CheckpointSettings
 from logger.console import log
 from storage.checkpoint_file import read_verified, save_checkpoint
+from storage.run_folder import step_in_name
 from utils.errors import TRAINING_FAILED, UserError
-from utils.files import newest_first, replacing
+from utils.files import replacing
 from utils.process_group import all_gather_object
 from utils.ranks import is_main_process, world_size
 
@@ -129,8 +130,9 @@ def write_step_files(
 ) -> None:
     """Writes ``step_*.pt``, also named ``last.pt`` and, if it is the best, ``best.pt``.
 
-    The newest `keep` of the ``step_*.pt`` are kept; an old one is deleted after the new one is
-    safe.
+    The last `keep` of the ``step_*.pt`` up to this step are kept. Others are deleted after the new
+    one is safe. Those of later steps are others, too: the run has returned to an earlier step, and
+    would otherwise resume from a step that it has left.
 
     Raises:
         OSError: if it cannot be written.
@@ -144,9 +146,27 @@ def write_step_files(
     save_checkpoint(first_file, state)
     for name in names[1:]:
         _link_or_copy(first_file, folder / name)
-    for old_file in newest_first(folder.glob("step_*.pt"))[keep:]:
-        old_file.unlink()
+    _delete_other_steps(folder, step, keep)
     _delete_unused_shards(folder)
+
+
+def _delete_other_steps(folder: Path, step: int, keep: int) -> None:
+    """Deletes ``step_*.pt`` of later steps, and all but the last `keep` up to this one."""
+    earlier: dict[int, Path] = {}
+    later: dict[int, Path] = {}
+    for file in folder.glob("step_*.pt"):
+        file_step = step_in_name(file)
+        if file_step is None:  # the name is not one of ours
+            continue
+        if file_step <= step:
+            earlier[file_step] = file
+        else:
+            later[file_step] = file
+    for old_step in sorted(earlier)[:-keep]:
+        earlier[old_step].unlink()
+    for file in later.values():
+        log.info("deleted %s: the run has returned to step %d", file, step)
+        file.unlink()
 
 
 def _link_or_copy(file: Path, other_name: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from logger.console import log
-from storage.checkpoint_file import load_first_usable, save_checkpoint
-from storage.run_folder import find_checkpoints
+from storage.checkpoint_file import load_first_usable, read_step, save_checkpoint
+from storage.run_folder import find_checkpoints, step_in_name
 from utils.errors import COMMAND_PREFIX, TRAINING_FAILED, NonFiniteError, UserError
 from utils.finite import check_finite
 from utils.nested import as_plain_data, named_tensors
@@ -128,9 +128,24 @@ def fit_with_recovery(trainer: Any) -> None:
                 raise UserError(f"{error}; no training step caused it", TRAINING_FAILED) from error
             log.warning("%s; repeating the steps since the last checkpoint", error)
             trainer.guard.checked_until = failed_step
-            files = find_checkpoints(trainer.run, best=False)
-            _, state = load_first_usable(files)
+            _, state = load_first_usable(_checkpoints_until(trainer.run, failed_step))
             trainer.load_state_dict(state)
+
+
+def _checkpoints_until(run: Path, step: int) -> list[Path]:
+    """The checkpoints of a run, without ``step_*.pt`` of later steps.
+
+    There are later ones if the run was resumed from one of its earlier checkpoints and has not
+    saved since.
+    """
+    files = []
+    for file in find_checkpoints(run, best=False):
+        file_step = step_in_name(file)
+        if file_step is None:
+            file_step = read_step(file)
+        if file_step is None or file_step <= step:
+            files.append(file)
+    return files
 
 
 def _non_finite_names(batches: list[Any]) -> list[str]:

@@ -1,16 +1,17 @@
 """The folder of a run: how it is created, locked, found and described."""
 
 import json
+import math
 import os
 import platform
+import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +19,10 @@ from typing import Any
 
 import filelock
 
+from storage.repository import describe_repository
 from utils.errors import UserError
-from utils.files import TEMPORARY_NAME, newest_first, replace_file
+from utils.files import TEMPORARY_NAME, replace_file
+from utils.imports import fast_imports
 
 PROJECT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs")
@@ -113,13 +116,14 @@ def find_interrupted_run(name: str, folder: Path | None) -> Path | None:
     if folder is not None:
         job_files = [folder / ".job"]
     else:
-        job_files = newest_first((RUNS / name).glob("*/.job"))
+        job_files = list((RUNS / name).glob("*/.job"))
+    runs = []
     for job_file in job_files:
         run = job_file.parent
         is_same_job = job_file.is_file() and job_file.read_text() == job
         if is_same_job and is_run(run) and has_checkpoint(run):
-            return run
-    return None
+            runs.append(run)
+    return max(runs, key=_start_time, default=None)
 
 
 def torchrun_job() -> str:
@@ -139,8 +143,9 @@ def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Pa
     """The checkpoints that an argument RUN refers to, in the order in which to try them.
 
     Args:
-        run: a checkpoint file; a run folder, whose checkpoints are sorted by time, the newest
-            first; or ``last``, the run that has saved most recently.
+        run: a checkpoint file; a run folder, whose checkpoints are sorted by their steps, the
+            largest first; a folder of several runs, which stands for the one that was started or
+            resumed most recently; or ``last``, which stands for the folder `runs`.
         best: whether ``best.pt`` comes before all others, and not after them.
         runs: the folder in which ``last`` looks for runs.
 
@@ -148,11 +153,13 @@ def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Pa
         UserError: if there is none.
     """
     if str(run) == "last":
-        newest = newest_first(runs.rglob(CHECKPOINTS))
-        run = run_folder_of(newest[0]) if newest else runs
+        run = runs
     if run.is_file():
         return [run]
-    files = newest_first(run.rglob(CHECKPOINTS))
+    if not has_checkpoint(run):
+        folders = {run_folder_of(file) for file in run.rglob(CHECKPOINTS)}
+        run = max(folders, key=_start_time, default=run)
+    files = largest_step_first(run.rglob(CHECKPOINTS))
     best_files = [file for file in files if file.name == "best.pt"]
     other_files = [file for file in files if file.name != "best.pt"]
     if best:
@@ -163,6 +170,46 @@ def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Pa
         problem = "contains no checkpoint" if run.exists() else "does not exist"
         raise UserError(f"{run} {problem}")
     return _without_hard_links(files)
+
+
+def largest_step_first(files: Iterable[Path]) -> list[Path]:
+    """Checkpoints sorted by their steps: that in the name, or else that in the file.
+
+    File times do not count: clocks differ, and copies have other times. Files with an unreadable
+    step come first, so that it is reported that they are damaged.
+    """
+    files = list(files)
+    steps: dict[Path, float] = {}
+    steps_by_inode: dict[int, int] = {}
+    for file in files:
+        step = step_in_name(file)
+        if step is not None:
+            steps[file] = step
+            steps_by_inode[file.stat().st_ino] = step
+    for file in files:
+        if file in steps:
+            continue
+        inode = file.stat().st_ino  # 0 on file systems without inodes
+        step = steps_by_inode.get(inode) if inode else None
+        if step is None:
+            step = _step_in_file(file)
+        steps[file] = math.inf if step is None else step
+    files.sort(key=lambda file: file.name, reverse=True)  # of the same step, step_*.pt comes first
+    return sorted(files, key=lambda file: steps[file], reverse=True)
+
+
+def step_in_name(file: Path) -> int | None:
+    """The step in the name ``step_*.pt`` of a checkpoint; None for other names."""
+    match = re.fullmatch(r"step_(\d+)\.pt", file.name)
+    if match is None:
+        return None
+    return int(match[1])
+
+
+def _step_in_file(file: Path) -> int | None:
+    with fast_imports():
+        from storage.checkpoint_file import read_step  # imports torch, which takes 1.3 s
+    return read_step(file)
 
 
 def _without_hard_links(files: list[Path]) -> list[Path]:
@@ -187,13 +234,37 @@ def is_run(folder: Path) -> bool:
     return (folder / "manifest.json").is_file()
 
 
+def _start_time(run: Path) -> tuple[float, str]:
+    """When a run was started or resumed last, in seconds since 1970, and its folder.
+
+    The time is in the manifest. Without one, it is that of the newest checkpoint.
+    """
+    manifest = _read_manifest(run)
+    try:
+        start = datetime.fromisoformat(manifest.get("resumed") or manifest["started"])
+        seconds = start.timestamp()
+    except (LookupError, TypeError, ValueError):
+        seconds = max((file.stat().st_mtime for file in run.glob(CHECKPOINTS)), default=0.0)
+    return seconds, str(run)
+
+
+def start_folder_of(run: Path) -> Path | None:
+    """The current folder when a run was started, to which relative paths in its settings refer."""
+    folder = _read_manifest(run).get("folder")
+    if isinstance(folder, str):
+        return Path(folder)
+    return None
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run folder contains a checkpoint."""
     return any(folder.glob(CHECKPOINTS))
 
 
 def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
-    """Writes ``settings.yaml`` and, when a run starts, ``manifest.json``.
+    """Writes ``settings.yaml`` and ``manifest.json``.
+
+    If a run is resumed, its manifest remains that of its first start, with the time added.
 
     Args:
         folder: the run folder.
@@ -203,30 +274,38 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
     Returns:
         The manifest of this start as JSON: code, command, versions, machine and `facts`.
     """
+    now = datetime.now(UTC).isoformat()
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
     versions = {name: version(name) for name in RECORDED_PACKAGES if find_spec(name)}
     manifest = {
+        "started": now,
         "template": project["tool"]["torch-template"]["version"],
-        "git": {
-            "commit": _git_output("rev-parse", "-q", "--verify", "HEAD"),
-            "dirty": bool(_git_output("status", "--porcelain")),
-        },
+        "git": describe_repository(PROJECT),
+        "folder": str(Path.cwd()),
         "command": shlex.join(sys.argv),
         "versions": versions,
         "machine": f"Python {platform.python_version()}, {platform.platform()}",
         **facts,
     }
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    text = _to_json(manifest)
     replace_file(folder / "settings.yaml", settings.encode())
-    if not (folder / "manifest.json").exists():
-        replace_file(folder / "manifest.json", text.encode())
+    saved = _read_manifest(folder)
+    if saved:
+        saved["resumed"] = now
+    replace_file(
+        folder / "manifest.json", _to_json(saved or manifest).encode(errors="backslashreplace")
+    )
     return text
 
 
-def _git_output(*arguments: str) -> str | None:
-    """The output of git in the project's folder; None if it is empty or git is missing."""
-    if not shutil.which("git"):
-        return None
-    command = ["git", "-C", str(PROJECT), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True)
-    return result.stdout.strip() or None
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The content of ``manifest.json``; empty if it is missing or damaged."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _to_json(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

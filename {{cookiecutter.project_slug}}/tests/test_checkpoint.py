@@ -4,6 +4,7 @@
 import os
 import pickle
 import random
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from storage.checkpoint_file import FORMAT, load_checkpoint, save_checkpoint
+from storage.checkpoint_file import FORMAT, load_checkpoint, load_first_usable, save_checkpoint
 from storage.checkpointer import write_step_files
+from storage.run_folder import find_checkpoints
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +96,77 @@ def test_newest_checkpoint_is_kept_if_a_run_returns_to_an_earlier_step(tmp_path:
         write_step_files(tmp_path, state_of_step(step), step, keep=1, is_best=False)
     assert kept_steps(tmp_path) == [1]
     assert saved_step(tmp_path / "last.pt") == 1
+
+
+def test_run_resumes_from_the_step_that_it_has_returned_to(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for step in (4, 8, 6):
+        write_step_files(folder, state_of_step(step), step, keep=3, is_best=False)
+    assert kept_steps(folder) == [4, 6]
+    assert saved_step(find_checkpoints(tmp_path, best=False)[0]) == 6
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    steps=st.lists(st.integers(0, 10**9), min_size=1, max_size=8, unique=True),
+    keep=st.integers(1, 4),
+    times=st.lists(st.integers(0, 2**31), min_size=20, max_size=20),
+    damaged=st.sets(st.integers(0, 3)),
+    links=st.booleans(),
+)
+def test_steps_decide_which_checkpoints_are_kept_and_used(
+    steps: list[int], keep: int, times: list[int], damaged: set[int], links: bool
+) -> None:
+    """Whatever the times of the files are, and whichever of them are damaged."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "checkpoints"
+        folder.mkdir()
+        for step in sorted(steps):
+            write_step_files(folder, state_of_step(step), step, keep, is_best=False)
+            for file, time in zip(sorted(folder.iterdir()), times, strict=False):
+                os.utime(file, (time, time))
+        kept = sorted(steps)[-keep:]
+        assert kept_steps(folder) == kept
+        if not links:  # as in a copy of the folder
+            content = (folder / "last.pt").read_bytes()
+            (folder / "last.pt").unlink()
+            (folder / "last.pt").write_bytes(content)
+        usable = set(kept)
+        for number in damaged:
+            if number < len(kept):
+                os.truncate(folder / f"step_{kept[number]:08d}.pt", 100)
+                usable.discard(kept[number])
+        if not links:
+            usable.add(kept[-1])
+        files = find_checkpoints(Path(name), best=False)
+        if usable:
+            _, state = load_first_usable(files)
+            assert state["progress"]["step"] == max(usable)
+        else:
+            with pytest.raises(UserError, match=UNUSABLE):
+                load_first_usable(files)
+
+
+def test_older_last_file_does_not_hide_a_newer_step(tmp_path: Path) -> None:
+    """As in a folder that was copied while the run was writing."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    save_checkpoint(folder / "step_00000008.pt", state_of_step(8))
+    save_checkpoint(folder / "last.pt", state_of_step(4))
+    assert saved_step(find_checkpoints(tmp_path)[0]) == 8
+    save_checkpoint(folder / "last.pt", state_of_step(12))
+    assert saved_step(find_checkpoints(tmp_path)[0]) == 12
+
+
+def test_damaged_last_file_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    save_checkpoint(folder / "step_00000008.pt", state_of_step(8))
+    (folder / "last.pt").write_bytes(b"cut")
+    file, _ = load_first_usable(find_checkpoints(tmp_path))
+    assert file.name == "step_00000008.pt"
+    assert f"{folder / 'last.pt'} {UNUSABLE}" in caplog.text
 
 
 def test_reader_finds_complete_files_at_any_time(tmp_path: Path) -> None:

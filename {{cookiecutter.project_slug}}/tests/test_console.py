@@ -3,10 +3,14 @@
 
 import contextlib
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from logger.console import configure_logging, format_table, format_values, log
 
@@ -32,6 +36,72 @@ def test_a_full_disk_prints_no_traceback(
     captured = capsys.readouterr()
     assert captured.out == "a line for the console\n"
     assert captured.err == ""
+
+
+COMMAND = """
+import sys
+from logger.console import configure_logging, log
+from utils.command import run_command
+from utils.errors import UserError
+
+def main():
+    configure_logging("train.log")
+    for number in range(3):
+        log.info("価格 %d", number)
+    print("the end")
+    print("the end", file=sys.stderr)
+    if len(sys.argv) > 1:
+        raise UserError("価格 is wrong")
+
+run_command(main)
+"""
+
+
+def run_command_in(shell: str, *arguments: str, **environment: str) -> tuple[int, bytes, bytes]:
+    """Runs `COMMAND` with redirections; returns exit code, stdout and stderr."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -u -c "$1" {" ".join(arguments)} {shell}', sys.executable, COMMAND],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def logged_lines() -> list[str]:
+    lines = Path("train.log").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if "INFO 価格" in line]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_letters_that_a_terminal_lacks_are_escaped(encoding: str) -> None:
+    code, output, errors = run_command_in("", "fail", PYTHONIOENCODING=encoding)
+    name = "価格".encode(encoding, "backslashreplace")
+    assert code == 2
+    assert output.count(name) == 3
+    assert errors.endswith(b"error: " + name + b" is wrong\n")
+    assert len(logged_lines()) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="redirections of sh")
+def test_closed_streams_do_not_end_a_command() -> None:
+    assert run_command_in(">&-") == (0, b"", b"the end\n")
+    assert run_command_in("2>&-") == (0, run_command_in("")[1], b"")
+    assert run_command_in(">&- 2>&-", "fail")[0] == 2
+    assert len(logged_lines()) == 12
+
+
+@pytest.mark.skipif(os.name != "posix", reason="redirections of sh")
+def test_closed_pipe_does_not_end_training() -> None:
+    """The output of training goes to the log; a later `print` ends the command quietly."""
+    command = '; echo "exit code $?" >&2) | true'
+    done = subprocess.run(
+        ["bash", "-c", f'(sleep 0.1; "$0" -u -c "$1" {command}', sys.executable, COMMAND],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
+    assert done.stderr.decode() == "the end\nexit code 0\n"
+    assert len(logged_lines()) == 3
+    assert "the reader of the output has exited" in Path("train.log").read_text(encoding="utf-8")
 
 
 def test_other_errors_of_logging_are_reported(

@@ -1,10 +1,12 @@
 """Rank and world size, as torchrun sets them."""
 # ruff: noqa: D103  the names of the tests state what they test
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import CONFIG
 
 from builders import build_loader, fit_dataset
 from config.schema import Settings
@@ -35,6 +37,27 @@ def test_ranks_follow_the_environment_at_each_call(monkeypatch: pytest.MonkeyPat
         assert not is_main_process()
     monkeypatch.setenv("RANK", "0")
     assert is_main_process()
+    monkeypatch.setenv("RANK", "")  # as unset
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert is_main_process()
+    assert world_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("world_size", "named"), [("two", "WORLD_SIZE = 'two'"), ("2", "MASTER_ADDR")]
+)
+def test_an_environment_that_torchrun_has_not_set_is_an_error(
+    command: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    world_size: str,
+    named: str,
+) -> None:
+    monkeypatch.setattr("utils.command.exit_at_once", sys.exit)  # it would end the tests
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    monkeypatch.setenv("MASTER_ADDR", "")
+    assert command("train", "--config", CONFIG) == 2
+    assert named in capsys.readouterr().err
 
 
 def test_loaders_use_the_rank_at_run_time(

@@ -533,23 +533,26 @@ def test_settings_file_of_a_run_reproduces_it(
 # Finding the run
 
 
-def test_last_is_the_run_that_saved_most_recently(
+def test_last_is_the_run_that_ran_most_recently_whatever_the_times_of_the_files(
     tmp_path: Path, train: Command, command: Command
 ) -> None:
     folder = tmp_path / "runs/x"
-    save_times = {"a": 1_000_000, "b": 3_000_000, "c": 2_000_000}
-    for name, time in save_times.items():
+    file_times = {"a": 1_000_000, "b": 3_000_000, "c": 2_000_000}
+    for name in file_times:
         assert train(folder / name, SMALL_MODEL, "trainer.max_steps=1") == 0
-        for file in (folder / name / "checkpoints").iterdir():
+    for name, time in file_times.items():  # as if the folders had been copied
+        for file in (folder / name).rglob("*"):
             os.utime(file, (time, time))
     assert command("train", "--resume", "last", "trainer.max_steps=2") == 0
-    steps = {name: saved_step(folder / name) for name in save_times}
-    assert steps == {"a": 1, "b": 2, "c": 1}
-    logged_starts = (folder / "b/train.log").read_text(encoding="utf-8")
-    assert '"command": "train.py --resume last trainer.max_steps=2"' in logged_starts
+    assert {name: saved_step(folder / name) for name in file_times} == {"a": 1, "b": 1, "c": 2}
+    assert command("train", "--resume", folder / "a", "trainer.max_steps=3") == 0
+    assert command("train", "--resume", "last", "trainer.max_steps=4") == 0
+    assert {name: saved_step(folder / name) for name in file_times} == {"a": 4, "b": 1, "c": 2}
+    logged_starts = (folder / "a/train.log").read_text(encoding="utf-8")
+    assert '"command": "train.py --resume last trainer.max_steps=4"' in logged_starts
     assert command("evaluate", "last") == 0
     (metrics,) = folder.glob("*/evaluation/test/metrics.json")
-    assert metrics.is_relative_to(folder / "b")
+    assert metrics.is_relative_to(folder / "a")
 
 
 @pytest.mark.parametrize("run", ["last", "missing", "empty"])

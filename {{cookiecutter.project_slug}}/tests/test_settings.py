@@ -14,9 +14,12 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import hypothesis
 import processes  # noqa: F401  defines trainers and models
 import pytest
 import test_metrics  # noqa: F401  defines trainers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
@@ -26,6 +29,7 @@ from config import classes
 from config.classes import find_class, list_classes
 from config.constructors import class_settings, construct, constructor_parameters
 from config.loading import changes_that_need_force, load_section, load_settings, to_yaml
+from config.reading import parse
 from config.schema import (
     ClassSection,
     DataSettings,
@@ -285,6 +289,80 @@ def test_the_environment_overrides_the_data_folder_of_the_file(
     monkeypatch.setenv("DATA_ROOT", "/mnt/1e3")
     assert load_settings(SYNTHETIC).data.root == Path("/mnt/1e3")
     assert load_settings(SYNTHETIC, ["data.root=here"]).data.root == Path("here")
+    monkeypatch.setenv("DATA_ROOT", "")  # as unset
+    assert load_settings(SYNTHETIC).data.root == Path("data")
+
+
+def test_tilde_is_the_home_folder_in_all_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # on Windows
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"extends: {SYNTHETIC}\ndata: {{root: ~/sets}}\n", encoding="utf-8")
+    sets = "data.validation_sets={other: {file: ~/a.csv}}"
+    loaded = load_settings(file, ["model.init_from=~/runs/a", sets])
+    assert loaded.data.root == tmp_path / "sets"
+    assert loaded.model.init_from == tmp_path / "runs/a"
+    assert loaded.data.validation_sets == {"other": {"file": str(tmp_path / "a.csv")}}
+    monkeypatch.setenv("DATA_ROOT", "~/from_environment")
+    assert load_settings(file).data.root == tmp_path / "from_environment"
+
+
+@pytest.mark.parametrize("root", ["''", "' '", "~no_such_user/sets", "'~no_such_user'"])
+def test_folder_that_cannot_be_meant_is_refused(root: str) -> None:
+    message = refusal(f"data.root={root}")
+    assert "data.root = " in message
+    assert "the path is empty" in message or "no such user" in message
+
+
+@pytest.mark.parametrize("arguments", ["train --run-dir=", "train --config=", "preview --output="])
+def test_empty_path_on_the_command_line_is_refused(
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    name, option = arguments.split()
+    assert command(name, option) == 2
+    message = capsys.readouterr().err
+    assert option.rstrip("=") in message
+    assert "the path is empty" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(
+    ["no", "on", "null", "~", "1e-3", "0o7", "007", "1_000", "0x1f", "", " ", "- a", "a: b", "#"]
+)
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def synthetic_settings() -> Settings:
+    return load_settings(SYNTHETIC)
+
+
+@hypothesis.settings(deadline=None, max_examples=50)
+@given(values=st.dictionaries(TEXTS, VALUES, max_size=4))
+def test_settings_that_were_written_are_read_with_the_same_values(
+    synthetic_settings: Settings, values: dict[str, Any]
+) -> None:
+    """Of the same type as well: "no" and "1e-3" remain texts."""
+    data = synthetic_settings.data.model_copy(update={"validation_sets": {"any": values}})
+    written = to_yaml(synthetic_settings.model_copy(update={"data": data}))
+    expected = synthetic_settings.model_dump(mode="json")
+    expected["data"]["validation_sets"] = {"any": values}
+    assert repr(parse(written, "the file")) == repr(expected)
+
+
+@pytest.mark.parametrize("text", ["no", "on", "1e-3", "0o7", "007", "", "a\x85b", "日本"])
+def test_text_in_a_written_settings_file_remains_text(tmp_path: Path, text: str) -> None:
+    before = load_settings(SYNTHETIC, [f"checkpoint.monitor={json.dumps(text)}"])
+    assert before.checkpoint.monitor == text
+    (tmp_path / "settings.yaml").write_text(to_yaml(before), encoding="utf-8")
+    assert load_settings(tmp_path / "settings.yaml") == before
 
 
 # Files that extend one another

@@ -86,6 +86,7 @@ def wait_for_file(file: Path) -> None:
     [
         (signal.SIGINT, False, 0, "epoch 1/1000", 36),
         (signal.SIGTERM, True, 2, "epoch 1/1000", 36),
+        (signal.SIGHUP, True, 0, "run folder", 0),
         (signal.SIGUSR1, True, 2, "run folder", 0),
     ],
 )
@@ -136,6 +137,57 @@ def test_repeated_signal_does_not_end_a_process_that_is_about_to_exit() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    assert result.stdout == "still running\n"
+
+
+HANGUP_UNDER_NOHUP = """
+import signal
+from utils.signals import StopSignals
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with StopSignals() as signals:
+    signal.raise_signal(signal.SIGHUP)
+    assert signals.received == 0
+    signal.raise_signal(signal.SIGTERM)
+    assert signals.received == signal.SIGTERM
+print("still running")
+"""
+
+SECOND_HANGUP = """
+import signal, time
+from utils.signals import StopSignals
+
+with StopSignals() as signals:
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(1.2)
+    signal.raise_signal(signal.SIGHUP)
+print("still running")
+"""
+
+IN_A_THREAD = """
+import signal, threading
+from utils.signals import StopSignals
+
+before = signal.getsignal(signal.SIGTERM)
+
+def enter():
+    with StopSignals() as signals:
+        assert signals.received == 0
+        assert signal.getsignal(signal.SIGTERM) == before
+        print("still running")
+
+thread = threading.Thread(target=enter)
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("script", [HANGUP_UNDER_NOHUP, SECOND_HANGUP, IN_A_THREAD])
+def test_signals_that_do_not_stop_a_run(script: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.stderr == ""
     assert result.stdout == "still running\n"
 
 

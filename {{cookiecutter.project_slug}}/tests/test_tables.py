@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_loader.tables import read_data, read_rows, write_rows
+from data_loader.tables import example_maker, read_data, read_rows, write_rows
 from utils.errors import UserError
 
 
@@ -69,6 +69,20 @@ def test_a_missing_file_of_the_user_is_not_created(tmp_path: Path) -> None:
         assert part in str(error.value)
     assert error.value.exit_code == 69
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_example_is_not_created_next_to_tables_of_the_user(tmp_path: Path) -> None:
+    examples = {"one/a.csv": lambda file: None, "one/b.csv": lambda file: None}
+    assert example_maker(tmp_path, "one/a.csv", examples, create=False) is None
+    assert example_maker(tmp_path, "mine.csv", examples, create=True) is None
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/b.csv").touch()  # another example
+    assert example_maker(tmp_path, "one/a.csv", examples, create=True) is examples["one/a.csv"]
+    (tmp_path / "mine.csv").touch()
+    with pytest.raises(UserError, match=r"data\.file=mine\.csv"):
+        example_maker(tmp_path, "one/a.csv", examples, create=True)
+    (tmp_path / "one/a.csv").touch()
+    assert example_maker(tmp_path, "one/a.csv", examples, create=True) is None
 
 
 def test_a_folder_is_not_read_as_a_table(tmp_path: Path) -> None:

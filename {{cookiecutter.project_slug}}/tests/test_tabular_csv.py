@@ -317,3 +317,23 @@ def test_a_program_without_the_project_prepares_a_row(
         for answer in entry["predictions"]:
             index = about["data"]["classes"].index(answer["class"])
             assert probabilities[index].item() == pytest.approx(answer["probability"], abs=2e-3)
+
+
+def test_a_finished_run_finds_its_data_in_another_working_folder_or_names_what_is_missing(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    options = (*QUICK, "trainer.epochs=1")
+    assert command("train", "--config", CLASSES, "--run-dir", "run", *options) == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    run = tmp_path / "run"
+    assert command("evaluate", run) == 0
+    assert command("train", "--resume", run, "trainer.epochs=2") == 0
+    assert list(elsewhere.iterdir()) == []
+    (elsewhere / "data").mkdir()  # the folder that data.root means here
+    capsys.readouterr()
+    for arguments in (["evaluate", run], ["train", "--resume", run]):
+        assert command(*arguments, "data.root=data") == 69
+        assert f"apartments.csv does not exist in {elsewhere}" in capsys.readouterr().err
+    assert list((elsewhere / "data").iterdir()) == []

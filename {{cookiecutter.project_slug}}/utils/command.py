@@ -1,10 +1,12 @@
 """Running a command: its exit code, its errors, its output."""
 
+import io
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from utils.errors import (
     BAD_INPUT,
@@ -13,23 +15,28 @@ from utils.errors import (
     UserError,
     is_lost_connection,
 )
-from utils.ranks import rank, world_size
+from utils.files import discard_output
+from utils.ranks import world_size
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as for a command that the signal ends
 INTERRUPTED = 130  # 128 + SIGINT
+STDERR = 2  # its descriptor
 
 
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs a command and exits with its exit code, or with that of the error it raises."""
     # Ctrl-C ends the process: an import in progress may swallow a KeyboardInterrupt.
+    _prepare_streams()
+    is_one_of_several = False
     previous_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        is_one_of_several = world_size() > 1
         exit_code = main()
         sys.stdout.flush()
     except KeyboardInterrupt:
         exit_code = INTERRUPTED
     except BrokenPipeError:  # the reader of the output, as in `| head`, has exited
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output(sys.stdout)
         exit_code = CLOSED_PIPE
     except (UserError, OSError) as error:  # an OSError of a file that cannot be read or written
         logging.getLogger("run").debug("traceback of the error", exc_info=True)  # in train.log
@@ -44,17 +51,38 @@ def run_command(main: Callable[[], int | None]) -> None:
         exit_code = TRAINING_FAILED
     finally:
         signal.signal(signal.SIGINT, previous_handler)
-    if world_size() > 1:
+    if is_one_of_several:
         exit_at_once(exit_code or 0)
     sys.exit(exit_code)
+
+
+def _prepare_streams() -> None:
+    """Makes all texts printable, and lets a command run whose standard streams are closed.
+
+    Letters that the terminal's encoding lacks are printed as escapes.
+    """
+    if sys.stdout is None or sys.stderr is None:
+        # The next files that are opened must not get the numbers 1 and 2: libraries write there.
+        while os.open(os.devnull, os.O_RDWR) <= STDERR:
+            pass
+        null = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  until the exit
+        sys.stdout = sys.stdout or null
+        sys.stderr = sys.stderr or null
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # tests and notebooks replace it
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_error(error: Exception) -> None:
     """Prints an error to stderr, with the rank of the process unless it is rank 0."""
     prefix = ""
-    if rank() > 0:
-        prefix = f"[rank {rank()}] "
-    print(f"{prefix}error: {error}", file=sys.stderr)
+    number = os.environ.get("RANK") or "0"  # which may be invalid
+    if number != "0":
+        prefix = f"[rank {number}] "
+    try:
+        print(f"{prefix}error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # as in `2>&1 | head`
+        discard_output(sys.stderr)
 
 
 def exit_at_once(exit_code: int) -> None:

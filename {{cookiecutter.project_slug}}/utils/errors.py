@@ -8,7 +8,7 @@ BAD_INPUT = 2
 DATA_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 
 # What commands in advice begin with: `uv run` sets UV.
-COMMAND_PREFIX = "uv run " if "UV" in os.environ else ""
+COMMAND_PREFIX = "uv run " if os.environ.get("UV") else ""
 MAX_MESSAGE_CHARACTERS = 300
 MAX_FIRST_LINE_CHARACTERS = 150
 

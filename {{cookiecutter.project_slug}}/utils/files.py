@@ -1,9 +1,10 @@
 """Files that are complete or absent, whatever happens to the process or the machine."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 TEMPORARY_NAME = ".unfinished"
 
@@ -37,6 +38,13 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def discard_output(stream: TextIO) -> None:
+    """Discards everything that is written to a stream from now on, also at the exit of Python."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)
+
+
 def sync_to_disk(path: Path) -> None:
     """Flushes the content of a file, or the list of files of a folder, to the disk."""
     if os.name != "posix":  # Windows cannot sync a file that is open for reading only
@@ -46,12 +54,3 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def newest_first(files: Iterable[Path]) -> list[Path]:
-    """Files sorted by modification time, the newest first."""
-    return sorted(files, key=_modification_time, reverse=True)
-
-
-def _modification_time(file: Path) -> tuple[int, str]:
-    return file.stat().st_mtime_ns, file.name

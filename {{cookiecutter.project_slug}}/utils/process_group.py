@@ -51,6 +51,12 @@ def _join_process_group(device: torch.device) -> None:
     if device.type != "cpu":
         device_backend = torch.distributed.get_default_backend_for_device(device)
         backends += f",{device.type}:{device_backend}"
+    for variable in ("MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(variable):
+            raise UserError(
+                f"WORLD_SIZE = {world_size()}, but the environment variable {variable} is not set; "
+                "start the processes with torchrun, or unset WORLD_SIZE"
+            )
     distributed: Any = torch.distributed  # its functions for stores have no types
     store, _, _ = next(distributed.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
     name = _agree_on_name(store)

@@ -34,7 +34,8 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     """
     seed_global_generators(seed)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
+        if not os.environ.get("CUBLAS_WORKSPACE_CONFIG"):
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS requires it
         torch.use_deterministic_algorithms(True)
 
 

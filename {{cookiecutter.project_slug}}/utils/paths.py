@@ -1,0 +1,50 @@
+"""Paths that a user has written: in settings, on the command line, in the environment."""
+
+import re
+from argparse import ArgumentTypeError
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+IN_HOME = re.compile(r"~[^/\\]*[/\\]")
+
+
+def check_path(text: Any) -> Any:
+    """The path with the home folder in the place of ``~`` or ``~user``.
+
+    Values that are no text are returned unchanged.
+
+    Raises:
+        ValueError: if the text is empty, which would be the current folder, or there is no such
+            user.
+    """
+    if not isinstance(text, str):
+        return text
+    if not text.strip():
+        raise ValueError("the path is empty; write . for the current folder")
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError as error:
+        raise ValueError(
+            f"there is no such user; for a folder of this name, write ./{text}"
+        ) from error
+
+
+def path_argument(text: str) -> Path:
+    """The type of a path for argparse: as `check_path`."""
+    try:
+        return Path(check_path(text))
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def expand_home(values: Any) -> Any:
+    """Plain values, such as those of a YAML file, in which texts like ``~/data`` are expanded."""
+    if isinstance(values, dict):
+        return {name: expand_home(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [expand_home(value) for value in values]
+    if isinstance(values, str) and IN_HOME.match(values):
+        with suppress(RuntimeError):  # there is no such user
+            return str(Path(values).expanduser())
+    return values
