@@ -115,7 +115,7 @@ def build_training_loaders(
         loaders[name] = build_validation_set(settings, name, train.state_dict())
     for loader in loaders.values():
         loader.check()
-    broadcast_fingerprint(loaders["train"])
+        broadcast_fingerprint(loader)
     return loaders
 
 

@@ -206,6 +206,8 @@ def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
         log.info("resuming from step %d", progress.step)
     if progress.stop_reason:
         log.info("the trainer ended the run at step %d: %s", progress.step, progress.stop_reason)
+    elif trainer.stops_early and progress.step < trainer.total_steps:
+        log.info("%s; trainer.early_stop=N continues it", trainer.describe_early_stop())
     elif trainer.is_finished():
         log.info("all %d steps are done; trainer.epochs=N extends the run", progress.step)
 

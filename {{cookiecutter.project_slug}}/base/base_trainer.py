@@ -1,7 +1,6 @@
 """The abstract trainer; `BaseTrainer.fit` is the whole training loop."""
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,6 +26,7 @@ from metrics.average import MeanLoss, WeightedMeans, mean_over_batches, mean_ove
 from metrics.protocol import (
     Metric,
     check_outputs,
+    check_protocol,
     check_scalars,
     higher_is_better,
     named_results,
@@ -63,7 +63,7 @@ from storage.state import (
     stateful_objects,
 )
 from utils.device import select_autocast_dtype, select_device, to_device
-from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError
+from utils.errors import BAD_INPUT, LoadingError, NonFiniteError, UserError, naming_source
 from utils.finite import check_finite
 from utils.nested import is_plain_data, map_tensors
 from utils.outputs import answers_by_sample
@@ -179,7 +179,9 @@ class BaseTrainer(ABC):
         """What `configure_optimizers` returns."""
         _ = self.parallel_model  # FSDP2 replaces the parameters
         source = f"{type(self).__name__}.configure_optimizers"
-        optimizers: list[Any] = check_optimizers(self.configure_optimizers(), source)
+        with naming_source(source):
+            configured = self.configure_optimizers()
+        optimizers: list[Any] = check_optimizers(configured, source)
         for optimizer in optimizers:
             if has_evaluation_mode(optimizer):
                 optimizer.train()
@@ -221,7 +223,11 @@ class BaseTrainer(ABC):
     @cached_property
     def metrics(self) -> Metric:
         """What `configure_metrics` returns, on the device."""
-        return self.configure_metrics().to(self.device)
+        source = f"{type(self).__name__}.configure_metrics"
+        with naming_source(source):
+            metrics = self.configure_metrics()
+        check_protocol(metrics, source)
+        return metrics.to(self.device)
 
     # What every project defines.
 
@@ -547,9 +553,10 @@ class BaseTrainer(ABC):
                 sample_count = sum(step.sample_counts)
                 if sample_count > 0:
                     (batch,) = step.to(self.device).batches
-                    values = self.evaluation_step(model, batch) or {}
-                    check_scalars(values, self.evaluation_step)
-                    means.add(values, sample_count)
+                    values = self.evaluation_step(model, batch)
+                    if values is not None:
+                        check_scalars(values, self.evaluation_step)
+                        means.add(values, sample_count)
                 bar.update()
             results = self.collect_results(means)
         return {name: value.detach().cpu() for name, value in results.items()}
@@ -613,21 +620,39 @@ class BaseTrainer(ABC):
         self.step_schedulers(scalars[monitor])
         message = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, "
         message += f"validation {format_values(scalars)}"
-        if self.progress.validations_without_improvement == 0:  # a tie is no improvement
+        if is_best:
             message += "  (best so far)"
         log.info("%s", message)
+        if self.stops_early and self.progress.step < self.total_steps:
+            log.info("%s", self.describe_early_stop())
         self.save(is_best=is_best)  # before the figures, which take time
         self._log_figures(all_results["validation"], is_first)
         self.meter.restart_timer()
 
     @property
+    def monitored_set(self) -> str:
+        """The validation set whose metric `checkpoint.monitor` names."""
+        validation_set = self.settings.checkpoint.monitor.partition("/")[0]
+        if validation_set in self.settings.data.validation_sets:
+            return validation_set
+        return "validation"
+
+    @property
     def monitored_metric(self) -> str:
         """The metric in `checkpoint.monitor`, without the name of a validation set."""
         monitor = self.settings.checkpoint.monitor
-        validation_set, _, metric = monitor.partition("/")
-        if validation_set in self.settings.data.validation_sets:
-            return metric
-        return monitor
+        if self.monitored_set == "validation":
+            return monitor
+        return monitor.removeprefix(f"{self.monitored_set}/")
+
+    @property
+    def criterion(self) -> str:
+        """What selects the best checkpoint: the metric, its direction and the data."""
+        direction = "lowest"
+        if self.higher_is_better(self.monitored_metric):
+            direction = "highest"
+        data = self.loaders[self.monitored_set].dataset.fingerprint
+        return f"{direction} {self.settings.checkpoint.monitor} (data {data})"
 
     # When something is due.
 
@@ -679,13 +704,32 @@ class BaseTrainer(ABC):
 
     def is_finished(self) -> bool:
         """Whether all steps are made, or `trainer.early_stop` applies."""
-        patience = self.options.early_stop or math.inf
         is_over = (
             self.progress.step >= self.total_steps
-            or self.progress.validations_without_improvement >= patience
+            or self.stops_early
             or bool(self.progress.stop_reason)
         )
         return is_over and not self.validation_is_due()
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether `trainer.early_stop` applies."""
+        patience = self.options.early_stop
+        if patience is None:
+            return False
+        return self.progress.validations_without_improvement >= patience
+
+    def describe_early_stop(self) -> str:
+        """Why the run ends before its last step, and the best value."""
+        progress = self.progress
+        monitor = self.settings.checkpoint.monitor
+        best = "no value was finite"
+        if progress.best_step > 0:
+            best = f"the best value is {progress.best:.4f}, of step {progress.best_step} (best.pt)"
+        return (
+            f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not improved "
+            f"in {progress.validations_without_improvement} validations; {best}"
+        )
 
     def _ends_epoch(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0 or step == self.total_steps
@@ -846,6 +890,15 @@ class BaseTrainer(ABC):
                 f"trainer.epochs or trainer.max_steps ends the run at step {self.total_steps}, "
                 f"but it is already at step {self.progress.step}"
             )
+        criterion_before = self.progress.criterion
+        self.progress.compare_by(self.criterion)
+        if criterion_before and criterion_before != self.criterion:
+            log.warning(
+                "best.pt becomes the %s instead of the %s: the comparison starts again, also for "
+                "trainer.early_stop",
+                self.criterion,
+                criterion_before,
+            )
 
     @property
     def dataset(self) -> BaseDataset:
@@ -935,6 +988,7 @@ class BaseTrainer(ABC):
             self.validate()
         if self.progress.step == 0:
             self._seed_process()
+            self.progress.compare_by(self.criterion)
             self.save()
             self.checkpointer.finish()
             self.checkpointer.raise_failure(BAD_INPUT)

@@ -13,6 +13,7 @@ from base.base_dataset import BaseDataset, Batch
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
 from builders import build_model
+from optim.moving_average import MovingAverage, decay_after
 from optim.schedulers import build_schedule
 from sanity_check import check_trainer
 from storage.checkpoint_file import load_checkpoint
@@ -353,7 +354,7 @@ def test_learning_rates_of_training_follow_the_schedule(
     assert logged(trainer.run, "train", "lr") == pytest.approx(expected, rel=1e-6)
 
 
-# The moving average
+# Schedulers of torch
 
 
 def test_a_plateau_in_the_wrong_direction_is_reported(make_trainer: MakeTrainer) -> None:
@@ -376,6 +377,9 @@ def test_options_that_no_scheduler_changes_come_from_the_settings(
     assert group["lr"] == pytest.approx(0.001)  # as the scheduler has set it
 
 
+# The moving average
+
+
 def test_moving_average_of_the_weights_is_saved_and_evaluated(
     make_trainer: MakeTrainer, logged: Logged
 ) -> None:
@@ -386,9 +390,10 @@ def test_moving_average_of_the_weights_is_saved_and_evaluated(
     for name, value in first_weights.items():
         if value.is_floating_point():
             average[name] = value.clone()
-    for weights in later_weights:
+    for updates, weights in enumerate(later_weights, start=1):
+        decay = min(0.75, (1 + updates) / (10 + updates))  # the decay warms up
         for name in average:
-            average[name] = 0.75 * average[name] + 0.25 * weights[name]
+            average[name] = decay * average[name] + (1 - decay) * weights[name]
 
     saved = evaluation_weights(load_checkpoint(trainer.run / "checkpoints/last.pt"))
     for name, value in average.items():
@@ -400,3 +405,61 @@ def test_moving_average_of_the_weights_is_saved_and_evaluated(
     batch = all_samples(trainer.loaders["validation"].dataset)
     loss = nn.functional.cross_entropy(model(batch["input"]), batch["target"]).item()
     assert logged(trainer.run, "validation", "loss") == [pytest.approx(loss, rel=1e-4)]
+
+
+def test_the_average_follows_the_weights_before_its_decay_is_reached() -> None:
+    model = nn.Linear(1, 1)
+    average = MovingAverage(model, 0.999)
+    for step in range(101):
+        nn.init.constant_(model.weight, float(step))
+        average.update_parameters(model)
+    assert 80 < average.module.weight.item() < 100  # 0.999 alone would give 5
+    assert decay_after(10**6, 0.999) == 0.999
+
+
+class ManyTypes(nn.Module):
+    """Parameters and buffers of many dtypes, as layers of other projects have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Parameter(torch.zeros(2))
+        self.precise = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.waves = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+        self.codes = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+        self.frozen_half = nn.Parameter(torch.zeros(2, dtype=torch.half), requires_grad=False)
+        for dtype in (torch.bool, torch.int64, torch.half, torch.complex64, torch.float32):
+            self.register_buffer(str(dtype).replace(".", "_"), torch.zeros(2, dtype=dtype))
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+        self.register_buffer("lowest", torch.tensor(torch.inf))
+
+    def set_all(self, value: int) -> None:
+        """Sets all tensors except the mask to a number."""
+        for name, tensor in self.state_dict().items():
+            if name != "mask":
+                tensor.fill_(value)
+
+
+def test_numbers_are_averaged_in_their_dtype_and_everything_else_is_copied() -> None:
+    model = ManyTypes()
+    average = MovingAverage(model, 0.5)
+    average.update_parameters(model)
+    assert average.module.lowest.isinf()
+    for value in (2, 4):
+        model.set_all(value)
+        average.update_parameters(model)
+    averaged = average.module.state_dict()
+    first = 2 * (1 - 2 / 11)
+    expected = first * 3 / 12 + 4 * 9 / 12
+    for name in ("plain", "precise", "waves", "torch_complex64", "torch_float32"):
+        value = averaged[name].real.flatten()[0].item()
+        assert value == pytest.approx(expected), name
+    for name in ("codes", "frozen_half", "torch_int64", "torch_float16"):
+        assert averaged[name][0].item() == 4, name
+    assert averaged["torch_bool"].all()
+    assert torch.equal(averaged["mask"], model.state_dict()["mask"])
+    assert averaged["lowest"].item() == pytest.approx(2 * 3 / 12 + 4 * 9 / 12)
+
+
+def test_an_average_of_low_precision_parameters_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"trainer\.ema: weight .*bfloat16"):
+        MovingAverage(nn.Linear(2, 2).bfloat16(), 0.9)
