@@ -130,7 +130,13 @@ class BaseTrainer(ABC):
 
         self.progress = Progress()
         self.meter = Meter()
-        self.scaler = GradScaler(self.device.type, enabled=self.autocast_dtype == torch.half)
+        uses_half = self.autocast_dtype == torch.half
+        if uses_half and any(parameter.is_complex() for parameter in model.parameters()):
+            raise UserError(
+                "trainer.precision = 'fp16' does not support complex parameters; use "
+                "trainer.precision=bf16 or fp32"
+            )
+        self.scaler = GradScaler(self.device.type, enabled=uses_half)
         self.random_state = GlobalRandomState(self.device)
         self.run_log = RunLog(run, self.dataset.title, settings)
         self.checkpointer = Checkpointer(run / "checkpoints", settings.checkpoint, self.sharded)
