@@ -233,7 +233,7 @@ def initialize_lazy_layers(model: BaseModel, dataset: BaseDataset) -> None:
     advice = "call the model in its constructor, with inputs of the right shape, or state its sizes"
     was_training = model.training
     try:
-        with torch.no_grad(), preserve_global_rng():
+        with torch.no_grad():
             model.eval()(dataset.example)
     except USER_CODE_ERRORS as error:
         raise UserError(

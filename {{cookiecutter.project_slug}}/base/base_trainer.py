@@ -49,6 +49,7 @@ from optim.schedulers import (
     build_schedule,
     build_schedulers,
     check_direction,
+    check_schedule,
     scale_learning_rates,
 )
 from storage.checkpointer import Checkpointer
@@ -213,7 +214,10 @@ class BaseTrainer(ABC):
     @cached_property
     def schedule(self) -> Schedule | None:
         """The function in `scheduler.name`; None if it is a class of torch."""
-        return build_schedule(self.settings.scheduler, self.total_steps, self.steps_per_epoch)
+        schedule = build_schedule(self.settings.scheduler, self.total_steps, self.steps_per_epoch)
+        if schedule is not None:
+            check_schedule(schedule, self.total_steps)
+        return schedule
 
     @cached_property
     def schedulers(self) -> list[LRScheduler]:

@@ -1,5 +1,7 @@
 """The exponential moving average of a model's weights."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -18,6 +20,19 @@ def decay_after(updates: int, decay: float) -> float:
     untrained: (1 + n) / (10 + n) averages about the last ninth of n updates.
     """
     return min(decay, (1 + updates) / (10 + updates))
+
+
+def describe_short_average(decay: float, total_steps: int) -> str:
+    """What the decay reaches in a run that ends before it has risen; empty in a longer run."""
+    reached = decay_after(total_steps - 1, decay)
+    if reached == decay:
+        return ""
+    steps_needed = math.ceil((10 * decay - 1) / (1 - decay)) + 1
+    return (
+        f"trainer.ema = {decay}: the decay rises to {reached:.4g} in the {total_steps} steps of "
+        f"this run, and to {decay} from step {steps_needed} on; until then, the average covers "
+        "about the last ninth of the steps"
+    )
 
 
 class MovingAverage(AveragedModel):
