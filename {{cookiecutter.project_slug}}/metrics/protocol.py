@@ -10,6 +10,7 @@ from utils.errors import UserError
 
 COMPLEX_ADVICE = "return a real number, such as its .abs()"
 
+
 class Metric(Protocol):
     """The methods that a trainer calls; torchmetrics' Metric and MetricCollection have them too.
 

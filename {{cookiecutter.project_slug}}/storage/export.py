@@ -128,8 +128,8 @@ def _reporting_errors(file_format: str) -> Iterator[None]:
         raise
     except Exception as error:  # the exporters may raise anything
         raise UserError(
-            f"the model cannot be exported as {file_format}: {describe_error(error)}\nReturn a part "
-            "that can from the trainer's exported_model, or use another --format"
+            f"the model cannot be exported as {file_format}: {describe_error(error)}\n"
+            "Return a part that can from the trainer's exported_model, or use another --format"
         ) from error
 
 

@@ -261,6 +261,60 @@ def test_patience_of_early_stopping_is_resumed(
     assert saved_step(run) == 3 * 16
 
 
+@pytest.mark.parametrize(
+    ("change", "criterion"),
+    [("checkpoint.monitor=accuracy", "highest accuracy"), ("checkpoint.mode=max", "highest loss")],
+)
+def test_another_criterion_starts_the_comparison_again(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured, change: str, criterion: str
+) -> None:
+    run = tmp_path / "run"
+    # At such a learning rate no weight changes, so only the first validation is an improvement.
+    changes = [SMALL_MODEL, "optimizer.lr=1e-30", "trainer.epochs=9", "trainer.early_stop=1"]
+    assert train(run, *changes, "checkpoint.monitor=loss") == 0
+    first = load(run)["progress"]
+    assert (first["step"], first["best_step"]) == (2 * 16, 16)
+    output = capsys.readouterr().out
+    assert "trainer.early_stop" in output
+    assert f"{first['best']:.4f}" in output.splitlines()[-3]
+    assert command("train", "--resume", run) == 0
+    assert "trainer.early_stop" in capsys.readouterr().out
+    assert load(run)["progress"]["step"] == 2 * 16
+
+    assert command("train", "--resume", run, change) == 0
+    output = capsys.readouterr().out
+    assert criterion in output
+    assert "lowest loss" in output
+    resumed = load(run)["progress"]
+    assert resumed["step"] == 4 * 16
+    assert resumed["best_step"] == 3 * 16
+    assert saved_step(run, "best") == 3 * 16
+    assert command("train", "--resume", run, "trainer.early_stop=2") == 0
+    assert "lowest" not in capsys.readouterr().out
+    assert load(run)["progress"]["step"] == 5 * 16
+
+
+def test_other_validation_data_start_the_comparison_again(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, SMALL_MODEL, "optimizer.lr=1e-30", "trainer.epochs=1") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        original = Synthetic.__getitem__
+
+        def changed(dataset: Synthetic, index: int) -> Any:
+            sample = original(dataset, index)
+            if len(dataset) == synthetic.VALIDATION:
+                sample = {**sample, "target": sample["target"] * 0}
+            return sample
+
+        patch.setattr(Synthetic, "__getitem__", changed)
+        capsys.readouterr()
+        assert command("train", "--resume", run, "trainer.epochs=2") == 0
+    assert "trainer.early_stop" in capsys.readouterr().out
+    assert load(run)["progress"]["best_step"] == 2 * 16
+
+
 @FORKS
 def test_number_of_workers_may_change_when_a_run_resumes(
     tmp_path: Path, uninterrupted_run: Path, train: Command, command: Command
@@ -641,7 +695,7 @@ ANY_RUN = strategies.tuples(
     interrupt=strategies.sampled_from([crash, send_signal(signal.SIGTERM)]),
 )
 @settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     database=None,
