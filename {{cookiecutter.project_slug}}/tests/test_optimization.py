@@ -412,7 +412,7 @@ def test_moving_average_of_the_weights_is_saved_and_evaluated(
 
 def test_the_average_follows_the_weights_before_its_decay_is_reached() -> None:
     model = nn.Linear(1, 1)
-    average = MovingAverage(model, 0.999)
+    average: Any = MovingAverage(model, 0.999)
     for step in range(101):
         nn.init.constant_(model.weight, float(step))
         average.update_parameters(model)
@@ -444,7 +444,7 @@ class ManyTypes(nn.Module):
 
 def test_numbers_are_averaged_in_their_dtype_and_everything_else_is_copied() -> None:
     model = ManyTypes()
-    average = MovingAverage(model, 0.5)
+    average: Any = MovingAverage(model, 0.5)
     average.update_parameters(model)
     assert average.module.lowest.isinf()
     for value in (2, 4):
@@ -622,7 +622,7 @@ class WithoutRate(torch.optim.Optimizer):
     def __init__(self, params: Any) -> None:
         super().__init__(params, {})
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Does nothing."""
 
 
