@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.nn.parameter import is_lazy
+
 from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, Loaders
@@ -22,7 +25,7 @@ from storage.run_folder import run_folder_of, start_folder_of
 from storage.state import evaluation_weights, load_weights
 from storage.weights import match_weights, read_weights
 from utils.device import select_device
-from utils.errors import UserError, describe_error
+from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 from utils.process_group import (
     broadcast_object,
     check_batch_size,
@@ -129,7 +132,7 @@ def build_training_loaders(
         loaders[name] = build_validation_set(settings, name, train.state_dict())
     for loader in loaders.values():
         loader.check()
-    broadcast_fingerprint(loaders["train"])
+        broadcast_fingerprint(loader)
     return loaders
 
 
@@ -230,8 +233,37 @@ def broadcast_fingerprint(loader: BatchLoader) -> None:
 def build_model(settings: Settings, dataset: BaseDataset) -> BaseModel:
     """The network in the settings, with the parameters of `model.freeze` frozen."""
     model = construct(settings.model, BaseModel, dataset=dataset)
+    initialize_lazy_layers(model, dataset)
     model.freeze(settings.model.freeze)
     return model
+
+
+def initialize_lazy_layers(model: BaseModel, dataset: BaseDataset) -> None:
+    """Gives lazy layers their shapes, by a forward pass of the example of the data set.
+
+    The optimizer, the moving average and checkpoints need all parameters.
+
+    Raises:
+        UserError: if the model takes something else, or does not use a lazy layer.
+    """
+    if not any(is_lazy(parameter) for parameter in [*model.parameters(), *model.buffers()]):
+        return
+    name = type(model).__name__
+    advice = "call the model in its constructor, with inputs of the right shape, or state its sizes"
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(dataset.example)
+    except USER_CODE_ERRORS as error:
+        raise UserError(
+            f"{name} has lazy layers, but fails on the example of the data set: "
+            f"{describe_error(error)}; {advice}"
+        ) from error
+    finally:
+        model.train(was_training)
+    for parameter_name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise UserError(f"{name} does not use the lazy layer of {parameter_name}; {advice}")
 
 
 def build_new_model(settings: Settings, dataset: BaseDataset) -> BaseModel:

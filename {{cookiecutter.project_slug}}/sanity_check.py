@@ -165,13 +165,14 @@ def _evaluate(trial: BaseTrainer, batches: Sequence[Any]) -> dict[str, Tensor]:
         state_before = digest(metrics)
         for batch in batches:
             values = trial.evaluation_step(model, batch)
-            if values is None and digest(metrics) == state_before:
+            if not values and digest(metrics) == state_before:
                 raise UserError(
                     f"{type(trial).__name__}.evaluation_step returns nothing and does not update "
                     "self.metrics; return scalars by name, or call self.metrics.update(...)"
                 )
-            check_scalars(values or {}, trial.evaluation_step)
-            means.add(values or {}, weight=1)
+            if values is not None:
+                check_scalars(values, trial.evaluation_step)
+                means.add(values, weight=1)
         results = trial.collect_results(means)
         metrics.reset()
     return results
@@ -271,9 +272,19 @@ def _check_monitor(trial: BaseTrainer, results: Mapping[str, Tensor]) -> None:
     names = list(metrics)
     for validation_set in trial.settings.data.validation_sets:
         names += [f"{validation_set}/{metric}" for metric in metrics]
+    if not names:
+        raise UserError(
+            f"checkpoint.monitor = {monitor!r}: no result of an evaluation is a single number, but "
+            f"{', '.join(results)} have several; add a scalar, such as a mean"
+        )
     if monitor not in names:
         raise UserError(f"checkpoint.monitor = {monitor!r}: use one of {', '.join(names)}")
-    trial.higher_is_better(trial.monitored_metric)
+    direction: Any = trial.higher_is_better(trial.monitored_metric)
+    if not isinstance(direction, bool):
+        raise UserError(
+            f"{type(trial).__name__}.higher_is_better({trial.monitored_metric!r}) returned "
+            f"{direction!r}; return True or False, or set checkpoint.mode"
+        )
 
 
 # Contexts

@@ -208,14 +208,27 @@ def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
     log.info("%s on %s", trainer.dataset.title, describe_device(trainer))
     if settings.trainer.compile:
         log.info("trainer.compile: the first steps wait until the model is compiled")
+    if settings.trainer.ema is not None:
+        describe_average(settings.trainer.ema, trainer.total_steps)
     log.info("run folder: %s", trainer.run)
     progress = trainer.progress
     if progress.step > 0:
         log.info("resuming from step %d", progress.step)
     if progress.stop_reason:
         log.info("the trainer ended the run at step %d: %s", progress.step, progress.stop_reason)
+    elif trainer.stops_early and progress.step < trainer.total_steps:
+        log.info("%s; trainer.early_stop=N continues it", trainer.describe_early_stop())
     elif trainer.is_finished():
         log.info("all %d steps are done; trainer.epochs=N extends the run", progress.step)
+
+
+def describe_average(decay: float, total_steps: int) -> None:
+    """Logs what the moving average covers in a run that is too short for its decay."""
+    from optim.moving_average import describe_short_average
+
+    description = describe_short_average(decay, total_steps)
+    if description:
+        log.info("%s", description)
 
 
 def describe_end(trainer: "BaseTrainer") -> int:

@@ -1,7 +1,6 @@
 """The abstract trainer; `BaseTrainer.fit` is the whole training loop."""
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,6 +27,7 @@ from metrics.average import MeanLoss, WeightedMeans, mean_over_batches, mean_ove
 from metrics.protocol import (
     Metric,
     check_outputs,
+    check_protocol,
     check_scalars,
     higher_is_better,
     named_results,
@@ -50,6 +50,7 @@ from optim.schedulers import (
     build_schedule,
     build_schedulers,
     check_direction,
+    check_schedule,
     scale_learning_rates,
 )
 from storage.checkpointer import Checkpointer
@@ -65,7 +66,7 @@ from storage.state import (
     stateful_objects,
 )
 from utils.device import select_autocast_dtype, select_device, to_device
-from utils.errors import BAD_INPUT, UserError
+from utils.errors import BAD_INPUT, UserError, naming_source
 from utils.finite import check_finite
 from utils.nested import is_plain_data, map_tensors
 from utils.outputs import answers_by_sample
@@ -136,7 +137,13 @@ class BaseTrainer(ABC):
         self.progress = Progress()
         self._saved_progress: dict[str, Any] = {}
         self.meter = Meter()
-        self.scaler = GradScaler(self.device.type, enabled=self.autocast_dtype == torch.half)
+        uses_half = self.autocast_dtype == torch.half
+        if uses_half and any(parameter.is_complex() for parameter in model.parameters()):
+            raise UserError(
+                "trainer.precision = 'fp16' does not support complex parameters; use "
+                "trainer.precision=bf16 or fp32"
+            )
+        self.scaler = GradScaler(self.device.type, enabled=uses_half)
         self.random_state = GlobalRandomState(self.device)
         self.run_log = RunLog(run, self.dataset.title, settings)
         self.checkpointer = Checkpointer(run / "checkpoints", settings.checkpoint, self.sharded)
@@ -185,7 +192,9 @@ class BaseTrainer(ABC):
         """What `configure_optimizers` returns."""
         _ = self.parallel_model  # FSDP2 replaces the parameters
         source = f"{type(self).__name__}.configure_optimizers"
-        optimizers: list[Any] = check_optimizers(self.configure_optimizers(), source)
+        with naming_source(source):
+            configured = self.configure_optimizers()
+        optimizers: list[Any] = check_optimizers(configured, source)
         for optimizer in optimizers:
             if has_evaluation_mode(optimizer):
                 optimizer.train()
@@ -211,7 +220,10 @@ class BaseTrainer(ABC):
     @cached_property
     def schedule(self) -> Schedule | None:
         """The function in `scheduler.name`; None if it is a class of torch."""
-        return build_schedule(self.settings.scheduler, self.total_steps, self.steps_per_epoch)
+        schedule = build_schedule(self.settings.scheduler, self.total_steps, self.steps_per_epoch)
+        if schedule is not None:
+            check_schedule(schedule, self.total_steps)
+        return schedule
 
     @cached_property
     def schedulers(self) -> list[LRScheduler]:
@@ -227,7 +239,11 @@ class BaseTrainer(ABC):
     @cached_property
     def metrics(self) -> Metric:
         """What `configure_metrics` returns, on the device."""
-        return self.configure_metrics().to(self.device)
+        source = f"{type(self).__name__}.configure_metrics"
+        with naming_source(source):
+            metrics = self.configure_metrics()
+        check_protocol(metrics, source)
+        return metrics.to(self.device)
 
     # What every project defines.
 
@@ -569,9 +585,10 @@ class BaseTrainer(ABC):
                 if sample_count > 0:
                     (batch,) = step.to(self.device).batches
                     with naming_invalid_labels(loader, split, number):
-                        values = self.evaluation_step(model, batch) or {}
-                    check_scalars(values, self.evaluation_step)
-                    means.add(values, sample_count)
+                        values = self.evaluation_step(model, batch)
+                    if values is not None:
+                        check_scalars(values, self.evaluation_step)
+                        means.add(values, sample_count)
                 bar.update()
 
     def collect_results(self, means: WeightedMeans) -> dict[str, Tensor]:
@@ -626,13 +643,29 @@ class BaseTrainer(ABC):
         self.meter.restart_timer()
 
     @property
+    def monitored_set(self) -> str:
+        """The validation set whose metric `checkpoint.monitor` names."""
+        validation_set = self.settings.checkpoint.monitor.partition("/")[0]
+        if validation_set in self.settings.data.validation_sets:
+            return validation_set
+        return "validation"
+
+    @property
     def monitored_metric(self) -> str:
         """The metric in `checkpoint.monitor`, without the name of a validation set."""
         monitor = self.settings.checkpoint.monitor
-        validation_set, _, metric = monitor.partition("/")
-        if validation_set in self.settings.data.validation_sets:
-            return metric
-        return monitor
+        if self.monitored_set == "validation":
+            return monitor
+        return monitor.removeprefix(f"{self.monitored_set}/")
+
+    @property
+    def criterion(self) -> str:
+        """What selects the best checkpoint: the metric, its direction and the data."""
+        direction = "lowest"
+        if self.higher_is_better(self.monitored_metric):
+            direction = "highest"
+        data = self.loaders[self.monitored_set].dataset.fingerprint
+        return f"{direction} {self.settings.checkpoint.monitor} (data {data})"
 
     # When something is due.
 
@@ -684,13 +717,32 @@ class BaseTrainer(ABC):
 
     def is_finished(self) -> bool:
         """Whether all steps are made, or `trainer.early_stop` applies."""
-        patience = self.options.early_stop or math.inf
         is_over = (
             self.progress.step >= self.total_steps
-            or self.progress.validations_without_improvement >= patience
+            or self.stops_early
             or bool(self.progress.stop_reason)
         )
         return is_over and not self.validation_is_due()
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether `trainer.early_stop` applies."""
+        patience = self.options.early_stop
+        if patience is None:
+            return False
+        return self.progress.validations_without_improvement >= patience
+
+    def describe_early_stop(self) -> str:
+        """Why the run ends before its last step, and the best value."""
+        progress = self.progress
+        monitor = self.settings.checkpoint.monitor
+        best = "no value was finite"
+        if progress.best_step > 0:
+            best = f"the best value is {progress.best:.4f}, of step {progress.best_step} (best.pt)"
+        return (
+            f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not improved "
+            f"in {progress.validations_without_improvement} validations; {best}"
+        )
 
     def _ends_epoch(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0 or step == self.total_steps
@@ -856,6 +908,15 @@ class BaseTrainer(ABC):
                 f"trainer.epochs or trainer.max_steps ends the run at step {self.total_steps}, "
                 f"but it is already at step {self.progress.step}"
             )
+        criterion_before = self.progress.criterion
+        self.progress.compare_by(self.criterion)
+        if criterion_before and criterion_before != self.criterion:
+            log.warning(
+                "best.pt becomes the %s instead of the %s: the comparison starts again, also for "
+                "trainer.early_stop",
+                self.criterion,
+                criterion_before,
+            )
 
     @property
     def dataset(self) -> BaseDataset:
@@ -945,6 +1006,7 @@ class BaseTrainer(ABC):
             self.validate()
         if self.progress.step == 0:
             self._seed_process()
+            self.progress.compare_by(self.criterion)
             self.save()
             self.checkpointer.finish()
             self.checkpointer.raise_failure(BAD_INPUT)
@@ -981,7 +1043,7 @@ class BaseTrainer(ABC):
             raise
 
     def _record_validation(self, all_results: Mapping[str, Mapping[str, Tensor]]) -> bool:
-        """Records and logs the results of a validation; whether the model is as good as the best.
+        """Records and logs the results of a validation; whether the model is the best so far.
 
         They are logged last: after an error, the validation is repeated.
         """
@@ -1000,9 +1062,11 @@ class BaseTrainer(ABC):
             self.run_log.scalars(split, self.epoch, self.progress.step, values)
         message = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, "
         message += f"validation {format_values(monitorable)}"
-        if self.progress.validations_without_improvement == 0:  # a tie is no improvement
+        if is_best:
             message += "  (best so far)"
         log.info("%s", message)
+        if self.stops_early and self.progress.step < self.total_steps:
+            log.info("%s", self.describe_early_stop())
         return is_best
 
     def _log_figures(self, results: Mapping[str, Tensor], is_first: bool) -> None:

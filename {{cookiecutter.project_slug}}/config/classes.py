@@ -58,7 +58,7 @@ def find_component(section: type[ClassSection], name: str) -> Any:
             return library_class
         if section.functions or section.libraries:
             raise UserError(f"there is no such name{_suggestions(name, list_names(section))}")
-    return find_class(section.package, name, section.base)
+    return find_class(section.package, name, section.project_base or section.base)
 
 
 def _functions_of_file(

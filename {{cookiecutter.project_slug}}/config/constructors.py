@@ -241,7 +241,13 @@ def _type_name(annotation: Any) -> str:
 
 
 def _is_plain(annotation: Any) -> bool:
-    """Whether YAML can express values of a type: pydantic has a JSON schema for it."""
+    """Whether YAML can express values of a type: pydantic has a JSON schema for it.
+
+    Of the alternatives in a union, one must have values besides None.
+    """
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        alternatives = [other for other in typing.get_args(annotation) if other is not type(None)]
+        return any(_is_plain(alternative) for alternative in alternatives)
     try:
         pydantic.TypeAdapter(annotation).json_schema()
     except Exception:  # pydantic's errors, and those of a type's own hooks

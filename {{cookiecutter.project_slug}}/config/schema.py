@@ -49,6 +49,7 @@ class ClassSection(Section):
         package: the folder that contains the class.
         base: the class that it derives from, by its dotted path. It is text, because importing it
             would import torch.
+        project_base: the same for the classes in the folder, if theirs is another one.
         given: the arguments that code passes to the constructor, which are therefore not settings.
         positional: the number of leading parameters of a function that code passes as well.
         functions: a file in the folder whose functions can be named as well, without a prefix.
@@ -62,6 +63,7 @@ class ClassSection(Section):
 
     package: ClassVar[str]
     base: ClassVar[str]
+    project_base: ClassVar[str] = ""
     given: ClassVar[frozenset[str]]
     functions: ClassVar[str] = ""
     positional: ClassVar[int] = 0
@@ -140,6 +142,7 @@ class LossSettings(ClassSection):
     package = "model"
     functions = "losses"
     base = "torch.nn.modules.loss._Loss"  # the base class of the losses of torch.nn
+    project_base = "torch.nn.Module"
     given = frozenset({"weight", "scale", "reduction"})
     positional = 2  # the outputs and the targets
     libraries = ("torch.nn",)

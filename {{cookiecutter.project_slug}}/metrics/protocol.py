@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 
+COMPLEX_ADVICE = "return a real number, such as its .abs()"
+
 
 class Metric(Protocol):
     """The methods that a trainer calls; torchmetrics' Metric and MetricCollection have them too.
@@ -29,12 +31,44 @@ class Metric(Protocol):
         """Moves the state to a device."""
 
 
+def check_protocol(metrics: Any, source: str) -> None:
+    """Checks that an object has the methods of a metric.
+
+    Args:
+        metrics: what a method has returned.
+        source: the name of the method, for messages.
+
+    Raises:
+        UserError: if a method is missing.
+    """
+    for method in ("reset", "update", "compute", "to"):
+        if not callable(getattr(metrics, method, None)) or isinstance(metrics, dict):
+            raise UserError(
+                f"{source} returned an object of the type {type(metrics).__name__} without the "
+                f"method `{method}`; return one metric, or several as "
+                "torchmetrics.MetricCollection({...})"
+            )
+
+
 def named_results(metrics: Metric) -> dict[str, Tensor]:
-    """The results of the metrics by name; a single one gets the name of its class."""
+    """The results of the metrics by name; a single one gets the name of its class.
+
+    Raises:
+        UserError: if a result is not a tensor of real numbers.
+    """
     results = metrics.compute()
-    if isinstance(results, Mapping):
-        return dict(results)
-    return {type(metrics).__name__: results}
+    kind = type(metrics).__name__
+    if not isinstance(results, Mapping):
+        results = {kind: results}
+    for name, value in results.items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"{kind}.compute: {name!r} is an object of the type {type(value).__name__}; return "
+                "a tensor, or a dict of tensors that are not nested"
+            )
+        if value.is_complex() and value.numel() == 1:
+            raise UserError(f"{kind}.compute: {name!r} is complex; {COMPLEX_ADVICE}")
+    return dict(results)
 
 
 def check_outputs(outputs: Any, step: Callable[..., Any]) -> None:
@@ -67,6 +101,8 @@ def check_scalars(values: Any, step: Callable[..., Any]) -> None:
                 "tensor; "
                 "return the tensor itself, without .item()"
             )
+        if value.is_complex():
+            raise UserError(f"{_name_of(step)}: {name!r} is complex; {COMPLEX_ADVICE}")
         if value.ndim > 0:
             raise UserError(
                 f"{_name_of(step)}: {name!r} has the shape {tuple(value.shape)}; return a scalar, "
@@ -85,7 +121,7 @@ def _name_of(step: Callable[..., Any]) -> str:
 
 def scalar_results(results: Mapping[str, Tensor]) -> dict[str, float]:
     """Returns the results that are single numbers; these are logged and can be monitored."""
-    return {name: value.item() for name, value in results.items() if value.numel() == 1}
+    return {name: float(value) for name, value in results.items() if value.numel() == 1}
 
 
 def higher_is_better(metrics: Metric, name: str) -> bool | None:
@@ -97,20 +133,21 @@ def higher_is_better(metrics: Metric, name: str) -> bool | None:
     """
     if isinstance(metrics, nn.ModuleDict):  # a MetricCollection; importing torchmetrics takes 1.5 s
         return _direction_in_collection(metrics, name)
-    directions = getattr(metrics, "higher_is_better", None)
-    if isinstance(directions, Mapping):
-        return directions.get(name)
-    return _direction_of(metrics)
+    stated = getattr(metrics, "higher_is_better", None)
+    if isinstance(stated, Mapping):
+        stated = stated.get(name)
+    return _as_direction(stated)
 
 
 def _direction_in_collection(collection: nn.ModuleDict, name: str) -> bool | None:
     names = list(collection.keys())  # with the collection's prefix and postfix
     if name not in names:  # it is one of several results of a metric
         return None
-    return _direction_of(collection[name])
+    return _as_direction(getattr(collection[name], "higher_is_better", None))
 
 
-def _direction_of(metric: object) -> bool | None:
-    """Returns the direction that a metric states; torchmetrics' MeanMetric, say, states None."""
-    direction = getattr(metric, "higher_is_better", None)
-    return direction if isinstance(direction, bool) else None
+def _as_direction(stated: Any) -> bool | None:
+    """What a metric states, if that is a boolean; torchmetrics' MeanMetric, say, states None."""
+    if isinstance(stated, bool):
+        return stated
+    return None

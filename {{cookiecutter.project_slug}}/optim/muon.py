@@ -10,7 +10,7 @@ Group = dict[str, Any]
 
 
 class MuonAndAdamW(Optimizer):
-    """Orthogonalised momentum for matrices, and AdamW for all other parameters.
+    """Orthogonalised momentum for real matrices, and AdamW for all other parameters.
 
     Jordan et al., 2024, "Muon: an optimizer for hidden layers". The two optimizers share the
     parameter groups and the state of this one.
@@ -39,8 +39,13 @@ class MuonAndAdamW(Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group for the matrices, and one for all other parameters."""
         parameters = list(param_group["params"])
-        matrices = [parameter for parameter in parameters if parameter.ndim == 2]
-        others = [parameter for parameter in parameters if parameter.ndim != 2]
+        matrices = []
+        others = []
+        for parameter in parameters:
+            if parameter.ndim == 2 and not parameter.is_complex():  # Muon takes real ones only
+                matrices.append(parameter)
+            else:
+                others.append(parameter)
         if matrices:
             super().add_param_group({**param_group, "params": matrices, "is_matrix": True})
         if others:

@@ -54,8 +54,20 @@ def check_optimizers(value: Any, source: str) -> list[Optimizer]:
         source: the name of the method, for messages.
 
     Raises:
-        UserError: if it is anything else, or an empty list.
+        UserError: if it is anything else, or an empty list, or there are no learning rates.
     """
+    optimizers = _as_list(value, source)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if "lr" not in group:
+                raise UserError(
+                    f"{source}: the parameter groups of {type(optimizer).__name__} have no `lr`, "
+                    "which schedules change and the log contains; pass it in `defaults`"
+                )
+    return optimizers
+
+
+def _as_list(value: Any, source: str) -> list[Optimizer]:
     if isinstance(value, Optimizer):
         return [value]
     advice = "return an optimizer of torch, or a list of them"

@@ -62,8 +62,19 @@ def parameter_groups(
     _check_patterns(model, patterns)
     used_groups = [group for group in groups.values() if group["params"]]
     if not used_groups:
-        raise UserError("the model has no parameter to train; check model.freeze")
+        raise UserError(_nothing_to_train(model))
     return used_groups
+
+
+def _nothing_to_train(model: nn.Module) -> str:
+    name = type(model).__name__
+    frozen = len(list(model.parameters()))
+    if frozen == 0:
+        return f"{name} has no parameters, so there is nothing to train; add layers to it"
+    return (
+        f"all {frozen} parameters of {name} are frozen, so there is nothing to train; leave some "
+        "out of model.freeze, and set requires_grad=True for them"
+    )
 
 
 def _first_match(name: str, patterns: Mapping[str, Any]) -> str:

@@ -12,9 +12,10 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 from config.classes import find_component
 from config.constructors import changed_arguments, constructor_parameters
 from config.schema import SchedulerSettings
-from utils.errors import UserError
+from utils.errors import UserError, naming_source
 
 Schedule = Callable[[int], float]
+MAX_CHECKED_STEPS = 1000
 
 
 def build_schedule(
@@ -23,7 +24,8 @@ def build_schedule(
     """The schedule as a function of the step; None if the settings name a class of torch.
 
     Raises:
-        UserError: if a class of torch is combined with `scheduler.warmup`.
+        UserError: if a class of torch is combined with `scheduler.warmup`. The schedule itself
+            raises one if its function fails, or returns no finite number.
     """
     function: Any = find_component(SchedulerSettings, options.name)
     if not inspect.isfunction(function):
@@ -47,9 +49,25 @@ def build_schedule(
             return options.start + (1 - options.start) * progress
         progress = (step - warmup_steps) / (total_steps - warmup_steps)
         varying = _accepted(function, {"step": step, "progress": progress})
-        return float(function(**arguments, **varying))
+        source = f"scheduler.name = {options.name!r}: step {step + 1} of {total_steps}"
+        with naming_source(source):
+            factor = float(function(**arguments, **varying))
+        if not (math.isfinite(factor) and factor >= 0):
+            raise UserError(f"{source} has the rate {factor}; return a finite number >= 0")
+        return factor
 
     return schedule
+
+
+def check_schedule(schedule: Schedule, total_steps: int) -> None:
+    """Computes up to a thousand rates of a run, so that errors show before training.
+
+    Raises:
+        UserError: if one is not a finite number, or the function fails.
+    """
+    stride = max(1, total_steps // MAX_CHECKED_STEPS)
+    for step in (*range(0, total_steps, stride), total_steps - 1):
+        schedule(step)
 
 
 def build_schedulers(

@@ -25,7 +25,7 @@ from logger.console import log
 from utils.errors import UserError
 from utils.files import replacing
 
-FORMAT = 3
+FORMAT = 4
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 

@@ -52,6 +52,11 @@ class Checkpointer:
         """Why the last save failed in this process; empty if it did not."""
         return self._failure
 
+    def saved_steps(self) -> list[int]:
+        """The steps of the checkpoints ``step_*.pt``."""
+        steps = [step_in_name(file) for file in self.folder.glob("step_*.pt")]
+        return [step for step in steps if step is not None]
+
     def is_due(self, step: int, is_log_step: bool) -> bool:
         """Whether to save within an epoch; the answer is the same in all processes.
 

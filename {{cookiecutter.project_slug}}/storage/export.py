@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from storage.dynamic_axes import Axis, AxisGroup, find_axis_groups, run_model
 from storage.example_inputs import BATCH, ModelInputs
@@ -69,6 +70,7 @@ def export_weights(model: nn.Module, file: Path, about: Mapping[str, Any]) -> Ex
         file: the file, which exists only after it was verified.
         about: plain data that is included in the file as JSON.
     """
+    check_weights_exist(model)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as temporary:
         write_safetensors(model, temporary, about)
@@ -92,8 +94,10 @@ def export_model(
             by more than rounding errors.
     """
     check_hooks(model)
-    model.requires_grad_(False)  # a program that loads the file does not train
-    with _without_fast_path():
+    check_weights_exist(model)
+    for parameter in model.parameters():  # a program that loads the file does not train
+        parameter.requires_grad_(False)
+    with _without_fast_path(), _reporting_errors(file_format):
         outputs = _check_model(model, inputs)
         traceable = model
         if not is_plain(outputs):
@@ -113,6 +117,30 @@ def export_model(
             for group in rejected:
                 fixed.update(dict.fromkeys(group.axes, reason))
             groups = [group for group in groups if group not in rejected]
+
+
+@contextmanager
+def _reporting_errors(file_format: str) -> Iterator[None]:
+    """Reports an error of an exporter, such as one in writing an unusual tensor, in one line."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # the exporters may raise anything
+        raise UserError(
+            f"the model cannot be exported as {file_format}: {describe_error(error)}\n"
+            "Return a part that can from the trainer's exported_model, or use another --format"
+        ) from error
+
+
+def check_weights_exist(model: nn.Module) -> None:
+    """Raises a UserError for a parameter or buffer of a lazy layer that no batch has passed."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise UserError(
+                f"{name} of the model has no shape yet: it is of a lazy layer that is not used; "
+                "remove it, or use it in forward"
+            )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -17,6 +17,7 @@ from utils.outputs import named_outputs
 
 MAX_ONNX_BYTES = 2**31 - 2**20  # of a Protocol Buffers file, with some room for the graph
 MAX_REASON_CHARACTERS = 300
+ADVICE_FOR_WEIGHTS = "return a part without it from the trainer's exported_model"
 
 # From the inputs by name to the outputs by name.
 Predictor = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -118,15 +119,39 @@ def write_safetensors(model: nn.Module, file: Path, about: Mapping[str, Any]) ->
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor) or value.layout != torch.strided:
+            kind = type(value).__name__
+            if isinstance(value, Tensor):
+                kind = str(value.layout).removeprefix("torch.")
             raise UserError(
-                f"safetensors files contain dense tensors only, but {name} of the model is "
-                f"{type(value).__name__}; return a part without it from the trainer's "
-                "exported_model"
+                f"safetensors files contain dense tensors only, but {name} of the model is {kind}; "
+                f"{ADVICE_FOR_WEIGHTS}"
             )
         weights[name] = value.detach().clone(memory_format=torch.contiguous_format)
-    save_file(weights, file, metadata={"about": json.dumps(about)})
+    file.write_bytes(_as_safetensors(weights, {"about": json.dumps(about)}))
     stored = load_file(file)
-    is_equal = stored.keys() == weights.keys()
-    for name, value in stored.items():
-        if not is_equal or not torch.equal(value.nan_to_num(), weights[name].nan_to_num()):
+    for name, value in weights.items():
+        if name not in stored or not torch.equal(_bytes_of(value), _bytes_of(stored[name])):
             raise UserError(f"{name} in the safetensors file differs from the model's")
+
+
+def _as_safetensors(weights: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The content of a safetensors file.
+
+    Raises:
+        UserError: that names a tensor with a dtype that the format does not have.
+    """
+    for name, value in weights.items():
+        try:
+            save({name: value[..., :0] if value.ndim else value})
+        except Exception as error:  # a KeyError for most of them
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise UserError(
+                f"safetensors files cannot contain {name} of the model, which is {dtype} on "
+                f"{value.device}; {ADVICE_FOR_WEIGHTS}"
+            ) from error
+    return save(dict(weights), metadata)
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    """The memory of a tensor, uint8, shape (bytes,); it also compares NaN."""
+    return tensor.reshape(-1).view(torch.uint8)

@@ -13,7 +13,9 @@ class Progress:
     Attributes:
         step: optimizer steps that have been made.
         validated_step: the step at which the last validation ended.
+        criterion: what the best value is the best of: metric, direction and data.
         best: the best value of `checkpoint.monitor`; NaN before the first finite one.
+        best_step: the step of that value; 0 before the first finite one.
         validations_without_improvement: validations since that value.
         skipped_steps: steps that were undone because of a non-finite value.
         stop_reason: why the trainer has ended the run before its last step, or empty.
@@ -21,23 +23,36 @@ class Progress:
 
     step: int = 0
     validated_step: int = 0
+    criterion: str = ""
     best: float = math.nan
+    best_step: int = 0
     validations_without_improvement: int = 0
     skipped_steps: int = 0
     stop_reason: str = ""
 
-    def record_validation(self, value: float, higher_is_better: bool) -> bool:
-        """Records the monitored value of a validation; returns whether it equals the best one.
+    def compare_by(self, criterion: str) -> None:
+        """Forgets the best value and the patience if they are of another criterion."""
+        if criterion != self.criterion:
+            self.criterion = criterion
+            self.best = math.nan
+            self.best_step = 0
+            self.validations_without_improvement = 0
 
-        A value that equals the best one is no improvement, but its checkpoint becomes the best.
+    def record_validation(self, value: float, higher_is_better: bool) -> bool:
+        """Records the monitored value of a validation; returns whether it is an improvement.
+
+        Only a finite value that is better than the best one is an improvement. This alone decides
+        on ``best.pt``, on the patience of early stopping and on the wording of the log.
         """
         self.validated_step = self.step
-        if self._is_improvement(value, higher_is_better):
+        is_improvement = self._is_improvement(value, higher_is_better)
+        if is_improvement:
             self.best = value
+            self.best_step = self.step
             self.validations_without_improvement = 0
         else:
             self.validations_without_improvement += 1
-        return value == self.best
+        return is_improvement
 
     def _is_improvement(self, value: float, higher_is_better: bool) -> bool:
         if not math.isfinite(value):

@@ -10,7 +10,6 @@ from utils.errors import (
     first_line,
     is_lost_connection,
 )
-from utils.files import newest_first
 from utils.process_group import all_processes_fail
 from utils.ranks import world_size
 from utils.signals import StopSignals
@@ -74,13 +73,12 @@ class SavingOnError:
                 log.info("the state after step %d is saved; %s", step, resume)
                 return
             log.warning("the state after step %d could not be saved: %s", step, problem)
-        files = newest_first(self.trainer.checkpointer.folder.glob("step_*.pt"))
-        if files:
-            saved_step = int(files[0].stem.removeprefix("step_"))
+        saved_steps = self.trainer.checkpointer.saved_steps()
+        if saved_steps:
             log.info(
                 "the last checkpoint is that of step %d, and a resumed run repeats the steps since "
                 "then (checkpoint.every_steps and every_minutes save more often); %s",
-                saved_step,
+                max(saved_steps),
                 resume,
             )
 

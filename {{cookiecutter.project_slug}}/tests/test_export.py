@@ -736,6 +736,49 @@ def test_an_operator_that_onnx_lacks_is_an_error_that_names_it(tmp_path: Path) -
     assert "--format pt2" in message
 
 
+UNUSUAL_BUFFERS = {
+    "complex128": lambda: torch.zeros(2, dtype=torch.complex128),
+    "sparse_csr": lambda: torch.eye(3).to_sparse_csr(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("kind", UNUSUAL_BUFFERS)
+def test_a_tensor_that_a_format_does_not_have_is_an_error_that_names_it(
+    tmp_path: Path, kind: str
+) -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("table", UNUSUAL_BUFFERS[kind]())
+    message = refused(export_weights, model, tmp_path / "a.safetensors", {}, folder=tmp_path)
+    assert "table" in message
+    assert kind in message
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_an_error_in_writing_a_file_is_reported_in_two_lines(file: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("table", UNUSUAL_BUFFERS["sparse_csr"]())
+    message = refused(export, model, torch.zeros(1, 2), file, folder=file.parent.parent)
+    assert file.suffix[1:] in message
+
+
+def test_the_smallest_and_the_rarest_dtypes_are_written_as_weights(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.register_buffer("scale", torch.tensor(2.0).to(torch.float8_e4m3fn))
+    model.register_buffer("missing", torch.tensor([torch.nan]))
+    model.register_buffer("waves", torch.ones(2, dtype=torch.complex64))
+    export_weights(model, tmp_path / "a.safetensors", {})
+    stored = load_file(tmp_path / "a.safetensors")
+    assert stored["scale"].float() == 2
+    assert stored["waves"].dtype == torch.complex64
+
+
+def test_a_lazy_layer_that_is_not_used_is_an_error_that_names_it(file: Path) -> None:
+    model = nn.ModuleDict({"unused": nn.LazyLinear(2)})
+    folder = file.parent.parent
+    assert "unused.weight" in refused(export_weights, model, file, {}, folder=folder)
+
+
 def test_a_file_that_differs_from_the_model_is_not_kept(file: Path) -> None:
     class Inconsistent(nn.Linear):
         def forward(self, input: Tensor) -> Tensor:

@@ -314,3 +314,24 @@ def test_a_loss_with_parameters_is_rejected(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(losses, "Learned", Learned, raising=False)
     with pytest.raises(UserError, match=r"losses\.Learned.*parameters.*model"):
         make_loss(name="losses.Learned")
+
+
+def test_a_module_of_the_project_needs_no_base_class_of_losses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Scaled(nn.Module):
+        """The cross entropy times a factor."""
+
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+            return self.factor * nn.functional.cross_entropy(outputs, target)
+
+    Scaled.__module__ = losses.__name__
+    monkeypatch.setattr(losses, "Scaled", Scaled, raising=False)
+    logits = torch.randn(4, 3)
+    target = torch.tensor([0, 1, 2, 0])
+    found = make_loss(name="losses.Scaled", factor=2.0)(logits, target)
+    torch.testing.assert_close(found, 2 * nn.functional.cross_entropy(logits, target))

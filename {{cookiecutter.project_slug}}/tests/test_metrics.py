@@ -274,3 +274,93 @@ def test_a_monitored_metric_without_a_direction_is_reported_before_training(
     trainer = make_trainer("checkpoint.monitor=mean", kind=WithTorchmetrics)
     with pytest.raises(UserError, match=r"checkpoint\.monitor.*'mean'.*checkpoint\.mode=max"):
         check_trainer(trainer)
+
+
+class Nested(Undirected):
+    """A metric with nested results."""
+
+    def compute(self) -> Any:
+        return {"classes": {"first": torch.tensor(1.0)}}
+
+
+class WithNumbers(Undirected):
+    """A metric with Python numbers."""
+
+    higher_is_better = {"mean": "yes"}  # noqa: RUF012  no boolean
+
+    def compute(self) -> Any:
+        return {"mean": 0.5}
+
+
+class ComplexMean(Undirected):
+    """A metric with a complex result."""
+
+    def compute(self) -> Any:
+        return {"mean": torch.tensor(1j)}
+
+
+class Vector(Undirected):
+    """A metric without a scalar."""
+
+    def compute(self) -> Any:
+        return {"per_class": torch.ones(3)}
+
+
+def fails() -> Any:
+    raise ValueError("num_classes is missing")
+
+
+CONFIGURED: dict[str, tuple[Callable[[], Any], str]] = {
+    "dict": (lambda: {"accuracy": classification.MulticlassAccuracy(10)}, "dict.*MetricColl"),
+    "none": (lambda: None, "NoneType"),
+    "module": (lambda: nn.ModuleDict({"mean": MeanMetric()}), "ModuleDict.*`reset`"),
+    "error": (fails, "ValueError: num_classes is missing"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_an_error_in_configure_metrics_names_the_method(
+    make_trainer: Callable[..., Any], name: str
+) -> None:
+    configure, part = CONFIGURED[name]
+
+    class Configured(Classifier):
+        def configure_metrics(self) -> Any:
+            return configure()
+
+    with pytest.raises(UserError, match=rf"^Configured\.configure_metrics .*{part}"):
+        check_trainer(make_trainer(kind=Configured))
+
+
+@pytest.mark.parametrize(
+    ("metric", "part"),
+    [
+        (Nested, r"Nested\.compute.*'classes'.*dict"),
+        (WithNumbers, r"WithNumbers\.compute.*'mean'.*float"),
+        (ComplexMean, r"ComplexMean\.compute.*'mean'.*complex"),
+        (Vector, r"checkpoint\.monitor.*per_class"),
+    ],
+)
+def test_results_that_are_no_real_tensors_are_reported_before_training(
+    make_trainer: Callable[..., Any], metric: Any, part: str
+) -> None:
+    class Measured(Plain):
+        def configure_metrics(self) -> Any:
+            return metric()
+
+    with pytest.raises(UserError, match=part):
+        check_trainer(make_trainer("checkpoint.monitor=mean", kind=Measured))
+
+
+def test_a_direction_is_a_boolean() -> None:
+    metric: Any = WithNumbers()
+    assert higher_is_better(metric, "mean") is None
+
+
+def test_a_trainer_that_returns_no_direction_is_reported(make_trainer: Callable[..., Any]) -> None:
+    class Undecided(Classifier):
+        def higher_is_better(self, name: str) -> Any:
+            return None
+
+    with pytest.raises(UserError, match=r"Undecided\.higher_is_better\('loss'\).*None"):
+        check_trainer(make_trainer("checkpoint.monitor=loss", kind=Undecided))

@@ -10,15 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch
+from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
-from builders import build_model
+from builders import build_model, initialize_lazy_layers, restore_trainer
+from model import networks
+from optim import schedules
+from optim.moving_average import MovingAverage, decay_after, describe_short_average
 from optim.schedulers import build_schedule
 from sanity_check import check_trainer
 from storage.checkpoint_file import load_checkpoint
 from storage.state import evaluation_weights
 from trainer.classifier import Classifier
-from utils.errors import UserError
+from utils.errors import NonFiniteError, UserError
 
 MakeTrainer = Callable[..., Any]
 MakeSettings = Callable[..., Any]
@@ -353,7 +357,7 @@ def test_learning_rates_of_training_follow_the_schedule(
     assert logged(trainer.run, "train", "lr") == pytest.approx(expected, rel=1e-6)
 
 
-# The moving average
+# Schedulers of torch
 
 
 def test_a_plateau_in_the_wrong_direction_is_reported(make_trainer: MakeTrainer) -> None:
@@ -376,6 +380,9 @@ def test_options_that_no_scheduler_changes_come_from_the_settings(
     assert group["lr"] == pytest.approx(0.001)  # as the scheduler has set it
 
 
+# The moving average
+
+
 def test_moving_average_of_the_weights_is_saved_and_evaluated(
     make_trainer: MakeTrainer, logged: Logged
 ) -> None:
@@ -386,9 +393,10 @@ def test_moving_average_of_the_weights_is_saved_and_evaluated(
     for name, value in first_weights.items():
         if value.is_floating_point():
             average[name] = value.clone()
-    for weights in later_weights:
+    for updates, weights in enumerate(later_weights, start=1):
+        decay = min(0.75, (1 + updates) / (10 + updates))  # the decay warms up
         for name in average:
-            average[name] = 0.75 * average[name] + 0.25 * weights[name]
+            average[name] = decay * average[name] + (1 - decay) * weights[name]
 
     saved = evaluation_weights(load_checkpoint(trainer.run / "checkpoints/last.pt"))
     for name, value in average.items():
@@ -400,3 +408,237 @@ def test_moving_average_of_the_weights_is_saved_and_evaluated(
     batch = all_samples(trainer.loaders["validation"].dataset)
     loss = nn.functional.cross_entropy(model(batch["input"]), batch["target"]).item()
     assert logged(trainer.run, "validation", "loss") == [pytest.approx(loss, rel=1e-4)]
+
+
+def test_the_average_follows_the_weights_before_its_decay_is_reached() -> None:
+    model = nn.Linear(1, 1)
+    average: Any = MovingAverage(model, 0.999)
+    for step in range(101):
+        nn.init.constant_(model.weight, float(step))
+        average.update_parameters(model)
+    assert 80 < average.module.weight.item() < 100  # 0.999 alone would give 5
+    assert decay_after(10**6, 0.999) == 0.999
+
+
+class ManyTypes(nn.Module):
+    """Parameters and buffers of many dtypes, as layers of other projects have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Parameter(torch.zeros(2))
+        self.precise = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.waves = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+        self.codes = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+        self.frozen_half = nn.Parameter(torch.zeros(2, dtype=torch.half), requires_grad=False)
+        for dtype in (torch.bool, torch.int64, torch.half, torch.complex64, torch.float32):
+            self.register_buffer(str(dtype).replace(".", "_"), torch.zeros(2, dtype=dtype))
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+        self.register_buffer("lowest", torch.tensor(torch.inf))
+
+    def set_all(self, value: int) -> None:
+        """Sets all tensors except the mask to a number."""
+        for name, tensor in self.state_dict().items():
+            if name != "mask":
+                tensor.fill_(value)
+
+
+def test_numbers_are_averaged_in_their_dtype_and_everything_else_is_copied() -> None:
+    model = ManyTypes()
+    average: Any = MovingAverage(model, 0.5)
+    average.update_parameters(model)
+    assert average.module.lowest.isinf()
+    for value in (2, 4):
+        model.set_all(value)
+        average.update_parameters(model)
+    averaged = average.module.state_dict()
+    first = 2 * (1 - 2 / 11)
+    expected = first * 3 / 12 + 4 * 9 / 12
+    for name in ("plain", "precise", "waves", "torch_complex64", "torch_float32"):
+        value = averaged[name].real.flatten()[0].item()
+        assert value == pytest.approx(expected), name
+    for name in ("codes", "frozen_half", "torch_int64", "torch_float16"):
+        assert averaged[name][0].item() == 4, name
+    assert averaged["torch_bool"].all()
+    assert torch.equal(averaged["mask"], model.state_dict()["mask"])
+    assert averaged["lowest"].item() == pytest.approx(2 * 3 / 12 + 4 * 9 / 12)
+
+
+def test_an_average_of_low_precision_parameters_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"trainer\.ema: weight .*bfloat16"):
+        MovingAverage(nn.Linear(2, 2).bfloat16(), 0.9)
+
+
+def test_a_run_that_is_too_short_for_the_decay_is_described() -> None:
+    assert "100 steps" in describe_short_average(0.999, 100)
+    assert "8991" in describe_short_average(0.999, 8990)
+    assert describe_short_average(0.999, 8992) == ""
+
+
+# Parameters of other dtypes
+
+
+class Waves(BaseModel):
+    """Complex weights in double precision next to real ones, and integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waves = nn.Parameter(torch.ones(784, 4, dtype=torch.complex128) / 784)
+        self.head = nn.Linear(4, 10)
+        self.codes = nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits, shape (N, 10), of images, shape (N, 1, 28, 28)."""
+        return self.head((input.flatten(1).to(self.waves.dtype) @ self.waves).abs().float())
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "LBFGS", "muon.MuonAndAdamW"])
+def test_complex_parameters_are_trained_clipped_and_averaged(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(networks, "MLP", Waves)
+    changes = ("trainer.ema=0.9", "trainer.clip_norm=0.1", "trainer.max_steps=3")
+    trainer = make_trainer("model.name=networks.MLP", f"optimizer.name={name}", *changes)
+    before = trainer.model.waves.detach().clone()
+    check_trainer(trainer)
+    trainer.fit()
+    assert not torch.equal(trainer.model.waves, before)
+    saved = evaluation_weights(load_checkpoint(trainer.run / "checkpoints/last.pt"))
+    assert saved["waves"].dtype == torch.complex128
+    assert not torch.equal(saved["waves"], trainer.model.waves)
+    trainer.model.waves.data[0, 0] = complex(0, math.nan)
+    with pytest.raises(NonFiniteError, match="waves"):
+        trainer.check_weights(1)
+
+
+def test_complex_parameters_exclude_fp16(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "MLP", Waves)
+    with pytest.raises(UserError, match=r"trainer\.precision.*complex"):
+        make_trainer("model.name=networks.MLP", "trainer.precision=fp16")
+
+
+# Models without shapes or parameters
+
+
+class Lazy(BaseModel):
+    """Layers that get their shapes from the first batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.LazyBatchNorm1d())
+        self.head = nn.LazyLinear(10)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits, shape (N, 10), of images, shape (N, 1, 28, 28)."""
+        return self.head(self.layers(input))
+
+
+def test_lazy_layers_are_trained_averaged_and_restored(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "MLP", Lazy)
+    trainer = make_trainer("model.name=networks.MLP", "trainer.ema=0.9", "trainer.max_steps=2")
+    check_trainer(trainer)
+    trainer.fit()
+    restored, _ = restore_trainer([trainer.run / "checkpoints/last.pt"], "validation", [])
+    found = restored.evaluate("validation")["loss"]
+    assert found == pytest.approx(trainer.evaluate("validation")["loss"].item(), rel=1e-5)
+
+
+class Unusable(Lazy):
+    """A lazy layer that `forward` does not use, and one that fails."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.fails = fails
+        self.other = nn.LazyLinear(3)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `Lazy`, unless it fails."""
+        if self.fails:
+            raise RuntimeError("two inputs, please")
+        return super().forward(input)
+
+
+@pytest.mark.parametrize(("fails", "part"), [(True, "two inputs"), (False, r"other\.weight")])
+def test_lazy_layers_without_a_shape_are_reported(
+    splits: dict[str, BaseDataset], fails: bool, part: str
+) -> None:
+    with pytest.raises(UserError, match=rf"Unusable .*lazy.*{part}"):
+        initialize_lazy_layers(Unusable(fails), splits["train"])
+
+
+class WithoutParameters(BaseModel):
+    """A baseline that has nothing to learn."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The input."""
+        return input
+
+
+def test_a_model_without_parameters_is_not_called_frozen(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "MLP", WithoutParameters)
+    with pytest.raises(UserError, match=r"WithoutParameters has no parameters") as caught:
+        _ = make_trainer("model.name=networks.MLP").optimizers
+    assert "freeze" not in str(caught.value)
+
+
+def test_a_model_whose_parameters_are_all_frozen_is_reported(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match=r"frozen.*model\.freeze"):
+        _ = make_trainer(*SMALL_MODEL, "model.freeze=['*']").optimizers
+
+
+# Errors in schedules and optimizers
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, None])
+def test_a_schedule_that_fails_late_is_reported_before_training(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    def late(step: int) -> Any:
+        return value if step > 20 else 1.0
+
+    late.__module__ = schedules.__name__
+    monkeypatch.setattr(schedules, "constant", late)
+    trainer = make_trainer(*SMALL_MODEL, "scheduler.name=constant")
+    with pytest.raises(UserError, match=r"scheduler\.name = 'constant': step 22 of 32"):
+        check_trainer(trainer)
+
+
+@pytest.mark.parametrize("name", ["LambdaLR", "MultiplicativeLR"])
+def test_a_scheduler_that_needs_a_function_is_not_asked_for_a_setting(
+    make_settings: MakeSettings, name: str
+) -> None:
+    with pytest.raises(UserError, match=r"lr_lambda.*not a plain type"):
+        make_settings(f"scheduler.name={name}")
+
+
+class WithoutRate(torch.optim.Optimizer):
+    """An optimizer without a learning rate."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    def step(self, closure: Any = None) -> Any:
+        """Does nothing."""
+
+
+def test_an_optimizer_without_a_learning_rate_is_reported(make_trainer: MakeTrainer) -> None:
+    class Configured(Classifier):
+        def configure_optimizers(self) -> Any:
+            return WithoutRate(self.model.parameters())
+
+    with pytest.raises(UserError, match=r"Configured\.configure_optimizers.*WithoutRate.*`lr`"):
+        check_trainer(make_trainer(*SMALL_MODEL, kind=Configured))
+
+
+def test_an_error_in_configure_optimizers_names_the_method(make_trainer: MakeTrainer) -> None:
+    class Configured(Classifier):
+        def configure_optimizers(self) -> Any:
+            raise ValueError("betas are wrong")
+
+    with pytest.raises(UserError, match=r"^Configured\.configure_optimizers .*betas are wrong"):
+        check_trainer(make_trainer(*SMALL_MODEL, kind=Configured))

@@ -1,6 +1,7 @@
 """Resuming: a resumed run ends with the same bits as one that was never stopped."""
 # ruff: noqa: D103  the names of the tests state what they test
 
+import contextlib
 import csv
 import math
 import os
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, given, settings, strategies
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from data_loader import synthetic
+from data_loader.synthetic import Synthetic
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 from utils.errors import LoadingError
@@ -256,6 +259,60 @@ def test_patience_of_early_stopping_is_resumed(
     assert load(run)["progress"]["validations_without_improvement"] == 1
     assert command("train", "--resume", run) == 0
     assert saved_step(run) == 3 * 16
+
+
+@pytest.mark.parametrize(
+    ("change", "criterion"),
+    [("checkpoint.monitor=accuracy", "highest accuracy"), ("checkpoint.mode=max", "highest loss")],
+)
+def test_another_criterion_starts_the_comparison_again(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured, change: str, criterion: str
+) -> None:
+    run = tmp_path / "run"
+    # At such a learning rate no weight changes, so only the first validation is an improvement.
+    changes = [SMALL_MODEL, "optimizer.lr=1e-30", "trainer.epochs=9", "trainer.early_stop=1"]
+    assert train(run, *changes, "checkpoint.monitor=loss") == 0
+    first = load(run)["progress"]
+    assert (first["step"], first["best_step"]) == (2 * 16, 16)
+    output = capsys.readouterr().out
+    assert "trainer.early_stop" in output
+    assert f"{first['best']:.4f}" in output.splitlines()[-3]
+    assert command("train", "--resume", run) == 0
+    assert "trainer.early_stop" in capsys.readouterr().out
+    assert load(run)["progress"]["step"] == 2 * 16
+
+    assert command("train", "--resume", run, change) == 0
+    output = capsys.readouterr().out
+    assert criterion in output
+    assert "lowest loss" in output
+    resumed = load(run)["progress"]
+    assert resumed["step"] == 4 * 16
+    assert resumed["best_step"] == 3 * 16
+    assert saved_step(run, "best") == 3 * 16
+    assert command("train", "--resume", run, "trainer.early_stop=2") == 0
+    assert "lowest" not in capsys.readouterr().out
+    assert load(run)["progress"]["step"] == 5 * 16
+
+
+def test_other_validation_data_start_the_comparison_again(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, SMALL_MODEL, "optimizer.lr=1e-30", "trainer.epochs=1") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        original = Synthetic.__getitem__
+
+        def changed(dataset: Synthetic, index: int) -> Any:
+            sample = original(dataset, index)
+            if len(dataset) == synthetic.VALIDATION:
+                sample = {**sample, "target": sample["target"] * 0}
+            return sample
+
+        patch.setattr(Synthetic, "__getitem__", changed)
+        capsys.readouterr()
+        assert command("train", "--resume", run, "trainer.epochs=2") == 0
+    assert "trainer.early_stop" in capsys.readouterr().out
+    assert load(run)["progress"]["best_step"] == 2 * 16
 
 
 @FORKS
@@ -583,3 +640,99 @@ def test_new_run_does_not_use_a_folder_with_other_files(
     assert train(tmp_path) == 2
     assert f"{tmp_path} is not empty" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [notes]
+
+
+# Any run, stopped anywhere
+
+
+class FewImages(Synthetic):
+    """So few images that an epoch has a handful of steps."""
+
+    def __init__(self, split: str) -> None:
+        super().__init__(Path(), split, 0)
+        self.images = self.images[:31]
+        self.targets = self.targets[:31]
+
+
+class Interrupted(Classifier):
+    """Ends after a step, by a signal or by an error."""
+
+    last_step = 0
+    interrupt: Callable[[], None] = staticmethod(crash)
+
+    def after_step(self, outputs: object) -> None:
+        if self.progress.step == self.last_step:
+            self.interrupt()
+
+
+def setting(key: str, *values: object) -> strategies.SearchStrategy[str]:
+    """``KEY=VALUE`` with one of the values."""
+    return strategies.sampled_from([f"{key}={value}" for value in values])
+
+
+ANY_RUN = strategies.tuples(
+    setting("data.batch_size", 3, 7, 16),
+    setting("trainer.accumulate", 1, 2, 3),
+    setting("trainer.epochs", 1, 2, 3),
+    setting("trainer.max_steps", "null", 5, 9),
+    setting("trainer.ema", "null", 0.5, 0.999),
+    setting("trainer.early_stop", "null", 1, 2),
+    setting("trainer.clip_norm", "null", 0.1),
+    setting("trainer.validate_every_steps", "null", 1, 3, 4),
+    setting("checkpoint.every_steps", "null", 1, 2, 5),
+    setting("checkpoint.monitor", "loss", "accuracy"),
+    setting("logger.every_steps", 1, 3, 50),
+    setting("optimizer.name", "SGD", "AdamW", "RMSprop"),
+    setting(
+        "scheduler",
+        "{name: cosine, warmup: 0.2}",
+        "{name: StepLR, step_size: 2, interval: step}",
+        "{name: StepLR, step_size: 1, interval: epoch}",
+    ),
+)
+
+
+@given(
+    changes=ANY_RUN,
+    last_step=strategies.integers(1, 12),
+    interrupt=strategies.sampled_from([crash, send_signal(signal.SIGTERM)]),
+)
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],  # shrinking a failure would take minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_any_run_resumes_exactly_after_any_step(
+    make_trainer: Callable[..., Any],
+    changes: tuple[str, ...],
+    last_step: int,
+    interrupt: Callable[[], None],
+) -> None:
+    few_images = FewImages("train")
+    few_images.fit()
+
+    def make() -> Any:
+        arguments = (SMALL_MODEL, "model.width=4", *changes)
+        return make_trainer(*arguments, kind=Interrupted, train=few_images)
+
+    trainer = make()
+    shutil.rmtree(trainer.run)
+    trainer = make()
+    trainer.fit()
+    expected = load(trainer.run)
+    expected_rows = logged_rows(trainer.run)
+    shutil.rmtree(trainer.run)
+
+    trainer = make()
+    trainer.last_step = last_step
+    trainer.interrupt = interrupt
+    with contextlib.suppress(RuntimeError):
+        trainer.fit()
+    trainer = make()
+    trainer.load_state_dict(load(trainer.run))
+    trainer.fit()
+    assert differences(load(trainer.run), expected) == []
+    assert logged_rows(trainer.run) == expected_rows

@@ -2,6 +2,8 @@
 
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 TRAINING_FAILED = 1
 BAD_INPUT = 2
@@ -72,6 +74,24 @@ def describe_error(error: Exception) -> str:
     frame = (own_frames or frames)[-1]
     message = " ".join(str(error).split())[:MAX_MESSAGE_CHARACTERS]
     return f"{type(error).__name__}: {message} ({frame.filename}, line {frame.lineno})"
+
+
+@contextmanager
+def naming_source(source: str) -> Iterator[None]:
+    """Reports an error in a method of a project as a UserError that names the method.
+
+    Args:
+        source: the class and the method.
+
+    Raises:
+        UserError: in the place of any other error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever the code of a project may raise
+        raise UserError(f"{source} fails: {describe_error(error)}") from error
 
 
 def first_line(error: BaseException) -> str:
