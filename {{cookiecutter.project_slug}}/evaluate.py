@@ -9,10 +9,12 @@ from typing import Any
 from config.help import SettingsParser
 from storage.run_folder import find_checkpoints, run_folder_of
 from utils.command import run_command
+from utils.files import replace_file
 from utils.imports import fast_imports
 from utils.ranks import is_main_process
 
 SIGNIFICANT_DIGITS = 6
+MAX_CELL_CHARACTERS = 80  # of a printed cell; the CSV file has the whole text
 
 Table = Sequence[Sequence[str]]
 
@@ -77,16 +79,35 @@ def save_results(
     tables: Mapping[str, Table],
     figures: Mapping[str, Any],
 ) -> None:
-    """Writes metrics.json, a CSV file for each table, and a PNG file for each figure."""
+    """Writes metrics.json, a CSV file for each table, and a PNG file for each figure.
+
+    The figures and tables of an earlier evaluation, which metrics.json lists, are deleted first.
+    """
     from logger.figures import save_figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    metrics_file = folder / "metrics.json"
+    for name in read_earlier_files(metrics_file):
+        (folder / name).unlink(missing_ok=True)
+    files = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
+    content = json.dumps({**summary, "files": files}, indent=2)
+    replace_file(metrics_file, content.encode())
     for name, table in tables.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(table)
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name}.png")
+
+
+def read_earlier_files(metrics_file: Path) -> list[str]:
+    """The names of the figures and tables of an earlier evaluation; empty without one."""
+    if not metrics_file.exists():
+        return []
+    try:
+        earlier = json.loads(metrics_file.read_text(encoding="utf-8"))
+    except ValueError:  # damaged; it is about to be replaced
+        return []
+    return [Path(name).name for name in earlier.get("files", [])]
 
 
 def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
@@ -101,7 +122,8 @@ def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str,
         if largest_side > 2 * MAX_LABELLED_CLASSES:
             print(f"\n{folder / name}.csv")
         else:
-            print(f"\n{format_table(table)}")
+            rows = [[cell[:MAX_CELL_CHARACTERS] for cell in row] for row in table]
+            print(f"\n{format_table(rows)}")
     print(f"\nsaved in {folder}")
 
 

@@ -107,6 +107,10 @@ class BaseDataset(ABC, Dataset[Sample]):
         """
         raise UserError(f"{type(self).__name__} does not define read_inputs, so it reads no inputs")
 
+    def sample_name(self, index: int) -> str:
+        """What figures and tables call a sample, such as the name of its file."""
+        return f"sample {index}"
+
     def describe_input(self) -> dict[str, Any]:
         """How `read_inputs` and `transform` make a tensor of an input, as plain data.
 

@@ -73,7 +73,8 @@ class ImageCSV(BaseDataset):
         self.classes, targets = class_indices(rows, target)
         indices = split_rows(targets, split, seed, self.classes)
         names = [row[image] for row in rows]
-        self.files = [path.parent / names[index] for index in indices.tolist()]
+        self.names = [names[index] for index in indices.tolist()]
+        self.files = [path.parent / name for name in self.names]
         self.targets = targets[indices]
         if split == "train":  # which is built first: report all missing files at once
             _check_files(path, names, range(len(names)))
@@ -108,6 +109,10 @@ class ImageCSV(BaseDataset):
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads an image file; see the base class."""
         return [(source, {"input": self._read(Path(source))})]
+
+    def sample_name(self, index: int) -> str:
+        """The name of the image file, as in the CSV file."""
+        return self.names[index]
 
     def describe_input(self) -> dict[str, Any]:
         mean, std = self.mean_and_std

@@ -89,6 +89,7 @@ class TabularCSV(BaseDataset):
         self.targets = targets[indices]
         unused = {target, "", *ignore}
         used = [column for column in rows[0] if column not in unused]
+        self.row_numbers = (indices + 1).tolist()
         for index in indices.tolist():
             self.rows.append({column: rows[index][column] for column in used})
 
@@ -130,6 +131,10 @@ class TabularCSV(BaseDataset):
         for number, row in enumerate(features, 1):
             samples.append((f"{source} row {number}", {"input": row}))
         return samples
+
+    def sample_name(self, index: int) -> str:
+        """The number of the row below the header."""
+        return f"row {self.row_numbers[index]}"
 
     def describe_input(self) -> dict[str, Any]:
         columns: list[dict[str, Any]] = []

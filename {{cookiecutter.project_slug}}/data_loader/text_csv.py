@@ -77,6 +77,7 @@ class TextCSV(BaseDataset):
         indices = split_rows(targets, split, seed, self.classes)
         _check_texts(rows, text)
         self.targets = targets[indices]
+        self.row_numbers = (indices + 1).tolist()
         self.sentences = [rows[index][text] for index in indices.tolist()]
 
     def fit(self) -> None:
@@ -122,6 +123,10 @@ class TextCSV(BaseDataset):
         for sentence, tokens in zip(sentences, self._encode(sentences), strict=True):
             samples.append((sentence, {"input": tokens}))
         return samples
+
+    def sample_name(self, index: int) -> str:
+        """The number of the row below the header, and the sentence."""
+        return f"row {self.row_numbers[index]}: {self.sentences[index]}"
 
     def describe_input(self) -> dict[str, Any]:
         return {

@@ -4,6 +4,7 @@
 import csv
 import json
 import re
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +68,7 @@ def evaluation(trained_run: Path, command: Command) -> Path:
 def test_the_saved_results_agree_with_each_other(evaluation: Path) -> None:
     metrics = read_json(evaluation / "metrics.json")
     counts = read_numbers(evaluation / "confusion_matrix.csv")
-    precision, recall, f1 = read_numbers(evaluation / "by_class.csv").T
+    samples, precision, recall, f1 = read_numbers(evaluation / "by_class.csv").T
     correct = counts.diagonal()
     support = counts.sum(1)
     predicted = counts.sum(0)
@@ -75,6 +76,7 @@ def test_the_saved_results_agree_with_each_other(evaluation: Path) -> None:
     assert counts.sum() == metrics["samples"] == 303
     assert metrics["accuracy"] == pytest.approx(correct.sum() / 303, abs=1e-5)
     assert metrics["f1"] == pytest.approx(f1.mean(), abs=1e-4)
+    assert samples.tolist() == support.tolist()
     assert recall == pytest.approx(correct / support, abs=1e-4)
     assert precision == pytest.approx(correct / predicted.clip(1), abs=1e-4)
     assert f1 == pytest.approx(2 * correct / (support + predicted), abs=1e-4)
@@ -105,15 +107,47 @@ def test_figures_of_the_results_are_saved(evaluation: Path, name: str) -> None:
     assert pixels.max() == 255
 
 
-def test_misclassified_samples_are_from_one_evaluation_batch(trained_run: Path) -> None:
-    last = trained_run / "checkpoints/last.pt"  # with many errors
-    trainer, _ = restore_trainer([last], "test", ["data.batch_size=5"])
-    batch = trainer.loaders["test"].sample_batch(20)
-    wrong = int((trainer.predict(batch).argmax(1) != batch["target"]).sum())
-    assert 5 < wrong < 25
+def test_the_worst_samples_of_the_whole_split_are_listed_and_drawn(
+    trained_run: Path, evaluation: Path
+) -> None:
+    trainer, _ = restore_trainer([trained_run / "checkpoints/best.pt"], "test", [])
+    dataset = trainer.dataset
+    batch = dataset.transform(dataset.__getitems__(torch.arange(303)), None)
+    probabilities = best_model(trained_run)(batch["input"]).softmax(1).detach()
+    true = probabilities[torch.arange(303), batch["target"]]
+    highest, predicted = probabilities.max(1)
+    wrong = (predicted != batch["target"]).nonzero().squeeze(1)
+    worst = wrong[true[wrong].argsort()][:25].tolist()
+    assert len(worst) == 25
+
+    rows = read_table(evaluation / "misclassified.csv")[1:]
+    assert [row[0] for row in rows] == [f"sample {index}" for index in worst]
+    assert [row[2] for row in rows] == [dataset.classes[predicted[index]] for index in worst]
+    shown = np.array([row[3:] for row in rows]).astype(float)
+    assert shown[:, 0] == pytest.approx(highest[worst].numpy(), abs=1e-3)
+    assert shown[:, 1] == pytest.approx(true[worst].numpy(), abs=1e-3)
+
     figure = trainer.figures("test", trainer.evaluate("test"))["misclassified"]
     titles = [text.get_text() for text in figure.findobj(Text) if "\nas " in text.get_text()]
-    assert len(titles) == wrong
+    assert [title.splitlines()[0] for title in titles] == [row[0] for row in rows]
+    assert titles[0].endswith(f"{highest[worst[0]]:.0%}")
+
+
+def test_files_of_an_earlier_evaluation_are_deleted(
+    trained_run: Path, tmp_path: Path, command: Command
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    folder = run / "evaluation/validation"
+    assert command("evaluate", run, "--split", "validation") == 0
+    (folder / "mine.png").touch()
+    content = read_json(folder / "metrics.json")
+    (folder / "outdated.csv").touch()
+    (folder / "metrics.json").write_text(json.dumps({**content, "files": ["outdated.csv"]}))
+    assert command("evaluate", run, "--split", "validation") == 0
+    assert (folder / "mine.png").exists()
+    assert not (folder / "outdated.csv").exists()
+    assert read_json(folder / "metrics.json") == content
 
 
 def test_any_split_can_be_evaluated_with_any_checkpoint(
