@@ -8,7 +8,7 @@ from typing import Any
 
 from config.help import SettingsParser
 from storage.run_folder import find_checkpoints, run_folder_of
-from utils.command import run_command
+from utils.command import next_command, run_command
 from utils.files import replace_file
 from utils.imports import fast_imports
 from utils.ranks import is_main_process
@@ -71,6 +71,7 @@ def main() -> None:
     folder = run_folder_of(checkpoint) / "evaluation" / folder_name
     save_results(folder, summary, tables, figures)
     print_results(folder, summary, tables)
+    print(f"export: {next_command('export.py', arguments.run)}")
 
 
 def save_results(

@@ -18,6 +18,7 @@ from typing import Any
 
 import filelock
 
+from utils.command import next_command
 from utils.errors import UserError
 from utils.files import TEMPORARY_NAME, newest_first, replace_file
 
@@ -48,7 +49,8 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
         folder = RUNS / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     is_new = not any(folder.glob("*"))
     if not resumed and not is_new and not _holds_aborted_run(folder):
-        raise UserError(f"{folder} is not empty; use another --run-dir, or --resume {folder}")
+        resume = next_command("train.py", "--resume", folder)
+        raise UserError(f"{folder} is not empty; use another --run-dir, or resume: {resume}")
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder)

@@ -4,7 +4,9 @@
 import csv
 import json
 import re
+import shlex
 import shutil
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,7 @@ from config.loading import load_settings
 from data_loader.synthetic import Synthetic
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
+from utils.command import next_command
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
@@ -368,6 +371,30 @@ def test_the_settings_file_equals_the_settings_in_the_checkpoint(trained_run: Pa
     state = load_checkpoint(trained_run / "checkpoints/last.pt")
     assert settings == load_settings(state["settings"])
     assert settings.trainer.epochs == 2
+
+
+@pytest.mark.parametrize("name", ["my run", "it's $HOME `x`", "-x", "größe; ls"])
+def test_the_last_line_is_the_next_command_as_a_shell_needs_it(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured, name: str
+) -> None:
+    assert train(Path(name), "trainer.max_steps=1") == 0
+    label, _, line = capsys.readouterr().out.splitlines()[-1].partition(": ")
+    words = shlex.split(line)
+    assert label == "evaluate"
+    assert words[:2] == ["python", "evaluate.py"]
+    assert command("evaluate", *words[2:]) == 0
+    assert (tmp_path / name / "evaluation/test/metrics.json").exists()
+    label, _, line = capsys.readouterr().out.splitlines()[-1].partition(": ")
+    assert (label, shlex.split(line)) == ("export", ["python", "export.py", words[2]])
+
+
+def test_the_next_command_is_in_the_folder_of_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py")])
+    assert shlex.split(next_command("evaluate.py", "last")) == [
+        "python",
+        str(ROOT / "evaluate.py"),
+        "last",
+    ]
 
 
 def test_all_output_of_training_names_the_data(
