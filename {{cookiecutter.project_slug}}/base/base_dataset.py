@@ -44,6 +44,8 @@ class BaseDataset(ABC, Dataset[Sample]):
         saved_attributes: names of attributes that change in training, such as a replay buffer:
             tensors and plain data. Checkpoints contain them. No workers may load the samples then,
             because changes would not reach them.
+        input_suffixes: endings of the files that `read_inputs` reads, in lower case and with the
+            dot. Then predict.py also accepts folders and patterns of file names.
         source: hash of the files that are divided into splits, if they may change.
         in_memory: whether batches are indexed from tensors; then no workers are started by
             default.
@@ -60,6 +62,7 @@ class BaseDataset(ABC, Dataset[Sample]):
     fitted: Sequence[str] = ()
     trained_on: str
     saved_attributes: Sequence[str] = ()
+    input_suffixes: Sequence[str] = ()
     source = ""
     in_memory = False
     uses_global_rng = True

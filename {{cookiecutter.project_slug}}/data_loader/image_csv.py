@@ -12,7 +12,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
 from data_loader.columns import class_indices
 from data_loader.example_shapes import EXAMPLES
-from data_loader.image_files import describe_image, read_image
+from data_loader.image_files import IMAGE_SUFFIXES, describe_image, read_image
 from data_loader.splits import split_rows
 from data_loader.tables import file_hash, read_data
 from utils.errors import UserError
@@ -45,6 +45,7 @@ class ImageCSV(BaseDataset):
         UserError: if the CSV file cannot be used, or an image file does not exist.
     """
 
+    input_suffixes = IMAGE_SUFFIXES
     fitted = ("mean_and_std",)  # of training pixels scaled to [0, 1]
     mean_and_std: tuple[float, float]
 

@@ -53,6 +53,7 @@ class TabularCSV(BaseDataset):
     numbers: dict[str, tuple[float, float, bool]]  # mean, standard deviation, any cell missing
     categories: dict[str, list[str]]
     target_mean_and_std: tuple[float, float]
+    input_suffixes = (".csv", ".tsv", ".txt")
     in_memory = True
     uses_global_rng = False
     device_tensors = ("features", "targets")

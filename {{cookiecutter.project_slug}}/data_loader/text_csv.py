@@ -48,6 +48,7 @@ class TextCSV(BaseDataset):
 
     fitted = ("vocabulary",)
     vocabulary: list[str]
+    input_suffixes = (".csv", ".md", ".tsv", ".txt")
     in_memory = True
     uses_global_rng = False
 

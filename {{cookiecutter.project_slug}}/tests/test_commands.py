@@ -234,6 +234,39 @@ def test_unreadable_inputs_are_reported_and_all_others_are_classified(
     assert ["error" in entry for entry in entries] == [False, True, True, True, False]
 
 
+def test_folders_and_patterns_name_their_visible_files(
+    trained_run: Path, image_files: list[Path], command: Command, capsys: Captured
+) -> None:
+    image = image_files[0].read_bytes()
+    for name in ("b/2.PNG", "b/1.png", "b/.hidden.png", "b/c/3.png", "b/.d/4.png", "a[1].png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(image)
+    Path("b/notes.txt").touch()
+    for arguments, expected in {
+        ("b",): ["b/1.png", "b/2.PNG"],
+        ("b/", "a[1].png"): ["b/1.png", "b/2.PNG", "a[1].png"],
+        ("b/*.png",): ["b/1.png"],
+        ("b/**/*.png",): ["b/1.png", "b/c/3.png"],
+        ("b/c/*",): ["b/c/3.png"],
+    }.items():
+        assert command("predict", trained_run, *arguments, "--json") == 0
+        printed = capsys.readouterr()
+        assert [entry["input"] for entry in json.loads(printed.out)["inputs"]] == expected
+        assert ("left out 1 files" in printed.err) == (arguments[0] in ("b", "b/"))
+
+
+def test_a_folder_or_pattern_without_inputs_is_an_error(
+    trained_run: Path, image_files: list[Path], command: Command, capsys: Captured
+) -> None:
+    Path("texts/inner").mkdir(parents=True)
+    Path("texts/notes.txt").touch()
+    for argument in ("texts", "texts/*.png"):
+        assert command("predict", trained_run, argument, image_files[0], "--json") == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith(f"error: {argument}")
+        assert len(json.loads(printed.out)["inputs"]) == 2
+
+
 def test_an_input_of_another_shape_is_reported_and_all_others_are_classified(
     trained_run: Path,
     image_files: list[Path],
