@@ -3,10 +3,8 @@
 import json
 import os
 import platform
-import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +16,7 @@ from typing import Any
 
 import filelock
 
-from utils.command import next_command
+from utils.command import next_command, typed_command
 from utils.errors import UserError
 from utils.files import TEMPORARY_NAME, newest_first, replace_file
 
@@ -213,7 +211,7 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
             "commit": _git_output("rev-parse", "-q", "--verify", "HEAD"),
             "dirty": bool(_git_output("status", "--porcelain")),
         },
-        "command": shlex.join(sys.argv),
+        "command": typed_command(),
         "versions": versions,
         "machine": f"Python {platform.python_version()}, {platform.platform()}",
         **facts,

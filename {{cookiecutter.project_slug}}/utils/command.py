@@ -63,6 +63,11 @@ def next_command(program: str, *arguments: str | Path) -> str:
     return COMMAND_PREFIX + shlex.join(words)
 
 
+def typed_command() -> str:
+    """The command that runs, as the user has typed it."""
+    return shlex.join(sys.argv)
+
+
 def print_error(error: Exception) -> None:
     """Prints an error to stderr, with the rank of the process unless it is rank 0."""
     prefix = ""
