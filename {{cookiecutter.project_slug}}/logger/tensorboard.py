@@ -17,7 +17,7 @@ from utils.command import typed_command
 DETAILS = ("lr", "grad_norm", "samples_per_second", "waiting_for_data", "peak_memory_gb")
 DETAILS_GROUP = "train_details"
 FIGURES_GROUP = "visuals"
-# The first columns of the table of runs.
+# The first columns of the table of runs, and the first rows of the table of settings.
 MAIN_SETTINGS = (
     "model.name",
     "optimizer.name",
@@ -75,9 +75,10 @@ class TensorBoard(LogWriter):
             settings[name] = value if is_supported else str(value)
         metrics = {f"validation/{name}": value for name, value in results.items()}
         # Their last values are in the log; `add_hparams` would add curves of one point.
-        writer = self.writer._get_file_writer()
-        for summary in hparams(settings, metrics):
-            writer.add_summary(summary)
+        experiment, start, end = hparams(settings, metrics)
+        show_main_settings_first(experiment)
+        for summary in (experiment, start, end):
+            self.writer._get_file_writer().add_summary(summary)
 
     def flush(self) -> None:
         """Writes everything to the disk."""
@@ -100,6 +101,20 @@ def main_settings_first(settings: Settings) -> dict[str, Any]:
     values = flatten(settings.model_dump(mode="json"))
     main = {name: values[name] for name in MAIN_SETTINGS if name in values}
     return main | values
+
+
+def show_main_settings_first(experiment: Any) -> None:
+    """Sets the order of the columns of the table of runs in the summary of an experiment.
+
+    TensorBoard sorts them by name, after those that are said to differ between runs.
+    """
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    plugin_data = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin_data.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in MAIN_SETTINGS
+    plugin_data.content = content.SerializeToString()
 
 
 def as_markdown(settings: Settings) -> str:
