@@ -4,14 +4,19 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config.help import SettingsParser
+from logger.console import log
 from storage.run_folder import find_checkpoints, run_folder_of
 from utils.command import next_command, run_command
 from utils.files import replace_file
 from utils.imports import fast_imports
 from utils.ranks import is_main_process
+
+if TYPE_CHECKING:
+    from base.base_dataset import BaseDataset
+    from base.base_trainer import BaseTrainer
 
 SIGNIFICANT_DIGITS = 6
 MAX_CELL_CHARACTERS = 80  # of a printed cell; the CSV file has the whole text
@@ -47,6 +52,9 @@ def main() -> None:
     files = find_checkpoints(arguments.run)
     trainer, checkpoint = restore_trainer(files, split, arguments.settings)
     dataset = trainer.dataset
+    folder = results_folder(trainer, checkpoint, split)
+    if is_main_process():
+        report_changed_samples(folder / "metrics.json", dataset)
     results = trainer.evaluate(split)
     tables = trainer.tables(results)
     figures = trainer.figures(split, results)
@@ -58,20 +66,40 @@ def main() -> None:
         "data": dataset.title,
         "split": split,
         "samples": len(dataset),
+        "fingerprint": dataset.fingerprint,
         "checkpoint": str(checkpoint),
         "step": trainer.progress.step,
     }
     for name, value in scalar_results(results).items():
         summary[name] = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
-    folder_name = split
-    is_other_data = dataset.title != dataset.trained_on
-    if is_other_data and split not in trainer.settings.data.validation_sets:
-        # Keeps the results on the run's own data.
-        folder_name = f"{dataset.title} {split}"
-    folder = run_folder_of(checkpoint) / "evaluation" / folder_name
     save_results(folder, summary, tables, figures)
     print_results(folder, summary, tables)
     print(f"export: {next_command('export.py', arguments.run)}")
+
+
+def results_folder(trainer: "BaseTrainer", checkpoint: Path, split: str) -> Path:
+    """The folder for the results; that of other data does not replace that of the run's own."""
+    name = split
+    dataset = trainer.dataset
+    is_other_data = dataset.title != dataset.trained_on
+    if is_other_data and split not in trainer.settings.data.validation_sets:
+        name = f"{dataset.title} {split}"
+    return run_folder_of(checkpoint) / "evaluation" / name
+
+
+def report_changed_samples(metrics_file: Path, dataset: "BaseDataset") -> None:
+    """Warns if the samples differ from those of the last evaluation of this split.
+
+    A file whose rows are divided into splits is compared with the training data, too: by
+    `BaseDataset.load_state_dict`.
+    """
+    earlier = read_metrics(metrics_file).get("fingerprint")
+    if earlier is not None and earlier != dataset.fingerprint:
+        log.warning(
+            "%s: the samples have changed since the last evaluation, whose results are in %s",
+            dataset.title,
+            metrics_file,
+        )
 
 
 def save_results(
@@ -88,8 +116,8 @@ def save_results(
 
     folder.mkdir(parents=True, exist_ok=True)
     metrics_file = folder / "metrics.json"
-    for name in read_earlier_files(metrics_file):
-        (folder / name).unlink(missing_ok=True)
+    for name in read_metrics(metrics_file).get("files", []):
+        (folder / Path(name).name).unlink(missing_ok=True)
     files = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
     content = json.dumps({**summary, "files": files}, indent=2)
     replace_file(metrics_file, content.encode())
@@ -100,15 +128,15 @@ def save_results(
         save_figure(figure, folder / f"{name}.png")
 
 
-def read_earlier_files(metrics_file: Path) -> list[str]:
-    """The names of the figures and tables of an earlier evaluation; empty without one."""
+def read_metrics(metrics_file: Path) -> dict[str, Any]:
+    """The content of the metrics.json of an earlier evaluation; empty without one."""
     if not metrics_file.exists():
-        return []
+        return {}
     try:
-        earlier = json.loads(metrics_file.read_text(encoding="utf-8"))
+        content = json.loads(metrics_file.read_text(encoding="utf-8"))
     except ValueError:  # damaged; it is about to be replaced
-        return []
-    return [Path(name).name for name in earlier.get("files", [])]
+        return {}
+    return dict(content)
 
 
 def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str, Table]) -> None:

@@ -180,19 +180,30 @@ class BaseDataset(ABC, Dataset[Sample]):
         """Restores the result of `state_dict`.
 
         Raises:
-            UserError: if the classes differ from those of this data set.
+            UserError: if the classes differ from those of this data set, unless it defines
+                `use_classes`.
         """
         if len(self) and list(self.classes) != list(state["classes"]):
-            raise UserError(
-                f"{self.title} has the classes {_listing(self.classes)}; "
-                f"the model was trained with {_listing(state['classes'])}"
-            )
+            self.use_classes(state["classes"])
         for name in ("classes", *self.fitted):
             setattr(self, name, state[name])
         self.trained_on = state["title"]
         source_changed = bool(self.source) and self.source != state["source"]
         if source_changed and self.title == self.trained_on:
             log.warning("%s has changed since training: splits may share samples", self.title)
+
+    def use_classes(self, classes: Sequence[str]) -> None:
+        """Changes the targets to indices of the classes that the model was trained with.
+
+        It is called if these differ from the classes of this data set, before they replace them.
+
+        Raises:
+            UserError: by default, and if a sample has another class.
+        """
+        raise UserError(
+            f"{self.title} has the classes {_listing(self.classes)}; "
+            f"the model was trained with {_listing(classes)}"
+        )
 
     def to(self, device: torch.device) -> None:
         """Moves the `device_tensors` to a device, where batches are made from then on."""

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from data_loader.columns import class_indices
+from data_loader.columns import class_indices, map_classes
 from data_loader.example_shapes import EXAMPLES
 from data_loader.image_files import IMAGE_SUFFIXES, describe_image, read_image
 from data_loader.splits import split_rows
@@ -68,12 +68,16 @@ class ImageCSV(BaseDataset):
         self.targets = torch.empty(0, dtype=torch.int64)
         if split is None:
             return
+        is_training = split == "train"
         path = root / file
         rows = read_data(path, (image, target), EXAMPLES.get(file))
         self.source = file_hash(path)
-        self.classes, targets = class_indices(rows, target)
-        indices = split_rows(targets, split, seed, self.classes)
+        self.classes, targets = class_indices(rows, target, training=is_training)
+        # A file to evaluate may lack a class.
+        checked_classes = self.classes if is_training else ()
+        indices = split_rows(targets, split, seed, checked_classes)
         names = [row[image] for row in rows]
+        self.row_numbers = (indices + 1).tolist()
         self.names = [names[index] for index in indices.tolist()]
         self.files = [path.parent / name for name in self.names]
         self.targets = targets[indices]
@@ -110,6 +114,13 @@ class ImageCSV(BaseDataset):
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads an image file; see the base class."""
         return [(source, {"input": self._read(Path(source))})]
+
+    def use_classes(self, classes: Sequence[str]) -> None:
+        """Accepts a file that lacks some of the classes of the training data."""
+        try:
+            self.targets = map_classes(self.targets, self.classes, classes, self.row_numbers)
+        except UserError as error:
+            raise UserError(f"{self.title}: {error}") from error
 
     def sample_name(self, index: int) -> str:
         """The name of the image file, as in the CSV file."""

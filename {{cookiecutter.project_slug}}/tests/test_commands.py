@@ -26,6 +26,7 @@ from base.base_dataset import Sample
 from base.base_model import BaseModel
 from builders import build_trained_model, restore_dataset, restore_trainer
 from config.loading import load_settings
+from data_loader import synthetic
 from data_loader.synthetic import Synthetic
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
@@ -151,6 +152,18 @@ def test_files_of_an_earlier_evaluation_are_deleted(
     assert (folder / "mine.png").exists()
     assert not (folder / "outdated.csv").exists()
     assert read_json(folder / "metrics.json") == content
+
+
+def test_samples_that_have_changed_since_the_last_evaluation_are_reported(
+    trained_run: Path, tmp_path: Path, command: Command, monkeypatch: Any, caplog: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    for size, is_reported in ((303, False), (303, False), (304, True), (304, False)):
+        monkeypatch.setattr(synthetic, "TEST", size)
+        caplog.clear()
+        assert command("evaluate", run) == 0
+        assert ("synthetic data: the samples have changed" in caplog.text) == is_reported
 
 
 def test_any_split_can_be_evaluated_with_any_checkpoint(
