@@ -43,7 +43,10 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """The arguments of the command line."""
-    parser = SettingsParser(description="Trains a model, or resumes its training.")
+    parser = SettingsParser(
+        description="Trains a model, or resumes its training. For several runs at a time on the "
+        "CPU of one machine, give each its part of the cores: OMP_NUM_THREADS=1 on two cores."
+    )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help=f"settings file; default: config/{DEFAULT.name}"
     )

@@ -138,6 +138,8 @@ class TabularCSV(BaseDataset):
 
     def use_classes(self, classes: Sequence[str]) -> None:
         """Accepts a file that lacks some of the classes of the training data."""
+        if not self.classes or not classes:  # one of them has numbers to predict
+            super().use_classes(classes)
         try:
             self.targets = map_classes(self.targets, self.classes, classes, self.row_numbers)
         except UserError as error:
