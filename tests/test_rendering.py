@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import PAYLOAD, TEMPLATE, clone, files_of, foreign, render, render_typed, run
+from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, files_of, foreign, render, render_typed, run
 from ruamel.yaml import YAML
 from test_answers import TEXTS
 from test_hostile_answers import assert_answers_are_unchanged
