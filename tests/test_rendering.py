@@ -218,8 +218,8 @@ def test_a_project_whose_hooks_were_refused_later_says_so(tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stdout
     assert "hooks did not run" in (tmp_path / "my-project/INCOMPLETE.md").read_text()
-    assert render(tmp_path, "-f").returncode == 0
-    assert not (tmp_path / "my-project/INCOMPLETE.md").exists()
+    assert render(tmp_path, project_slug="complete").returncode == 0
+    assert not (tmp_path / "complete/INCOMPLETE.md").exists()
 
 
 def test_an_old_cookiecutter_stops_at_a_module_that_names_the_oldest_version() -> None:
