@@ -19,8 +19,8 @@ demo: .venv/ready
 	@cd $(PROJECT) && config=config/fashion_mnist.yaml && { $(BIN)/python -c $(FETCH) > $(CURDIR)/build/data.log 2>&1 || \
 	{ echo "FashionMNIST is unavailable (see build/data.log); training on synthetic data instead."; config=config/synthetic.yaml; }; } && \
 	$(BIN)/python train.py --config $$config --run-dir runs/demo && $(BIN)/python evaluate.py runs/demo
-	@echo; echo "Project: $(PROJECT). Results: $(PROJECT)/runs/demo/evaluation/test."
-	@echo "Curves and figures: $(BIN)/tensorboard --logdir $(PROJECT)/runs"
+	@echo; echo "Project: $(PROJECT). Results: $(PROJECT)/runs/demo/evaluation/test. Curves and figures:"
+	@echo ".venv/bin/tensorboard --logdir $(PROJECT)/runs"
 
 test: .venv/ready
 	$(BIN)/pytest

@@ -61,6 +61,11 @@ REQUIRED = ("project_name", "author_name")
 
 def find_problem(answers: dict[str, Any]) -> str | None:
     """Returns what is wrong with the answers so far, in one line, or None."""
+    if _hooks_are_refused():
+        return (
+            "--accept-hooks no: this template needs its hooks, which remove the files of the "
+            "examples that are not selected; leave the option out"
+        )
     unknown = _find_unknown_question()
     if unknown is not None:
         questions = ", ".join(name for name in QUESTIONS if not name.startswith("_"))
@@ -75,6 +80,12 @@ def find_problem(answers: dict[str, Any]) -> str | None:
                 shown = shown[: MAX_SHOWN_LENGTH - 3] + "..."
             return f"{name} {shown}: {problem}"
     return None
+
+
+def _hooks_are_refused() -> bool:
+    """Returns whether cookiecutter was called with ``--accept-hooks no``."""
+    command = click.get_current_context(silent=True)
+    return command is not None and command.params.get("accept_hooks") == "no"
 
 
 def _find_unknown_question() -> str | None:

@@ -15,6 +15,7 @@ FOREIGN = "{{ cookiecutter | foreign }}"  # files of options that were not selec
 
 def keep_selected() -> None:
     """Removes the files of other options; puts the licence and the default settings in place."""
+    os.remove("INCOMPLETE.md")
     os.replace(f"licenses/{LICENSE}", "LICENSE")
     for file in FOREIGN.split():
         os.remove(file)

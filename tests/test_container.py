@@ -40,12 +40,9 @@ def instructions(project: Path, kind: str) -> list[str]:
     return [" ".join(line.split()[1:]) for line in text.splitlines() if line.startswith(kind + " ")]
 
 
-@pytest.mark.parametrize("python", PYTHONS)
-def test_the_dockerfile_passes_hadolint_and_uses_the_projects_python(
-    tmp_path: Path, python: str
-) -> None:
-    project = make_project(tmp_path, python)
-    assert instructions(project, "FROM")[0] == f"python:{python}-slim AS base"
+def test_the_dockerfile_passes_hadolint_and_uses_the_newest_python(tmp_path: Path) -> None:
+    project = make_project(tmp_path, PYTHONS[0])
+    assert instructions(project, "FROM")[0] == f"python:{PYTHONS[-1]}-slim AS base"
     # Debian removes old versions of its packages, so a pinned version would break the build.
     lint(project, "hadolint", "--ignore", "DL3008", "Dockerfile")
 

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import PAYLOAD, TEMPLATE, clone, files_of, foreign, render, render_typed, run
+from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, files_of, foreign, render, render_typed, run
 from ruamel.yaml import YAML
 from test_answers import TEXTS
 from test_hostile_answers import assert_answers_are_unchanged
@@ -44,6 +44,7 @@ def parse_all(project: Path) -> None:
 def test_the_files_are_those_of_the_payload_and_one_licence(default_project: Path) -> None:
     tracked = run("git", "ls-files", "-co", "--exclude-standard", cwd=PAYLOAD).stdout.split()
     expected = {name for name in tracked if not name.startswith("licenses/")} | {"LICENSE"}
+    expected.remove("INCOMPLETE.md")  # only without hooks
     assert set(files_of(default_project)) == expected - foreign()
 
 
@@ -76,6 +77,7 @@ def test_the_selected_python_is_required_and_tested(tmp_path: Path, version: str
     assert render(tmp_path, python_version=version).returncode == 0
     project = tmp_path / "my-project"
     assert read_toml(project)["project"]["requires-python"] == f">={version}"
+    assert (project / ".python-version").read_text() == f"{PYTHONS[-1]}\n"  # for development
     workflow = (project / ".github/workflows/checks.yml").read_text(encoding="utf-8")
     matrix = YAML(typ="safe", pure=True).load(workflow)["jobs"]["checks"]["strategy"]["matrix"]
     assert matrix["python"] == PYTHONS[PYTHONS.index(version) :]
@@ -200,3 +202,29 @@ def test_rendering_works_without_git(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "git is not installed" in done.stdout
     assert not (tmp_path / "my-project" / ".git").exists()
+
+
+def test_without_hooks_nothing_is_written(tmp_path: Path) -> None:
+    done = render(tmp_path, "--accept-hooks", "no", example="bare")
+    assert done.returncode == 1
+    assert done.stdout.startswith("error: --accept-hooks no:")
+    assert len(done.stdout.splitlines()) == 1
+    assert not (tmp_path / "my-project").exists()
+
+
+def test_a_project_whose_hooks_were_refused_later_says_so(tmp_path: Path) -> None:
+    done = run(
+        "cookiecutter", TEMPLATE, "--no-input", "--accept-hooks", "ask", cwd=tmp_path, typed="n\n"
+    )
+    assert done.returncode == 0, done.stdout
+    assert "hooks did not run" in (tmp_path / "my-project/INCOMPLETE.md").read_text()
+    assert render(tmp_path, project_slug="complete").returncode == 0
+    assert not (tmp_path / "complete/INCOMPLETE.md").exists()
+
+
+def test_an_old_cookiecutter_stops_at_a_module_that_names_the_oldest_version() -> None:
+    """It does not find modules of the template, and its message names the first one."""
+    extension = PROMPTS["_extensions"][0]
+    assert extension == "cookiecutter_2_1_or_newer_is_required.Marker"
+    readme = (TEMPLATE / "README.md").read_text(encoding="utf-8")
+    assert "**cookiecutter** 2.1 or newer" in readme

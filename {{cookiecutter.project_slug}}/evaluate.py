@@ -4,16 +4,23 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config.help import SettingsParser
+from logger.console import log
 from storage.run_folder import find_checkpoints, run_folder_of
-from utils.command import run_command
+from utils.command import next_command, run_command
+from utils.files import replace_file
 from utils.imports import fast_imports
 from utils.paths import path_argument
 from utils.ranks import is_main_process
 
+if TYPE_CHECKING:
+    from base.base_dataset import BaseDataset
+    from base.base_trainer import BaseTrainer
+
 SIGNIFICANT_DIGITS = 6
+MAX_CELL_CHARACTERS = 80  # of a printed cell; the CSV file has the whole text
 
 Table = Sequence[Sequence[str]]
 
@@ -46,6 +53,9 @@ def main() -> None:
     files = find_checkpoints(arguments.run)
     trainer, checkpoint = restore_trainer(files, split, arguments.settings)
     dataset = trainer.dataset
+    folder = results_folder(trainer, checkpoint, split)
+    if is_main_process():
+        report_changed_samples(folder / "metrics.json", dataset)
     results = trainer.evaluate(split)
     tables = trainer.tables(results)
     figures = trainer.figures(split, results)
@@ -57,19 +67,40 @@ def main() -> None:
         "data": dataset.title,
         "split": split,
         "samples": len(dataset),
+        "fingerprint": dataset.fingerprint,
         "checkpoint": str(checkpoint),
         "step": trainer.progress.step,
     }
     for name, value in scalar_results(results).items():
         summary[name] = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
-    folder_name = split
-    is_other_data = dataset.title != dataset.trained_on
-    if is_other_data and split not in trainer.settings.data.validation_sets:
-        # Keeps the results on the run's own data.
-        folder_name = f"{dataset.title} {split}"
-    folder = run_folder_of(checkpoint) / "evaluation" / folder_name
     save_results(folder, summary, tables, figures)
     print_results(folder, summary, tables)
+    print(f"export: {next_command('export.py', arguments.run)}")
+
+
+def results_folder(trainer: "BaseTrainer", checkpoint: Path, split: str) -> Path:
+    """The folder for the results; that of other data does not replace that of the run's own."""
+    name = split
+    dataset = trainer.dataset
+    is_other_data = dataset.title != dataset.trained_on
+    if is_other_data and split not in trainer.settings.data.validation_sets:
+        name = f"{dataset.title} {split}"
+    return run_folder_of(checkpoint) / "evaluation" / name
+
+
+def report_changed_samples(metrics_file: Path, dataset: "BaseDataset") -> None:
+    """Warns if the samples differ from those of the last evaluation of this split.
+
+    A file whose rows are divided into splits is compared with the training data, too: by
+    `BaseDataset.load_state_dict`.
+    """
+    earlier = read_metrics(metrics_file).get("fingerprint")
+    if earlier is not None and earlier != dataset.fingerprint:
+        log.warning(
+            "%s: the samples have changed since the last evaluation, whose results are in %s",
+            dataset.title,
+            metrics_file,
+        )
 
 
 def save_results(
@@ -78,16 +109,35 @@ def save_results(
     tables: Mapping[str, Table],
     figures: Mapping[str, Any],
 ) -> None:
-    """Writes metrics.json, a CSV file for each table, and a PNG file for each figure."""
+    """Writes metrics.json, a CSV file for each table, and a PNG file for each figure.
+
+    The figures and tables of an earlier evaluation, which metrics.json lists, are deleted first.
+    """
     from logger.figures import save_figure
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    metrics_file = folder / "metrics.json"
+    for name in read_metrics(metrics_file).get("files", []):
+        (folder / Path(name).name).unlink(missing_ok=True)
+    files = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
+    content = json.dumps({**summary, "files": files}, indent=2)
+    replace_file(metrics_file, content.encode())
     for name, table in tables.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(table)
     for name, figure in figures.items():
         save_figure(figure, folder / f"{name}.png")
+
+
+def read_metrics(metrics_file: Path) -> dict[str, Any]:
+    """The content of the metrics.json of an earlier evaluation; empty without one."""
+    if not metrics_file.exists():
+        return {}
+    try:
+        content = json.loads(metrics_file.read_text(encoding="utf-8"))
+    except ValueError:  # damaged; it is about to be replaced
+        return {}
+    return dict(content)
 
 
 def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
@@ -102,7 +152,8 @@ def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str,
         if largest_side > 2 * MAX_LABELLED_CLASSES:
             print(f"\n{folder / name}.csv")
         else:
-            print(f"\n{format_table(table)}")
+            rows = [[cell[:MAX_CELL_CHARACTERS] for cell in row] for row in table]
+            print(f"\n{format_table(rows)}")
     print(f"\nsaved in {folder}")
 
 

@@ -1,9 +1,13 @@
 """Runs inference on new inputs: python predict.py RUN INPUT ..."""
 
+import glob
 import json
+import os
+import shlex
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.run_folder import find_checkpoints
@@ -30,7 +34,8 @@ def main() -> int:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files, or the inputs themselves; write -- before an input that starts with -",
+        help="files, folders, patterns such as 'photos/**/*.jpg', or the inputs themselves; write "
+        "-- before an input that starts with -",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
@@ -43,10 +48,15 @@ def main() -> int:
     trainer, _ = restore_trainer(find_checkpoints(arguments.run), None, ["device=auto"])
     title = trainer.dataset.title
     entries: list[Entry] = []
-    with progress_bar(len(arguments.inputs), title) as bar:
-        for argument in arguments.inputs:
-            source = expand_home(argument)
-            bar.update()
+    sources: list[str] = []
+    for argument in arguments.inputs:
+        try:
+            sources += find_sources(expand_home(argument), trainer.dataset.input_suffixes)
+        except (UserError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            entries.append({"input": argument, "error": str(error)})
+    with progress_bar(len(sources), title) as bar:
+        for source in sources:
             try:
                 entries += predict_source(trainer, source)
             except (UserError, *USER_CODE_ERRORS) as error:
@@ -55,6 +65,7 @@ def main() -> int:
                     message = f"{source}: {message}"
                 bar.write(f"error: {message}", file=sys.stderr)
                 entries.append({"input": source, "error": message})
+            bar.update()
 
     if arguments.json:
         print(json.dumps({"data": title, "inputs": entries}, indent=2, ensure_ascii=False))
@@ -62,6 +73,48 @@ def main() -> int:
         print_table(title, entries)
     has_error = any("error" in entry for entry in entries)
     return BAD_INPUT if has_error else 0
+
+
+def find_sources(argument: str, suffixes: Sequence[str]) -> list[str]:
+    """The inputs that an argument names: itself, or the files of a folder or of a pattern.
+
+    Hidden files are left out, and the others are sorted. A pattern without matches is returned as
+    it is, because it can be a sentence with a question mark.
+
+    Args:
+        argument: an input, a file, a folder, or a pattern in which ``**`` stands for any folders.
+        suffixes: the endings of the files in a folder that are inputs; without any, an argument
+            is an input itself.
+
+    Raises:
+        UserError: if a folder contains no such file.
+    """
+    # Unlike pathlib, os.path does not fail for a sentence that is too long for a file name.
+    if not suffixes or os.path.isfile(argument):  # noqa: PTH113
+        return [argument]
+    if os.path.isdir(argument):  # noqa: PTH112
+        return _find_in_folder(Path(argument), suffixes)
+    matches = glob.glob(argument, recursive=True)  # noqa: PTH207  pathlib finds hidden files
+    files = sorted(name for name in matches if not Path(name).is_dir())
+    return files or [argument]
+
+
+def _find_in_folder(folder: Path, suffixes: Sequence[str]) -> list[str]:
+    names = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    files = [file for file in names if not file.is_dir()]
+    found = [str(file) for file in files if file.suffix.lower() in suffixes]
+    endings = ", ".join(suffixes)
+    if not found:
+        raise UserError(
+            f"{folder}: no file in this folder ends with {endings}; for its subfolders, use "
+            f"{shlex.quote(str(folder / '**/*'))}"
+        )
+    if len(found) < len(files):
+        left_out = len(files) - len(found)
+        print(
+            f"{folder}: left out {left_out} files that do not end with {endings}", file=sys.stderr
+        )
+    return sorted(found)
 
 
 def predict_source(trainer: "BaseTrainer", source: str) -> list[Entry]:

@@ -8,7 +8,7 @@ from config.help import SettingsParser
 from config.loading import load_settings
 from config.reading import DEFAULT
 from config.schema import Settings
-from utils.command import run_command
+from utils.command import next_command, run_command
 from utils.paths import path_argument
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def main() -> None:
         heading = f"{dataset.title}: {arguments.split}, {kind}"
         file = arguments.output / f"{arguments.split}_{kind}.png"
         show(dataset, batch, heading, file)
+    config = [] if arguments.config == DEFAULT else ["--config", arguments.config]
+    print(f"train: {next_command('train.py', *config, *arguments.settings)}")
 
 
 def load_split(settings: Settings, split: str) -> "BaseDataset":

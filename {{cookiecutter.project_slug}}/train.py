@@ -12,8 +12,8 @@ from config.reading import DEFAULT
 from config.schema import Settings
 from logger.console import configure_logging, format_table, log
 from storage import run_folder
-from utils.command import run_command
-from utils.errors import COMMAND_PREFIX, UserError
+from utils.command import next_command, run_command
+from utils.errors import UserError
 from utils.imports import fast_imports
 from utils.paths import path_argument
 from utils.ranks import is_main_process, world_size
@@ -44,7 +44,10 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """The arguments of the command line."""
-    parser = SettingsParser(description="Trains a model, or resumes its training.")
+    parser = SettingsParser(
+        description="Trains a model, or resumes its training. For several runs at a time on the "
+        "CPU of one machine, give each its part of the cores: OMP_NUM_THREADS=1 on two cores."
+    )
     parser.add_argument(
         "--config",
         type=path_argument,
@@ -235,10 +238,10 @@ def describe_end(trainer: "BaseTrainer") -> int:
     """Logs the next command; returns the exit code."""
     run = trainer.run
     if trainer.stop_signal and not trainer.is_finished():
-        log.info("stopped; resume: %spython train.py --resume %s", COMMAND_PREFIX, run)
+        log.info("stopped; resume: %s", next_command("train.py", "--resume", run))
         return 128 + trainer.stop_signal
-    log.info("evaluate: %spython evaluate.py %s", COMMAND_PREFIX, run)
-    log.info("curves: %stensorboard --logdir %s", COMMAND_PREFIX, run)
+    log.info("curves: %s", next_command("tensorboard", "--logdir", run))
+    log.info("evaluate: %s", next_command("evaluate.py", run))
     return 0
 
 

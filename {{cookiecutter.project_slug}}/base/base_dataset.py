@@ -44,6 +44,8 @@ class BaseDataset(ABC, Dataset[Sample]):
         saved_attributes: names of attributes that change in training, such as a replay buffer:
             tensors and plain data. Checkpoints contain them. No workers may load the samples then,
             because changes would not reach them.
+        input_suffixes: endings of the files that `read_inputs` reads, in lower case and with the
+            dot. Then predict.py also accepts folders and patterns of file names.
         source: hash of the files that are divided into splits, if they may change.
         in_memory: whether batches are indexed from tensors; then no workers are started by
             default.
@@ -60,6 +62,7 @@ class BaseDataset(ABC, Dataset[Sample]):
     fitted: Sequence[str] = ()
     trained_on: str
     saved_attributes: Sequence[str] = ()
+    input_suffixes: Sequence[str] = ()
     source = ""
     in_memory = False
     uses_global_rng = True
@@ -106,6 +109,10 @@ class BaseDataset(ABC, Dataset[Sample]):
             UserError: if there is no such input.
         """
         raise UserError(f"{type(self).__name__} does not define read_inputs, so it reads no inputs")
+
+    def sample_name(self, index: int) -> str:
+        """What figures and tables call a sample, such as the name of its file."""
+        return f"sample {index}"
 
     def describe_input(self) -> dict[str, Any]:
         """How `read_inputs` and `transform` make a tensor of an input, as plain data.
@@ -173,19 +180,30 @@ class BaseDataset(ABC, Dataset[Sample]):
         """Restores the result of `state_dict`.
 
         Raises:
-            UserError: if the classes differ from those of this data set.
+            UserError: if the classes differ from those of this data set, unless it defines
+                `use_classes`.
         """
         if len(self) and list(self.classes) != list(state["classes"]):
-            raise UserError(
-                f"{self.title} has the classes {_listing(self.classes)}; "
-                f"the model was trained with {_listing(state['classes'])}"
-            )
+            self.use_classes(state["classes"])
         for name in ("classes", *self.fitted):
             setattr(self, name, state[name])
         self.trained_on = state["title"]
         source_changed = bool(self.source) and self.source != state["source"]
         if source_changed and self.title == self.trained_on:
             log.warning("%s has changed since training: splits may share samples", self.title)
+
+    def use_classes(self, classes: Sequence[str]) -> None:
+        """Changes the targets to indices of the classes that the model was trained with.
+
+        It is called if these differ from the classes of this data set, before they replace them.
+
+        Raises:
+            UserError: by default, and if a sample has another class.
+        """
+        raise UserError(
+            f"{self.title} has the classes {_listing(self.classes)}; "
+            f"the model was trained with {_listing(classes)}"
+        )
 
     def to(self, device: torch.device) -> None:
         """Moves the `device_tensors` to a device, where batches are made from then on."""

@@ -112,6 +112,8 @@ class BaseTrainer(ABC):
         saved_attributes: names of further attributes with a state: tensors and plain data.
         progress: steps made so far, best value, and so on.
         stop_signal: the signal that ended `fit`, or 0.
+        evaluated_indices: in `evaluation_step`, the indices of the samples of the batch in their
+            data set, int64, shape (N,), on the device; None outside `evaluate`.
         sample_order: the order of the training samples, with the state of their sampler; None if
             they are shuffled, which needs no state.
     """
@@ -150,6 +152,7 @@ class BaseTrainer(ABC):
         skips = self.options.non_finite == "skip"
         self.guard = NonFiniteGuard(run, skips, self.sharded)
         self.stop_signal = 0
+        self.evaluated_indices: Tensor | None = None
         self.gradient_norm: Tensor | None = None
         self.sample_order: SampleOrder | None = None
         if "train" in loaders:
@@ -573,6 +576,7 @@ class BaseTrainer(ABC):
             # A sharded model exchanges its parameters in each forward pass.
             with nullcontext() if self.sharded else failing_together():
                 self._evaluate_batches(model, split, means)
+            self.evaluated_indices = None
             results = self.collect_results(means)
         return {name: value.detach().cpu() for name, value in results.items()}
 
@@ -583,6 +587,7 @@ class BaseTrainer(ABC):
             for number, step in enumerate(loader.steps(0, loader.steps_per_epoch)):
                 sample_count = sum(step.sample_counts)
                 if sample_count > 0:
+                    self.evaluated_indices = loader.source.local_indices(number).to(self.device)
                     (batch,) = step.to(self.device).batches
                     with naming_invalid_labels(loader, split, number):
                         values = self.evaluation_step(model, batch)

@@ -174,6 +174,10 @@ class StepSource(Dataset["Step | LoadingError"]):
         batches = self._load_step(step, indices).batches
         return [(part[rows], batch) for part, batch in zip(parts, batches, strict=True)]
 
+    def local_indices(self, step: int) -> Tensor:
+        """Indices of this process's samples of a step of one batch: int64, shape (N,)."""
+        return self.sample_indices(step)[self.rank :: self.world_size]
+
     def _load_step(self, step: int, indices: Tensor) -> Step:
         self.seed_loading(step)
         rng = None
@@ -476,6 +480,13 @@ class BatchLoader:
         total = len(self.dataset)
         positions = torch.arange(min(count, total))
         indices = permute(positions, total, make_generator(0))
+        return self.load_batch(indices)
+
+    def load_batch(self, indices: Tensor) -> Batch:
+        """The samples at `indices` (int64, shape (N,)), transformed as for evaluation.
+
+        They are on the CPU.
+        """
         batch = self.dataset.__getitems__(indices.to(self.dataset.device))
         return to_cpu(self.dataset.transform(batch, None))
 

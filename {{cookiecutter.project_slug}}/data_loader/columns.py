@@ -10,6 +10,7 @@ from data_loader.tables import Row
 from utils.errors import UserError
 
 MAX_NUMBER = 1e38  # float32 ends at 3.4e38
+MAX_LISTED_CHARACTERS = 200  # of the names of classes in an error message
 MIN_ROWS_PER_CLASS = 4  # on average; in columns of numbers or names, most values occur once
 
 
@@ -65,8 +66,15 @@ def mean_and_std(values: Tensor) -> tuple[float, float]:
     return exact.mean().item(), std
 
 
-def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:
+def class_indices(
+    rows: Sequence[Row], column: str, training: bool = True
+) -> tuple[list[str], Tensor]:
     """Converts a column of classes to indices.
+
+    Args:
+        rows: rows of the table.
+        column: name of the column.
+        training: whether a model is trained with these classes; a test set may have only one.
 
     Returns:
         The names of the classes in alphabetical order, and the index of each row's class, int64,
@@ -82,6 +90,41 @@ def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:
                 "the cell, or remove the row"
             )
     names = sorted({row[column] for row in rows})
+    if training:
+        _check_class_names(names, rows, column)
+    indices = {name: index for index, name in enumerate(names)}
+    return names, torch.tensor([indices[row[column]] for row in rows])
+
+
+def map_classes(
+    targets: Tensor, classes: Sequence[str], trained: Sequence[str], rows: Sequence[int]
+) -> Tensor:
+    """Converts indices of the classes of a file to those of the classes of a model.
+
+    Args:
+        targets: int64, shape (N,).
+        classes: names of the classes in the file.
+        trained: names of the classes that the model was trained with.
+        rows: numbers of the rows of the targets below the header, for the error message.
+
+    Raises:
+        UserError: if the model does not know one of the classes.
+    """
+    indices = {name: index for index, name in enumerate(trained)}
+    mapped = []
+    for target, row in zip(targets.tolist(), rows, strict=True):
+        name = classes[target]
+        if name not in indices:
+            raise UserError(
+                f"row {row} below the header has the class {name!r}; the file has the classes "
+                f"{_listing(classes)}, but the model was trained with {_listing(trained)}"
+            )
+        mapped.append(indices[name])
+    return torch.tensor(mapped, dtype=torch.int64)
+
+
+def _check_class_names(names: Sequence[str], rows: Sequence[Row], column: str) -> None:
+    """Raises a UserError if there is only one class, or too many of them."""
     if len(names) < 2:
         raise UserError(f"column {column!r} has only one class, {names[0]!r}; provide at least two")
     if len(names) > len(rows) / MIN_ROWS_PER_CLASS:
@@ -90,5 +133,7 @@ def class_indices(rows: Sequence[Row], column: str) -> tuple[list[str], Tensor]:
             f"{names[0]!r}; classes need {MIN_ROWS_PER_CLASS} rows each on average, so set "
             "data.target to a column of classes, not of numbers or texts"
         )
-    indices = {name: index for index, name in enumerate(names)}
-    return names, torch.tensor([indices[row[column]] for row in rows])
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names)[:MAX_LISTED_CHARACTERS]

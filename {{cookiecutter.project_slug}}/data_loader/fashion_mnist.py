@@ -12,7 +12,7 @@ from base.base_dataset import BaseDataset, Batch, Sample
 from config.schema import MayChangeOnResume
 from data_loader import transforms
 from data_loader.fashion_mnist_files import load_tensors
-from data_loader.image_files import describe_image, read_image
+from data_loader.image_files import IMAGE_SUFFIXES, describe_image, read_image
 from data_loader.splits import split_indices
 
 VALIDATION_IMAGES = 5_000  # of the 60,000 training images
@@ -53,6 +53,7 @@ class FashionMNIST(BaseDataset):
         "Bag",
         "Ankle boot",
     )
+    input_suffixes = IMAGE_SUFFIXES
     fitted = ("mean_and_std",)  # of training pixels scaled to [0, 1]
     mean_and_std: tuple[float, float]
     in_memory = True

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import COMMAND_PREFIX, DATA_UNAVAILABLE, UserError
+from utils.command import next_command
+from utils.errors import DATA_UNAVAILABLE, UserError
 
 # The MD5 of each archive, which torchvision checks too, and the shape of the array in it.
 FILES = {
@@ -133,5 +134,6 @@ def _explain(root: Path, problems: list[str]) -> str:
         f"By hand: put {', '.join(FILES)} into {root / 'FashionMNIST/raw'}, or set data.root or "
         "DATA_ROOT to the folder that contains them."
     )
-    lines.append(f"Offline: {COMMAND_PREFIX}python train.py --config config/synthetic.yaml")
+    offline = next_command("train.py", "--config", "config/synthetic.yaml")
+    lines.append(f"Offline: {offline}")
     return "\n".join(lines)

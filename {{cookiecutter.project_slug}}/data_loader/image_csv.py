@@ -10,9 +10,9 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from data_loader.columns import class_indices
+from data_loader.columns import class_indices, map_classes
 from data_loader.example_shapes import EXAMPLES
-from data_loader.image_files import describe_image, read_image
+from data_loader.image_files import IMAGE_SUFFIXES, describe_image, read_image
 from data_loader.splits import split_rows
 from data_loader.tables import example_maker, file_hash, read_data
 from utils.errors import UserError
@@ -46,6 +46,7 @@ class ImageCSV(BaseDataset):
         UserError: if the CSV file cannot be used, or an image file does not exist.
     """
 
+    input_suffixes = IMAGE_SUFFIXES
     fitted = ("mean_and_std",)  # of training pixels scaled to [0, 1]
     mean_and_std: tuple[float, float]
 
@@ -69,14 +70,19 @@ class ImageCSV(BaseDataset):
         self.targets = torch.empty(0, dtype=torch.int64)
         if split is None:
             return
+        is_training = split == "train"
         path = root / file
         make = example_maker(root, file, EXAMPLES, create_example)
         rows = read_data(path, (image, target), make)
         self.source = file_hash(path)
-        self.classes, targets = class_indices(rows, target)
-        indices = split_rows(targets, split, seed, self.classes)
+        self.classes, targets = class_indices(rows, target, training=is_training)
+        # A file to evaluate may lack a class.
+        checked_classes = self.classes if is_training else ()
+        indices = split_rows(targets, split, seed, checked_classes)
         names = [row[image] for row in rows]
-        self.files = [path.parent / names[index] for index in indices.tolist()]
+        self.row_numbers = (indices + 1).tolist()
+        self.names = [names[index] for index in indices.tolist()]
+        self.files = [path.parent / name for name in self.names]
         self.targets = targets[indices]
         if split == "train":  # which is built first: report all missing files at once
             _check_files(path, names, range(len(names)))
@@ -111,6 +117,17 @@ class ImageCSV(BaseDataset):
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads an image file; see the base class."""
         return [(source, {"input": self._read(Path(source))})]
+
+    def use_classes(self, classes: Sequence[str]) -> None:
+        """Accepts a file that lacks some of the classes of the training data."""
+        try:
+            self.targets = map_classes(self.targets, self.classes, classes, self.row_numbers)
+        except UserError as error:
+            raise UserError(f"{self.title}: {error}") from error
+
+    def sample_name(self, index: int) -> str:
+        """The name of the image file, as in the CSV file."""
+        return self.names[index]
 
     def describe_input(self) -> dict[str, Any]:
         mean, std = self.mean_and_std

@@ -11,6 +11,22 @@ from torch import Tensor
 
 from utils.errors import UserError
 
+# Of the files in a folder; a file that is named can have any ending.
+IMAGE_SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+
 
 def read_image(file: Path, size: int, colour: bool = False, crop: bool = False) -> Tensor:
     """Reads an image in any format that Pillow supports, and resizes it to a square.

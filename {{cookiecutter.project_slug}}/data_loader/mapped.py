@@ -94,6 +94,7 @@ class Mapped(BaseDataset):
         self.original: BaseDataset | None = None
         if options is not None:
             self.original = construct(options, BaseDataset, root=root, split=None, seed=seed)
+            self.input_suffixes = self.original.input_suffixes
         self.title = about.title
         self.classes = about.classes
         self.fitted = [*about.fitted]

@@ -34,6 +34,7 @@ class Points(BaseDataset):
     fitted = ("x_mean_and_std", "target_mean_and_std")
     x_mean_and_std: tuple[float, float]
     target_mean_and_std: tuple[float, float]
+    input_suffixes = (".csv", ".tsv", ".txt")
     in_memory = True
     uses_global_rng = False
     device_tensors = ("x", "y")

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from data_loader import transforms
-from data_loader.image_files import describe_image, read_image
+from data_loader.image_files import IMAGE_SUFFIXES, describe_image, read_image
 from data_loader.splits import split_indices
 from utils.randomness import make_generator
 
@@ -39,6 +39,7 @@ class Synthetic(BaseDataset):
     classes = [f"synthetic {180 * k // CLASSES} degrees" for k in range(CLASSES)]  # noqa: RUF012
     fitted: Sequence[str] = ("mean_and_std",)  # of training pixels scaled to [0, 1]
     mean_and_std: tuple[float, float]
+    input_suffixes = IMAGE_SUFFIXES
     in_memory = True
     uses_global_rng = False
     device_tensors = ("images", "targets")

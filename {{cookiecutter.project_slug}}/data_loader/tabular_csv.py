@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from data_loader.columns import class_indices, mean_and_std, parse_number, read_numbers
+from data_loader.columns import class_indices, map_classes, mean_and_std, parse_number, read_numbers
 from data_loader.example_apartments import EXAMPLES
 from data_loader.splits import split_rows
 from data_loader.tables import Row, example_maker, file_hash, read_data, read_rows
@@ -54,6 +54,7 @@ class TabularCSV(BaseDataset):
     numbers: dict[str, tuple[float, float, bool]]  # mean, standard deviation, any cell missing
     categories: dict[str, list[str]]
     target_mean_and_std: tuple[float, float]
+    input_suffixes = (".csv", ".tsv", ".txt")
     in_memory = True
     uses_global_rng = False
     device_tensors = ("features", "targets")
@@ -78,6 +79,7 @@ class TabularCSV(BaseDataset):
         self.targets = torch.empty(0)
         if split is None:
             return
+        is_training = split == "train"
         path = root / file
         make = example_maker(root, file, EXAMPLES, create_example)
         rows = self._with_empty_cells(read_data(path, [target], make))
@@ -85,13 +87,16 @@ class TabularCSV(BaseDataset):
         _check_ignored(file, ignore, list(rows[0]))
 
         if predict == "class":
-            self.classes, targets = class_indices(rows, target)
+            self.classes, targets = class_indices(rows, target, training=is_training)
         else:
             targets = read_numbers(rows, target).float()
-        indices = split_rows(targets.reshape(-1), split, seed, self.classes, stratify)
+        # A file to evaluate may lack a class.
+        checked_classes = self.classes if is_training else ()
+        indices = split_rows(targets.reshape(-1), split, seed, checked_classes, stratify)
         self.targets = targets[indices]
         unused = {target, "", *ignore}
         used = [column for column in rows[0] if column not in unused]
+        self.row_numbers = (indices + 1).tolist()
         for index in indices.tolist():
             self.rows.append({column: rows[index][column] for column in used})
 
@@ -133,6 +138,19 @@ class TabularCSV(BaseDataset):
         for number, row in enumerate(features, 1):
             samples.append((f"{source} row {number}", {"input": row}))
         return samples
+
+    def use_classes(self, classes: Sequence[str]) -> None:
+        """Accepts a file that lacks some of the classes of the training data."""
+        if not self.classes or not classes:  # one of them has numbers to predict
+            super().use_classes(classes)
+        try:
+            self.targets = map_classes(self.targets, self.classes, classes, self.row_numbers)
+        except UserError as error:
+            raise UserError(f"{self.title}: {error}") from error
+
+    def sample_name(self, index: int) -> str:
+        """The number of the row below the header."""
+        return f"row {self.row_numbers[index]}"
 
     def describe_input(self) -> dict[str, Any]:
         columns: list[dict[str, Any]] = []

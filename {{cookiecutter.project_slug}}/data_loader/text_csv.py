@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from config.schema import Count
-from data_loader.columns import class_indices
+from data_loader.columns import class_indices, map_classes
 from data_loader.example_messages import EXAMPLES
 from data_loader.splits import split_rows
 from data_loader.tables import Row, example_maker, file_hash, read_data
@@ -49,6 +49,7 @@ class TextCSV(BaseDataset):
 
     fitted = ("vocabulary",)
     vocabulary: list[str]
+    input_suffixes = (".csv", ".md", ".tsv", ".txt")
     in_memory = True
     uses_global_rng = False
 
@@ -72,14 +73,18 @@ class TextCSV(BaseDataset):
         self.targets = torch.empty(0)
         if split is None:
             return
+        is_training = split == "train"
         path = root / file
         make = example_maker(root, file, EXAMPLES, create_example)
         rows = read_data(path, (text, target), make)
         self.source = file_hash(path)
-        self.classes, targets = class_indices(rows, target)
-        indices = split_rows(targets, split, seed, self.classes)
+        self.classes, targets = class_indices(rows, target, training=is_training)
+        # A file to evaluate may lack a class.
+        checked_classes = self.classes if is_training else ()
+        indices = split_rows(targets, split, seed, checked_classes)
         _check_texts(rows, text)
         self.targets = targets[indices]
+        self.row_numbers = (indices + 1).tolist()
         self.sentences = [rows[index][text] for index in indices.tolist()]
 
     def fit(self) -> None:
@@ -125,6 +130,17 @@ class TextCSV(BaseDataset):
         for sentence, tokens in zip(sentences, self._encode(sentences), strict=True):
             samples.append((sentence, {"input": tokens}))
         return samples
+
+    def use_classes(self, classes: Sequence[str]) -> None:
+        """Accepts a file that lacks some of the classes of the training data."""
+        try:
+            self.targets = map_classes(self.targets, self.classes, classes, self.row_numbers)
+        except UserError as error:
+            raise UserError(f"{self.title}: {error}") from error
+
+    def sample_name(self, index: int) -> str:
+        """The number of the row below the header, and the sentence."""
+        return f"row {self.row_numbers[index]}: {self.sentences[index]}"
 
     def describe_input(self) -> dict[str, Any]:
         return {

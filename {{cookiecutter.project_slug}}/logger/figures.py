@@ -104,7 +104,9 @@ def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
         extent = (left, left + width, top + height, top)
         pixels = image.permute(1, 2, 0).numpy()
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent)
-        axes.text(left + width / 2, top, title, fontsize=8, ha="center", va="bottom")
+        x = left + width / 2
+        # A name may contain $, which would begin a formula.
+        axes.text(x, top, title, fontsize=8, ha="center", va="bottom", parse_math=False)
     return figure
 
 

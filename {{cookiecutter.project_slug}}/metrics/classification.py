@@ -14,8 +14,7 @@ class ClassificationMetrics(nn.Module):
 
     Both stay on the device until `compute` is called. The results are:
 
-    - ``loss`` (mean), ``accuracy`` and ``f1`` (mean over the classes that occur in the targets or
-      the predictions): scalars.
+    - ``loss`` (mean), ``accuracy`` and ``f1`` (mean over the classes that have samples): scalars.
     - ``precision_by_class``, ``recall_by_class`` and ``f1_by_class``: shape (C,).
     - ``confusion``: counts by true class (row) and predicted class (column), int64, shape (C, C).
 
@@ -63,11 +62,10 @@ class ClassificationMetrics(nn.Module):
         support = confusion.sum(1)
         predicted = confusion.sum(0)
         f1 = 2 * correct / (support + predicted).clamp(min=1)
-        occurs = support + predicted > 0
         return {
             "loss": loss_sum / samples,
             "accuracy": correct.sum() / samples,
-            "f1": f1[occurs].mean(),
+            "f1": f1[support > 0].mean(),
             "precision_by_class": correct / predicted.clamp(min=1),
             "recall_by_class": correct / support.clamp(min=1),
             "f1_by_class": f1,

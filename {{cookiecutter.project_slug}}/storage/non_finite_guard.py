@@ -10,7 +10,8 @@ from torch import Tensor
 from logger.console import log
 from storage.checkpoint_file import load_first_usable, read_step, save_checkpoint
 from storage.run_folder import find_checkpoints, step_in_name
-from utils.errors import COMMAND_PREFIX, TRAINING_FAILED, NonFiniteError, UserError
+from utils.command import next_command
+from utils.errors import TRAINING_FAILED, NonFiniteError, UserError
 from utils.finite import check_finite
 from utils.nested import as_plain_data, named_tensors
 from utils.process_group import all_gather_object
@@ -84,8 +85,9 @@ class NonFiniteGuard:
             description += f"; {file} contains the batch and the state before the step"
         skipped_all_steps = progress.step == progress.skipped_steps
         if not self.skips or (skipped_all_steps and number >= MAX_SKIPPED_FIRST_STEPS):
+            resume = next_command("train.py", "--resume", file)
             raise UserError(
-                f"{description}\n{COMMAND_PREFIX}python train.py --resume {file} repeats the "
+                f"{description}\n{resume} repeats the "
                 "step; try a lower optimizer.lr, trainer.clip_norm, trainer.precision=fp32 or "
                 "trainer.non_finite=skip",
                 TRAINING_FAILED,

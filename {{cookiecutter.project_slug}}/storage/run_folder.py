@@ -5,9 +5,7 @@ import math
 import os
 import platform
 import re
-import shlex
 import shutil
-import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +18,7 @@ from typing import Any
 import filelock
 
 from storage.repository import describe_repository
+from utils.command import next_command, typed_command
 from utils.errors import UserError
 from utils.files import TEMPORARY_NAME, replace_file
 from utils.imports import fast_imports
@@ -51,7 +50,8 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
         folder = RUNS / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     is_new = not any(folder.glob("*"))
     if not resumed and not is_new and not _holds_aborted_run(folder):
-        raise UserError(f"{folder} is not empty; use another --run-dir, or --resume {folder}")
+        resume = next_command("train.py", "--resume", folder)
+        raise UserError(f"{folder} is not empty; use another --run-dir, or resume: {resume}")
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder)
@@ -282,7 +282,7 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
         "template": project["tool"]["torch-template"]["version"],
         "git": describe_repository(PROJECT),
         "folder": str(Path.cwd()),
-        "command": shlex.join(sys.argv),
+        "command": typed_command(),
         "versions": versions,
         "machine": f"Python {platform.python_version()}, {platform.platform()}",
         **facts,

@@ -3,13 +3,8 @@
 from typing import Any
 
 from logger.console import log
-from utils.errors import (
-    COMMAND_PREFIX,
-    LoadingError,
-    NonFiniteError,
-    first_line,
-    is_lost_connection,
-)
+from utils.command import next_command
+from utils.errors import LoadingError, NonFiniteError, first_line, is_lost_connection
 from utils.process_group import all_processes_fail
 from utils.ranks import world_size
 from utils.signals import StopSignals
@@ -65,7 +60,7 @@ class SavingOnError:
     def _keep_state(self, error: BaseException) -> None:
         """Saves the state if it is that of a completed step; logs how to resume."""
         step = self.trainer.progress.step
-        resume = f"resume: {COMMAND_PREFIX}python train.py --resume {self.trainer.run}"
+        resume = f"resume: {next_command('train.py', '--resume', self.trainer.run)}"
         can_save = not self._in_step and not is_lost_connection(error)
         if can_save and all_processes_fail(step):
             problem = self._save()

@@ -142,7 +142,9 @@ def train(command: Callable[..., int]) -> Callable[..., int]:
     """``train(folder, "seed=1")``: trains a small model in a new run folder."""
 
     def run(folder: Path, *changes: str) -> int:
-        return command("train", "--config", CONFIG, "--run-dir", folder, *QUICK_SETTINGS, *changes)
+        return command(
+            "train", "--config", CONFIG, f"--run-dir={folder}", *QUICK_SETTINGS, *changes
+        )
 
     return run
 

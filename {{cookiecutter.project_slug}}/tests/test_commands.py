@@ -4,6 +4,9 @@
 import csv
 import json
 import re
+import shlex
+import shutil
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +26,11 @@ from base.base_dataset import Sample
 from base.base_model import BaseModel
 from builders import build_trained_model, restore_dataset, restore_trainer
 from config.loading import load_settings
+from data_loader import synthetic
 from data_loader.synthetic import Synthetic
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
+from utils.command import next_command
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
@@ -67,7 +72,7 @@ def evaluation(trained_run: Path, command: Command) -> Path:
 def test_the_saved_results_agree_with_each_other(evaluation: Path) -> None:
     metrics = read_json(evaluation / "metrics.json")
     counts = read_numbers(evaluation / "confusion_matrix.csv")
-    precision, recall, f1 = read_numbers(evaluation / "by_class.csv").T
+    samples, precision, recall, f1 = read_numbers(evaluation / "by_class.csv").T
     correct = counts.diagonal()
     support = counts.sum(1)
     predicted = counts.sum(0)
@@ -75,6 +80,7 @@ def test_the_saved_results_agree_with_each_other(evaluation: Path) -> None:
     assert counts.sum() == metrics["samples"] == 303
     assert metrics["accuracy"] == pytest.approx(correct.sum() / 303, abs=1e-5)
     assert metrics["f1"] == pytest.approx(f1.mean(), abs=1e-4)
+    assert samples.tolist() == support.tolist()
     assert recall == pytest.approx(correct / support, abs=1e-4)
     assert precision == pytest.approx(correct / predicted.clip(1), abs=1e-4)
     assert f1 == pytest.approx(2 * correct / (support + predicted), abs=1e-4)
@@ -105,15 +111,59 @@ def test_figures_of_the_results_are_saved(evaluation: Path, name: str) -> None:
     assert pixels.max() == 255
 
 
-def test_misclassified_samples_are_from_one_evaluation_batch(trained_run: Path) -> None:
-    last = trained_run / "checkpoints/last.pt"  # with many errors
-    trainer, _ = restore_trainer([last], "test", ["data.batch_size=5"])
-    batch = trainer.loaders["test"].sample_batch(20)
-    wrong = int((trainer.predict(batch).argmax(1) != batch["target"]).sum())
-    assert 5 < wrong < 25
+def test_the_worst_samples_of_the_whole_split_are_listed_and_drawn(
+    trained_run: Path, evaluation: Path
+) -> None:
+    trainer, _ = restore_trainer([trained_run / "checkpoints/best.pt"], "test", [])
+    dataset = trainer.dataset
+    batch = dataset.transform(dataset.__getitems__(torch.arange(303)), None)
+    probabilities = best_model(trained_run)(batch["input"]).softmax(1).detach()
+    true = probabilities[torch.arange(303), batch["target"]]
+    highest, predicted = probabilities.max(1)
+    wrong = (predicted != batch["target"]).nonzero().squeeze(1)
+    worst = wrong[true[wrong].argsort()][:25].tolist()
+    assert len(worst) == 25
+
+    rows = read_table(evaluation / "misclassified.csv")[1:]
+    assert [row[0] for row in rows] == [f"sample {index}" for index in worst]
+    assert [row[2] for row in rows] == [dataset.classes[predicted[index]] for index in worst]
+    shown = np.array([row[3:] for row in rows]).astype(float)
+    assert shown[:, 0] == pytest.approx(highest[worst].numpy(), abs=1e-3)
+    assert shown[:, 1] == pytest.approx(true[worst].numpy(), abs=1e-3)
+
     figure = trainer.figures("test", trainer.evaluate("test"))["misclassified"]
     titles = [text.get_text() for text in figure.findobj(Text) if "\nas " in text.get_text()]
-    assert len(titles) == wrong
+    assert [title.splitlines()[0] for title in titles] == [row[0] for row in rows]
+    assert titles[0].endswith(f"{highest[worst[0]]:.0%}")
+
+
+def test_files_of_an_earlier_evaluation_are_deleted(
+    trained_run: Path, tmp_path: Path, command: Command
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    folder = run / "evaluation/validation"
+    assert command("evaluate", run, "--split", "validation") == 0
+    (folder / "mine.png").touch()
+    content = read_json(folder / "metrics.json")
+    (folder / "outdated.csv").touch()
+    (folder / "metrics.json").write_text(json.dumps({**content, "files": ["outdated.csv"]}))
+    assert command("evaluate", run, "--split", "validation") == 0
+    assert (folder / "mine.png").exists()
+    assert not (folder / "outdated.csv").exists()
+    assert read_json(folder / "metrics.json") == content
+
+
+def test_samples_that_have_changed_since_the_last_evaluation_are_reported(
+    trained_run: Path, tmp_path: Path, command: Command, monkeypatch: Any, caplog: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    for size, is_reported in ((303, False), (303, False), (304, True), (304, False)):
+        monkeypatch.setattr(synthetic, "TEST", size)
+        caplog.clear()
+        assert command("evaluate", run) == 0
+        assert ("synthetic data: the samples have changed" in caplog.text) == is_reported
 
 
 def test_any_split_can_be_evaluated_with_any_checkpoint(
@@ -195,6 +245,39 @@ def test_unreadable_inputs_are_reported_and_all_others_are_classified(
     entries = json.loads(printed.out)["inputs"]
     assert ["predictions" in entry for entry in entries] == [True, False, False, False, True]
     assert ["error" in entry for entry in entries] == [False, True, True, True, False]
+
+
+def test_folders_and_patterns_name_their_visible_files(
+    trained_run: Path, image_files: list[Path], command: Command, capsys: Captured
+) -> None:
+    image = image_files[0].read_bytes()
+    for name in ("b/2.PNG", "b/1.png", "b/.hidden.png", "b/c/3.png", "b/.d/4.png", "a[1].png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(image)
+    Path("b/notes.txt").touch()
+    for arguments, expected in {
+        ("b",): ["b/1.png", "b/2.PNG"],
+        ("b/", "a[1].png"): ["b/1.png", "b/2.PNG", "a[1].png"],
+        ("b/*.png",): ["b/1.png"],
+        ("b/**/*.png",): ["b/1.png", "b/c/3.png"],
+        ("b/c/*",): ["b/c/3.png"],
+    }.items():
+        assert command("predict", trained_run, *arguments, "--json") == 0
+        printed = capsys.readouterr()
+        assert [entry["input"] for entry in json.loads(printed.out)["inputs"]] == expected
+        assert ("left out 1 files" in printed.err) == (arguments[0] in ("b", "b/"))
+
+
+def test_a_folder_or_pattern_without_inputs_is_an_error(
+    trained_run: Path, image_files: list[Path], command: Command, capsys: Captured
+) -> None:
+    Path("texts/inner").mkdir(parents=True)
+    Path("texts/notes.txt").touch()
+    for argument in ("texts", "texts/*.png"):
+        assert command("predict", trained_run, argument, image_files[0], "--json") == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith(f"error: {argument}")
+        assert len(json.loads(printed.out)["inputs"]) == 2
 
 
 def test_an_input_of_another_shape_is_reported_and_all_others_are_classified(
@@ -334,6 +417,30 @@ def test_the_settings_file_equals_the_settings_in_the_checkpoint(trained_run: Pa
     state = load_checkpoint(trained_run / "checkpoints/last.pt")
     assert settings == load_settings(state["settings"])
     assert settings.trainer.epochs == 2
+
+
+@pytest.mark.parametrize("name", ["my run", "it's $HOME `x`", "-x", "größe; ls"])
+def test_the_last_line_is_the_next_command_as_a_shell_needs_it(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured, name: str
+) -> None:
+    assert train(Path(name), "trainer.max_steps=1") == 0
+    label, _, line = capsys.readouterr().out.splitlines()[-1].partition(": ")
+    words = shlex.split(line)
+    assert label == "evaluate"
+    assert words[:2] == ["python", "evaluate.py"]
+    assert command("evaluate", *words[2:]) == 0
+    assert (tmp_path / name / "evaluation/test/metrics.json").exists()
+    label, _, line = capsys.readouterr().out.splitlines()[-1].partition(": ")
+    assert (label, shlex.split(line)) == ("export", ["python", "export.py", words[2]])
+
+
+def test_the_next_command_is_in_the_folder_of_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py")])
+    assert shlex.split(next_command("evaluate.py", "last")) == [
+        "python",
+        str(ROOT / "evaluate.py"),
+        "last",
+    ]
 
 
 def test_all_output_of_training_names_the_data(

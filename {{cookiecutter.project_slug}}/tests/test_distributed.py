@@ -149,10 +149,12 @@ def test_every_process_has_a_sample_in_every_evaluation_step(count: int) -> None
     loaders = make_rank_loaders(RandomSamples(count), world_size=3)
     found = []
     for loader in loaders:
-        for step in loader.steps(0, loader.steps_per_epoch):
+        for number, step in enumerate(loader.steps(0, loader.steps_per_epoch)):
             if count >= 3:
                 assert step.sample_counts[0] > 0
-            found += step.batches[0]["index"].tolist()
+            indices = step.batches[0]["index"].tolist()
+            assert loader.source.local_indices(number).tolist() == indices
+            found += indices
     assert sorted(found) == list(range(count))
 
 

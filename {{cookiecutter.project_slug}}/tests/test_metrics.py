@@ -18,6 +18,7 @@ from logger.meter import Meter
 from metrics.average import MeanLoss
 from metrics.classification import ClassificationMetrics
 from metrics.protocol import higher_is_better, scalar_results
+from metrics.worst_samples import WorstSamples
 from model.losses import cross_entropy
 from sanity_check import check_trainer
 from trainer.classifier import Classifier
@@ -55,6 +56,42 @@ def test_classification_metrics_agree_with_torchmetrics() -> None:
     ours.reset()
     ours.update(losses[-1], logits, target)
     assert ours.compute()["confusion"].sum() == 5
+
+
+def test_the_worst_samples_of_all_batches_are_kept() -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(100, 3, generator=rng)
+    logits[7] = torch.tensor([0.0, 500.0, 0.0])  # the probability of its class is 0 in float32
+    target = torch.randint(3, (100,), generator=rng)
+    target[7] = 2
+    worst_samples = WorstSamples()
+    for indices in torch.arange(100).split(30):
+        worst_samples.update(logits[indices], target[indices], indices)
+    found = worst_samples.compute()
+
+    probabilities = logits.softmax(1)
+    highest, predicted = probabilities.max(1)
+    of_target = logits.log_softmax(1)[torch.arange(100), target]
+    wrong = (predicted != target).nonzero().squeeze(1)
+    worst = wrong[of_target[wrong].argsort()][:25].tolist()
+    assert worst[0] == 7
+    assert [sample.index for sample in found] == worst
+    assert [sample.true for sample in found] == target[worst].tolist()
+    assert [sample.predicted for sample in found] == predicted[worst].tolist()
+    assert [sample.confidence for sample in found] == pytest.approx(highest[worst].tolist())
+
+    correct = (predicted == target).nonzero().squeeze(1)
+    worst_samples = WorstSamples()
+    worst_samples.update(logits[correct], target[correct], correct)
+    assert worst_samples.compute() == []
+
+
+def test_the_mean_f1_is_that_of_the_classes_with_samples() -> None:
+    metrics = ClassificationMetrics(3)
+    target = torch.tensor([0, 0, 1, 1])
+    predicted = torch.tensor([0, 2, 1, 1])  # class 2 has no samples, but is predicted
+    metrics.update(torch.ones(4), torch.eye(3)[predicted], target)
+    assert metrics.compute()["f1"].item() == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_the_state_of_classification_metrics_is_not_part_of_a_checkpoint() -> None:

@@ -180,11 +180,16 @@ def test_commands_read_sharded_checkpoints(
     expected_values = logged_values(tmp_path / "ddp")
     assert logged_values(tmp_path / "fsdp") == pytest.approx(expected_values, rel=0.2)
     losses = {}
+    worst_samples = {}
     for count in (0, 2):
         launch(count, ROOT / "evaluate.py", tmp_path / "fsdp", "trainer.compile=false")
         file = tmp_path / "fsdp/evaluation/test/metrics.json"
         losses[count] = json.loads(file.read_text())["loss"]
+        rows = file.with_name("misclassified.csv").read_text().splitlines()[1:]
+        worst_samples[count] = {row.split(",")[0] for row in rows}
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+    assert len(worst_samples[2]) == len(worst_samples[0]) == 25
+    assert len(worst_samples[2] & worst_samples[0]) > 20  # rounding may change the last ones
     assert command("export", tmp_path / "fsdp", "--format", "safetensors") == 0
     assert "of the model's" in capsys.readouterr().out
 

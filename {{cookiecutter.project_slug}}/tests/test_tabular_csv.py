@@ -1,7 +1,9 @@
 """Tables: how rows are encoded, what is refused, and what a model learns from them."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,6 +241,40 @@ def test_a_file_that_has_changed_since_training_causes_a_warning(
     write_rows(tmp_path / "mine.csv", [HEADER, *reversed(ROWS)])
     assert command("evaluate", "run") == 0
     assert "mine has changed since training" in caplog.text
+
+
+def test_a_file_without_one_of_the_classes_is_evaluated(
+    tmp_path: Path, command: Command, capsys: Captured
+) -> None:
+    own = (*own_settings(tmp_path), *QUICK)
+    owls = [(9, "white", "owl")] * 60
+    write_rows(tmp_path / "mine.csv", [HEADER, *ROWS, *owls])
+    options = (*own, "data.file=mine.csv", "trainer.epochs=2")
+    assert command("train", "--config", CLASSES, "--run-dir", "run", *options) == 0
+
+    write_rows(tmp_path / "new.csv", [HEADER, *(row for row in ROWS if row[2] == "dog")])
+    assert command("evaluate", "run", "data.file=new.csv") == 0
+    with Path("run/evaluation/new test/by_class.csv").open(newline="") as stream:
+        cat, dog, owl = list(csv.reader(stream))[1:]
+    assert cat == ["cat", "0", "-", "-", "-"]
+    assert owl == ["owl", "0", "-", "-", "-"]
+    assert dog[:3] == ["dog", "10", "1.0000"]
+    metrics = json.loads(Path("run/evaluation/new test/metrics.json").read_text())
+    assert metrics["accuracy"] == pytest.approx(float(dog[3]), abs=1e-4)
+    assert metrics["f1"] == pytest.approx(float(dog[4]), abs=1e-4)
+    with Path("run/evaluation/new test/confusion_matrix.csv").open(newline="") as stream:
+        rows = np.array([row[1:] for row in list(csv.reader(stream))[1:]]).astype(int)
+    assert rows.sum(1).tolist() == [0, 10, 0]
+
+    lions = [(99, "yellow", "lion")] * 60
+    write_rows(tmp_path / "new.csv", [HEADER, *ROWS, *lions])
+    capsys.readouterr()
+    assert command("evaluate", "run", "data.file=new.csv") == 2
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "'lion'" in message
+    assert "cat, dog, owl" in message
+    row = int(re.search(r"row (\d+) below the header", message)[1])  # type: ignore[index]
+    assert 120 < row <= 180
 
 
 def test_the_example_data_are_reproducible(tmp_path: Path) -> None:

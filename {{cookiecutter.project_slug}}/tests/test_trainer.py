@@ -2,6 +2,8 @@
 # ruff: noqa: D103  the names of the tests state what they test
 
 import random
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -755,7 +757,45 @@ def test_tensorboard_has_the_values_of_metrics_csv(
     trainer.fit()
     events = event_accumulator.EventAccumulator(str(trainer.run / "tensorboard"))
     events.Reload()
-    for split, metric in (("train", "loss"), ("train", "lr"), ("validation", "accuracy")):
-        values = [event.value for event in events.Scalars(f"{split}/{metric}")]
+    for tag, split, metric in (
+        ("train/loss", "train", "loss"),
+        ("train_details/lr", "train", "lr"),
+        ("validation/accuracy", "validation", "accuracy"),
+    ):
+        values = [event.value for event in events.Scalars(tag)]
         assert values == pytest.approx(logged(trainer.run, split, metric), rel=1e-6)
-    assert {"inputs", "confusion_matrix"} <= set(events.Tags()["images"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard itself
+def test_tensorboard_shows_curves_then_figures_and_the_main_settings_first(
+    make_trainer: MakeTrainer,
+) -> None:
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    trainer = make_trainer(*SMALL_MODEL, "logger.tensorboard=true", "trainer.epochs=1")
+    trainer.fit()
+    events = event_accumulator.EventAccumulator(str(trainer.run / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    groups = sorted({tag.partition("/")[0] for tag in [*tags["scalars"], *tags["images"]]})
+    assert groups == ["train", "train_details", "validation", "visuals"]
+    assert {tag for tag in tags["scalars"] if tag.startswith("train/")} == {
+        "train/accuracy",
+        "train/loss",
+    }
+    assert {"visuals/inputs", "visuals/confusion_matrix"} <= set(tags["images"])
+
+    def text(tag: str) -> str:
+        (event,) = events.Tensors(f"{tag}/text_summary")
+        return bytes(event.tensor_proto.string_val[0]).decode()
+
+    assert "| optimizer.lr | 0.05 |" in text("settings").splitlines()
+    assert shlex.join(sys.argv) in text("command")
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = HParamsPluginData.FromString(content).experiment
+    first = [info.name for info in experiment.hparam_infos if info.differs]
+    assert {"model.name", "optimizer.lr", "data.batch_size", "trainer.epochs"} <= set(first)
+    assert len(first) < 12
+    assert [info.name for info in experiment.hparam_infos][: len(first)] == first
+    assert {info.name.tag for info in experiment.metric_infos} <= set(tags["scalars"])

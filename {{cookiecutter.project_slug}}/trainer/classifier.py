@@ -1,8 +1,10 @@
 """Training of classifiers: each sample belongs to one class."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch, class_labels
@@ -10,10 +12,12 @@ from base.base_trainer import BaseTrainer
 from base.invalid_labels import NO_INDEX, describe_invalid_label, first_invalid_label
 from logger.figures import Figure, confusion_matrix_figure
 from metrics.classification import ClassificationMetrics
+from metrics.worst_samples import WorstSamples
 from utils.errors import UserError
 
 MAX_ANSWERS = 3  # classes that predict.py prints for an input
-MAX_MISCLASSIFIED = 25  # samples in the figure of misclassified samples
+NO_VALUE = "-"  # in a table, for a ratio of a class without samples
+MAX_NAME_CHARACTERS = 24  # of a sample's name in a figure
 
 
 class Classifier(BaseTrainer):
@@ -26,6 +30,8 @@ class Classifier(BaseTrainer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.evaluated_split = ""  # the last one
+        self.worst_samples: dict[str, WorstSamples] = {}  # by split
         for split, loader in self.loaders.items():
             self._check_labels(split, loader.dataset)
 
@@ -52,7 +58,15 @@ class Classifier(BaseTrainer):
         logits = model(batch["input"])
         self._check_classes(logits)
         losses = self.loss.unweighted(logits, batch["target"], reduction="none")
-        self.metrics.update(losses, logits, class_labels(batch["target"]))
+        labels = class_labels(batch["target"])
+        self.metrics.update(losses, logits, labels)
+        if self.evaluated_indices is not None:
+            self.worst_samples[self.evaluated_split].update(logits, labels, self.evaluated_indices)
+
+    def evaluate(self, split: str) -> dict[str, Tensor]:
+        self.evaluated_split = split
+        self.worst_samples[split] = WorstSamples()
+        return super().evaluate(split)
 
     def _check_classes(self, logits: Tensor) -> None:
         classes = len(self.dataset.classes)
@@ -81,7 +95,7 @@ class Classifier(BaseTrainer):
         return described
 
     def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
-        """The confusion matrix, and misclassified samples if there are any."""
+        """The confusion matrix, and the worst samples if there are any and they are images."""
         heading = f"{self.dataset.title}: {split}, accuracy {results['accuracy'].item():.2%}"
         confusion = confusion_matrix_figure(results["confusion"], self.dataset.classes, heading)
         figures = {"confusion_matrix": confusion}
@@ -91,34 +105,66 @@ class Classifier(BaseTrainer):
         return figures
 
     def tables(self, results: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
-        """Precision, recall and F1 by class, and the confusion matrix."""
+        """Precision, recall and F1 by class, the confusion matrix, and the worst samples."""
         title = self.dataset.title
         classes = self.dataset.classes
-        by_class = [[title, "precision", "recall", "f1"]]
+        ratios = [results[f"{name}_by_class"] for name in ("precision", "recall", "f1")]
+        support = results["confusion"].sum(1).tolist()
+        by_class = [[title, "samples", "precision", "recall", "f1"]]
         for index, name in enumerate(classes):
-            row = [name]
-            for metric in ("precision", "recall", "f1"):
-                row.append(f"{results[f'{metric}_by_class'][index].item():.4f}")
+            row = [name, str(support[index])]
+            for ratio in ratios:
+                if support[index] == 0:
+                    row.append(NO_VALUE)
+                else:
+                    row.append(f"{ratio[index].item():.4f}")
             by_class.append(row)
         confusion = [[f"{title}: true \\ predicted", *classes]]
         for name, counts in zip(classes, results["confusion"].tolist(), strict=True):
             confusion.append([name, *(str(count) for count in counts)])
-        return {"by_class": by_class, "confusion_matrix": confusion}
+        tables = {"by_class": by_class, "confusion_matrix": confusion}
+        misclassified = self._list_misclassified()
+        if misclassified:
+            tables["misclassified"] = misclassified
+        return tables
+
+    def _list_misclassified(self) -> list[list[str]]:
+        """A table of the worst samples of the last evaluation; empty if there are none."""
+        if self.evaluated_split not in self.worst_samples:
+            return []
+        dataset = self.loaders[self.evaluated_split].dataset
+        rows = []
+        for sample in self.worst_samples[self.evaluated_split].compute():
+            rows.append(
+                [
+                    dataset.sample_name(sample.index),
+                    dataset.classes[sample.true],
+                    dataset.classes[sample.predicted],
+                    f"{sample.confidence:.4f}",
+                    f"{math.exp(sample.log_probability):.4f}",
+                ]
+            )
+        if not rows:
+            return []
+        header = ["true", "predicted", "probability", "probability of true"]
+        return [[f"{dataset.title}: misclassified", *header], *rows]
 
     def _draw_misclassified(self, split: str) -> Figure | None:
-        """The first misclassified samples of a random batch; None without any."""
+        """The worst samples of a split; None if there are none, or they are no images."""
+        if split not in self.worst_samples:
+            return None
+        samples = self.worst_samples[split].compute()
+        if not samples:
+            return None
         loader = self.loaders[split]
         dataset = loader.dataset
-        batch = loader.sample_batch(loader.step_size)
-        predicted = self.predict(batch).argmax(1)
-        true = class_labels(batch["target"])
-        wrong = (predicted != true).nonzero().squeeze(1)[:MAX_MISCLASSIFIED]
-        if len(wrong) == 0:
-            return None
         titles = []
-        for index in wrong.tolist():
-            true_name = dataset.classes[int(true[index])]
-            predicted_name = dataset.classes[int(predicted[index])]
-            titles.append(f"{true_name}\nas {predicted_name}")
-        samples = {name: value[wrong] for name, value in batch.items()}
-        return dataset.draw(samples, f"{dataset.title}: {split}, misclassified", titles)
+        for sample in samples:
+            name = dataset.sample_name(sample.index)
+            if len(name) > MAX_NAME_CHARACTERS:  # the end of a path says more than its start
+                name = f"…{name[1 - MAX_NAME_CHARACTERS :]}"
+            true = dataset.classes[sample.true]
+            predicted = dataset.classes[sample.predicted]
+            titles.append(f"{name}\n{true}\nas {predicted} {sample.confidence:.0%}")
+        batch = loader.load_batch(torch.tensor([sample.index for sample in samples]))
+        return dataset.draw(batch, f"{dataset.title}: {split}, worst misclassified", titles)

@@ -3,13 +3,16 @@
 import io
 import logging
 import os
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from utils.errors import (
     BAD_INPUT,
+    COMMAND_PREFIX,
     TRAINING_FAILED,
     OtherProcessError,
     UserError,
@@ -21,6 +24,7 @@ from utils.ranks import world_size
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as for a command that the signal ends
 INTERRUPTED = 130  # 128 + SIGINT
 STDERR = 2  # its descriptor
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -71,6 +75,34 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # tests and notebooks replace it
             stream.reconfigure(errors="backslashreplace")
+
+
+def next_command(program: str, *arguments: str | Path) -> str:
+    """A command as the user must type it, in the folder where this one was typed.
+
+    Args:
+        program: a script of this project, such as ``evaluate.py``, or another program.
+        *arguments: they are quoted where it is necessary.
+    """
+    words = [program]
+    if program.endswith(".py"):
+        words = ["python", program]
+        called = Path(sys.argv[0])
+        if called.resolve().parent == PROJECT:
+            words = ["python", str(called.with_name(program))]
+    for argument in arguments:
+        if isinstance(argument, Path) and str(argument).startswith("-"):
+            words.append(f"./{argument}")  # it would be an option
+        else:
+            words.append(str(argument))
+    if os.name == "nt":
+        return COMMAND_PREFIX + subprocess.list2cmdline(words)
+    return COMMAND_PREFIX + shlex.join(words)
+
+
+def typed_command() -> str:
+    """The command that runs, as the user has typed it."""
+    return shlex.join(sys.argv)
 
 
 def print_error(error: Exception) -> None:
