@@ -15,6 +15,7 @@ from data_loader.example_shapes import EXAMPLES
 from data_loader.image_files import describe_image, read_image
 from data_loader.splits import split_rows
 from data_loader.tables import file_hash, read_data
+from data_loader.unicode_forms import find_files, normalize_name
 from utils.errors import UserError
 from utils.randomness import uniform
 
@@ -40,6 +41,9 @@ class ImageCSV(BaseDataset):
         target: Column of the classes.
         size: Height and width of the model's input, in pixels.
         flip: Whether training images are randomly flipped horizontally.
+        white: Value of a white pixel in images with more than 8 bits, such as 4095 for 12 bits in
+            16; null for 65535 (16 bits) or 1 (floating-point numbers). 32-bit and signed integers
+            require it.
 
     Raises:
         UserError: if the CSV file cannot be used, or an image file does not exist.
@@ -58,21 +62,25 @@ class ImageCSV(BaseDataset):
         target: str = "class",
         size: Annotated[int, Field(ge=8, le=4096)] = 64,
         flip: bool = True,
+        white: Annotated[float, Field(gt=0)] | None = None,
     ) -> None:
         self.title = Path(file).stem
         self.size = size
         self.margin = size // MARGIN_FRACTION
         self.flip = flip
+        self.white = white
         self.files: list[Path] = []
         self.targets = torch.empty(0, dtype=torch.int64)
         if split is None:
             return
+        image = normalize_name(image)
+        target = normalize_name(target)
         path = root / file
         rows = read_data(path, (image, target), EXAMPLES.get(file))
         self.source = file_hash(path)
         self.classes, targets = class_indices(rows, target)
         indices = split_rows(targets, split, seed, self.classes)
-        names = [row[image] for row in rows]
+        names = find_files(path.parent, [row[image] for row in rows])
         self.files = [path.parent / names[index] for index in indices.tolist()]
         self.targets = targets[indices]
         if split == "train":  # which is built first: report all missing files at once
@@ -114,7 +122,7 @@ class ImageCSV(BaseDataset):
         first = self.margin // 2
         crop = {"top": first, "left": first, "height": self.size, "width": self.size}
         return {
-            **describe_image(self.size + self.margin, colour=True, crop=True),
+            **describe_image(self.size + self.margin, colour=True, crop=True, white=self.white),
             "crop": crop,
             "mean": mean,
             "std": std,
@@ -123,7 +131,8 @@ class ImageCSV(BaseDataset):
 
     def _read(self, file: Path) -> Tensor:
         """Reads an image with the margin for random crops, uint8, shape (3, S, S)."""
-        return read_image(file, self.size + self.margin, colour=True, crop=True)
+        size = self.size + self.margin
+        return read_image(file, size, colour=True, crop=True, white=self.white)
 
 
 def _check_files(csv_file: Path, names: Sequence[str], indices: Sequence[int]) -> None:

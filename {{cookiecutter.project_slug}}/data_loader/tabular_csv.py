@@ -15,6 +15,7 @@ from data_loader.columns import class_indices, mean_and_std, parse_number, read_
 from data_loader.example_apartments import EXAMPLES
 from data_loader.splits import split_rows
 from data_loader.tables import Row, file_hash, read_data, read_rows
+from data_loader.unicode_forms import normalize_name
 from utils.errors import UserError
 
 MAX_CATEGORIES = 100  # per column; a column with more of them contains names or numbers
@@ -70,12 +71,14 @@ class TabularCSV(BaseDataset):
         missing: tuple[str, ...] = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "-", "?"),
     ) -> None:
         self.title = Path(file).stem
-        self.missing = missing
+        self.missing = [normalize_name(text) for text in missing]
         self.rows: list[Row] = []
         self.features = torch.empty(0)
         self.targets = torch.empty(0)
         if split is None:
             return
+        target = normalize_name(target)
+        ignore = tuple(normalize_name(column) for column in ignore)
         path = root / file
         rows = self._with_empty_cells(read_data(path, [target], EXAMPLES.get(file)))
         self.source = file_hash(path)

@@ -21,7 +21,7 @@ from builders import build_fitted_dataset, build_loader
 from config.loading import load_settings
 from data_loader.example_messages import make_messages
 from data_loader.tables import write_rows
-from data_loader.text_csv import tokenize
+from data_loader.tokens import tokenize
 from model.text import TextNet
 from utils.errors import UserError
 
