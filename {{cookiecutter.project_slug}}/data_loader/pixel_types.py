@@ -82,19 +82,19 @@ def scale_to_8_bits(file: Path, image: Image.Image, white: float, inverted: bool
     Raises:
         UserError: if a pixel is not finite, or not between 0 and `white`.
     """
-    values = np.asarray(image, dtype=np.float64)
+    pixels = np.asarray(image)
+    values = pixels.astype(np.float64)
     tolerance = 0.0
     if image.mode == "F":
         tolerance = FLOAT_TOLERANCE * white
     is_valid = (values >= -tolerance) & (values <= white + tolerance)  # false for NaN
     if not is_valid.all():
-        value = values[~is_valid][0]
+        value = pixels[~is_valid][0]
         advice = "correct the file"
         if np.isfinite(value) and value > 0:
             advice = "set data.white (of image_csv.ImageCSV) to the value of white"
         raise UserError(
-            f"{file}: a pixel has the value {value:.9g}; allowed are 0 to {white:.9g} (white); "
-            f"{advice}"
+            f"{file}: a pixel has the value {value!s}; allowed are 0 to {white:.9g} (white); {advice}"
         )
     levels = np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8)
     if inverted:
