@@ -94,7 +94,8 @@ def scale_to_8_bits(file: Path, image: Image.Image, white: float, inverted: bool
         if np.isfinite(value) and value > 0:
             advice = "set data.white (of image_csv.ImageCSV) to the value of white"
         raise UserError(
-            f"{file}: a pixel has the value {value!s}; allowed are 0 to {white:.9g} (white); {advice}"
+            f"{file}: a pixel has the value {value!s}; allowed are 0 to {white:.9g} (white); "
+            f"{advice}"
         )
     levels = np.rint(values * (255 / white)).clip(0, 255).astype(np.uint8)
     if inverted:

@@ -2,9 +2,10 @@
 # ruff: noqa: D103  the names of the tests say what they test
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -317,3 +318,22 @@ def test_a_program_without_the_project_prepares_a_row(
         for answer in entry["predictions"]:
             index = about["data"]["classes"].index(answer["class"])
             assert probabilities[index].item() == pytest.approx(answer["probability"], abs=2e-3)
+
+
+def test_categories_and_settings_may_have_different_unicode_forms(tmp_path: Path) -> None:
+    rows: list[tuple[object, ...]] = [("été", "né", "hiver", "sûr")]
+    for k in range(40):
+        form: Literal["NFC", "NFD"] = "NFC" if k % 3 else "NFD"
+        category = unicodedata.normalize(form, "café")
+        missing = unicodedata.normalize(form, "inconnu é")
+        number = k if k % 2 else missing
+        rows.append((category, "unused", number, unicodedata.normalize(form, f"é{k % 4 // 2}")))
+    write_rows(tmp_path / "mine.csv", rows)
+    texts = [f"data.target={unicodedata.normalize('NFD', 'sûr')}"]
+    texts.append(f"data.ignore=[{unicodedata.normalize('NFD', 'né')}]")
+    texts.append(f"data.missing=[{unicodedata.normalize('NFD', 'inconnu é')}]")
+    own = [f"data.root={tmp_path}", "data.file=mine.csv", *texts]
+    state = build_fitted_dataset(load_settings(CLASSES, own), "train").state_dict()
+    assert state["categories"] == {"été": ["café"]}
+    assert list(state["numbers"]) == ["hiver"]
+    assert state["classes"] == ["é0", "é1"]
