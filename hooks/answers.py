@@ -32,8 +32,8 @@ MODULES = (
 FOLDERS = "runs data"
 DEPENDENCIES = (
     "filelock matplotlib numpy pillow pydantic ruamel ruamel-yaml safetensors tensorboard torch "
-    "torchmetrics torchvision tqdm onnx onnxruntime onnxscript hypothesis mypy pre-commit pre-commit-hooks "
-    "pytest pytest-xdist ruff types-tqdm pip setuptools uv "
+    "torchmetrics torchvision tqdm onnx onnxruntime onnxscript mypy pre-commit pre-commit-hooks "
+    "hypothesis pytest pytest-xdist ruff types-tqdm pip setuptools uv "
     "alembic mlflow mlflow-skinny sqlalchemy wandb"
 )
 DEVICES = "con prn aux nul " + " ".join(f"com{n} lpt{n}" for n in range(10))

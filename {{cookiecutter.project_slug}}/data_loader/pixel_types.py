@@ -58,7 +58,7 @@ def white_value(file: Path, image: ImageFile.ImageFile, white: float | None) -> 
         return WHITE_16_BITS
     raise UserError(
         f"{file}: the value of white is unknown, because the pixels are 32-bit or signed integers; "
-        "set data.white (of image_csv.ImageCSV) to it, or save the image with 8 or 16 bits"
+        "set data.white to it, if the data set has it, or save the image with 8 or 16 bits"
     )
 
 
@@ -92,7 +92,7 @@ def scale_to_8_bits(file: Path, image: Image.Image, white: float, inverted: bool
         value = pixels[~is_valid][0]
         advice = "correct the file"
         if np.isfinite(value) and value > 0:
-            advice = "set data.white (of image_csv.ImageCSV) to the value of white"
+            advice = "set data.white to the value of white, if the data set has it, or scale them"
         raise UserError(
             f"{file}: a pixel has the value {value!s}; allowed are 0 to {white:.9g} (white); "
             f"{advice}"

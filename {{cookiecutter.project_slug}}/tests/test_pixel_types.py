@@ -41,7 +41,8 @@ def save(pixels: Pixels, file: Path) -> Path:
 def save_png(file: Path, bits: int, colour_type: int, channels: list[int]) -> Path:
     """Saves a PNG whose pixels have equal channels, in a type that Pillow does not write."""
     pixel = b"".join(value.to_bytes(bits // 8) for value in channels)
-    rows = SIZE * (b"\0" + SIZE * pixel)
+    row = b"".join([b"\0", *[pixel] * SIZE])
+    rows = b"".join([row] * SIZE)
     header = struct.pack(">IIBBBBB", SIZE, SIZE, bits, colour_type, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n"
     for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
@@ -120,14 +121,14 @@ def test_a_pixel_out_of_range_is_an_error(
         assert part in message
 
 
-@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize(
+    ("colour_type", "channels"),
+    [(2, [0x8080, 0x8080, 0x8080]), (4, [0x8080, 0xFFFF]), (6, [0x8080, 0x8080, 0x8080, 0xFFFF])],
+)
 def test_colour_of_16_bits_has_a_fixed_white(
-    tmp_path: Path, colour_type: int, channels: int
+    tmp_path: Path, colour_type: int, channels: list[int]
 ) -> None:
-    values = [0x8080] * channels
-    if colour_type > 2:
-        values[-1] = 0xFFFF  # opaque
-    file = save_png(tmp_path / "deep.png", 16, colour_type, values)
+    file = save_png(tmp_path / "deep.png", 16, colour_type, channels)
     assert abs(levels(file) - 128).max() <= 1
     assert "data.white=4095" in error_of(file, white=4095)
 
