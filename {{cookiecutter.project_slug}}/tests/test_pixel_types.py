@@ -41,8 +41,8 @@ def save(pixels: Pixels, file: Path) -> Path:
 def save_png(file: Path, bits: int, colour_type: int, channels: list[int]) -> Path:
     """Saves a PNG whose pixels have equal channels, in a type that Pillow does not write."""
     pixel = b"".join(value.to_bytes(bits // 8) for value in channels)
-    row = b"".join([b"\0", *[pixel] * SIZE])
-    rows = b"".join([row] * SIZE)
+    row = b"\0" + b"".join(pixel for _ in range(SIZE))
+    rows = b"".join(row for _ in range(SIZE))
     header = struct.pack(">IIBBBBB", SIZE, SIZE, bits, colour_type, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n"
     for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
