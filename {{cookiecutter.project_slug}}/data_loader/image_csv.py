@@ -15,6 +15,7 @@ from data_loader.example_shapes import EXAMPLES
 from data_loader.image_files import IMAGE_SUFFIXES, describe_image, read_image
 from data_loader.splits import split_rows
 from data_loader.tables import example_maker, file_hash, read_data
+from data_loader.unicode_forms import find_files, normalize_name
 from utils.errors import UserError
 from utils.randomness import uniform
 
@@ -40,6 +41,9 @@ class ImageCSV(BaseDataset):
         target: Column of the classes.
         size: Height and width of the model's input, in pixels.
         flip: Whether training images are randomly flipped horizontally.
+        white: Value of a white pixel in images with more than 8 bits, such as 4095 for 12 bits in
+            16; null for 65535 (16 bits) or 1 (floating-point numbers). 32-bit and signed integers
+            require it.
         create_example: whether the file of the example may be created; only a new run does it.
 
     Raises:
@@ -60,17 +64,21 @@ class ImageCSV(BaseDataset):
         target: str = "class",
         size: Annotated[int, Field(ge=8, le=4096)] = 64,
         flip: bool = True,
+        white: Annotated[float, Field(gt=0)] | None = None,
         create_example: bool = True,
     ) -> None:
         self.title = Path(file).stem
         self.size = size
         self.margin = size // MARGIN_FRACTION
         self.flip = flip
+        self.white = white
         self.files: list[Path] = []
         self.targets = torch.empty(0, dtype=torch.int64)
         if split is None:
             return
         is_training = split == "train"
+        image = normalize_name(image)
+        target = normalize_name(target)
         path = root / file
         make = example_maker(root, file, EXAMPLES, create_example)
         rows = read_data(path, (image, target), make)
@@ -79,7 +87,7 @@ class ImageCSV(BaseDataset):
         # A file to evaluate may lack a class.
         checked_classes = self.classes if is_training else ()
         indices = split_rows(targets, split, seed, checked_classes)
-        names = [row[image] for row in rows]
+        names = find_files(path.parent, [row[image] for row in rows])
         self.row_numbers = (indices + 1).tolist()
         self.names = [names[index] for index in indices.tolist()]
         self.files = [path.parent / name for name in self.names]
@@ -134,7 +142,7 @@ class ImageCSV(BaseDataset):
         first = self.margin // 2
         crop = {"top": first, "left": first, "height": self.size, "width": self.size}
         return {
-            **describe_image(self.size + self.margin, colour=True, crop=True),
+            **describe_image(self.size + self.margin, colour=True, crop=True, white=self.white),
             "crop": crop,
             "mean": mean,
             "std": std,
@@ -143,7 +151,8 @@ class ImageCSV(BaseDataset):
 
     def _read(self, file: Path) -> Tensor:
         """Reads an image with the margin for random crops, uint8, shape (3, S, S)."""
-        return read_image(file, self.size + self.margin, colour=True, crop=True)
+        size = self.size + self.margin
+        return read_image(file, size, colour=True, crop=True, white=self.white)
 
 
 def _check_files(csv_file: Path, names: Sequence[str], indices: Sequence[int]) -> None:

@@ -1,14 +1,24 @@
 """Image files as tensors of a given size."""
 
-import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
+from data_loader.pixel_types import (
+    WHITE_12_BITS,
+    WHITE_16_BITS,
+    WHITE_FLOAT,
+    has_8_bits,
+    scale_to_8_bits,
+    white_is_zero,
+    white_value,
+)
+from data_loader.unicode_forms import find_file
 from utils.errors import UserError
 
 # Of the files in a folder; a file that is named can have any ending.
@@ -27,11 +37,24 @@ IMAGE_SUFFIXES = (
     ".webp",
 )
 
+# Pillow converts these modes to RGB and grey in two steps only.
+INTERMEDIATE_MODES = {"La": "LA", "LAB": "RGB"}
 
-def read_image(file: Path, size: int, colour: bool = False, crop: bool = False) -> Tensor:
+# Pillow only warns of an image above its limit, and raises an error above twice the limit.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+
+def read_image(
+    file: Path, size: int, colour: bool = False, crop: bool = False, white: float | None = None
+) -> Tensor:
     """Reads an image in any format that Pillow supports, and resizes it to a square.
 
-    The aspect ratio is kept. Transparent parts become black. More than 8 bits are scaled to 8.
+    The aspect ratio is kept. Transparent parts become black. Of several images in a file, such as
+    the frames of an animation, the first one is read.
+
+    The type of the pixels defines the value of white, never the image itself: 255 for 8 bits,
+    4095 for 12, 65535 for 16, and 1 for floating-point numbers. For 32-bit or signed integers,
+    `white` must be given.
 
     Args:
         file: image file.
@@ -39,19 +62,22 @@ def read_image(file: Path, size: int, colour: bool = False, crop: bool = False) 
         colour: whether the result is RGB, not grey.
         crop: whether the image fills the square and is cropped at its centre. Otherwise it is
             padded with black.
+        white: value of a white pixel in images of more than 8 bits, such as 4095 for 12 bits that
+            are stored as 16; None for the value that the type defines.
 
     Returns:
         uint8, shape (1, size, size), or (3, size, size) in colour.
 
     Raises:
-        UserError: if the file cannot be read, or is not an image.
+        UserError: if the file cannot be read, is not an image, or is too large; if the value of
+            white is unknown, or a pixel is not between 0 and white.
     """
+    file = find_file(file)
     if file.exists() and not file.is_file():
         raise UserError(f"{file}: cannot be read; it is not a regular file")
     try:
         with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image = _with_8_bits(image)
+            image = _read_8_bits(file, opened, white)
             image = _on_black(image)
             image = image.convert("RGB" if colour else "L")
             if crop:
@@ -59,15 +85,25 @@ def read_image(file: Path, size: int, colour: bool = False, crop: bool = False) 
             else:
                 square = ImageOps.pad(image, (size, size))
             pixels = np.array(square)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        excess = str(error).partition(",")[0]
+        raise UserError(
+            f"{file}: the image is too large: {excess}; scale it down, or raise the limit, "
+            "PIL.Image.MAX_IMAGE_PIXELS, in data_loader/image_files.py"
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
         # Errors of the operating system have a `strerror`; Pillow's own errors have none.
-        reason = getattr(error, "strerror", None) or "it is not an image, or it is damaged"
+        reason = (
+            getattr(error, "strerror", None) or "it is damaged, or not an image that Pillow reads"
+        )
         raise UserError(f"{file}: cannot be read; {reason}") from error
     pixels = pixels.reshape(size, size, -1)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def describe_image(size: int, colour: bool = False, crop: bool = False) -> dict[str, Any]:
+def describe_image(
+    size: int, colour: bool = False, crop: bool = False, white: float | None = None
+) -> dict[str, Any]:
     """What `read_image` does with these arguments, in steps, as plain data.
 
     Other programs follow it, so it names the functions of Pillow only as examples.
@@ -85,9 +121,10 @@ def describe_image(size: int, colour: bool = False, crop: bool = False) -> dict[
     return {
         "kind": "image",
         "steps": [
+            "of several images in a file, take the first one",
             "rotate it as its EXIF orientation says (ImageOps.exif_transpose)",
-            "if it has more than 8 bits: multiply by 255 / 65535 for 16 bits; otherwise by "
-            "255 / W, where W is the smallest of 1, 255, 65535 that no pixel exceeds",
+            "if a pixel has more than 8 bits: multiply by 255 / W and round, where W is the entry "
+            "of its type in `white`; null, a pixel below 0 or above W, and NaN are errors",
             "if it has transparency: composite it onto black",
             "convert it to the colour mode",
             "resize it to a square without a change of the aspect ratio",
@@ -95,30 +132,29 @@ def describe_image(size: int, colour: bool = False, crop: bool = False) -> dict[
             "multiply the pixels by `scale`, subtract `mean`, divide by `std`",
             "arrange the pixels by channel, row and column",
         ],
+        "white": {
+            "12-bit integer": white or WHITE_12_BITS,
+            "16-bit integer": white or WHITE_16_BITS,
+            "32-bit or signed integer": white,
+            "floating-point number": white or WHITE_FLOAT,
+        },
         "colour_mode": colour_mode,
         "resize": resize,
         "scale": 1 / 255,
     }
 
 
-def _with_8_bits(image: Image.Image) -> Image.Image:
-    """Scales the pixels of integer (I) and floating-point (F) images to 0 to 255."""
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.asarray(image, dtype=np.float64)
-    white = _white_value(image.mode, values.max(initial=0))
-    scaled = values / white * 255
-    return Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
-
-
-def _white_value(mode: str, largest: float) -> float:
-    """Returns the value of a white pixel, given an image's mode and largest value."""
-    if mode.startswith("I;16"):
-        return 65535
-    for white in (1, 255, 65535):
-        if largest <= white:
-            return white
-    return math.inf
+def _read_8_bits(file: Path, opened: ImageFile.ImageFile, white: float | None) -> Image.Image:
+    """Reads the pixels of an image, in its upright orientation, with 8 bits per channel."""
+    # Pillow forgets how the pixels are stored when it reads them.
+    white = white_value(file, opened, white)
+    inverted = white_is_zero(opened)
+    image = ImageOps.exif_transpose(opened)
+    if not has_8_bits(image):
+        return scale_to_8_bits(file, image, white, inverted)
+    if image.mode in INTERMEDIATE_MODES:
+        return image.convert(INTERMEDIATE_MODES[image.mode])
+    return image
 
 
 def _on_black(image: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from data_loader.columns import mean_and_std, parse_number, read_numbers
 from data_loader.example_points import EXAMPLES
 from data_loader.splits import split_rows
 from data_loader.tables import example_maker, file_hash, read_data, read_rows
+from data_loader.unicode_forms import normalize_name
 from logger.figures import Figure, curve_figure
 from utils.errors import UserError
 
@@ -50,6 +51,8 @@ class Points(BaseDataset):
         create_example: bool = True,
     ) -> None:
         self.title = Path(file).stem
+        x = normalize_name(x)
+        y = normalize_name(y)
         self.axes = (x, y)
         self.x = torch.empty(0, 1)
         self.y = torch.empty(0, 1)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_loader.unicode_forms import normalize_name
 from logger.console import log
 from utils.errors import DATA_UNAVAILABLE, UserError
 from utils.files import replace_file
@@ -22,7 +23,8 @@ def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
     """Reads a CSV file as one dict per row, from the name of a column to the text of its cell.
 
     The delimiter is the most frequent one in the header: a comma, semicolon, tab or vertical bar.
-    Spaces around cells are removed. Empty lines are skipped.
+    Spaces around cells are removed. Empty lines are skipped. Names of columns and cells are in the
+    Unicode form NFC; `columns` must be, too.
 
     Args:
         file: CSV file in UTF-8.
@@ -136,7 +138,7 @@ def _read_cells(file: Path) -> list[list[str]]:
             reader = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=True)
             for line in reader:
                 if line:
-                    lines.append([cell.strip() for cell in line])
+                    lines.append([normalize_name(cell.strip()) for cell in line])
     except OSError as error:
         raise UserError(f"{file}: cannot be read; {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

@@ -15,6 +15,7 @@ from data_loader.columns import class_indices, map_classes, mean_and_std, parse_
 from data_loader.example_apartments import EXAMPLES
 from data_loader.splits import split_rows
 from data_loader.tables import Row, example_maker, file_hash, read_data, read_rows
+from data_loader.unicode_forms import normalize_name
 from utils.errors import UserError
 
 MAX_CATEGORIES = 100  # per column; a column with more of them contains names or numbers
@@ -73,13 +74,15 @@ class TabularCSV(BaseDataset):
         create_example: bool = True,
     ) -> None:
         self.title = Path(file).stem
-        self.missing = missing
+        self.missing = [normalize_name(text) for text in missing]
         self.rows: list[Row] = []
         self.features = torch.empty(0)
         self.targets = torch.empty(0)
         if split is None:
             return
         is_training = split == "train"
+        target = normalize_name(target)
+        ignore = tuple(normalize_name(column) for column in ignore)
         path = root / file
         make = example_maker(root, file, EXAMPLES, create_example)
         rows = self._with_empty_cells(read_data(path, [target], make))

@@ -15,6 +15,8 @@ from data_loader.columns import class_indices, map_classes
 from data_loader.example_messages import EXAMPLES
 from data_loader.splits import split_rows
 from data_loader.tables import Row, example_maker, file_hash, read_data
+from data_loader.tokens import describe_tokens, tokenize
+from data_loader.unicode_forms import find_file, normalize_name
 from utils.errors import UserError
 
 # Indices in the vocabulary of what is not a known token.
@@ -22,15 +24,14 @@ PADDING = 0
 UNKNOWN = 1
 MAX_PATH_CHARACTERS = 255  # a longer input is a sentence; as a path, it may raise an OSError
 FILE_NAME = re.compile(r"\S+\.(txt|csv|tsv|md)")
-TOKEN = re.compile(r"\w+|[^\w\s]")  # a word, a number or a punctuation mark
 
 
 class TextCSV(BaseDataset):
     """Sentences and their classes.
 
     A sample's input is the sentence's token indices, int64, shape (length,); its target is a
-    class, int64. The vocabulary contains the tokens of the training sentences in lower case, the
-    most frequent ones first. Index 0 is padding, index 1 is an unknown token.
+    class, int64. The vocabulary contains the tokens of the training sentences, the most frequent
+    ones first. Index 0 is padding, index 1 is an unknown token.
 
     Args:
         root: folder of the data.
@@ -74,6 +75,8 @@ class TextCSV(BaseDataset):
         if split is None:
             return
         is_training = split == "train"
+        text = normalize_name(text)
+        target = normalize_name(target)
         path = root / file
         make = example_maker(root, file, EXAMPLES, create_example)
         rows = read_data(path, (text, target), make)
@@ -118,17 +121,18 @@ class TextCSV(BaseDataset):
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads a sentence, or a text file with one sentence per line; see the base class."""
-        if len(source) <= MAX_PATH_CHARACTERS and Path(source).is_file():
-            sentences = _read_lines(Path(source))
+        if len(source) <= MAX_PATH_CHARACTERS and find_file(Path(source)).is_file():
+            sentences = _read_lines(source)
         elif FILE_NAME.fullmatch(source):
             raise UserError(f"{source}: file not found; give an existing file, or a sentence")
         else:
-            sentences = [source]
-        if not any(tokenize(sentence) for sentence in sentences):
+            sentences = {source: source}
+        sentences = {name: text for name, text in sentences.items() if tokenize(text)}
+        if not sentences:
             raise UserError(f"{source!r} contains no words; give a sentence, or a file of them")
         samples: list[tuple[str, Sample]] = []
-        for sentence, tokens in zip(sentences, self._encode(sentences), strict=True):
-            samples.append((sentence, {"input": tokens}))
+        for name, tokens in zip(sentences, self._encode([*sentences.values()]), strict=True):
+            samples.append((name, {"input": tokens}))
         return samples
 
     def use_classes(self, classes: Sequence[str]) -> None:
@@ -143,16 +147,17 @@ class TextCSV(BaseDataset):
         return f"row {self.row_numbers[index]}: {self.sentences[index]}"
 
     def describe_input(self) -> dict[str, Any]:
+        rules = describe_tokens()
+        steps = [
+            *rules["steps"],
+            "keep the first `length` tokens",
+            "replace each by its index in `vocabulary`, or by `unknown`",
+            "append `padding` up to `length` indices",
+        ]
         return {
+            **rules,
             "kind": "text",
-            "steps": [
-                "convert it to lower case",
-                "find all matches of the regular expression `token` (Unicode), which are tokens",
-                "keep the first `length` tokens",
-                "replace each by its index in `vocabulary`, or by `unknown`",
-                "append `padding` up to `length` indices",
-            ],
-            "token": TOKEN.pattern,
+            "steps": steps,
             "length": self.length,
             "vocabulary": self.vocabulary,
             "unknown": UNKNOWN,
@@ -179,11 +184,6 @@ class TextCSV(BaseDataset):
         return encoded
 
 
-def tokenize(sentence: str) -> list[str]:
-    """Divides a sentence into words and punctuation marks, in lower case."""
-    return TOKEN.findall(sentence.lower())
-
-
 def _build_vocabulary(sentences: Sequence[str], size: int) -> list[str]:
     """Returns the `size` most frequent tokens, after those for padding and unknown tokens."""
     counts: Counter[str] = Counter()
@@ -203,10 +203,17 @@ def _check_texts(rows: Sequence[Row], column: str) -> None:
             )
 
 
-def _read_lines(file: Path) -> list[str]:
-    """Reads the lines of a text file that are not blank."""
+def _read_lines(file: str) -> dict[str, str]:
+    """Reads the lines of a text file, each with a name that contains its number.
+
+    Only a line feed, a carriage return or both end a line, as in an editor. `str.splitlines` also
+    divides at other characters, such as U+2028.
+    """
     try:
-        lines = file.read_text("utf-8-sig").splitlines()
+        text = find_file(Path(file)).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read; save it as text in UTF-8 ({error})") from error
-    return [line for line in lines if line.strip()]
+    lines: dict[str, str] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        lines[f"{file} line {number}: {line.strip()}"] = line
+    return lines

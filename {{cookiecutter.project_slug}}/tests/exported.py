@@ -43,9 +43,10 @@ def prepare_image(file: Path, about: Any) -> Any:
     assert rules["kind"] == "image"
     with Image.open(file) as opened:
         image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16"):
-            pixels_16_bits = np.asarray(image, np.float64) * 255 / 65535
-            image = Image.fromarray(pixels_16_bits.astype(np.uint8))
+        types = {"I;16": "16-bit integer", "F": "floating-point number"}
+        if image.mode in types:
+            levels = np.asarray(image, np.float64) * 255 / rules["white"][types[image.mode]]
+            image = Image.fromarray(np.rint(levels).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)

@@ -2,10 +2,12 @@
 # ruff: noqa: D103  the names of the tests say what they test
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -112,6 +114,48 @@ def test_missing_and_damaged_images_are_refused_with_their_names(
         assert part in error
     assert "12.jpg" not in error  # three are listed
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_the_table_and_the_file_system_may_use_different_unicode_forms(
+    tmp_path: Path, form: Literal["NFC", "NFD"]
+) -> None:
+    other: Literal["NFC", "NFD"] = "NFD" if form == "NFC" else "NFC"
+    rows = [("path", "kind")]
+    for k in range(24):
+        name = f"café {k}.png"
+        Image.new("L", (8, 8), 10 * k).save(tmp_path / unicodedata.normalize(other, name))
+        label = unicodedata.normalize(form if k % 4 else other, f"été {k % 2}")
+        rows.append((unicodedata.normalize(form, name), label))
+    write_rows(tmp_path / "mine.csv", rows)
+    settings = load_settings(CONFIG, [f"data.root={tmp_path}", *COLUMNS, "data.size=8"])
+    train = build_fitted_dataset(settings, "train")
+    assert len(train.classes) == 2
+    assert train.__getitems__(torch.arange(len(train)))["input"].shape == (len(train), 3, 9, 9)
+
+
+def test_white_is_a_setting_that_predictions_use(
+    tmp_path: Path, command: Command, capsys: Captured
+) -> None:
+    rows = [("path", "kind")]
+    for k in range(24):
+        pixels = np.full((8, 8), 4000 * (k % 2), np.int32)
+        Image.fromarray(pixels).save(tmp_path / f"{k}.tif")
+        rows.append((f"{k}.tif", f"class {k % 2}"))
+    write_rows(tmp_path / "mine.csv", rows)
+    own = (f"data.root={tmp_path}", *COLUMNS, *QUICK, "data.size=8", "trainer.max_steps=1")
+    assert command("train", "--config", CONFIG, "--run-dir", "run", *own) == 2
+    error = capsys.readouterr().err
+    for part in (".tif", "data.white"):
+        assert part in error
+    white = "data.white=4095"
+    assert command("train", "--config", CONFIG, "--run-dir", "run", *own, white) == 0
+    Image.fromarray(np.full((8, 8), 5000, np.int32)).save(tmp_path / "bright.tif")
+    assert command("predict", "run", tmp_path / "1.tif") == 0
+    assert command("predict", "run", tmp_path / "bright.tif") == 2
+    error = capsys.readouterr().err
+    for part in ("bright.tif", "5000", "4095", "data.white"):
+        assert part in error
 
 
 def test_a_damaged_image_that_is_found_during_training_is_refused_with_its_name(
@@ -312,7 +356,8 @@ def test_a_program_without_the_project_prepares_an_image(
     photos: Callable[..., BaseDataset], tmp_path: Path, command: Command, capsys: Captured
 ) -> None:
     photos("train")
-    own = (f"data.root={tmp_path}", *COLUMNS, *QUICK, "data.size=20", "trainer.max_steps=3")
+    data = (f"data.root={tmp_path}", *COLUMNS, "data.size=20", "data.white=4095")
+    own = (*data, *QUICK, "trainer.max_steps=3")
     assert command("train", "--config", CONFIG, "--run-dir", "run", *own) == 0
     assert command("export", "run") == 0
     about = read_about(Path("run"))
@@ -323,7 +368,9 @@ def test_a_program_without_the_project_prepares_an_image(
     orientation = Image.Exif()
     orientation[0x0112] = 6  # the camera was turned
     image.save("turned.png", exif=orientation)
-    for name in ("3.webp", "12.jpg", "turned.png"):
+    pixels = np.asarray(image.convert("L"), dtype=np.uint16) * 16
+    Image.fromarray(pixels).save("12_bits.png")
+    for name in ("3.webp", "12.jpg", "turned.png", "12_bits.png"):
         array = prepare_image(tmp_path / name, about)
         logits = run_outside(Path("run/export/model.pt2"), array, tmp_path / f"{name}.outside")
         capsys.readouterr()

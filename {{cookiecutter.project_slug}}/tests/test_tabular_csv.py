@@ -4,9 +4,10 @@
 import csv
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -373,3 +374,22 @@ def test_a_finished_run_finds_its_data_in_another_working_folder_or_names_what_i
         assert command(*arguments, "data.root=data") == 69
         assert f"apartments.csv does not exist in {elsewhere}" in capsys.readouterr().err
     assert list((elsewhere / "data").iterdir()) == []
+
+
+def test_categories_and_settings_may_have_different_unicode_forms(tmp_path: Path) -> None:
+    rows: list[tuple[object, ...]] = [("été", "né", "hiver", "sûr")]
+    for k in range(40):
+        form: Literal["NFC", "NFD"] = "NFC" if k % 3 else "NFD"
+        category = unicodedata.normalize(form, "café")
+        missing = unicodedata.normalize(form, "inconnu é")
+        number = k if k % 2 else missing
+        rows.append((category, "unused", number, unicodedata.normalize(form, f"é{k % 4 // 2}")))
+    write_rows(tmp_path / "mine.csv", rows)
+    texts = [f"data.target={unicodedata.normalize('NFD', 'sûr')}"]
+    texts.append(f"data.ignore=[{unicodedata.normalize('NFD', 'né')}]")
+    texts.append(f"data.missing=[{unicodedata.normalize('NFD', 'inconnu é')}]")
+    own = [f"data.root={tmp_path}", "data.file=mine.csv", *texts]
+    state = build_fitted_dataset(load_settings(CLASSES, own), "train").state_dict()
+    assert state["categories"] == {"été": ["café"]}
+    assert list(state["numbers"]) == ["hiver"]
+    assert state["classes"] == ["é0", "é1"]

@@ -3,6 +3,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from builders import build_fitted_dataset, build_loader
 from config.loading import load_settings
 from data_loader.example_messages import make_messages
 from data_loader.tables import write_rows
-from data_loader.text_csv import tokenize
+from data_loader.tokens import tokenize
 from model.text import TextNet
 from utils.errors import UserError
 
@@ -209,6 +210,18 @@ def test_exported_models_take_token_indices(tmp_path: Path, command: Command) ->
         assert program(torch.randint(9, (3, length))).shape == (3, 3)
 
 
+def outside_tokens(sentence: str, rules: Any) -> list[str]:
+    """The tokens of a sentence, made by what about.json says."""
+    text = unicodedata.normalize("NFC", sentence)
+    for character, replacement in rules["replaced"].items():
+        text = text.replace(character, replacement)
+    text = unicodedata.normalize(rules["normalization"], text).casefold()
+    for pattern in rules["removed"]:
+        text = re.sub(pattern, "", text)
+    text = unicodedata.normalize(rules["normalization"], text)
+    return re.findall(rules["token"], text)
+
+
 def test_a_program_without_the_project_prepares_a_sentence(
     tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,9 +231,10 @@ def test_a_program_without_the_project_prepares_a_sentence(
     about = read_about(Path("run"))
     rules = about["preparation"]
     sentences = ["Is the BED near?", "The view was awful, really awful, and unheard-of: zzz!"]
-    array = np.full((2, rules["length"]), rules["padding"], rules["dtype"])
+    sentences.append("“ＷＡＳ” the sta\u00adff ru\u200dde?")
+    array = np.full((3, rules["length"]), rules["padding"], rules["dtype"])
     for row, sentence in zip(array, sentences, strict=True):
-        tokens = re.findall(rules["token"], sentence.lower())[: rules["length"]]
+        tokens = outside_tokens(sentence, rules)[: rules["length"]]
         for position, token in enumerate(tokens):
             row[position] = rules["unknown"]
             if token in rules["vocabulary"]:
