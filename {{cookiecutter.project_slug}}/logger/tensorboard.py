@@ -1,5 +1,6 @@
 """TensorBoard files in the run folder."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from config.loading import flatten
 from config.schema import Settings
 from logger.figures import Figure, drawing_style
 from logger.log_writer import LogEntry, LogWriter
+
+FLOAT32_MAX = 3.4e38  # TensorBoard stores float32; metrics.csv contains larger values
 
 
 class TensorBoard(LogWriter):
@@ -35,6 +38,8 @@ class TensorBoard(LogWriter):
         for entry in entries:
             summary = Summary()
             for name, value in entry.values.items():
+                if FLOAT32_MAX < abs(value) < math.inf:
+                    continue  # a squared error, say; it would be shown as infinite
                 summary.value.add(tag=f"{entry.split}/{name}", simple_value=value)
             self.writer._get_file_writer().add_summary(summary, entry.step, entry.timestamp)
 

@@ -55,6 +55,13 @@ class Regressor(BaseTrainer):
         return {"loss": self.loss(outputs, _like_outputs(target, outputs))}
 
     def _check_shapes(self, outputs: Tensor, target: Tensor) -> None:
+        columns = len(self.standardization)
+        if columns and target.shape[1:] != (columns,):
+            raise UserError(
+                f"{self.dataset.title}: target_standardization has {columns} means and standard "
+                f"deviations, but targets have the shape {tuple(target.shape[1:])}; give one pair "
+                "for each column"
+            )
         is_table = outputs.ndim == target.ndim == 2
         is_number = target.is_floating_point() or not self.dataset.classes
         if is_table and outputs.shape[1] >= target.shape[1] and is_number:
@@ -103,7 +110,9 @@ class Regressor(BaseTrainer):
         origin = getattr(self.model, "origin", 0.0)
         if origin != 0:
             x = f"({x} {-origin:+.15g})"
-        ((_, std),) = self.standardization or [(0.0, 1.0)]
+        std = 1.0
+        if self.standardization:
+            _, std = self.standardization[0]
         formula = format_polynomial(coefficients, x, std)
         return {"formula": [[self.dataset.title], [f"{y} = {formula}"]]}
 
