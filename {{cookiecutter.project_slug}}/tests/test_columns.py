@@ -67,7 +67,7 @@ def test_numbers_that_differ_too_little_for_float64_are_an_error(
 ) -> None:
     numbers = torch.arange(100, dtype=torch.float64)
     numbers[-1] = 1000
-    with pytest.raises(UserError, match="'x'.* float64"):
+    with pytest.raises(UserError, match=r"'x'.* float64"):
         mean_and_std(offset + unit * numbers, "x")
 
 

@@ -2,6 +2,7 @@
 # ruff: noqa: D103  the names of the tests say what they test
 
 import json
+import math
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from base.base_dataset import BaseDataset
 from builders import build_fitted_dataset, restore_trainer
 from config.loading import load_settings
+from config.schema import LossSettings
 from data_loader import points as points_module
 from data_loader.example_points import EXAMPLES
 from data_loader.points import Points
@@ -26,6 +28,7 @@ from data_loader.tables import read_rows, write_rows
 from metrics.protocol import higher_is_better, scalar_results
 from metrics.regression import RegressionMetrics
 from model.curves import Polynomial
+from trainer.regressor import restore_outputs
 from utils.errors import UserError
 
 Command = Callable[..., int]
@@ -190,6 +193,25 @@ def test_metrics_of_standardized_numbers_are_in_the_units_of_the_data() -> None:
     assert found["mae"].item() == pytest.approx((0.1 + 0.5e30) / 2)
     assert found["true"][:, 0].tolist() == pytest.approx([1.7e9, 1.7e9 + 0.2], abs=1e-6)
     assert found["predicted"][:, 0].tolist() == pytest.approx([1.7e9 + 0.1, 1.7e9 + 0.3], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("mse", [12.0, 103.0]),
+        ("quantile", [12.0, 103.0, 16.0, 106.0]),
+        ("gaussian", [12.0, 103.0, 3 + 2 * math.log(2), 2 + 2 * math.log(3)]),
+        ("HuberLoss", [12.0, 103.0, 3.0, 2.0]),
+    ],
+)
+def test_outputs_of_a_loss_are_restored_to_the_units_of_the_data(
+    loss: str, expected: list[float]
+) -> None:
+    outputs = torch.tensor([[1.0, 1.0, 3.0, 2.0]])[:, : len(expected)]
+    units = [(10.0, 2.0), (100.0, 3.0)]
+    found = restore_outputs(outputs, units, LossSettings(name=loss))
+    assert found.dtype == torch.float64
+    assert found[0].tolist() == pytest.approx(expected)
 
 
 def test_metrics_of_integers_are_exact() -> None:

@@ -14,7 +14,7 @@ from conftest import ROOT
 from exported import read_about, run_outside
 
 from base.base_dataset import BaseDataset
-from builders import build_fitted_dataset
+from builders import build_fitted_dataset, restore_trainer
 from config.loading import load_settings
 from data_loader.example_apartments import make_apartments
 from data_loader.tables import write_rows
@@ -290,9 +290,7 @@ def test_targets_do_not_depend_on_offset_and_unit(tmp_path: Path, offset: str, u
     assert shown == pytest.approx(found.unscaled_targets[:, 0].tolist(), abs=1e-4 * std)
 
 
-def test_timestamps_are_predicted_and_exported(
-    tmp_path: Path, command: Command, capsys: Captured
-) -> None:
+def test_timestamps_are_predicted(tmp_path: Path, command: Command, capsys: Captured) -> None:
     start = 1_700_000_000
     rows = [(k % 50, start + 40 * (k % 50)) for k in range(200)]
     write_rows(tmp_path / "mine.csv", [("kg", "time"), *rows])
@@ -312,13 +310,14 @@ def test_timestamps_are_predicted_and_exported(
     assert command("predict", "run", "new.csv") == 0
     first_row = capsys.readouterr().out.splitlines()[2]
     assert float(first_row.split()[-1]) == pytest.approx(values[0], abs=1e-3)
-    assert command("export", "run") == 0
-    about = read_about(Path("run"))
-    assert about["outputs"][0]["dtype"] == "float64"
-    rules = about["preparation"]
-    array = np.array([encode_row({"kg": kg}, rules) for kg in ("10", "40")], rules["dtype"])
-    outputs = run_outside(Path("run/export/model.pt2"), array, tmp_path / "outside")
+    trainer, _ = restore_trainer([Path("run/checkpoints/best.pt")], None, [])
+    rules = trainer.dataset.describe_input()
+    rows_as_prepared = [encode_row({"kg": kg}, rules) for kg in ("10", "40")]
+    exported = trainer.exported_model(trainer.model.eval())
+    outputs = exported(torch.tensor(rows_as_prepared))
+    assert outputs.dtype == torch.float64
     assert outputs[:, 0].tolist() == pytest.approx(values, abs=1e-3)
+    assert exported.state_dict().keys() == trainer.model.state_dict().keys()
 
 
 @pytest.mark.parametrize("column", ["kg", "price"])
