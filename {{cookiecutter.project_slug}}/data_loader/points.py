@@ -1,6 +1,6 @@
 """A data set of points from a CSV file, for regression."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Points(BaseDataset):
         UserError: if the file, one of its columns or a cell cannot be used.
     """
 
-    fitted = ("x_mean_and_std", "target_standardization")
+    fitted: Sequence[str] = ("x_mean_and_std", "target_standardization")
     x_mean_and_std: tuple[float, float]
     target_standardization: list[tuple[float, float]]
     in_memory = True
