@@ -24,6 +24,7 @@ from builders import build_dataset, build_loader, build_training_loaders, fit_da
 from config.schema import Settings
 from data_loader.synthetic import Synthetic
 from utils.errors import LoadingError, UserError
+from utils.nested import digest
 from utils.randomness import GlobalRandomState, make_generator, permute
 
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
