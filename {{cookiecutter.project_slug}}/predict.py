@@ -196,11 +196,13 @@ def rows_by_answer(heading: str, entries: Sequence[Entry]) -> list[list[str]]:
 
 def format_cell(name: str, value: Any) -> str:
     """A value of an answer, as the table shows it."""
+    from logger.console import format_number
+
     if not isinstance(value, float):
         return str(value)[:MAX_CELL_CHARACTERS]
     if name == "probability":
         return f"{value:.1%}"
-    return f"{value:.6g}"
+    return format_number(value)
 
 
 if __name__ == "__main__":

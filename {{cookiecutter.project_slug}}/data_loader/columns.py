@@ -11,6 +11,9 @@ from utils.errors import UserError
 
 MAX_NUMBER = 1e38  # float32 ends at 3.4e38
 MAX_LISTED_CHARACTERS = 200  # of the names of classes in an error message
+MIN_STD = 1e-38  # of a column; float64 contains its square
+MIN_STEPS_PER_STD = 32  # rounding then changes a variance by less than 0.01 %
+MAX_EXACT_INTEGER = 2**53
 MIN_ROWS_PER_CLASS = 4  # on average; in columns of numbers or names, most values occur once
 
 
@@ -57,13 +60,51 @@ def read_numbers(rows: Sequence[Row], column: str, allow_missing: bool = False) 
     return torch.tensor(numbers, dtype=torch.float64).reshape(-1, 1)
 
 
-def mean_and_std(values: Tensor) -> tuple[float, float]:
-    """Computes mean and standard deviation, which is 1 if all values are equal."""
+def mean_and_std(values: Tensor, column: str = "") -> tuple[float, float]:
+    """Computes mean and standard deviation, which is 1 if all values are equal.
+
+    Args:
+        values: float64, any shape, without NaN.
+        column: name of the column, for messages.
+
+    Raises:
+        UserError: if the values differ so little that their differences are rounding errors of
+            float64, or cannot be squared.
+    """
     exact = values.double()
-    std = exact.std(correction=0).item()
-    if std == 0:  # values are divided by it
-        std = 1.0
-    return exact.mean().item(), std
+    lowest = exact.min().item()
+    highest = exact.max().item()
+    if lowest == highest:
+        return lowest, 1.0  # values are divided by it
+    # Neither depends on an offset or a unit: sums are of differences, squares of ratios.
+    mean = lowest + (exact - lowest).mean().item()
+    deviations = exact - mean
+    largest = deviations.abs().max()
+    std = (largest * (deviations / largest).square().mean().sqrt()).item()
+    rounding_step = math.ulp(max(abs(lowest), abs(highest)))
+    is_rounded = std < MIN_STEPS_PER_STD * rounding_step and not _are_exact_integers(exact)
+    if is_rounded or std < MIN_STD:
+        raise UserError(
+            f"column {column!r}: the values between {lowest!r} and {highest!r} differ too little "
+            "for float64; subtract an offset from them, or use a smaller unit"
+        )
+    return mean, std
+
+
+def _are_exact_integers(values: Tensor) -> bool:
+    """Returns whether all values are integers, and small enough for float64 to be exact."""
+    are_integers = (values == values.round()).all()
+    return bool(are_integers and values.abs().max() < MAX_EXACT_INTEGER)
+
+
+def check_varies(values: Tensor, column: str) -> None:
+    """Raises a UserError if all training rows have the same value, so there is nothing to fit."""
+    first = values.flatten()[0].item()
+    if (values == first).all():
+        raise UserError(
+            f"column {column!r}: all training rows have the value {first!r}; choose a column that "
+            "varies. If its cells differ, float64 cannot distinguish them: subtract an offset"
+        )
 
 
 def class_indices(

@@ -1,5 +1,6 @@
 """A data set of points from a CSV file, for regression."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import torch
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from data_loader.columns import mean_and_std, parse_number, read_numbers
+from data_loader.columns import check_varies, mean_and_std, parse_number, read_numbers
 from data_loader.example_points import EXAMPLES
 from data_loader.splits import split_rows
+from data_loader.standardization import describe_target, restore, standardize
 from data_loader.tables import example_maker, file_hash, read_data, read_rows
 from data_loader.unicode_forms import normalize_name
 from logger.figures import Figure, curve_figure
@@ -18,6 +20,8 @@ from utils.errors import UserError
 
 class Points(BaseDataset):
     """Points (x, y): x is a sample's input and y its target, both float32, shape (1,).
+
+    Both are standardized, in float64, to mean 0 and standard deviation 1 of the training points.
 
     Args:
         root: folder of the data.
@@ -32,9 +36,9 @@ class Points(BaseDataset):
         UserError: if the file, one of its columns or a cell cannot be used.
     """
 
-    fitted = ("x_mean_and_std", "target_mean_and_std")
+    fitted: Sequence[str] = ("x_mean_and_std", "target_standardization")
     x_mean_and_std: tuple[float, float]
-    target_mean_and_std: tuple[float, float]
+    target_standardization: list[tuple[float, float]]
     input_suffixes = (".csv", ".tsv", ".txt")
     in_memory = True
     uses_global_rng = False
@@ -56,24 +60,26 @@ class Points(BaseDataset):
         self.axes = (x, y)
         self.x = torch.empty(0, 1)
         self.y = torch.empty(0, 1)
+        self.points = torch.empty(0, 2, dtype=torch.float64)  # x and y as in the file
         if split is None:
             return
         path = root / file
         make = example_maker(root, file, EXAMPLES, create_example)
         rows = read_data(path, (x, y), make)
         self.source = file_hash(path)
-        all_x = read_numbers(rows, x).float()
-        all_y = read_numbers(rows, y).float()
-        indices = split_rows(all_y[:, 0], split, seed)
-        self.x = all_x[indices]
-        self.y = all_y[indices]
+        points = torch.cat([read_numbers(rows, x), read_numbers(rows, y)], dim=1)
+        indices = split_rows(points[:, 1], split, seed)
+        self.points = points[indices]
 
     def fit(self) -> None:
-        self.x_mean_and_std = mean_and_std(self.x)
-        self.target_mean_and_std = mean_and_std(self.y)
+        x, y = self.axes
+        for values, column in zip(self.points.T, self.axes, strict=True):
+            check_varies(values, column)
+        self.x_mean_and_std = mean_and_std(self.points[:, 0], x)
+        self.target_standardization = [mean_and_std(self.points[:, 1], y)]
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.points)
 
     def __getitem__(self, index: int) -> Sample:
         return {"input": self.x[index], "target": self.y[index]}
@@ -81,31 +87,45 @@ class Points(BaseDataset):
     def __getitems__(self, indices: Tensor) -> Batch:
         return {"input": self.x[indices], "target": self.y[indices]}
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        x, y = self.axes
+        self.x = standardize(self.points[:, :1], self.x_mean_and_std, x)
+        self.y = standardize(self.points[:, 1:], self.target_standardization[0], y)
+
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads a number, or the column `x` of a CSV file; see the base class."""
+        column, _ = self.axes
         number = parse_number(source)
         if number is not None and source.strip():
-            return [(source, {"input": torch.tensor([number])})]
+            value = torch.tensor([number], dtype=torch.float64)
+            return [(source, {"input": standardize(value, self.x_mean_and_std, column)})]
         if not Path(source).is_file():
             raise UserError(
                 f"{source!r} is neither a number within the range of float32 nor an existing file; "
                 "give one of them"
             )
-        column, _ = self.axes
         numbers = read_numbers(read_rows(Path(source), [column]), column)
+        inputs = standardize(numbers, self.x_mean_and_std, column)
         samples: list[tuple[str, Sample]] = []
-        for x in numbers:
-            samples.append((f"{x.item():.6g}", {"input": x.float()}))
+        for x, standardized in zip(numbers, inputs, strict=True):
+            samples.append((f"{x.item():.15g}", {"input": standardized}))
         return samples
 
     def describe_input(self) -> dict[str, Any]:
-        column, _ = self.axes
+        column, target = self.axes
+        mean, std = self.x_mean_and_std
         return {
             "kind": "number",
-            "steps": ["the model takes the number as it is: it contains the standardization"],
+            "steps": ["in float64: (value - mean) / std", "convert the result to float32"],
             "columns": [column],
+            "mean": mean,
+            "std": std,
             "dtype": "float32",
+            "target": describe_target(target, self.target_standardization),
         }
 
     def draw(self, batch: Batch, heading: str, titles: object = ()) -> Figure:
-        return curve_figure(batch["input"], batch["target"], heading, self.axes)
+        x = restore(batch["input"], [self.x_mean_and_std])
+        y = restore(batch["target"], self.target_standardization)
+        return curve_figure(x, y, heading, self.axes)

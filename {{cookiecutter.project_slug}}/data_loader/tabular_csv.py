@@ -11,11 +11,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch, Sample
-from data_loader.columns import class_indices, map_classes, mean_and_std, parse_number, read_numbers
+from data_loader.columns import (
+    check_varies,
+    class_indices,
+    map_classes,
+    mean_and_std,
+    parse_number,
+    read_numbers,
+)
 from data_loader.example_apartments import EXAMPLES
 from data_loader.splits import split_rows
+from data_loader.standardization import describe_target, restore, standardize
 from data_loader.tables import Row, example_maker, file_hash, read_data, read_rows
 from data_loader.unicode_forms import normalize_name
+from logger.console import format_number
 from utils.errors import UserError
 
 MAX_CATEGORIES = 100  # per column; a column with more of them contains names or numbers
@@ -27,7 +36,7 @@ class TabularCSV(BaseDataset):
     """Rows of a table with numbers, categories and missing values.
 
     A sample's input is float32, shape (F,). Its target is a class (int64) or a number (float32,
-    shape (1,)).
+    shape (1,)), which is standardized to mean 0 and standard deviation 1 of the training rows.
 
     A column is numeric if all its cells in the training rows are numbers or empty. It is
     standardized, and an empty cell becomes 0. If training rows have empty cells, a second feature
@@ -51,10 +60,10 @@ class TabularCSV(BaseDataset):
         UserError: if the file, one of its columns or a cell cannot be used.
     """
 
-    fitted = ("numbers", "categories", "target_mean_and_std")
+    fitted = ("numbers", "categories", "target_standardization")
     numbers: dict[str, tuple[float, float, bool]]  # mean, standard deviation, any cell missing
     categories: dict[str, list[str]]
-    target_mean_and_std: tuple[float, float]
+    target_standardization: list[tuple[float, float]]  # mean and std; empty for classes
     input_suffixes = (".csv", ".tsv", ".txt")
     in_memory = True
     uses_global_rng = False
@@ -78,6 +87,7 @@ class TabularCSV(BaseDataset):
         self.rows: list[Row] = []
         self.features = torch.empty(0)
         self.targets = torch.empty(0)
+        self.target = target
         if split is None:
             return
         is_training = split == "train"
@@ -92,11 +102,12 @@ class TabularCSV(BaseDataset):
         if predict == "class":
             self.classes, targets = class_indices(rows, target, training=is_training)
         else:
-            targets = read_numbers(rows, target).float()
+            targets = read_numbers(rows, target)
         # A file to evaluate may lack a class.
         checked_classes = self.classes if is_training else ()
         indices = split_rows(targets.reshape(-1), split, seed, checked_classes, stratify)
         self.targets = targets[indices]
+        self.unscaled_targets = self.targets  # as in the file; numbers are float64
         unused = {target, "", *ignore}
         used = [column for column in rows[0] if column not in unused]
         self.row_numbers = (indices + 1).tolist()
@@ -107,12 +118,13 @@ class TabularCSV(BaseDataset):
         """Finds out which columns are numeric, their statistics, and the categories of others."""
         self.numbers = {}
         self.categories = {}
-        self.target_mean_and_std = (0.0, 1.0)
+        self.target_standardization = []
         if not self.classes:
-            self.target_mean_and_std = mean_and_std(self.targets)
+            check_varies(self.unscaled_targets, self.target)
+            self.target_standardization = [mean_and_std(self.unscaled_targets, self.target)]
         for column in self.rows[0]:
             cells = [row[column] for row in self.rows]
-            statistics = _fit_numbers(cells)
+            statistics = _fit_numbers(cells, column)
             if statistics is not None:
                 self.numbers[column] = statistics
             else:
@@ -131,6 +143,8 @@ class TabularCSV(BaseDataset):
         super().load_state_dict(state)
         if self.rows:
             self._check_columns()
+            for statistics in self.target_standardization:
+                self.targets = standardize(self.unscaled_targets, statistics, self.target)
         self.features = self._encode(self.rows)
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
@@ -162,7 +176,7 @@ class TabularCSV(BaseDataset):
             columns.append({**number, "missing_feature": has_missing})
         for column, categories in self.categories.items():
             columns.append({"name": column, "kind": "category", "categories": categories})
-        return {
+        description: dict[str, Any] = {
             "kind": "row of a table",
             "steps": [
                 "remove spaces around cells; cells with a text in `missing` are empty",
@@ -176,16 +190,21 @@ class TabularCSV(BaseDataset):
             "columns": columns,
             "dtype": "float32",
         }
+        if self.target_standardization:
+            description["target"] = describe_target(self.target, self.target_standardization)
+        return description
 
     def table(self, batch: Batch) -> list[list[str]]:
         lines = [[*self._feature_names(), "target"]]
         targets = batch["target"].reshape(-1).tolist()
+        if self.target_standardization:
+            targets = restore(batch["target"], self.target_standardization)[:, 0].tolist()
         for features, target in zip(batch["input"].tolist(), targets, strict=True):
             cells = [f"{value:.3g}" for value in features]
             if self.classes:
                 cells.append(self.classes[target])
             else:
-                cells.append(f"{target:.6g}")
+                cells.append(format_number(target))
             lines.append(cells)
         return lines
 
@@ -212,8 +231,7 @@ class TabularCSV(BaseDataset):
         features: list[Tensor] = []
         for column, (mean, std, has_missing) in self.numbers.items():
             values = read_numbers(rows, column, allow_missing=True)
-            standardized = (values - mean) / std
-            features.append(standardized.nan_to_num().float())
+            features.append(standardize(values, (mean, std), column).nan_to_num())
             if has_missing:
                 features.append(values.isnan().float())
         for column, categories in self.categories.items():
@@ -234,7 +252,7 @@ class TabularCSV(BaseDataset):
         return names
 
 
-def _fit_numbers(cells: Sequence[str]) -> tuple[float, float, bool] | None:
+def _fit_numbers(cells: Sequence[str], column: str) -> tuple[float, float, bool] | None:
     """Returns mean, standard deviation and whether cells are empty; None if not numeric."""
     numbers = []
     for cell in cells:
@@ -245,7 +263,7 @@ def _fit_numbers(cells: Sequence[str]) -> tuple[float, float, bool] | None:
             numbers.append(number)
     if not numbers:
         return None
-    mean, std = mean_and_std(torch.tensor(numbers, dtype=torch.float64))
+    mean, std = mean_and_std(torch.tensor(numbers, dtype=torch.float64), column)
     has_missing = len(numbers) < len(cells)
     return mean, std, has_missing
 

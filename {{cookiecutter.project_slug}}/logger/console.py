@@ -12,6 +12,8 @@ from tqdm.contrib import DummyTqdmFile
 from utils.files import discard_output
 from utils.ranks import is_main_process, rank
 
+LARGE_NUMBER = 1e6  # six digits would hide its fraction
+
 log = logging.getLogger("run")
 
 
@@ -79,6 +81,13 @@ def format_values(values: Mapping[str, float]) -> str:
         number = f"{value:#.4g}".rstrip(".")
         parts.append(f"{name} {number}")
     return "  ".join(parts)
+
+
+def format_number(value: float) -> str:
+    """Formats a number with six digits, but a large one, such as a timestamp, with fifteen."""
+    if abs(value) < LARGE_NUMBER:
+        return f"{value:.6g}"
+    return f"{value:.15g}"
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

@@ -1,5 +1,6 @@
 """TensorBoard files in the run folder."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ MAIN_SETTINGS = (
     "seed",
 )
 
+FLOAT32_MAX = 3.4e38  # TensorBoard stores float32; metrics.csv contains larger values
+
 
 class TensorBoard(LogWriter):
     """Writes the log of a run for TensorBoard.
@@ -59,6 +62,8 @@ class TensorBoard(LogWriter):
         for entry in entries:
             summary = Summary()
             for name, value in entry.values.items():
+                if FLOAT32_MAX < abs(value) < math.inf:
+                    continue  # a squared error, say; it would be shown as infinite
                 summary.value.add(tag=tag_of(entry.split, name), simple_value=value)
             self.writer._get_file_writer().add_summary(summary, entry.step, entry.timestamp)
 

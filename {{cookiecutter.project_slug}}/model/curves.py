@@ -1,9 +1,10 @@
 """Models of curves y = f(x).
 
-Their parameters refer to standardized x and y (mean 0, standard deviation 1), so one learning rate
-suits data in any units. Inputs and outputs are in the units of the data.
+Inputs, outputs and parameters refer to standardized x and y (mean 0, standard deviation 1), so one
+learning rate suits data in any units.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from config.schema import Count
 from data_loader.points import Points
+
+MAX_OFFSET = 10  # of x, in standard deviations, up to which the formula has powers of x itself
 
 
 class Line(BaseModel):
@@ -24,19 +27,18 @@ class Line(BaseModel):
 
     def __init__(self, dataset: Points) -> None:
         super().__init__()
-        self.units = Standardization(dataset)
+        self.units = CurveUnits(dataset)
+        self.origin = self.units.origin
         self.linear = nn.Linear(1, 1)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Computes y, shape (N, 1), from x, shape (N, 1)."""
-        x = self.units.standardize(input)
-        y = self.linear(x)
-        return self.units.restore(y)
+        """Computes standardized y, shape (N, 1), from standardized x, shape (N, 1)."""
+        y: Tensor = self.linear(input)
+        return y
 
     def powers(self) -> list[float]:
-        """Returns the coefficients of 1 and x in the units of the data."""
-        coefficients = [self.linear.bias.item(), self.linear.weight.item()]
-        return self.units.restore_coefficients(coefficients)
+        """Returns the coefficients in the units of the data; see `CurveUnits.origin`."""
+        return self.units.restore([self.linear.bias.item(), self.linear.weight.item()])
 
 
 class Polynomial(BaseModel):
@@ -49,46 +51,48 @@ class Polynomial(BaseModel):
 
     def __init__(self, dataset: Points, degree: Count = 3) -> None:
         super().__init__()
-        self.units = Standardization(dataset)
+        self.units = CurveUnits(dataset)
+        self.origin = self.units.origin
         self.coefficients = nn.Parameter(torch.randn(degree + 1) / 10)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Computes y, shape (N, 1), from x, shape (N, 1), by Horner's method."""
-        x = self.units.standardize(input)
-        y = torch.zeros_like(x)
+        """Computes standardized y, shape (N, 1), from standardized x, shape (N, 1).
+
+        It uses Horner's method.
+        """
+        y = torch.zeros_like(input)
         for coefficient in self.coefficients.flip(0):
-            y = y * x + coefficient
-        return self.units.restore(y)
+            y = y * input + coefficient
+        return y
 
     def powers(self) -> list[float]:
-        """Returns the coefficients of 1, x, x², ... in the units of the data."""
-        return self.units.restore_coefficients(self.coefficients.tolist())
+        """Returns the coefficients in the units of the data; see `CurveUnits.origin`."""
+        return self.units.restore(self.coefficients.tolist())
 
 
-class Standardization(nn.Module):
-    """Converts x and y between the units of the data and mean 0, standard deviation 1."""
+class CurveUnits:
+    """Converts the coefficients of a polynomial between standardized numbers and the data's units.
 
-    x_mean_and_std: Tensor
-    y_mean_and_std: Tensor
+    Args:
+        dataset: data set that defines the means and standard deviations of x and y.
+
+    Attributes:
+        origin: the coefficients in the units of the data are those of the powers of x - origin. It
+            is 0 unless x has an offset, as timestamps have: powers of x itself would cancel out.
+    """
 
     def __init__(self, dataset: Points) -> None:
-        super().__init__()
-        self.register_buffer("x_mean_and_std", torch.tensor(dataset.x_mean_and_std))
-        self.register_buffer("y_mean_and_std", torch.tensor(dataset.target_mean_and_std))
+        self.x_mean, self.x_std = dataset.x_mean_and_std
+        ((self.y_mean, self.y_std),) = dataset.target_standardization
+        self.origin = 0.0
+        if abs(self.x_mean) > MAX_OFFSET * self.x_std:
+            decimals = -math.floor(math.log10(self.x_std))
+            self.origin = round(self.x_mean, decimals)
 
-    def standardize(self, x: Tensor) -> Tensor:
-        """Converts x from the units of the data."""
-        return (x - self.x_mean_and_std[0]) / self.x_mean_and_std[1]
-
-    def restore(self, y: Tensor) -> Tensor:
-        """Converts standardized y to the units of the data."""
-        return self.y_mean_and_std[0] + self.y_mean_and_std[1] * y
-
-    def restore_coefficients(self, coefficients: Sequence[float]) -> list[float]:
-        """Converts the coefficients of a polynomial, by power, to the units of the data."""
-        x_mean, x_std = self.x_mean_and_std.tolist()
-        y_mean, y_std = self.y_mean_and_std.tolist()
-        standardized_x = np.polynomial.Polynomial([-x_mean / x_std, 1 / x_std])
+    def restore(self, coefficients: Sequence[float]) -> list[float]:
+        """Converts coefficients, by power, to the units of the data."""
+        shift = (self.origin - self.x_mean) / self.x_std
+        standardized_x = np.polynomial.Polynomial([shift, 1 / self.x_std])
         standardized_y = np.polynomial.Polynomial(coefficients)(standardized_x)
-        y = standardized_y * y_std + y_mean
+        y = standardized_y * self.y_std + self.y_mean
         return [float(coefficient) for coefficient in y.coef]

@@ -73,7 +73,7 @@ def build_loss(
 
     Args:
         settings: name, arguments and class weights.
-        dataset: has `target_mean_and_std` if the targets are numbers.
+        dataset: has `target_mean_and_std` if the targets are numbers that are not standardized.
         device: where the loss is computed.
         weighted_by: the training set, with `classes` and, for balanced weights, `targets`. None for
             a loss without weights.

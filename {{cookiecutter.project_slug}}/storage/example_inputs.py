@@ -126,6 +126,21 @@ class ModelInputs:
         return names != {BATCH}
 
 
+class ModelWrapper(nn.Module):
+    """A model with other outputs than the wrapped one, but the same inputs and weights.
+
+    A subclass defines `forward`, with any arguments.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The weights by their names in the wrapped model."""
+        return self.model.state_dict(*args, **kwargs)
+
+
 def resolve_inputs(saved: Mapping[str, Any], model: nn.Module, source: str) -> ModelInputs:
     """The inputs in a checkpoint with the names of the parameters of `model.forward`.
 
@@ -144,6 +159,8 @@ def resolve_inputs(saved: Mapping[str, Any], model: nn.Module, source: str) -> M
             keywords[name] = tensor
         else:
             positional.append(tensor)
+    while isinstance(model, ModelWrapper):
+        model = model.model
     signature = inspect.signature(model.forward)
     try:
         bound = signature.bind(*positional, **keywords)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from storage.dynamic_axes import Axis, AxisGroup, find_axis_groups, run_model
-from storage.example_inputs import BATCH, ModelInputs
+from storage.example_inputs import BATCH, ModelInputs, ModelWrapper
 from storage.export_description import (
     About,
     describe_axes,
@@ -47,15 +47,11 @@ class Exported:
     difference: float
 
 
-class PlainOutputs(nn.Module):
+class PlainOutputs(ModelWrapper):
     """A model with dicts in the place of the dataclasses and named tuples that it returns.
 
     A program that loads the file does not have these classes.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs of the model."""

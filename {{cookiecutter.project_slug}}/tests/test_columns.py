@@ -47,6 +47,28 @@ def test_the_standard_deviation_of_equal_numbers_is_replaced_by_one() -> None:
     assert mean_and_std(torch.tensor([3.0, 3.0])) == (3, 1)
     assert mean_and_std(torch.tensor([1.0, 3.0])) == (2, 1)
     assert mean_and_std(torch.tensor([1.0, 5.0])) == (3, 2)
+    # The mean of many times 0.1 is another number, from which all would differ.
+    assert mean_and_std(torch.full((1000,), 0.1, dtype=torch.float64)) == (0.1, 1)
+
+
+@pytest.mark.parametrize(
+    ("offset", "unit"), [(0, 1e-30), (0, 1e30), (1.7e9, 0.01), (1e15, 1), (-1, 1e-9)]
+)
+def test_mean_and_standard_deviation_scale_with_offset_and_unit(offset: float, unit: float) -> None:
+    numbers = torch.arange(100, dtype=torch.float64)
+    mean, std = mean_and_std(offset + unit * numbers, "x")
+    assert mean == pytest.approx(offset + unit * 49.5)
+    assert std == pytest.approx(unit * math.sqrt(833.25), rel=1e-5)
+
+
+@pytest.mark.parametrize(("offset", "unit"), [(1e17, 1), (1, 1e-17), (0, 1e-60), (1.7e9, 1e-8)])
+def test_numbers_that_differ_too_little_for_float64_are_an_error(
+    offset: float, unit: float
+) -> None:
+    numbers = torch.arange(100, dtype=torch.float64)
+    numbers[-1] = 1000
+    with pytest.raises(UserError, match=r"'x'.* float64"):
+        mean_and_std(offset + unit * numbers, "x")
 
 
 def test_classes_are_in_alphabetical_order() -> None:

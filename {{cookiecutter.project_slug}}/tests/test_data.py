@@ -24,6 +24,7 @@ from builders import build_dataset, build_loader, build_training_loaders, fit_da
 from config.schema import Settings
 from data_loader.synthetic import Synthetic
 from utils.errors import LoadingError, UserError
+from utils.nested import digest
 from utils.randomness import GlobalRandomState, make_generator, permute
 
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -578,3 +579,11 @@ def test_transparent_pixels_are_black(tmp_path: Path, splits: dict[str, BaseData
     found = read_image(splits["test"], tmp_path / "half.png")
     assert found[:, :, :14].min() == 255
     assert found[:, :, 14:].max() == 0
+
+
+def test_a_digest_does_not_depend_on_the_memory_layout() -> None:
+    columns = torch.arange(6.0).reshape(3, 2)
+    assert columns.T[1, :1].stride() == (2,)
+    assert digest(columns.T[1, :1]) == digest(torch.tensor([1.0]))
+    assert digest(columns.T) == digest(columns.T.contiguous())
+    assert digest(columns.T) != digest(columns.reshape(2, 3))

@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from conftest import ROOT
 from exported import read_about, run_outside
 
 from base.base_dataset import BaseDataset
-from builders import build_fitted_dataset
+from builders import build_fitted_dataset, restore_trainer
 from config.loading import load_settings
 from data_loader.example_apartments import make_apartments
 from data_loader.tables import write_rows
@@ -302,6 +303,78 @@ def test_a_model_learns_and_predicts_the_classes_of_a_table(
     Path("new.csv").write_text("area_m2,rooms\n1,2\n")
     assert command("predict", "run", "new.csv") == 2
     assert "new.csv: no column 'floor'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("offset", "unit"), [("1.7e9", "0.01"), ("1e15", "100"), ("0", "1e30"), ("0", "1e-30")]
+)
+def test_targets_do_not_depend_on_offset_and_unit(tmp_path: Path, offset: str, unit: str) -> None:
+    numbers = [53 * k % 97 for k in range(120)]
+    other = [str(Decimal(offset) + Decimal(unit) * number) for number in numbers]
+    write_rows(tmp_path / "small.csv", [("kg", "price"), *enumerate(numbers)])
+    write_rows(tmp_path / "other.csv", [("kg", "price"), *enumerate(other)])
+    datasets: list[Any] = []
+    for file in ("small.csv", "other.csv"):
+        own = (f"data.root={tmp_path}", f"data.file={file}", "data.target=price", "data.ignore=[]")
+        datasets.append(build_fitted_dataset(load_settings(NUMBERS, own), "train"))
+    expected, found = datasets
+    assert found.targets.dtype == torch.float32
+    assert found.targets.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    assert torch.allclose(found.targets, expected.targets, atol=1e-4)
+    batch = found.__getitems__(torch.arange(len(found)))
+    shown = [float(line[-1]) for line in found.table(batch)[1:]]
+    ((_, std),) = found.target_standardization
+    assert shown == pytest.approx(found.unscaled_targets[:, 0].tolist(), abs=1e-4 * std)
+
+
+def test_timestamps_are_predicted(tmp_path: Path, command: Command, capsys: Captured) -> None:
+    start = 1_700_000_000
+    rows = [(k % 50, start + 40 * (k % 50)) for k in range(200)]
+    write_rows(tmp_path / "mine.csv", [("kg", "time"), *rows])
+    own = (f"data.root={tmp_path}", "data.file=mine.csv", "data.target=time", "data.ignore=[]")
+    options = ("trainer.epochs=20", "trainer.validate_every_epochs=10", *QUICK)
+    assert command("train", "--config", NUMBERS, "--run-dir", "run", *own, *options) == 0
+    assert command("evaluate", "run") == 0
+    metrics = json.loads(Path("run/evaluation/test/metrics.json").read_text())
+    assert metrics["r2"] > 0.9
+    assert 0 < metrics["mae"] < 200
+    write_rows(Path("new.csv"), [("kg",), (10,), (40,)])
+    capsys.readouterr()
+    assert command("predict", "run", "new.csv", "--json") == 0
+    entries = json.loads(capsys.readouterr().out)["inputs"]
+    values = [entry["predictions"][0]["value"] for entry in entries]
+    assert values == pytest.approx([start + 400, start + 1600], abs=300)
+    assert command("predict", "run", "new.csv") == 0
+    first_row = capsys.readouterr().out.splitlines()[2]
+    assert float(first_row.split()[-1]) == pytest.approx(values[0], abs=1e-3)
+    trainer, _ = restore_trainer([Path("run/checkpoints/best.pt")], None, [])
+    rules = trainer.dataset.describe_input()
+    rows_as_prepared = [encode_row({"kg": kg}, rules) for kg in ("10", "40")]
+    exported = trainer.exported_model(trainer.model.eval())
+    outputs = exported(torch.tensor(rows_as_prepared))
+    assert outputs.dtype == torch.float64
+    assert outputs[:, 0].tolist() == pytest.approx(values, abs=1e-3)
+    assert exported.state_dict().keys() == trainer.model.state_dict().keys()
+
+
+@pytest.mark.parametrize("column", ["kg", "price"])
+def test_numbers_that_float64_cannot_distinguish_are_refused(tmp_path: Path, column: str) -> None:
+    rows = [(10**17 + k, k) if column == "kg" else (k, 10**17 + k) for k in range(100)]
+    write_rows(tmp_path / "mine.csv", [("kg", "price"), *rows])
+    own = (f"data.root={tmp_path}", "data.file=mine.csv", "data.target=price", "data.ignore=[]")
+    message = refused(build_fitted_dataset, load_settings(NUMBERS, own), "train")
+    for part in (f"'{column}'", "float64", "offset"):
+        assert part in message
+
+
+def test_a_number_too_far_from_the_training_rows_is_refused(
+    animals: Callable[..., BaseDataset],
+) -> None:
+    dataset = animals(ROWS)
+    write_rows(Path("new.csv"), [("kg", "colour"), ("1e30", "red")])
+    message = refused(dataset.read_inputs, "new.csv")
+    for part in ("'kg'", "1e+30", "standard deviations"):
+        assert part in message
 
 
 def test_numbers_are_predicted_in_the_unit_of_their_column(

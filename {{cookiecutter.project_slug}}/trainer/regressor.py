@@ -1,14 +1,22 @@
 """Training of regressors: the targets are numbers."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
+from config.classes import find_component
+from config.schema import LossSettings
+from data_loader.standardization import restore
 from logger.figures import Figure, curve_figure, predicted_vs_true_figure
-from metrics.regression import RegressionMetrics
+from metrics.average import WeightedMeans
+from metrics.regression import RegressionMetrics, check_precision
+from model import losses
+from storage.example_inputs import ModelWrapper
 from utils.errors import UserError
 from utils.parallel import unsharded
 
@@ -18,27 +26,45 @@ CURVE_POINTS = 500  # samples through which the figure of a curve is drawn
 class Regressor(BaseTrainer):
     """Trains a network that computes numbers from ``input``, by `loss.name`.
 
-    The ``target`` is float32, shape (N, K). The first K outputs are the predictions; a loss such as
-    ``gaussian`` or ``quantile`` needs more outputs. If the data set has `target_mean_and_std`, the
-    loss is computed for standardized targets, so that the same learning rate works for targets in
-    any unit.
+    The ``target`` has the shape (N, K). The first K outputs are the predictions; a loss such as
+    ``gaussian`` or ``quantile`` needs more outputs.
+
+    A data set whose targets are standardized has the attribute `target_standardization`, the mean
+    and the standard deviation of each of the K columns. Loss and network then work with
+    standardized numbers, and predictions, metrics, figures and exported files are in the units of
+    the data, in float64. Otherwise, all of them are in the units of the targets. If such a data set
+    has `target_mean_and_std`, the loss divides by the standard deviation.
     """
 
     default_loss = "mse"
 
+    @property
+    def standardization(self) -> list[tuple[float, float]]:
+        """Mean and standard deviation of each target; empty if targets are not standardized."""
+        return list(getattr(self.dataset, "target_standardization", ()))
+
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": self.loss(model(batch["input"]), batch["target"])}
+        outputs = model(batch["input"])
+        return {"loss": self.loss(outputs, _like_outputs(batch["target"], outputs))}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         outputs = model(batch["input"])
         target = batch["target"]
         self._check_shapes(outputs, target)
         self.metrics.update(outputs[:, : target.shape[1]], target)
-        return {"loss": self.loss(outputs, target)}
+        return {"loss": self.loss(outputs, _like_outputs(target, outputs))}
 
     def _check_shapes(self, outputs: Tensor, target: Tensor) -> None:
+        columns = len(self.standardization)
+        if columns and target.shape[1:] != (columns,):
+            raise UserError(
+                f"{self.dataset.title}: target_standardization has {columns} means and standard "
+                f"deviations, but targets have the shape {tuple(target.shape[1:])}; give one pair "
+                "for each column"
+            )
         is_table = outputs.ndim == target.ndim == 2
-        if is_table and outputs.shape[1] >= target.shape[1] and target.is_floating_point():
+        is_number = target.is_floating_point() or not self.dataset.classes
+        if is_table and outputs.shape[1] >= target.shape[1] and is_number:
             return
         message = f"the model computes {tuple(outputs.shape[1:])} for an input, but targets "
         message += f"have the shape {tuple(target.shape[1:])}"
@@ -47,10 +73,30 @@ class Regressor(BaseTrainer):
         raise UserError(message)
 
     def configure_metrics(self) -> RegressionMetrics:
-        return RegressionMetrics()
+        return RegressionMetrics(self.standardization)
+
+    def collect_results(self, means: WeightedMeans) -> dict[str, Tensor]:
+        """As in the base class.
+
+        Raises:
+            UserError: if float32 cannot represent the targets of the data set.
+        """
+        results = super().collect_results(means)
+        if not self.standardization:
+            _, scale = getattr(self.dataset, "target_mean_and_std", (0.0, 1.0))
+            check_precision(results["true"], scale, self.dataset.title)
+        return results
+
+    def exported_model(self, model: nn.Module) -> nn.Module:
+        """The model, whose outputs are converted to the units of the data in float64."""
+        if not self.standardization:
+            return model
+        return ModelInDataUnits(model, self.standardization, self.settings.loss)
 
     def describe(self, outputs: Tensor) -> list[list[dict[str, Any]]]:
         """The numbers for each sample."""
+        if self.standardization:
+            outputs = restore_outputs(outputs, self.standardization, self.settings.loss)
         return [[{"value": value} for value in row] for row in outputs.tolist()]
 
     def tables(self, results: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
@@ -61,7 +107,14 @@ class Regressor(BaseTrainer):
         x, y = getattr(self.dataset, "axes", ("x", "y"))
         with unsharded(self.model):
             coefficients = powers()
-        return {"formula": [[self.dataset.title], [f"{y} = {format_polynomial(coefficients, x)}"]]}
+        origin = getattr(self.model, "origin", 0.0)
+        if origin != 0:
+            x = f"({x} {-origin:+.15g})"
+        std = 1.0
+        if self.standardization:
+            _, std = self.standardization[0]
+        formula = format_polynomial(coefficients, x, std)
+        return {"formula": [[self.dataset.title], [f"{y} = {formula}"]]}
 
     def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         """Predicted against true numbers and, if there is one input, the curve."""
@@ -71,24 +124,91 @@ class Regressor(BaseTrainer):
         batch = self.loaders[split].sample_batch(CURVE_POINTS)
         if batch["input"].shape[1:] == (1,):
             axes = getattr(self.dataset, "axes", ("x", "y"))
+            x = restore(batch["input"], [getattr(self.dataset, "x_mean_and_std", (0.0, 1.0))])
+            y = batch["target"][:, :1]
             curve = self.predict(batch)[:, :1]
-            figures["curve"] = curve_figure(batch["input"], batch["target"], heading, axes, curve)
+            if self.standardization:
+                y = restore(y, self.standardization[:1])
+                curve = restore(curve, self.standardization[:1])
+            figures["curve"] = curve_figure(x, y, heading, axes, curve)
         return figures
 
 
-def format_polynomial(coefficients: list[float], x: str) -> str:
+class ModelInDataUnits(ModelWrapper):
+    """A model whose outputs are converted to the units of the data, float64.
+
+    Args:
+        model: computes standardized numbers.
+        means_and_stds: of each target.
+        loss: defines what the outputs mean.
+    """
+
+    def __init__(
+        self, model: nn.Module, means_and_stds: Sequence[tuple[float, float]], loss: LossSettings
+    ) -> None:
+        super().__init__(model)
+        self.means_and_stds = means_and_stds
+        self.loss = loss
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The outputs of the model in the units of the data."""
+        return restore_outputs(self.model(*args, **kwargs), self.means_and_stds, self.loss)
+
+
+def restore_outputs(
+    outputs: Tensor, means_and_stds: Sequence[tuple[float, float]], loss: LossSettings
+) -> Tensor:
+    """Converts outputs for standardized targets to the units of the data.
+
+    Args:
+        outputs: the K predictions, then further outputs of the loss, on the CPU, shape (N, ...).
+        means_and_stds: of each target, K items.
+        loss: defines the further outputs. Those of ``quantile`` and ``gaussian`` are converted, but
+            those of other losses are not.
+
+    Returns:
+        float64, of the same shape.
+    """
+    count = len(means_and_stds)
+    predicted = restore(outputs[:, :count], means_and_stds)
+    if outputs.shape[1] == count:
+        return predicted
+    others = outputs[:, count:].double()
+    component = find_component(LossSettings, loss.name)
+    if component is losses.quantile:
+        others = restore(others.unflatten(1, (-1, count)), means_and_stds).flatten(1)
+    elif component is losses.gaussian:
+        squared_stds = [2 * math.log(std) for _, std in means_and_stds]
+        others = others + torch.tensor(squared_stds, dtype=torch.float64)
+    return torch.cat([predicted, others], dim=1)
+
+
+def _like_outputs(target: Tensor, outputs: Tensor) -> Tensor:
+    """Converts targets, of any real dtype, to that of the outputs, at least float32."""
+    return target.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+def format_polynomial(coefficients: list[float], x: str, std: float) -> str:
     """A polynomial as text, such as ``3 +2 x -0.5 x^2``.
 
     Args:
         coefficients: those of 1, x, x², ...
         x: name of the variable.
+        std: standard deviation of the values, of which the constant shows six digits.
     """
     terms = []
     for power, coefficient in enumerate(coefficients):
         if power == 0:
-            terms.append(f"{coefficient:.6g}")
+            terms.append(_format_constant(coefficient, std))
         elif power == 1:
             terms.append(f"{coefficient:+.6g} {x}")
         else:
             terms.append(f"{coefficient:+.6g} {x}^{power}")
     return " ".join(terms)
+
+
+def _format_constant(value: float, std: float) -> str:
+    """A number with six digits, or more if it is larger than the standard deviation."""
+    ratio = max(abs(value) / std, 1.0)
+    digits = 6 + math.ceil(math.log10(ratio))
+    return f"{value:.{min(digits, 17)}g}"

@@ -123,7 +123,8 @@ def digest(value: Any) -> str:
         leaf = leaves[name]
         hashed.update(name.encode())
         if isinstance(leaf, Tensor):
-            flat = leaf.detach().cpu().contiguous().reshape(-1)
+            # `contiguous` would keep the stride of a single number, which a view does not allow.
+            flat = leaf.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
             hashed.update(flat.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
         elif isinstance(leaf, bool | int | float | str):
             hashed.update(repr(leaf).encode())
