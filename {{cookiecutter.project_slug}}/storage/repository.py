@@ -39,7 +39,7 @@ def describe_repository(folder: Path) -> dict[str, Any]:
         return description
     try:
         description["dirty"] = bool(_run_git(folder, "status", "--porcelain"))
-        description["commit"] = _run_git(folder, "rev-parse", "HEAD")
+        description["commit"] = _run_git(folder, "rev-parse", "-q", "--verify", "HEAD")
     except GitError as error:
         description["reason"] = str(error)
         if description["dirty"] is not None:

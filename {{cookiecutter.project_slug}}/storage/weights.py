@@ -118,6 +118,8 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return dict(load_file(file))
+    if file.suffix in (".pt2", ".onnx"):
+        raise UserError(f"{file} is an exported program, and not a file of weights; {ACCEPTED}")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's message advises to run the code in it
