@@ -1,6 +1,5 @@
-"""A data set of image files, whose classes are in a CSV file."""
+"""A data set of image files, whose classes are in a table."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,13 +7,14 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from base.base_dataset import BaseDataset, Batch, Sample
+from base.base_dataset import Batch, Sample
 from data_loader import transforms
 from data_loader.columns import class_indices
 from data_loader.example_shapes import EXAMPLES
 from data_loader.image_files import describe_image, read_image
 from data_loader.splits import split_rows
-from data_loader.tables import file_hash, read_data
+from data_loader.table_dataset import TableDataset
+from data_loader.tables import TABLE_SUFFIXES, Table, file_hash, read_table
 from utils.errors import UserError
 from utils.randomness import uniform
 
@@ -23,7 +23,7 @@ MAX_LISTED_FILES = 3  # in an error message
 MARGIN_FRACTION = 8  # the margin for random crops is an eighth of the image's size
 
 
-class ImageCSV(BaseDataset):
+class ImageCSV(TableDataset):
     """Images of any format and size as RGB squares, with their classes (int64).
 
     A file is decoded each time that its sample is read: uint8, shape (3, S, S), where S is an
@@ -34,15 +34,15 @@ class ImageCSV(BaseDataset):
         root: folder of the data.
         split: train, validation, test, or None for no images.
         seed: random seed that selects the validation images.
-        file: CSV file in that folder. The example's file and images are created if they do not
-            exist.
-        image: Column of the image files, which are relative to the CSV file.
+        file: Table in that folder: CSV, Excel, Parquet or Feather. The example's file and images
+            are created if they do not exist.
+        image: Column of the image files, which are relative to the table.
         target: Column of the classes.
         size: Height and width of the model's input, in pixels.
         flip: Whether training images are randomly flipped horizontally.
 
     Raises:
-        UserError: if the CSV file cannot be used, or an image file does not exist.
+        UserError: if the table cannot be used, or an image file does not exist.
     """
 
     fitted = ("mean_and_std",)  # of training pixels scaled to [0, 1]
@@ -58,8 +58,11 @@ class ImageCSV(BaseDataset):
         target: str = "class",
         size: Annotated[int, Field(ge=8, le=4096)] = 64,
         flip: bool = True,
+        **kwargs: Any,
     ) -> None:
+        super().__init__(**kwargs)
         self.title = Path(file).stem
+        self.image = image
         self.size = size
         self.margin = size // MARGIN_FRACTION
         self.flip = flip
@@ -68,17 +71,17 @@ class ImageCSV(BaseDataset):
         if split is None:
             return
         path = root / file
-        rows = read_data(path, (image, target), EXAMPLES.get(file))
+        rows = self.read_rows(path, (image, target), target, EXAMPLES.get(file))
         self.source = file_hash(path)
         self.classes, targets = class_indices(rows, target)
         indices = split_rows(targets, split, seed, self.classes)
-        names = [row[image] for row in rows]
-        self.files = [path.parent / names[index] for index in indices.tolist()]
         self.targets = targets[indices]
+        used_rows = rows.take(indices)
+        self.files = [path.parent / name for name in used_rows.cells(image)]
         if split == "train":  # which is built first: report all missing files at once
-            _check_files(path, names, range(len(names)))
+            _check_files(rows, image)
         else:
-            _check_files(path, names, indices.tolist())
+            _check_files(used_rows, image)
 
     def fit(self) -> None:
         """Computes mean and standard deviation from evenly spaced samples."""
@@ -106,7 +109,15 @@ class ImageCSV(BaseDataset):
         return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Reads an image file; see the base class."""
+        """Reads an image file, or the files that the column `image` of a table names.
+
+        See the base class.
+        """
+        if source.lower().endswith(TABLE_SUFFIXES):
+            rows = read_table(Path(source), [self.image], self.table_format)
+            _check_files(rows, self.image)
+            files = [Path(source).parent / name for name in rows.cells(self.image)]
+            return [(str(file), {"input": self._read(file)}) for file in files]
         return [(source, {"input": self._read(Path(source))})]
 
     def describe_input(self) -> dict[str, Any]:
@@ -126,24 +137,25 @@ class ImageCSV(BaseDataset):
         return read_image(file, self.size + self.margin, colour=True, crop=True)
 
 
-def _check_files(csv_file: Path, names: Sequence[str], indices: Sequence[int]) -> None:
+def _check_files(rows: Table, column: str) -> None:
     """Raises a UserError if image files do not exist.
 
     Args:
-        csv_file: file that names them, relative to its folder.
-        names: image files of all rows.
-        indices: rows that are checked.
+        rows: rows that name them, relative to the folder of the table.
+        column: column of the files.
     """
-    folder = csv_file.parent
-    missing = [index for index in indices if not (folder / names[index]).is_file()]
+    folder = rows.file.parent
+    names = rows.cells(column).tolist()
+    missing = [index for index, name in enumerate(names) if not (folder / name).is_file()]
     if not missing:
         return
+    places = rows.take(torch.tensor(missing[:MAX_LISTED_FILES])).places()
     listed = []
-    for index in missing[:MAX_LISTED_FILES]:
-        listed.append(f"{names[index]!r} (row {index + 1} below the header)")
+    for index, place in zip(missing, places, strict=False):
+        listed.append(f"{names[index]!r} ({place})")
     if len(missing) > MAX_LISTED_FILES:
         listed.append("...")
     raise UserError(
-        f"{csv_file}: {len(missing)} of {len(indices)} files are not in {folder}: "
+        f"{rows.file}: {len(missing)} of {len(names)} files are not in {folder}: "
         f"{', '.join(listed)}; add the files, or remove these rows"
     )

@@ -1,4 +1,4 @@
-"""A data set of points from a CSV file, for regression."""
+"""A data set of points from a table, for regression."""
 
 from pathlib import Path
 from typing import Any
@@ -6,23 +6,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from base.base_dataset import BaseDataset, Batch, Sample
+from base.base_dataset import Batch, Sample
 from data_loader.columns import mean_and_std, parse_number, read_numbers
 from data_loader.example_points import EXAMPLES
 from data_loader.splits import split_rows
-from data_loader.tables import file_hash, read_data, read_rows
+from data_loader.table_dataset import TableDataset
+from data_loader.tables import file_hash, read_table
 from logger.figures import Figure, curve_figure
 from utils.errors import UserError
 
 
-class Points(BaseDataset):
+class Points(TableDataset):
     """Points (x, y): x is a sample's input and y its target, both float32, shape (1,).
 
     Args:
         root: folder of the data.
         split: train, validation, test, or None for no points.
         seed: random seed that selects the validation points.
-        file: CSV file in that folder. The examples' files are created if they do not exist.
+        file: Table in that folder: CSV, Excel, Parquet or Feather. The examples' files are created
+            if they do not exist.
         x: Column of the inputs.
         y: Column of the targets.
 
@@ -45,7 +47,9 @@ class Points(BaseDataset):
         file: str = "regression/line.csv",
         x: str = "x",
         y: str = "y",
+        **kwargs: Any,
     ) -> None:
+        super().__init__(**kwargs)
         self.title = Path(file).stem
         self.axes = (x, y)
         self.x = torch.empty(0, 1)
@@ -53,7 +57,7 @@ class Points(BaseDataset):
         if split is None:
             return
         path = root / file
-        rows = read_data(path, (x, y), EXAMPLES.get(file))
+        rows = self.read_rows(path, (x, y), y, EXAMPLES.get(file))
         self.source = file_hash(path)
         all_x = read_numbers(rows, x).float()
         all_y = read_numbers(rows, y).float()
@@ -75,7 +79,7 @@ class Points(BaseDataset):
         return {"input": self.x[indices], "target": self.y[indices]}
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Reads a number, or the column `x` of a CSV file; see the base class."""
+        """Reads a number, or the column `x` of a table; see the base class."""
         number = parse_number(source)
         if number is not None and source.strip():
             return [(source, {"input": torch.tensor([number])})]
@@ -85,7 +89,8 @@ class Points(BaseDataset):
                 "give one of them"
             )
         column, _ = self.axes
-        numbers = read_numbers(read_rows(Path(source), [column]), column)
+        rows = read_table(Path(source), [column], self.table_format)
+        numbers = read_numbers(rows, column)
         samples: list[tuple[str, Sample]] = []
         for x in numbers:
             samples.append((f"{x.item():.6g}", {"input": x.float()}))

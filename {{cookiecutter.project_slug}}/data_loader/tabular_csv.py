@@ -1,56 +1,70 @@
-"""A data set of the rows of a CSV file."""
+"""A data set of the rows of a table."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from base.base_dataset import BaseDataset, Batch, Sample
-from data_loader.columns import class_indices, mean_and_std, parse_number, read_numbers
+from base.base_dataset import Batch, Sample
+from data_loader.columns import (
+    advice_on_number,
+    class_indices,
+    find_invalid_number,
+    has_numbers,
+    mean_and_std,
+    read_numbers,
+)
+from data_loader.dates import date_notation, date_parts, read_dates
 from data_loader.example_apartments import EXAMPLES
 from data_loader.splits import split_rows
-from data_loader.tables import Row, file_hash, read_data, read_rows
+from data_loader.table_dataset import TableDataset
+from data_loader.tables import Table, file_hash, read_table
 from utils.errors import UserError
 
 MAX_CATEGORIES = 100  # per column; a column with more of them contains names or numbers
 MIN_VALUES_OF_NUMBERS = 4  # different texts in a column that can be mistyped numbers
 NUMBER_LIKE = re.compile(r"\W*\d[\d.,' ]*\W*")  # such as 1,5 or 12 % or $3
+BOOLEANS = {"TRUE": "true", "True": "true", "FALSE": "false", "False": "false"}
+
+Kind = Literal["number", "date", "category"]
 
 
-class TabularCSV(BaseDataset):
-    """Rows of a table with numbers, categories and missing values.
+class TabularCSV(TableDataset):
+    """Rows of a table with numbers, dates, categories and missing values.
 
     A sample's input is float32, shape (F,). Its target is a class (int64) or a number (float32,
     shape (1,)).
 
-    A column is numeric if all its cells in the training rows are numbers or empty. It is
-    standardized, and an empty cell becomes 0. If training rows have empty cells, a second feature
-    is 1 for these and 0 for others. Any other column is one-hot encoded. An empty cell is a
-    category of its own; a category that is not in the training rows is encoded as zeros. A column
-    without a name is ignored.
+    A column is numeric if all its cells in the training rows are numbers or have no value. It is
+    standardized, and a cell without a value becomes 0. If training rows have such cells, a second
+    feature is 1 for these and 0 for others. A column of dates becomes numbers: year, month, day,
+    weekday, hour, and the seconds since the first training date. Any other column is one-hot
+    encoded. A cell without a value is a category of its own; a category that is not in the training
+    rows is encoded as zeros. A column without a name is ignored.
 
     Args:
         root: folder of the data.
         split: train, validation, test, or None for no rows.
         seed: random seed that selects the validation rows.
-        file: CSV file in that folder. The example's file is created if it does not exist.
+        file: Table in that folder: CSV, Excel, Parquet or Feather. The example's file is created if
+            it does not exist.
         target: Column to predict.
         predict: Kind of the target: a class, or a number (with trainer.name=regressor.Regressor).
         ignore: Columns that are not used.
+        kinds: Kinds of columns that are not to be detected: number, date or category.
+        date_format: Notation of dates, as in %d/%m/%Y; empty to detect it.
         stratify: Whether all splits have the same distribution of targets.
-        missing: Texts of cells that count as empty.
 
     Raises:
         UserError: if the file, one of its columns or a cell cannot be used.
     """
 
-    fitted = ("numbers", "categories", "target_mean_and_std")
+    fitted = ("numbers", "dates", "categories", "target_mean_and_std")
     numbers: dict[str, tuple[float, float, bool]]  # mean, standard deviation, any cell missing
+    dates: dict[str, dict[str, Any]]  # notation, first date, any cell missing, statistics by part
     categories: dict[str, list[str]]
     target_mean_and_std: tuple[float, float]
     in_memory = True
@@ -66,20 +80,25 @@ class TabularCSV(BaseDataset):
         target: str = "level",
         predict: Literal["class", "number"] = "class",
         ignore: tuple[str, ...] = (),
+        kinds: dict[str, Kind] | None = None,
+        date_format: str = "",
         stratify: bool = True,
-        missing: tuple[str, ...] = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "-", "?"),
+        **kwargs: Any,
     ) -> None:
+        super().__init__(**kwargs)
         self.title = Path(file).stem
-        self.missing = missing
-        self.rows: list[Row] = []
+        self.kinds = kinds or {}
+        self.date_format = date_format
+        self.indices = torch.empty(0, dtype=torch.int64)
         self.features = torch.empty(0)
         self.targets = torch.empty(0)
         if split is None:
             return
         path = root / file
-        rows = self._with_empty_cells(read_data(path, [target], EXAMPLES.get(file)))
+        rows = self.read_rows(path, [target], target, EXAMPLES.get(file))
         self.source = file_hash(path)
-        _check_ignored(file, ignore, list(rows[0]))
+        _check_columns_exist("ignore", ignore, rows)
+        _check_columns_exist("kinds", self.kinds, rows)
 
         if predict == "class":
             self.classes, targets = class_indices(rows, target)
@@ -87,28 +106,31 @@ class TabularCSV(BaseDataset):
             targets = read_numbers(rows, target).float()
         indices = split_rows(targets.reshape(-1), split, seed, self.classes, stratify)
         self.targets = targets[indices]
-        unused = {target, "", *ignore}
-        used = [column for column in rows[0] if column not in unused]
-        for index in indices.tolist():
-            self.rows.append({column: rows[index][column] for column in used})
+        self.indices = indices
+        self.rows = rows
+        unused = {target, *ignore}
+        self.columns = [column for column in rows.columns if column not in unused]
 
     def fit(self) -> None:
-        """Finds out which columns are numeric, their statistics, and the categories of others."""
+        """Finds out which columns are numbers or dates, their statistics, and the categories."""
         self.numbers = {}
+        self.dates = {}
         self.categories = {}
         self.target_mean_and_std = (0.0, 1.0)
         if not self.classes:
             self.target_mean_and_std = mean_and_std(self.targets)
-        for column in self.rows[0]:
-            cells = [row[column] for row in self.rows]
-            statistics = _fit_numbers(cells)
-            if statistics is not None:
-                self.numbers[column] = statistics
+        training_rows = self.rows.take(self.indices)
+        for column in self.columns:
+            kind = self.kinds.get(column) or self._detect_kind(training_rows, column)
+            if kind == "number":
+                self.numbers[column] = _fit_numbers(training_rows, column)
+            elif kind == "date":
+                self.dates[column] = _fit_dates(training_rows, column, self.date_format)
             else:
-                self.categories[column] = _fit_categories(cells, column)
+                self.categories[column] = _fit_categories(training_rows, column)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
         return {"input": self.features[index], "target": self.targets[index]}
@@ -118,17 +140,18 @@ class TabularCSV(BaseDataset):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        if self.rows:
+        if len(self) > 0:
             self._check_columns()
-        self.features = self._encode(self.rows)
+            self.features = self._encode(self.rows, self.indices)
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Reads the rows of a CSV file; see the base class."""
-        rows = read_rows(Path(source), [*self.numbers, *self.categories])
-        features = self._encode(self._with_empty_cells(rows))
+        """Reads the rows of a table; see the base class."""
+        columns = [*self.numbers, *self.dates, *self.categories]
+        rows = read_table(Path(source), columns, self.table_format)
+        features = self._encode(rows, torch.arange(len(rows)))
         samples: list[tuple[str, Sample]] = []
-        for number, row in enumerate(features, 1):
-            samples.append((f"{source} row {number}", {"input": row}))
+        for place, row in zip(rows.places(), features, strict=True):
+            samples.append((f"{source} {place}", {"input": row}))
         return samples
 
     def describe_input(self) -> dict[str, Any]:
@@ -136,19 +159,31 @@ class TabularCSV(BaseDataset):
         for column, (mean, std, has_missing) in self.numbers.items():
             number = {"name": column, "kind": "number", "mean": mean, "std": std}
             columns.append({**number, "missing_feature": has_missing})
+        for column, date in self.dates.items():
+            columns.append({"name": column, "kind": "date", **date})
         for column, categories in self.categories.items():
             columns.append({"name": column, "kind": "category", "categories": categories})
+        steps = [
+            "remove spaces around cells; cells with a text in `missing` are empty",
+            "number: (value - mean) / std, or 0 for an empty cell; if `missing_feature`, append 1 "
+            "for an empty cell, otherwise 0; `thousands` and `decimal` are the separators",
+            "category: one feature for each of the categories, which is 1 for the cell's text and "
+            "otherwise 0; an unknown text gives zeros; true and false are written in lower case",
+            "concatenate the features of the columns in their order here",
+        ]
+        if self.dates:
+            steps.insert(
+                2,
+                "date: convert it to UTC; for each of the parts (year, month, day, weekday with "
+                "Monday = 0, hour, elapsed = seconds since `first`): (value - mean) / std, or 0 "
+                "for an empty cell; if `missing_feature`, append 1 for an empty cell, otherwise 0",
+            )
         return {
             "kind": "row of a table",
-            "steps": [
-                "remove spaces around cells; cells with a text in `missing` are empty",
-                "number: (value - mean) / std, or 0 for an empty cell; if `missing_feature`, "
-                "append 1 for an empty cell, otherwise 0",
-                "category: one feature for each of the categories, which is 1 for the cell's text "
-                "and otherwise 0; an unknown text gives zeros",
-                "concatenate the features of the columns in their order here",
-            ],
-            "missing": [*self.missing],
+            "steps": steps,
+            "missing": [*self.table_format.missing],
+            "decimal": self.table_format.decimal,
+            "thousands": self.table_format.thousands,
             "columns": columns,
             "dtype": "float32",
         }
@@ -165,38 +200,69 @@ class TabularCSV(BaseDataset):
             lines.append(cells)
         return lines
 
-    def _with_empty_cells(self, rows: Sequence[Row]) -> list[Row]:
-        """Empties the cells whose text means that the value is missing."""
-        missing = set(self.missing)
-        filled: list[Row] = []
-        for row in rows:
-            filled.append({k: "" if cell in missing else cell for k, cell in row.items()})
-        return filled
+    def _detect_kind(self, rows: Table, column: str) -> Kind:
+        """The kind of a column.
+
+        Raises:
+            UserError: if most of its cells, but not all, look like numbers.
+        """
+        if has_numbers(rows, column):
+            return "number"
+        if not rows.is_missing(column).all():
+            _check_not_mistyped(rows, column)
+            if date_notation(rows, column, self.date_format):
+                return "date"
+        return "category"
 
     def _check_columns(self) -> None:
         """Raises a UserError if the rows lack a column that the model was trained with."""
-        columns = list(self.rows[0])
-        for column in (*self.numbers, *self.categories):
-            if column not in columns:
+        for column in (*self.numbers, *self.dates, *self.categories):
+            if column not in self.columns:
                 raise UserError(
                     f"{self.title}: no column {column!r}, which the model was trained with; the "
-                    f"columns are {', '.join(columns)}; add it, or remove it from data.ignore"
+                    f"columns are {', '.join(self.columns)}; add it, or remove it from data.ignore"
                 )
 
-    def _encode(self, rows: Sequence[Row]) -> Tensor:
-        """Converts rows to the model's inputs, float32, shape (N, F)."""
-        features: list[Tensor] = []
-        for column, (mean, std, has_missing) in self.numbers.items():
-            values = read_numbers(rows, column, allow_missing=True)
-            standardized = (values - mean) / std
-            features.append(standardized.nan_to_num().float())
-            if has_missing:
-                features.append(values.isnan().float())
-        for column, categories in self.categories.items():
-            features.append(_one_hot(rows, column, categories))
-        if not features:
+    def _encode(self, rows: Table, indices: Tensor) -> Tensor:
+        """Converts rows to the model's inputs.
+
+        All rows of the table are read, so that an invalid cell is found in any split.
+
+        Args:
+            rows: rows of the table.
+            indices: those that are encoded, int64, shape (N,).
+
+        Returns:
+            float32, shape (N, F).
+        """
+        width = len(self._feature_names())
+        if width == 0:
             raise UserError("no columns are left to predict from; name fewer in data.ignore")
-        return torch.cat(features, dim=1)
+        features = torch.empty(len(indices), width)
+        for position, values in enumerate(self._features(rows)):
+            features[:, position] = values[indices]
+        return features
+
+    def _features(self, rows: Table) -> Iterator[Tensor]:
+        """Yields each feature of all rows: shape (N,), one at a time, because they may be many."""
+        for column, (mean, std, has_missing) in self.numbers.items():
+            values = read_numbers(rows, column, allow_missing=True)[:, 0]
+            standardized = (values - mean) / std
+            yield standardized.nan_to_num()
+            if has_missing:
+                yield values.isnan()
+        for column, date in self.dates.items():
+            dates = read_dates(rows, column, date["notation"])
+            parts = date_parts(dates, date["first"])
+            for part, (mean, std) in date["parts"].items():
+                standardized = (torch.from_numpy(parts[part]) - mean) / std
+                yield standardized.nan_to_num()
+            if date["missing_feature"]:
+                yield torch.from_numpy(parts["elapsed"]).isnan()
+        for column, categories in self.categories.items():
+            codes = _category_codes(rows, column, categories)
+            for code in range(len(categories)):
+                yield codes == code
 
     def _feature_names(self) -> list[str]:
         """Returns the name of each feature."""
@@ -205,64 +271,106 @@ class TabularCSV(BaseDataset):
             names.append(column)
             if has_missing:
                 names.append(f"{column} missing")
+        for column, date in self.dates.items():
+            names += [f"{column} {part}" for part in date["parts"]]
+            if date["missing_feature"]:
+                names.append(f"{column} missing")
         for column, categories in self.categories.items():
             names += [f"{column}={category}" for category in categories]
         return names
 
 
-def _fit_numbers(cells: Sequence[str]) -> tuple[float, float, bool] | None:
-    """Returns mean, standard deviation and whether cells are empty; None if not numeric."""
-    numbers = []
-    for cell in cells:
-        number = parse_number(cell)
-        if number is None:
-            return None
-        if not math.isnan(number):
-            numbers.append(number)
-    if not numbers:
-        return None
-    mean, std = mean_and_std(torch.tensor(numbers, dtype=torch.float64))
-    has_missing = len(numbers) < len(cells)
-    return mean, std, has_missing
+def _fit_numbers(rows: Table, column: str) -> tuple[float, float, bool]:
+    """Returns mean, standard deviation, and whether values are missing."""
+    values = read_numbers(rows, column, allow_missing=True)
+    known = values[~values.isnan()]
+    if len(known) == 0:
+        return 0.0, 1.0, True
+    mean, std = mean_and_std(known)
+    return mean, std, len(known) < len(values)
 
 
-def _fit_categories(cells: Sequence[str], column: str) -> list[str]:
+def _fit_dates(rows: Table, column: str, notation: str) -> dict[str, Any]:
+    """Returns the notation of a column of dates, the first date, and the statistics of its parts.
+
+    Raises:
+        UserError: if the column contains no dates, or not all of them have the same notation.
+    """
+    is_missing = rows.is_missing(column)
+    if not is_missing.all():
+        notation = date_notation(rows, column, notation)
+    if is_missing.all() or not notation:
+        raise UserError(
+            f"{rows.file}: column {column!r} is of kind date (data.kinds), but not all of its "
+            "cells are dates of the same notation; set data.date_format, or another kind"
+        )
+    dates = read_dates(rows, column, notation)
+    first = dates.min().isoformat()
+    statistics = {}
+    for part, values in date_parts(dates, first).items():
+        statistics[part] = mean_and_std(torch.from_numpy(values[~is_missing]))
+    return {
+        "notation": notation,
+        "first": first,
+        "missing_feature": bool(is_missing.any()),
+        "parts": statistics,
+    }
+
+
+def _fit_categories(rows: Table, column: str) -> list[str]:
     """Returns the categories in a column, sorted.
 
     Raises:
-        UserError: if most of them look like numbers, or if there are too many.
+        UserError: if there are too many.
     """
-    categories = sorted(set(cells))
-    number_like = [text for text in categories if NUMBER_LIKE.fullmatch(text)]
-    if len(number_like) > len(categories) / 2 and len(categories) >= MIN_VALUES_OF_NUMBERS:
-        invalid = [cell for cell in cells if parse_number(cell) is None]
-        raise UserError(
-            f"column {column!r}: {invalid[0]!r} is not a number, but most cells look like numbers; "
-            "correct it, or add it to data.missing, or the column to data.ignore"
-        )
+    cells = _category_texts(rows, column)
+    categories = sorted(cells.unique().tolist())
     if len(categories) > MAX_CATEGORIES:
         raise UserError(
-            f"column {column!r} has {len(categories)} different texts, such as {cells[0]!r}; at "
-            f"most {MAX_CATEGORIES} categories are allowed, so add the column to data.ignore"
+            f"{rows.file}: column {column!r} has {len(categories)} different texts, such as "
+            f"{cells.iloc[0]!r}; at most {MAX_CATEGORIES} categories are allowed, so add the "
+            "column to data.ignore, or set its kind (data.kinds)"
         )
     return categories
 
 
-def _one_hot(rows: Sequence[Row], column: str, categories: Sequence[str]) -> Tensor:
-    """Encodes a column as float32, shape (N, categories); zeros for an unknown category."""
-    codes = {category: code for code, category in enumerate(categories)}
-    unknown = len(categories)
-    column_codes = [codes.get(row[column], unknown) for row in rows]
-    indices = torch.tensor(column_codes, dtype=torch.int64)
-    encoded = functional.one_hot(indices, len(categories) + 1)
-    return encoded[:, :unknown].float()
+def _check_not_mistyped(rows: Table, column: str) -> None:
+    """Raises a UserError if most of the different texts in a column look like numbers."""
+    position = find_invalid_number(rows, column)
+    if position is None:  # identifiers
+        return
+    texts = rows.cells(column)[~rows.is_missing(column)].unique().tolist()
+    number_like = [text for text in texts if NUMBER_LIKE.fullmatch(text)]
+    if len(number_like) <= len(texts) / 2 or len(texts) < MIN_VALUES_OF_NUMBERS:
+        return
+    cell = rows.cells(column).iloc[position]
+    raise UserError(
+        f"{rows.locate(position, column)}: {cell!r} is not a number, but most cells look like "
+        f"numbers{advice_on_number(cell, rows.table_format)}, or add it to data.missing, or the "
+        f"column to data.ignore, or set 'data.kinds={{{column}: category}}'"
+    )
 
 
-def _check_ignored(file: str, ignored: Sequence[str], columns: Sequence[str]) -> None:
-    """Raises a UserError if data.ignore names a column that the file does not have."""
-    for column in ignored:
-        if column not in columns:
+def _category_texts(rows: Table, column: str) -> Any:
+    """The texts of a column, as a Series; missing values are empty, and booleans lower-case."""
+    cells = rows.cells(column).mask(rows.is_missing(column), "")
+    return cells.replace(BOOLEANS)
+
+
+def _category_codes(rows: Table, column: str, categories: Sequence[str]) -> Tensor:
+    """The index of each row's category, int64, shape (N,); -1 for an unknown category."""
+    import pandas
+
+    index = pandas.Index(categories, dtype="str")
+    codes = index.get_indexer(_category_texts(rows, column))
+    return torch.from_numpy(codes.astype("int64"))
+
+
+def _check_columns_exist(setting: str, names: Iterable[str], rows: Table) -> None:
+    """Raises a UserError if a setting names a column that the file does not have."""
+    for column in names:
+        if column not in rows.columns:
             raise UserError(
-                f"data.ignore: {file} has no column {column!r}; the columns are "
-                f"{', '.join(columns)}; data.ignore=[] ignores none"
+                f"data.{setting}: {rows.file.name} has no column {column!r}; the columns are "
+                f"{', '.join(rows.columns)}; data.ignore=[] ignores none"
             )

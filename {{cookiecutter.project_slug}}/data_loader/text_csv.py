@@ -1,4 +1,4 @@
-"""A data set of sentences from a CSV file."""
+"""A data set of sentences from a table."""
 
 import re
 from collections import Counter
@@ -9,23 +9,24 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from base.base_dataset import BaseDataset, Batch, Sample
+from base.base_dataset import Batch, Sample
 from config.schema import Count
 from data_loader.columns import class_indices
 from data_loader.example_messages import EXAMPLES
 from data_loader.splits import split_rows
-from data_loader.tables import Row, file_hash, read_data
+from data_loader.table_dataset import TableDataset
+from data_loader.tables import TABLE_SUFFIXES, Table, file_hash, read_table
 from utils.errors import UserError
 
 # Indices in the vocabulary of what is not a known token.
 PADDING = 0
 UNKNOWN = 1
 MAX_PATH_CHARACTERS = 255  # a longer input is a sentence; as a path, it may raise an OSError
-FILE_NAME = re.compile(r"\S+\.(txt|csv|tsv|md)")
+FILE_NAME = re.compile(r"\S+\.(txt|md|csv|tsv|gz|xlsx|parquet|feather)")
 TOKEN = re.compile(r"\w+|[^\w\s]")  # a word, a number or a punctuation mark
 
 
-class TextCSV(BaseDataset):
+class TextCSV(TableDataset):
     """Sentences and their classes.
 
     A sample's input is the sentence's token indices, int64, shape (length,); its target is a
@@ -36,7 +37,8 @@ class TextCSV(BaseDataset):
         root: folder of the data.
         split: train, validation, test, or None for no sentences.
         seed: random seed that selects the validation sentences.
-        file: CSV file in that folder. The example's file is created if it does not exist.
+        file: Table in that folder: CSV, Excel, Parquet or Feather. The example's file is created if
+            it does not exist.
         text: Column of the sentences.
         target: Column of the classes.
         length: Maximum number of tokens in a sentence; later ones are cut off.
@@ -61,8 +63,11 @@ class TextCSV(BaseDataset):
         target: str = "class",
         length: Count = 32,
         words: Count = 10_000,
+        **kwargs: Any,
     ) -> None:
+        super().__init__(**kwargs)
         self.title = Path(file).stem
+        self.text = text
         self.length = length
         self.words = words
         self.sentences: list[str] = []
@@ -71,13 +76,13 @@ class TextCSV(BaseDataset):
         if split is None:
             return
         path = root / file
-        rows = read_data(path, (text, target), EXAMPLES.get(file))
+        rows = self.read_rows(path, (text, target), target, EXAMPLES.get(file))
         self.source = file_hash(path)
         self.classes, targets = class_indices(rows, target)
         indices = split_rows(targets, split, seed, self.classes)
         _check_texts(rows, text)
         self.targets = targets[indices]
-        self.sentences = [rows[index][text] for index in indices.tolist()]
+        self.sentences = rows.take(indices).cells(text).tolist()
 
     def fit(self) -> None:
         self.vocabulary = _build_vocabulary(self.sentences, self.words)
@@ -109,9 +114,16 @@ class TextCSV(BaseDataset):
         self.tokens = self._encode(self.sentences)
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Reads a sentence, or a text file with one sentence per line; see the base class."""
+        """Reads a sentence, the column `text` of a table, or the lines of another text file.
+
+        See the base class.
+        """
         if len(source) <= MAX_PATH_CHARACTERS and Path(source).is_file():
-            sentences = _read_lines(Path(source))
+            if source.lower().endswith(TABLE_SUFFIXES):
+                rows = read_table(Path(source), [self.text], self.table_format)
+                sentences = rows.cells(self.text).tolist()
+            else:
+                sentences = _read_lines(Path(source))
         elif FILE_NAME.fullmatch(source):
             raise UserError(f"{source}: file not found; give an existing file, or a sentence")
         else:
@@ -174,14 +186,15 @@ def _build_vocabulary(sentences: Sequence[str], size: int) -> list[str]:
     return ["", "<unknown>", *tokens]
 
 
-def _check_texts(rows: Sequence[Row], column: str) -> None:
+def _check_texts(rows: Table, column: str) -> None:
     """Raises a UserError if a row has no text."""
-    for number, row in enumerate(rows, 1):
-        if not row[column]:
-            raise UserError(
-                f"column {column!r}, row {number} below the header: no text is given; fill in the "
-                "cell, or remove the row"
-            )
+    is_empty = (rows.cells(column) == "").to_numpy()
+    if is_empty.any():
+        position = int(is_empty.argmax())
+        raise UserError(
+            f"{rows.locate(position, column)}: no text is given; fill in the cell, or remove the "
+            "row"
+        )
 
 
 def _read_lines(file: Path) -> list[str]:

@@ -110,7 +110,7 @@ def test_other_splits_are_encoded_with_the_statistics_of_the_training_rows(
     mean, std, _ = train.state_dict()["numbers"]["kg"]
     expected = torch.tensor([(100 - mean) / std, 0, 0, 0, 0])
     assert torch.allclose(sample["input"], expected)
-    assert name == "new.csv row 1"
+    assert name == "new.csv line 2"
     assert len(others) == 4
     assert len(train.state_dict()["numbers"]) == 1  # nothing is fitted to other rows
 
@@ -121,7 +121,7 @@ def test_a_mistyped_number_is_refused_with_column_and_cell(
     rows = [*ROWS]
     rows[3] = ("4,5", *rows[3][1:])
     message = refused(animals, rows)
-    for part in ("'kg'", "'4,5'", "data.missing", "data.ignore"):
+    for part in ("mine.csv, line 5,", "'kg'", "'4,5'", "data.missing", "data.ignore"):
         assert part in message
 
 
@@ -132,7 +132,7 @@ def test_a_mistyped_number_in_another_split_is_refused_with_column_and_cell(
     rows = [("4,5", *row[1:]) for row in ROWS]
     for split in ("validation", "test"):
         message = refused(animals(rows, split).load_state_dict, state)
-        for part in ("'kg'", "row 1 ", "'4,5'", "not a number"):
+        for part in ("mine.csv, line 2,", "'kg'", "'4,5'", "not a number"):
             assert part in message
 
 
@@ -141,7 +141,7 @@ def test_a_missing_class_is_refused_with_column_and_row(
 ) -> None:
     for split in ("train", "validation", "test"):
         message = refused(animals, [(weight, colour, "") for weight, colour, _ in ROWS], split)
-        for part in ("'animal'", "row 1 ", "no class"):
+        for part in ("mine.csv, line 2,", "'animal'", "no class", "data.drop_missing_target"):
             assert part in message
 
 
@@ -193,7 +193,7 @@ def test_numbers_with_decimal_commas_are_not_taken_for_categories(
 ) -> None:
     rows = [(f"{3 + k % 9},5", *row[1:]) for k, row in enumerate(ROWS)]
     message = refused(animals, rows)
-    for part in ("'kg'", "'3,5'", "not a number"):
+    for part in ("mine.csv, line 2,", "'kg'", "'3,5'", "not a number", "data.decimal=','"):
         assert part in message
 
 

@@ -84,11 +84,11 @@ def test_a_cell_may_be_a_long_document(tmp_path: Path) -> None:
 
 
 def test_a_row_without_text_is_refused_with_column_and_row(tmp_path: Path) -> None:
-    write_rows(tmp_path / "mine.csv", [("text", "class"), *(10 * [(" ", "a"), (" ", "b")])])
+    write_rows(tmp_path / "mine.csv", [("text", "class"), *(10 * [("x", "a"), ("y", "b")]), (" ", "b")])
     settings = load_settings(CONFIG, [f"data.root={tmp_path}", "data.file=mine.csv"])
     with pytest.raises(UserError) as error:
         build_fitted_dataset(settings, "train")
-    for part in ("'text'", "row 1 ", "no text"):
+    for part in ("mine.csv, line 22,", "'text'", "no text"):
         assert part in str(error.value)
     assert error.value.exit_code == 2
 

@@ -1,0 +1,27 @@
+"""How the cells of a table are written."""
+
+from dataclasses import dataclass
+
+# Texts of cells without a value.
+MISSING = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "-", "?")
+
+
+@dataclass(frozen=True)
+class TableFormat:
+    """How the cells of a table are written.
+
+    Attributes:
+        delimiter: a character, or `tab`; empty if it is to be detected.
+        encoding: name of the encoding of a text file; empty if it is to be detected.
+        quotes: whether a cell can be in quotation marks.
+        decimal: the decimal separator of numbers.
+        thousands: the thousands separator of numbers; empty for none.
+        missing: texts of cells that count as empty.
+    """
+
+    delimiter: str = ""
+    encoding: str = ""
+    quotes: bool = True
+    decimal: str = "."
+    thousands: str = ""
+    missing: tuple[str, ...] = MISSING
