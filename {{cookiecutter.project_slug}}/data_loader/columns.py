@@ -98,7 +98,7 @@ def find_invalid_number(rows: Table, column: str) -> int | None:
 def advice_on_number(cell: str, table_format: TableFormat) -> str:
     """What to do about a cell that is not a number, to be appended to the message."""
     if re.fullmatch(r"[+-]?[0-9]*,[0-9]+", cell) and table_format.decimal == ".":
-        return "; write it as in 1.5, or set data.decimal=',' or data.thousands=','"
+        return "; write it as in 1.5, or set data.decimal=comma or data.thousands=comma"
     if re.fullmatch(r"[+-]?[0-9]{1,3}([,.' ][0-9]{3})+([.,][0-9]+)?", cell):
         return "; set data.thousands and data.decimal to the separators of the file"
     if re.fullmatch(number_pattern(table_format), cell):

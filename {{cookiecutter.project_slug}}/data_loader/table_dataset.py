@@ -8,11 +8,12 @@ import torch
 from pydantic import Field
 
 from base.base_dataset import BaseDataset
-from data_loader.table_format import MISSING, TableFormat
+from data_loader.table_format import MISSING, SEPARATORS, TableFormat
 from data_loader.tables import Table, read_table
 from logger.console import log
 from utils.errors import DATA_UNAVAILABLE, UserError
 
+DELIMITER = r"^([^\"\r\n]|comma|semicolon|tab|bar|space)?$"
 MIN_ROWS = 20  # fewer cannot be divided into splits
 
 
@@ -20,12 +21,13 @@ class TableDataset(BaseDataset):
     """Rows of a table, which is a file in CSV, Excel, Parquet or Feather format.
 
     Args:
-        delimiter: Character between two cells of a text file, or `tab`; empty to detect it.
+        delimiter: Character between two cells of a text file, or comma, semicolon, tab, bar or
+            space; empty to detect it.
         encoding: Encoding of a text file, such as cp1252. If empty, the byte order mark decides;
             without one, it is UTF-8.
         quotes: Whether cells may be in quotation marks; false if these are part of the text.
-        decimal: Decimal separator of numbers.
-        thousands: Thousands separator of numbers; empty for none.
+        decimal: Decimal separator of numbers: point or comma.
+        thousands: Thousands separator of numbers: none, point, comma, space or apostrophe.
         missing: Texts of cells that count as empty.
         drop_missing_target: Whether rows without a target are left out; otherwise, they are an
             error.
@@ -34,20 +36,29 @@ class TableDataset(BaseDataset):
     def __init__(
         self,
         *,
-        delimiter: Annotated[str, Field(pattern="^(.|\t|tab)?$")] = "",
+        delimiter: Annotated[str, Field(pattern=DELIMITER)] = "",
         encoding: str = "",
         quotes: bool = True,
-        decimal: Literal[".", ","] = ".",
-        thousands: Literal["", ",", ".", " ", "'"] = "",
+        decimal: Literal["point", "comma", ".", ","] = "point",
+        thousands: Literal[
+            "none", "point", "comma", "space", "apostrophe", "", ".", ",", " ", "'"
+        ] = "none",
         missing: tuple[str, ...] = MISSING,
         drop_missing_target: bool = False,
     ) -> None:
-        if decimal == thousands:
+        self.table_format = TableFormat(
+            delimiter=SEPARATORS.get(delimiter, delimiter),
+            encoding=encoding,
+            quotes=quotes,
+            decimal=SEPARATORS.get(decimal, decimal),
+            thousands=SEPARATORS.get(thousands, thousands),
+            missing=missing,
+        )
+        if self.table_format.decimal == self.table_format.thousands:
             raise UserError(
-                f"data.decimal and data.thousands are both {decimal!r}; set them to different "
-                "separators"
+                f"data.decimal and data.thousands are both {self.table_format.decimal!r}; set them "
+                "to different separators"
             )
-        self.table_format = TableFormat(delimiter, encoding, quotes, decimal, thousands, missing)
         self.drop_missing_target = drop_missing_target
 
     def read_rows(
@@ -86,7 +97,7 @@ class TableDataset(BaseDataset):
 
 def _drop_missing(rows: Table, target: str) -> Table:
     """The rows that have a target; logs how many have none."""
-    is_missing = torch.from_numpy(rows.is_missing(target))
+    is_missing = torch.tensor(rows.is_missing(target))
     dropped = int(is_missing.sum())
     if dropped > 0:
         log.info(

@@ -40,9 +40,9 @@ class TabularCSV(TableDataset):
 
     A column is numeric if all its cells in the training rows are numbers or have no value. It is
     standardized, and a cell without a value becomes 0. If training rows have such cells, a second
-    feature is 1 for these and 0 for others. A column of dates becomes numbers: year, month, day,
-    weekday, hour, and the seconds since the first training date. Any other column is one-hot
-    encoded. A cell without a value is a category of its own; a category that is not in the training
+    feature is 1 for these and 0 for others. A column of dates becomes several numbers: the parts
+    of the date, and the seconds since the first training date. Any other column is one-hot encoded.
+    A cell without a value is a category of its own; a category that is not in the training
     rows is encoded as zeros. A column without a name is ignored.
 
     Args:
@@ -55,7 +55,8 @@ class TabularCSV(TableDataset):
         predict: Kind of the target: a class, or a number (with trainer.name=regressor.Regressor).
         ignore: Columns that are not used.
         kinds: Kinds of columns that are not to be detected: number, date or category.
-        date_format: Notation of dates, as in %d/%m/%Y; empty to detect it.
+        day_first: Whether dates have the day before the month, as in 31/12/2020; by default, this
+            is detected.
         stratify: Whether all splits have the same distribution of targets.
 
     Raises:
@@ -81,14 +82,14 @@ class TabularCSV(TableDataset):
         predict: Literal["class", "number"] = "class",
         ignore: tuple[str, ...] = (),
         kinds: dict[str, Kind] | None = None,
-        date_format: str = "",
+        day_first: bool | None = None,
         stratify: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.title = Path(file).stem
         self.kinds = kinds or {}
-        self.date_format = date_format
+        self.day_first = day_first
         self.indices = torch.empty(0, dtype=torch.int64)
         self.features = torch.empty(0)
         self.targets = torch.empty(0)
@@ -125,7 +126,7 @@ class TabularCSV(TableDataset):
             if kind == "number":
                 self.numbers[column] = _fit_numbers(training_rows, column)
             elif kind == "date":
-                self.dates[column] = _fit_dates(training_rows, column, self.date_format)
+                self.dates[column] = _fit_dates(training_rows, column, self.day_first)
             else:
                 self.categories[column] = _fit_categories(training_rows, column)
 
@@ -174,9 +175,9 @@ class TabularCSV(TableDataset):
         if self.dates:
             steps.insert(
                 2,
-                "date: convert it to UTC; for each of the parts (year, month, day, weekday with "
-                "Monday = 0, hour, elapsed = seconds since `first`): (value - mean) / std, or 0 "
-                "for an empty cell; if `missing_feature`, append 1 for an empty cell, otherwise 0",
+                "date: convert it to UTC; for each of the parts (year, month, day, day_of_week "
+                "with Monday = 0, hour, elapsed = seconds since `first`): (value - mean) / std, or "
+                "0 for an empty cell; if `missing_feature`, append 1 for an empty cell, otherwise 0",
             )
         return {
             "kind": "row of a table",
@@ -208,10 +209,9 @@ class TabularCSV(TableDataset):
         """
         if has_numbers(rows, column):
             return "number"
-        if not rows.is_missing(column).all():
-            _check_not_mistyped(rows, column)
-            if date_notation(rows, column, self.date_format):
-                return "date"
+        if date_notation(rows, column, self.day_first):
+            return "date"
+        _check_not_mistyped(rows, column)
         return "category"
 
     def _check_columns(self) -> None:
@@ -290,19 +290,18 @@ def _fit_numbers(rows: Table, column: str) -> tuple[float, float, bool]:
     return mean, std, len(known) < len(values)
 
 
-def _fit_dates(rows: Table, column: str, notation: str) -> dict[str, Any]:
+def _fit_dates(rows: Table, column: str, day_first: bool | None) -> dict[str, Any]:
     """Returns the notation of a column of dates, the first date, and the statistics of its parts.
 
     Raises:
-        UserError: if the column contains no dates, or not all of them have the same notation.
+        UserError: if most of the cells are not dates, or a date has another notation.
     """
     is_missing = rows.is_missing(column)
-    if not is_missing.all():
-        notation = date_notation(rows, column, notation)
-    if is_missing.all() or not notation:
+    notation = date_notation(rows, column, day_first)
+    if not notation:
         raise UserError(
-            f"{rows.file}: column {column!r} is of kind date (data.kinds), but not all of its "
-            "cells are dates of the same notation; set data.date_format, or another kind"
+            f"{rows.file}: column {column!r} is of kind date (data.kinds), but most of its cells "
+            "are not dates that are written alike; correct them, or set another kind"
         )
     dates = read_dates(rows, column, notation)
     first = dates.min().isoformat()

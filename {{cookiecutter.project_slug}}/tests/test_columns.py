@@ -9,13 +9,7 @@ import pandas
 import pytest
 import torch
 
-from data_loader.columns import (
-    class_indices,
-    has_numbers,
-    mean_and_std,
-    parse_number,
-    read_numbers,
-)
+from data_loader.columns import class_indices, has_numbers, mean_and_std, parse_number, read_numbers
 from data_loader.table_format import TableFormat
 from data_loader.tables import Table, write_rows
 from utils.errors import UserError

@@ -108,7 +108,13 @@ def test_missing_and_damaged_images_are_refused_with_their_names(
         (tmp_path / name).unlink()
     assert command("train", "--config", CONFIG, *own, *QUICK) == 2
     error = capsys.readouterr().err
-    for part in ("mine.csv", "4 of 60 files", str(tmp_path), "'3.webp' (line 5)", "'7.jpg' (line 9)"):
+    for part in (
+        "mine.csv",
+        "4 of 60 files",
+        str(tmp_path),
+        "'3.webp' (line 5)",
+        "'7.jpg' (line 9)",
+    ):
         assert part in error
     assert "12.jpg" not in error  # three are listed
     assert not (tmp_path / "runs").exists()

@@ -210,7 +210,7 @@ def test_the_delimiter_can_be_set(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("a b,c\n1 2,3\n")
     assert cells_of(tmp_path / "x.txt", delimiter=" ") == [["1", "2,3"]]
     (tmp_path / "x.txt").write_text("a,b\tc\n1,2\t3\n")
-    assert cells_of(tmp_path / "x.txt", delimiter="tab") == [["1,2", "3"]]
+    assert cells_of(tmp_path / "x.txt", delimiter="\t") == [["1,2", "3"]]
 
 
 def test_other_formats_give_the_texts_of_a_csv_file(tmp_path: Path) -> None:
@@ -299,6 +299,7 @@ def test_rows_without_a_target_are_left_out_on_request_and_counted(
 ) -> None:
     write_rows(tmp_path / "x.csv", [["a", "b"], *([["", "NA", "7"][k % 3], k] for k in range(60))])
     assert len(read_rows(tmp_path)) == 60
+    caplog.set_level("INFO")
     assert read_rows(tmp_path, drop_missing_target=True) == ["7"] * 20
     assert "40 of 60 rows" in caplog.text
     with pytest.raises(UserError, match="has 0 rows"):
@@ -307,4 +308,12 @@ def test_rows_without_a_target_are_left_out_on_request_and_counted(
 
 def test_equal_separators_are_refused() -> None:
     with pytest.raises(UserError, match=r"data\.decimal and data\.thousands"):
-        Rows(decimal=",", thousands=",")
+        Rows(decimal="comma", thousands=",")
+
+
+def test_separators_have_names(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a;b\n" + "1;2\n" * 20)
+    assert read_rows(tmp_path, delimiter="semicolon") == ["1"] * 20
+    table_format = Rows(delimiter="tab", decimal="comma", thousands="apostrophe").table_format
+    assert (table_format.delimiter, table_format.decimal) == ("\t", ",")
+    assert table_format.thousands == "'"

@@ -84,7 +84,9 @@ def test_a_cell_may_be_a_long_document(tmp_path: Path) -> None:
 
 
 def test_a_row_without_text_is_refused_with_column_and_row(tmp_path: Path) -> None:
-    write_rows(tmp_path / "mine.csv", [("text", "class"), *(10 * [("x", "a"), ("y", "b")]), (" ", "b")])
+    write_rows(
+        tmp_path / "mine.csv", [("text", "class"), *(10 * [("x", "a"), ("y", "b")]), (" ", "b")]
+    )
     settings = load_settings(CONFIG, [f"data.root={tmp_path}", "data.file=mine.csv"])
     with pytest.raises(UserError) as error:
         build_fitted_dataset(settings, "train")
