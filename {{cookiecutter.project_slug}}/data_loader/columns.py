@@ -47,13 +47,16 @@ def parse_number(text: str) -> float | None:
 
 def parse_numbers(cells: "Series", table_format: TableFormat) -> Numbers:
     """Converts texts to numbers: float64, shape (N,), NaN for what is not a number in float32."""
-    is_number = cells.str.fullmatch(number_pattern(table_format))
-    texts = cells.where(is_number, "nan")
+    texts = cells.where(cells.str.fullmatch(number_pattern(table_format)))
     if table_format.thousands:
         texts = texts.str.replace(table_format.thousands, "", regex=False)
     if table_format.decimal != ".":
         texts = texts.str.replace(table_format.decimal, ".", regex=False)
-    numbers: Numbers = texts.astype("float64").to_numpy(copy=True)
+    if texts.str.startswith("+").any():  # Arrow reads no plus sign
+        texts = texts.str.removeprefix("+")
+    # Arrow converts texts five times as fast as NumPy.
+    arrow_numbers = texts.astype("double[pyarrow]")
+    numbers: Numbers = arrow_numbers.to_numpy(np.float64, na_value=np.nan, copy=True)
     numbers[np.abs(numbers) >= MAX_NUMBER] = np.nan
     return numbers
 
@@ -72,17 +75,19 @@ def read_numbers(rows: Table, column: str, allow_missing: bool = False) -> Tenso
     Raises:
         UserError: if a cell is not a number.
     """
-    position = find_invalid_number(rows, column)
-    if position is not None:
+    numbers = parse_numbers(rows.cells(column), rows.table_format)
+    is_missing = rows.is_missing(column)
+    is_invalid = np.isnan(numbers) & ~is_missing
+    if is_invalid.any():
+        position = int(is_invalid.argmax())
         cell = rows.cells(column).iloc[position]
-        raise UserError(
-            f"{rows.locate(position, column)}: {cell!r} is not a number"
-            f"{advice_on_number(cell, rows.table_format)}"
-        )
+        advice = advice_on_number(cell, rows.table_format)
+        if allow_missing:
+            advice += ", or add it to data.missing"
+        raise UserError(f"{rows.locate(position, column)}: {cell!r} is not a number{advice}")
     if not allow_missing:
         check_present(rows, column, "a number")
-    numbers = parse_numbers(rows.cells(column), rows.table_format)
-    numbers[rows.is_missing(column)] = np.nan
+    numbers[is_missing] = np.nan
     return torch.from_numpy(numbers).reshape(-1, 1)
 
 

@@ -7,10 +7,9 @@ import io
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from data_loader.table_format import TableFormat
 from utils.errors import UserError
@@ -32,8 +31,7 @@ BYTE_ORDER_MARKS = {  # UTF-32 is first, because its mark starts with that of UT
 MIN_SWALLOWED_ROWS = 3  # line breaks in a cell that can hardly be there by chance
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A row of cells.
 
     Attributes:
@@ -238,7 +236,10 @@ def _read_records(
         for record in chunk:
             if record.last_line > record.first_line:
                 multiline[count] = record
-            rows.append(_row(file, record, header))
+            if len(record.cells) == width:
+                rows.append(record.cells)
+            else:
+                rows.append(_unusual_row(file, record, header))
             count += 1
         frames.append(pandas.DataFrame(rows, columns=range(width), dtype="str"))
     frame = pandas.concat(frames, ignore_index=True)
@@ -255,17 +256,15 @@ def _read_records(
     return frame
 
 
-def _row(file: Path, record: Record, header: Record) -> list[str]:
-    """The cells of a record.
+def _unusual_row(file: Path, record: Record, header: Record) -> list[str]:
+    """Empty cells for a line of spaces.
 
     Raises:
-        UserError: if the header has another number of cells.
+        UserError: for any other record, because it has not as many cells as the header.
     """
     width = len(header.cells)
-    if len(record.cells) == width:
-        return record.cells
-    if record.cells[0].isspace() or record.cells == [""]:
-        return [""] * len(header.cells)
+    if len(record.cells) == 1 and not record.cells[0].strip():
+        return [""] * width
     lines = f"line {record.first_line}"
     if record.last_line > record.first_line:
         lines = f"lines {record.first_line} to {record.last_line}"

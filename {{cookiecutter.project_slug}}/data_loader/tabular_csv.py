@@ -177,7 +177,7 @@ class TabularCSV(TableDataset):
                 2,
                 "date: convert it to UTC; for each of the parts (year, month, day, day_of_week "
                 "with Monday = 0, hour, elapsed = seconds since `first`): (value - mean) / std, or "
-                "0 for an empty cell; if `missing_feature`, append 1 for an empty cell, otherwise 0",
+                "0 for an empty cell; if `missing_feature`, append 1 for an empty cell, else 0",
             )
         return {
             "kind": "row of a table",
