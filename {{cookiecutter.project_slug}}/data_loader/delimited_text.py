@@ -114,7 +114,7 @@ def _read_utf8(file: Path, encoding: str) -> bytes:
             f"{file}, line {line}: it contains NUL characters, so it is not text in {encoding}; "
             "set data.encoding to the encoding of the file, such as utf-16-le, or save it in UTF-8"
         )
-    return text.removeprefix("\ufeff").encode()
+    return text.lstrip("\ufeff").encode()
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -209,16 +209,12 @@ def _read_plain(data: bytes, header: Record, delimiter: str) -> "DataFrame":
     body = io.BytesIO(data)
     for _ in range(header.last_line):
         body.readline()
-    names = list(range(len(header.cells)))
-    return pandas.read_csv(
-        body,
-        header=None,
-        names=names,
-        sep=delimiter,
-        dtype="str",
-        keep_default_na=False,
-        engine="pyarrow",
+    frame = pandas.read_csv(
+        body, header=None, sep=delimiter, dtype="str", keep_default_na=False, engine="pyarrow"
     )
+    if frame.shape[1] != len(header.cells):
+        raise ValueError("the rows and the header have different numbers of cells")
+    return frame
 
 
 def _read_records(

@@ -71,7 +71,7 @@ class ImageCSV(TableDataset):
         if split is None:
             return
         path = root / file
-        rows = self.read_rows(path, (image, target), target, EXAMPLES.get(file))
+        rows = self.read_rows(path, split, (image, target), target, EXAMPLES.get(file))
         self.source = file_hash(path)
         self.classes, targets = class_indices(rows, target)
         indices = split_rows(targets, split, seed, self.classes)

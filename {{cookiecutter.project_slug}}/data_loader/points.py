@@ -57,7 +57,7 @@ class Points(TableDataset):
         if split is None:
             return
         path = root / file
-        rows = self.read_rows(path, (x, y), y, EXAMPLES.get(file))
+        rows = self.read_rows(path, split, (x, y), y, EXAMPLES.get(file))
         self.source = file_hash(path)
         all_x = read_numbers(rows, x).float()
         all_y = read_numbers(rows, y).float()

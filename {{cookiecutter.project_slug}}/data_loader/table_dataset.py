@@ -62,12 +62,18 @@ class TableDataset(BaseDataset):
         self.drop_missing_target = drop_missing_target
 
     def read_rows(
-        self, file: Path, columns: Sequence[str], target: str, make: Callable[[Path], None] | None
+        self,
+        file: Path,
+        split: str,
+        columns: Sequence[str],
+        target: str,
+        make: Callable[[Path], None] | None,
     ) -> Table:
         """Reads the rows of the data set's file, without those that are to be left out.
 
         Args:
             file: file of the table.
+            split: train, validation or test; the rows are those of all splits.
             columns: names of columns that the file must have.
             target: the column of the targets.
             make: function that writes the file if it does not exist; None for a file of the user.
@@ -87,24 +93,18 @@ class TableDataset(BaseDataset):
             )
         rows = read_table(file, columns, self.table_format)
         if self.drop_missing_target:
-            rows = _drop_missing(rows, target)
+            is_missing = torch.tensor(rows.is_missing(target))
+            if is_missing.any() and split != "validation":  # which is read right after training
+                log.info(
+                    "%s: %d of %d rows have no value in column %r and are left out",
+                    file,
+                    int(is_missing.sum()),
+                    len(rows),
+                    target,
+                )
+            rows = rows.take((~is_missing).nonzero().squeeze(1))
         if len(rows) < MIN_ROWS:
             raise UserError(
                 f"{file} has {len(rows)} rows; splits need at least {MIN_ROWS}, so add some"
             )
         return rows
-
-
-def _drop_missing(rows: Table, target: str) -> Table:
-    """The rows that have a target; logs how many have none."""
-    is_missing = torch.tensor(rows.is_missing(target))
-    dropped = int(is_missing.sum())
-    if dropped > 0:
-        log.info(
-            "%s: %d of %d rows have no value in column %r and are left out",
-            rows.file,
-            dropped,
-            len(rows),
-            target,
-        )
-    return rows.take((~is_missing).nonzero().squeeze(1))

@@ -130,6 +130,8 @@ def file_hash(file: Path) -> str:
 
 def _check_header(file: Path, header: Sequence[str], columns: Iterable[str]) -> None:
     """Raises a UserError if a column is missing, or two columns have the same name."""
+    if not any(header):
+        raise UserError(f"{file}: the first row must contain the names of the columns; add them")
     for column in columns:
         if column not in header:
             message = f"{file}: no column {column!r}; the columns are {', '.join(header)}"
@@ -231,13 +233,16 @@ def _texts_of_column(
     if pyarrow.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     kind = values.type
-    if pyarrow.types.is_nested(kind) or pyarrow.types.is_duration(kind):
-        raise UserError(
-            f"{file}: column {name!r} has the type {kind}; convert it to numbers, texts or dates"
-        )
     if pyarrow.types.is_floating(kind):
         values = compute.if_else(compute.is_nan(values), None, values)
-    texts = values.cast(pyarrow.large_string())
+    try:
+        if pyarrow.types.is_duration(kind) or pyarrow.types.is_nested(kind):
+            raise pyarrow.ArrowTypeError(f"no number, text or date: {kind}")
+        texts = values.cast(pyarrow.large_string())
+    except pyarrow.ArrowException as error:
+        raise UserError(
+            f"{file}: column {name!r} has the type {kind}; convert it to numbers, texts or dates"
+        ) from error
     if pyarrow.types.is_boolean(kind):
         texts = compute.utf8_capitalize(texts)
     if pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind):

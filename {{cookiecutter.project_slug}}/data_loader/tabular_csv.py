@@ -96,7 +96,7 @@ class TabularCSV(TableDataset):
         if split is None:
             return
         path = root / file
-        rows = self.read_rows(path, [target], target, EXAMPLES.get(file))
+        rows = self.read_rows(path, split, [target], target, EXAMPLES.get(file))
         self.source = file_hash(path)
         _check_columns_exist("ignore", ignore, rows)
         _check_columns_exist("kinds", self.kinds, rows)

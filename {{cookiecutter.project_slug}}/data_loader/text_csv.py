@@ -76,7 +76,7 @@ class TextCSV(TableDataset):
         if split is None:
             return
         path = root / file
-        rows = self.read_rows(path, (text, target), target, EXAMPLES.get(file))
+        rows = self.read_rows(path, split, (text, target), target, EXAMPLES.get(file))
         self.source = file_hash(path)
         self.classes, targets = class_indices(rows, target)
         indices = split_rows(targets, split, seed, self.classes)

@@ -75,6 +75,9 @@ def test_images_of_any_format_and_size_become_rgb_squares(
     assert test.transform(test.__getitems__(torch.arange(4)), None)["input"].shape == (4, 3, 16, 16)
     (name, sample), *_ = test.read_inputs(str(Path("mine.csv").parent / "4.gif"))
     assert (name, sample["input"].shape) == ("4.gif", (3, 18, 18))
+    listed = test.read_inputs("mine.csv")
+    assert [Path(name).name for name, _ in listed[:3]] == ["0.png", "1.bmp", "2.jpg"]
+    assert torch.equal(listed[4][1]["input"], sample["input"])
 
 
 def test_training_images_are_cropped_at_random_and_others_at_the_centre(

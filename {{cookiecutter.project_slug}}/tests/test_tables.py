@@ -4,7 +4,7 @@
 import csv
 import gzip
 import io
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,8 @@ def test_a_long_line_without_quotation_marks_is_read(tmp_path: Path) -> None:
         (b"\n\n", ["empty"]),
         (b"a,b\n1,2\n\n1,2,3\n", ["line 4", "3 cells", "header has 2"]),
         (b"a,b\n1\n", ["line 2", "1 cells", "header has 2"]),
+        (b"a,b\n1,2,\n3,4,\n", ["line 2", "3 cells", "header has 2"]),
+        (b" ,\n1,2\n", ["names of the columns"]),
         (b'a,b\n"x\ny",2\n1,2,3\n', ["line 4", "3 cells", "header has 2"]),
         (b"a,b\n1,2\n\xff,2\n", ["line 3", "0xff", "utf-8", "data.encoding"]),
         (b"a\0,\0b\0", ["line 1", "NUL", "data.encoding"]),
@@ -259,16 +261,19 @@ def test_the_index_of_a_parquet_file_is_a_column_if_it_has_a_name(tmp_path: Path
     assert cells_of(tmp_path / "x.parquet") == [["7", "1"], ["8", "2"]]
 
 
-def test_a_column_of_lists_is_refused(tmp_path: Path) -> None:
-    pandas.DataFrame({"a": [[1], [2]]}).to_parquet(tmp_path / "x.parquet")
+@pytest.mark.parametrize(
+    ("value", "kind"), [([1], "list"), (b"\xff", "binary"), (timedelta(1), "duration")]
+)
+def test_a_column_that_is_no_text_is_refused(tmp_path: Path, value: object, kind: str) -> None:
+    pandas.DataFrame({"a": [value, value]}).to_parquet(tmp_path / "x.parquet")
     message = refused(tmp_path / "x.parquet")
-    for part in ("'a'", "list"):
+    for part in ("'a'", kind):
         assert part in message
 
 
 def read_rows(folder: Path, make: Any = None, **changes: Any) -> list[str]:
     """The column `a` of the data set's file."""
-    rows = Rows(**changes).read_rows(folder / "x.csv", ["a"], "a", make)
+    rows = Rows(**changes).read_rows(folder / "x.csv", "train", ["a"], "a", make)
     return list(rows.cells("a"))
 
 
