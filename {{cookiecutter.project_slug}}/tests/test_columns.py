@@ -1,6 +1,7 @@
 """Columns of tables: numbers, classes, and the cells that are refused."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pandas
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_loader.columns import class_indices, has_numbers, mean_and_std, parse_number, read_numbers
 from data_loader.table_format import TableFormat
@@ -56,6 +59,24 @@ def test_separators_of_numbers_can_be_set() -> None:
     for cell in ("12.34,5", "1.2345", "1,234.5"):
         with pytest.raises(UserError, match="not a number"):
             read_numbers(table_of([cell], decimal=",", thousands="."), "a")
+
+
+@given(
+    st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=8),
+    st.sampled_from([(".", ","), (",", "."), (",", " "), (".", "'")]),
+    st.sampled_from(["{:,.3f}", "{:.6e}", "{:+.2f}", "{!r}"]),
+)
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_numbers_are_those_that_pandas_reads(
+    values: list[float], separators: tuple[str, str], notation: str
+) -> None:
+    decimal, thousands = separators
+    names = str.maketrans({".": decimal, ",": thousands})
+    cells = [notation.format(value).translate(names) for value in values]
+    rows = table_of(cells, decimal=decimal, thousands=thousands)
+    text = "\n".join(["a", *cells])
+    expected = pandas.read_csv(io.StringIO(text), sep=";", decimal=decimal, thousands=thousands)
+    assert read_numbers(rows, "a")[:, 0].tolist() == pytest.approx(expected["a"], rel=1e-15)
 
 
 @pytest.mark.parametrize("cell", ["1,5", "1,234.5", "1.234,5"])

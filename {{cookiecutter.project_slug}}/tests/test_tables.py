@@ -4,6 +4,7 @@
 import csv
 import gzip
 import io
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ CELLS = st.one_of(TEXTS, st.sampled_from(["007", "1e5", "a,b", 'say "x"', "1\n2"
     st.sampled_from(["\n", "\r\n"]),
 )
 @settings(
-    max_examples=100,
+    max_examples=50,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -243,6 +244,16 @@ def test_other_formats_give_the_texts_of_a_csv_file(tmp_path: Path) -> None:
         assert times[:2].dt.to_pydatetime().tolist() == moments[:2]
     assert read_table(tmp_path / "x.xlsx").places() == ["row 4", "row 5", "row 6"]
     assert read_table(tmp_path / "x.parquet").places() == ["row 1", "row 2", "row 3"]
+
+
+def test_a_missing_package_is_reported_with_what_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pandas.DataFrame({"a": [1]}).to_excel(tmp_path / "x.xlsx")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    message = refused(tmp_path / "x.xlsx")
+    for part in ("openpyxl", '".[excel]"'):
+        assert part in message
 
 
 def test_numbers_of_other_formats_have_the_decimal_separator_of_the_settings(

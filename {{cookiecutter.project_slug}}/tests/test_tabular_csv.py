@@ -437,11 +437,12 @@ def test_an_invalid_date_in_any_split_is_refused(
         assert part in message
 
 
-def test_an_invalid_cell_is_found_before_training_in_any_row(
-    tmp_path: Path, command: Command, capsys: Captured
+def test_an_invalid_cell_of_any_split_is_found_before_training(
+    animals: Callable[..., Any], tmp_path: Path, command: Command, capsys: Captured
 ) -> None:
     options = (*own_settings(tmp_path), "data.file=mine.csv", "trainer.max_steps=1", *QUICK)
-    for row in (0, 50, 119):
+    for split in ("train", "validation", "test"):
+        row = animals(ROWS, split).indices[5].item()
         rows = [*ROWS]
         rows[row] = ("unknown", *ROWS[row][1:])
         write_rows(tmp_path / "mine.csv", [HEADER, *rows])
