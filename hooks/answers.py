@@ -34,6 +34,7 @@ DEPENDENCIES = (
     "filelock matplotlib numpy pillow pydantic ruamel ruamel-yaml safetensors tensorboard torch "
     "torchmetrics torchvision tqdm onnx onnxruntime onnxscript mypy pre-commit pre-commit-hooks "
     "hypothesis pytest pytest-xdist ruff types-tqdm pip setuptools uv "
+    "openpyxl pandas pyarrow "
     "alembic mlflow mlflow-skinny sqlalchemy wandb"
 )
 DEVICES = "con prn aux nul " + " ".join(f"com{n} lpt{n}" for n in range(10))

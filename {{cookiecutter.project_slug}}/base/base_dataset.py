@@ -201,8 +201,8 @@ class BaseDataset(ABC, Dataset[Sample]):
             UserError: by default, and if a sample has another class.
         """
         raise UserError(
-            f"{self.title} has the classes {_listing(self.classes)}; "
-            f"the model was trained with {_listing(classes)}"
+            f"{self.title} has the classes {list_names(self.classes)}; "
+            f"the model was trained with {list_names(classes)}"
         )
 
     def to(self, device: torch.device) -> None:
@@ -303,5 +303,6 @@ def _as_cell(tensor: Tensor) -> str:
     return shorten(text, MAX_CELL_CHARACTERS)
 
 
-def _listing(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
+    """The names as a list for a message, which is cut if it is long."""
     return ", ".join(names)[:MAX_CELL_CHARACTERS] or "(none)"

@@ -1,46 +1,77 @@
 """Columns of a table as tensors."""
 
 import math
+import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from data_loader.tables import Row
+from data_loader.table_format import TableFormat
+from data_loader.tables import Table
 from utils.errors import UserError
 
+if TYPE_CHECKING:
+    from pandas import Series
+
 MAX_NUMBER = 1e38  # float32 ends at 3.4e38
-MAX_LISTED_CHARACTERS = 200  # of the names of classes in an error message
 MIN_STD = 1e-38  # of a column; float64 contains its square
 MIN_STEPS_PER_STD = 32  # rounding then changes a variance by less than 0.01 %
 MAX_EXACT_INTEGER = 2**53
 MIN_ROWS_PER_CLASS = 4  # on average; in columns of numbers or names, most values occur once
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def number_pattern(table_format: TableFormat) -> str:
+    """The regular expression of a number: ASCII digits, with the separators of a format."""
+    decimal = re.escape(table_format.decimal)
+    whole = "[0-9]+"
+    if table_format.thousands:
+        whole = rf"(?:[0-9]{{1,3}}(?:{re.escape(table_format.thousands)}[0-9]{{3}})+|[0-9]+)"
+    return rf"[+-]?(?:{whole}(?:{decimal}[0-9]*)?|{decimal}[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 
 def parse_number(text: str) -> float | None:
-    """Converts the text of a cell to a number.
+    """Converts a text such as -1.5 or 2e-3 to a number.
 
     Returns:
-        NaN if the cell is empty; None if it is not a number, not finite, or too large for float32.
+        NaN if the text is blank; None if it is not a number, or too large for float32.
     """
     if not text.strip():
         return math.nan
-    try:
-        number = float(text)
-    except ValueError:
+    if not re.fullmatch(number_pattern(TableFormat()), text.strip()):
         return None
-    if abs(number) < MAX_NUMBER:  # which is false for NaN, too
+    number = float(text)
+    if abs(number) < MAX_NUMBER:
         return number
     return None
 
 
-def read_numbers(rows: Sequence[Row], column: str, allow_missing: bool = False) -> Tensor:
+def parse_numbers(cells: "Series", table_format: TableFormat) -> Numbers:
+    """Converts texts to numbers: float64, shape (N,), NaN for what is not a number in float32."""
+    texts = cells.where(cells.str.fullmatch(number_pattern(table_format)))
+    if table_format.thousands:
+        texts = texts.str.replace(table_format.thousands, "", regex=False)
+    if table_format.decimal != ".":
+        texts = texts.str.replace(table_format.decimal, ".", regex=False)
+    if texts.str.startswith("+").any():  # Arrow reads no plus sign
+        texts = texts.str.removeprefix("+")
+    # Arrow converts texts five times as fast as NumPy.
+    arrow_numbers = texts.astype("double[pyarrow]")
+    numbers: Numbers = arrow_numbers.to_numpy(np.float64, na_value=np.nan, copy=True)
+    numbers[np.abs(numbers) >= MAX_NUMBER] = np.nan
+    return numbers
+
+
+def read_numbers(rows: Table, column: str, allow_missing: bool = False) -> Tensor:
     """Converts a column of numbers to a tensor.
 
     Args:
         rows: rows of the table.
         column: name of the column.
-        allow_missing: whether cells may be empty. They become NaN.
+        allow_missing: whether cells may have no value. They become NaN.
 
     Returns:
         float64, shape (N, 1).
@@ -48,16 +79,77 @@ def read_numbers(rows: Sequence[Row], column: str, allow_missing: bool = False) 
     Raises:
         UserError: if a cell is not a number.
     """
-    numbers = []
-    for position, row in enumerate(rows, 1):
-        number = parse_number(row[column])
-        if number is None or (math.isnan(number) and not allow_missing):
-            raise UserError(
-                f"column {column!r}, row {position} below the header: {row[column]!r} is not a "
-                "number; write it as in 1.5 or 2e-3"
-            )
-        numbers.append(number)
-    return torch.tensor(numbers, dtype=torch.float64).reshape(-1, 1)
+    numbers = parse_numbers(rows.cells(column), rows.table_format)
+    is_missing = rows.is_missing(column)
+    is_invalid = np.isnan(numbers) & ~is_missing
+    if is_invalid.any():
+        position = int(is_invalid.argmax())
+        cell = rows.cells(column).iloc[position]
+        advice = advice_on_number(cell, rows.table_format)
+        if allow_missing:
+            advice += ", or add it to data.missing"
+        raise UserError(f"{rows.locate(position, column)}: {cell!r} is not a number{advice}")
+    if not allow_missing:
+        check_present(rows, column, "a number")
+    numbers[is_missing] = np.nan
+    return torch.from_numpy(numbers).reshape(-1, 1)
+
+
+def find_invalid_number(rows: Table, column: str) -> int | None:
+    """The position of the first cell of a column that has a value, but not a number."""
+    numbers = parse_numbers(rows.cells(column), rows.table_format)
+    is_invalid = np.isnan(numbers) & ~rows.is_missing(column)
+    if not is_invalid.any():
+        return None
+    return int(is_invalid.argmax())
+
+
+def advice_on_number(cell: str, table_format: TableFormat) -> str:
+    """What to do about a cell that is not a number, to be appended to the message."""
+    if re.fullmatch(r"[+-]?[0-9]*,[0-9]+", cell) and table_format.decimal == ".":
+        return "; write it as in 1.5, or set data.decimal=comma or data.thousands=comma"
+    if re.fullmatch(r"[+-]?[0-9]{1,3}([,.' ][0-9]{3})+([.,][0-9]+)?", cell):
+        return "; set data.thousands and data.decimal to the separators of the file"
+    if re.fullmatch(number_pattern(table_format), cell):
+        return f" below {MAX_NUMBER:.0e}"
+    return f"; write it as in 1{table_format.decimal}5 or 2e-3"
+
+
+def has_numbers(rows: Table, column: str) -> bool:
+    """Whether all values of a column are numbers.
+
+    Identifiers are not: digits after a leading zero, as in 007, and codes such as 12e5 in a column
+    that otherwise contains only digits.
+    """
+    cells = rows.cells(column)[~rows.is_missing(column)]
+    if len(cells) == 0 or find_invalid_number(rows, column) is not None:
+        return False
+    if cells.str.fullmatch("0[0-9]+").any():
+        return False
+    has_codes = cells.str.fullmatch("[0-9]+[eE][0-9]+").any()
+    return not (has_codes and cells.str.fullmatch("[0-9]+(?:[eE][0-9]+)?").all())
+
+
+def check_present(rows: Table, column: str, what: str) -> None:
+    """Raises a UserError if a cell of a column has no value.
+
+    Args:
+        rows: rows of the table.
+        column: name of the column.
+        what: what the cell should contain, such as "a number".
+    """
+    is_missing = rows.is_missing(column)
+    if not is_missing.any():
+        return
+    position = int(is_missing.argmax())
+    cell = rows.cells(column).iloc[position]
+    reason = "the cell is empty"
+    if cell:
+        reason = f"{cell!r} counts as missing (data.missing)"
+    raise UserError(
+        f"{rows.locate(position, column)}: no {what.split()[-1]} is given, because {reason}; fill "
+        f"in {what}, remove the row, or leave out such rows with data.drop_missing_target=true"
+    )
 
 
 def mean_and_std(values: Tensor, column: str = "") -> tuple[float, float]:
@@ -107,9 +199,7 @@ def check_varies(values: Tensor, column: str) -> None:
         )
 
 
-def class_indices(
-    rows: Sequence[Row], column: str, training: bool = True
-) -> tuple[list[str], Tensor]:
+def class_indices(rows: Table, column: str, training: bool = True) -> tuple[list[str], Tensor]:
     """Converts a column of classes to indices.
 
     Args:
@@ -124,57 +214,31 @@ def class_indices(
     Raises:
         UserError: if a cell is empty, or if the column has one class only or too many.
     """
-    for position, row in enumerate(rows, 1):
-        if not row[column]:
-            raise UserError(
-                f"column {column!r}, row {position} below the header: no class is given; fill in "
-                "the cell, or remove the row"
-            )
-    names = sorted({row[column] for row in rows})
+    check_present(rows, column, "a class")
+    cells = rows.cells(column)
+    names = sorted(cells.unique().tolist())
     if training:
         _check_class_names(names, rows, column)
-    indices = {name: index for index, name in enumerate(names)}
-    return names, torch.tensor([indices[row[column]] for row in rows])
+    return names, text_positions(cells, names)
 
 
-def map_classes(
-    targets: Tensor, classes: Sequence[str], trained: Sequence[str], rows: Sequence[int]
-) -> Tensor:
-    """Converts indices of the classes of a file to those of the classes of a model.
+def text_positions(cells: "Series", texts: Sequence[str]) -> Tensor:
+    """The position of each cell among some texts, int64, shape (N,); -1 if it is none of them."""
+    import pandas
 
-    Args:
-        targets: int64, shape (N,).
-        classes: names of the classes in the file.
-        trained: names of the classes that the model was trained with.
-        rows: numbers of the rows of the targets below the header, for the error message.
-
-    Raises:
-        UserError: if the model does not know one of the classes.
-    """
-    indices = {name: index for index, name in enumerate(trained)}
-    mapped = []
-    for target, row in zip(targets.tolist(), rows, strict=True):
-        name = classes[target]
-        if name not in indices:
-            raise UserError(
-                f"row {row} below the header has the class {name!r}; the file has the classes "
-                f"{_listing(classes)}, but the model was trained with {_listing(trained)}"
-            )
-        mapped.append(indices[name])
-    return torch.tensor(mapped, dtype=torch.int64)
+    positions = pandas.Index(texts, dtype="str").get_indexer(cells)
+    return torch.from_numpy(positions.astype(np.int64))
 
 
-def _check_class_names(names: Sequence[str], rows: Sequence[Row], column: str) -> None:
+def _check_class_names(names: Sequence[str], rows: Table, column: str) -> None:
     """Raises a UserError if there is only one class, or too many of them."""
     if len(names) < 2:
-        raise UserError(f"column {column!r} has only one class, {names[0]!r}; provide at least two")
+        raise UserError(
+            f"{rows.file}: column {column!r} has only one class, {names[0]!r}; provide at least two"
+        )
     if len(names) > len(rows) / MIN_ROWS_PER_CLASS:
         raise UserError(
-            f"column {column!r} has {len(names)} classes in {len(rows)} rows, such as "
+            f"{rows.file}: column {column!r} has {len(names)} classes in {len(rows)} rows, such as "
             f"{names[0]!r}; classes need {MIN_ROWS_PER_CLASS} rows each on average, so set "
             "data.target to a column of classes, not of numbers or texts"
         )
-
-
-def _listing(names: Sequence[str]) -> str:
-    return ", ".join(names)[:MAX_LISTED_CHARACTERS]

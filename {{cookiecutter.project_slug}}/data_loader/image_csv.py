@@ -1,6 +1,5 @@
-"""A data set of image files, whose classes are in a CSV file."""
+"""A data set of image files, whose classes are in a table."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,13 +7,14 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from base.base_dataset import BaseDataset, Batch, Sample
+from base.base_dataset import Batch, Sample
 from data_loader import transforms
-from data_loader.columns import class_indices, map_classes
+from data_loader.columns import class_indices
 from data_loader.example_shapes import EXAMPLES
 from data_loader.image_files import IMAGE_SUFFIXES, describe_image, read_image
 from data_loader.splits import split_rows
-from data_loader.tables import example_maker, file_hash, read_data
+from data_loader.table_dataset import TableDataset
+from data_loader.tables import TABLE_SUFFIXES, Table, read_table
 from data_loader.unicode_forms import find_files, normalize_name
 from utils.errors import UserError
 from utils.randomness import uniform
@@ -24,7 +24,7 @@ MAX_LISTED_FILES = 3  # in an error message
 MARGIN_FRACTION = 8  # the margin for random crops is an eighth of the image's size
 
 
-class ImageCSV(BaseDataset):
+class ImageCSV(TableDataset):
     """Images of any format and size as RGB squares, with their classes (int64).
 
     A file is decoded each time that its sample is read: uint8, shape (3, S, S), where S is an
@@ -35,19 +35,18 @@ class ImageCSV(BaseDataset):
         root: folder of the data.
         split: train, validation, test, or None for no images.
         seed: random seed that selects the validation images.
-        file: CSV file in that folder. The example's file and images are created if they do not
-            exist.
-        image: Column of the image files, which are relative to the CSV file.
+        file: Table in that folder: CSV, Excel, Parquet or Feather. The example's file and images
+            are created if they do not exist.
+        image: Column of the image files, which are relative to the table.
         target: Column of the classes.
         size: Height and width of the model's input, in pixels.
         flip: Whether training images are randomly flipped horizontally.
         white: Value of a white pixel in images with more than 8 bits, such as 4095 for 12 bits in
             16; null for 65535 (16 bits) or 1 (floating-point numbers). 32-bit and signed integers
             require it.
-        create_example: whether the file of the example may be created; only a new run does it.
 
     Raises:
-        UserError: if the CSV file cannot be used, or an image file does not exist.
+        UserError: if the table cannot be used, or an image file does not exist.
     """
 
     input_suffixes = IMAGE_SUFFIXES
@@ -65,9 +64,12 @@ class ImageCSV(BaseDataset):
         size: Annotated[int, Field(ge=8, le=4096)] = 64,
         flip: bool = True,
         white: Annotated[float, Field(gt=0)] | None = None,
-        create_example: bool = True,
+        **kwargs: Any,
     ) -> None:
+        super().__init__(**kwargs)
         self.title = Path(file).stem
+        self.image = normalize_name(image)
+        self.target = normalize_name(target)
         self.size = size
         self.margin = size // MARGIN_FRACTION
         self.flip = flip
@@ -76,26 +78,17 @@ class ImageCSV(BaseDataset):
         self.targets = torch.empty(0, dtype=torch.int64)
         if split is None:
             return
+        rows = self.read_rows(root, file, split, (self.image, self.target), EXAMPLES)
         is_training = split == "train"
-        image = normalize_name(image)
-        target = normalize_name(target)
-        path = root / file
-        make = example_maker(root, file, EXAMPLES, create_example)
-        rows = read_data(path, (image, target), make)
-        self.source = file_hash(path)
-        self.classes, targets = class_indices(rows, target, training=is_training)
+        self.classes, targets = class_indices(rows, self.target, training=is_training)
         # A file to evaluate may lack a class.
         checked_classes = self.classes if is_training else ()
         indices = split_rows(targets, split, seed, checked_classes)
-        names = find_files(path.parent, [row[image] for row in rows])
-        self.row_numbers = (indices + 1).tolist()
-        self.names = [names[index] for index in indices.tolist()]
-        self.files = [path.parent / name for name in self.names]
         self.targets = targets[indices]
-        if split == "train":  # which is built first: report all missing files at once
-            _check_files(path, names, range(len(names)))
-        else:
-            _check_files(path, names, indices.tolist())
+        self.rows = rows.take(indices)
+        if is_training:  # which is built first: report all missing files at once
+            _find_images(rows, self.image)
+        self.files = _find_images(self.rows, self.image)
 
     def fit(self) -> None:
         """Computes mean and standard deviation from evenly spaced samples."""
@@ -123,19 +116,21 @@ class ImageCSV(BaseDataset):
         return {**batch, "input": transforms.normalize(images, *self.mean_and_std)}
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Reads an image file; see the base class."""
-        return [(source, {"input": self._read(Path(source))})]
+        """Reads an image file, or the files that the column `image` of a table names.
 
-    def use_classes(self, classes: Sequence[str]) -> None:
-        """Accepts a file that lacks some of the classes of the training data."""
-        try:
-            self.targets = map_classes(self.targets, self.classes, classes, self.row_numbers)
-        except UserError as error:
-            raise UserError(f"{self.title}: {error}") from error
+        See the base class.
+        """
+        if source.lower().endswith(TABLE_SUFFIXES):
+            rows = read_table(Path(source), [self.image], self.table_format)
+            files = _find_images(rows, self.image)
+        else:
+            files = [Path(source)]
+        return [(str(file), {"input": self._read(file)}) for file in files]
 
     def sample_name(self, index: int) -> str:
-        """The name of the image file, as in the CSV file."""
-        return self.names[index]
+        """The name of the image file in the table."""
+        name: str = self.rows.cells(self.image).iloc[index]
+        return name
 
     def describe_input(self) -> dict[str, Any]:
         mean, std = self.mean_and_std
@@ -155,24 +150,29 @@ class ImageCSV(BaseDataset):
         return read_image(file, size, colour=True, crop=True, white=self.white)
 
 
-def _check_files(csv_file: Path, names: Sequence[str], indices: Sequence[int]) -> None:
-    """Raises a UserError if image files do not exist.
+def _find_images(rows: Table, column: str) -> list[Path]:
+    """Returns the image files that rows name, relative to the folder of the table.
 
     Args:
-        csv_file: file that names them, relative to its folder.
-        names: image files of all rows.
-        indices: rows that are checked.
+        rows: rows of the table.
+        column: column of the files.
+
+    Raises:
+        UserError: if files do not exist.
     """
-    folder = csv_file.parent
-    missing = [index for index in indices if not (folder / names[index]).is_file()]
+    folder = rows.file.parent
+    names = rows.cells(column).tolist()
+    files = [folder / name for name in find_files(folder, names)]
+    missing = [index for index, file in enumerate(files) if not file.is_file()]
     if not missing:
-        return
+        return files
+    places = rows.take(torch.tensor(missing[:MAX_LISTED_FILES])).places()
     listed = []
-    for index in missing[:MAX_LISTED_FILES]:
-        listed.append(f"{names[index]!r} (row {index + 1} below the header)")
+    for index, place in zip(missing, places, strict=False):
+        listed.append(f"{names[index]!r} ({place})")
     if len(missing) > MAX_LISTED_FILES:
         listed.append("...")
     raise UserError(
-        f"{csv_file}: {len(missing)} of {len(indices)} files are not in {folder}: "
+        f"{rows.file}: {len(missing)} of {len(names)} files are not in {folder}: "
         f"{', '.join(listed)}; add the files, or remove these rows"
     )

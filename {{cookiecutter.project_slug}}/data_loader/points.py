@@ -7,18 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from base.base_dataset import BaseDataset, Batch, Sample
+from base.base_dataset import Batch, Sample
 from data_loader.columns import check_varies, mean_and_std, parse_number, read_numbers
 from data_loader.example_points import EXAMPLES
 from data_loader.splits import split_rows
 from data_loader.standardization import describe_target, restore, standardize
-from data_loader.tables import example_maker, file_hash, read_data, read_rows
+from data_loader.table_dataset import TableDataset
+from data_loader.tables import TABLE_SUFFIXES, read_table
 from data_loader.unicode_forms import normalize_name
 from logger.figures import Figure, curve_figure
 from utils.errors import UserError
 
 
-class Points(BaseDataset):
+class Points(TableDataset):
     """Points (x, y): x is a sample's input and y its target, both float32, shape (1,).
 
     Both are standardized, in float64, to mean 0 and standard deviation 1 of the training points.
@@ -27,10 +28,10 @@ class Points(BaseDataset):
         root: folder of the data.
         split: train, validation, test, or None for no points.
         seed: random seed that selects the validation points.
-        file: CSV file in that folder. The examples' files are created if they do not exist.
+        file: Table in that folder: CSV, Excel, Parquet or Feather. The examples' files are created
+            if they do not exist.
         x: Column of the inputs.
         y: Column of the targets.
-        create_example: whether the file of the example may be created; only a new run does it.
 
     Raises:
         UserError: if the file, one of its columns or a cell cannot be used.
@@ -39,7 +40,7 @@ class Points(BaseDataset):
     fitted: Sequence[str] = ("x_mean_and_std", "target_standardization")
     x_mean_and_std: tuple[float, float]
     target_standardization: list[tuple[float, float]]
-    input_suffixes = (".csv", ".tsv", ".txt")
+    input_suffixes = TABLE_SUFFIXES
     in_memory = True
     uses_global_rng = False
     device_tensors = ("x", "y")
@@ -52,24 +53,24 @@ class Points(BaseDataset):
         file: str = "regression/line.csv",
         x: str = "x",
         y: str = "y",
-        create_example: bool = True,
+        **kwargs: Any,
     ) -> None:
+        super().__init__(**kwargs)
         self.title = Path(file).stem
         x = normalize_name(x)
         y = normalize_name(y)
         self.axes = (x, y)
+        self.target = y
         self.x = torch.empty(0, 1)
         self.y = torch.empty(0, 1)
         self.points = torch.empty(0, 2, dtype=torch.float64)  # x and y as in the file
         if split is None:
             return
-        path = root / file
-        make = example_maker(root, file, EXAMPLES, create_example)
-        rows = read_data(path, (x, y), make)
-        self.source = file_hash(path)
+        rows = self.read_rows(root, file, split, (x, y), EXAMPLES)
         points = torch.cat([read_numbers(rows, x), read_numbers(rows, y)], dim=1)
         indices = split_rows(points[:, 1], split, seed)
         self.points = points[indices]
+        self.rows = rows.take(indices)
 
     def fit(self) -> None:
         x, y = self.axes
@@ -94,7 +95,7 @@ class Points(BaseDataset):
         self.y = standardize(self.points[:, 1:], self.target_standardization[0], y)
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Reads a number, or the column `x` of a CSV file; see the base class."""
+        """Reads a number, or the column `x` of a table; see the base class."""
         column, _ = self.axes
         number = parse_number(source)
         if number is not None and source.strip():
@@ -105,7 +106,8 @@ class Points(BaseDataset):
                 f"{source!r} is neither a number within the range of float32 nor an existing file; "
                 "give one of them"
             )
-        numbers = read_numbers(read_rows(Path(source), [column]), column)
+        rows = read_table(Path(source), [column], self.table_format)
+        numbers = read_numbers(rows, column)
         inputs = standardize(numbers, self.x_mean_and_std, column)
         samples: list[tuple[str, Sample]] = []
         for x, standardized in zip(numbers, inputs, strict=True):

@@ -1,83 +1,120 @@
-"""CSV files as lists of rows."""
+"""Tables from files: delimited text, Excel, Parquet and Feather."""
 
 import csv
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from data_loader.unicode_forms import normalize_name
-from logger.console import log
+import numpy as np
+from torch import Tensor
+
+from data_loader.delimited_text import read_delimited, row_lines
+from data_loader.table_format import TableFormat
+from data_loader.unicode_forms import find_file, normalize_name
 from utils.errors import DATA_UNAVAILABLE, UserError
 from utils.files import replace_file
 
-MIN_ROWS = 20  # fewer cannot be divided into splits
-MAX_CELL_CHARACTERS = 2**30  # a cell may be a document; the default of `csv` is 2**17
-DELIMITERS = ",;\t|"
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
 
-Row = dict[str, str]
+# The first bytes of files that are not text.
+EXCEL = b"PK"
+OLD_EXCEL = b"\xd0\xcf\x11\xe0"
+PARQUET = b"PAR1"
+FEATHER = (b"ARROW1", b"FEA1")
+TABLE_SUFFIXES = (".csv", ".tsv", ".gz", ".xlsx", ".parquet", ".feather")
 
 
-def read_rows(file: Path, columns: Iterable[str] = ()) -> list[Row]:
-    """Reads a CSV file as one dict per row, from the name of a column to the text of its cell.
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file; rows without any text are left out.
 
-    The delimiter is the most frequent one in the header: a comma, semicolon, tab or vertical bar.
-    Spaces around cells are removed. Empty lines are skipped. Names of columns and cells are in the
-    Unicode form NFC; `columns` must be, too.
+    Attributes:
+        file: the file.
+        table_format: how its cells are written.
+        frame: the cells as they are written, without spaces around them. The index counts the rows
+            of the file from 0.
+    """
+
+    file: Path
+    table_format: TableFormat
+    frame: "DataFrame"
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return list(self.frame.columns)
+
+    def cells(self, column: str) -> "Series":
+        """The texts of a column; those that mark a missing value are not replaced."""
+        return self.frame[column]
+
+    def is_missing(self, column: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which cells of a column have no value: bool, shape (N,)."""
+        return self.frame[column].isin(["", *self.table_format.missing]).to_numpy()
+
+    def take(self, positions: Tensor) -> "Table":
+        """The rows at some positions (int64, shape (M,))."""
+        return replace(self, frame=self.frame.iloc[positions.numpy()])
+
+    def places(self) -> list[str]:
+        """Where each row is in the file, such as "line 12" or, if it is not text, "row 12"."""
+        numbers = self.frame.index.tolist()
+        if _is_text(self.file):
+            lines = row_lines(self.file, self.table_format)
+            return [f"line {lines[number]}" for number in numbers]
+        return [f"row {number + 1}" for number in numbers]
+
+    def locate(self, position: int, column: str) -> str:
+        """Where a cell is, for messages: file, line and column."""
+        (place,) = replace(self, frame=self.frame.iloc[[position]]).places()
+        return f"{self.file}, {place}, column {column!r}"
+
+
+def read_table(
+    file: Path, columns: Iterable[str] = (), table_format: TableFormat | None = None
+) -> Table:
+    """Reads a table as text.
+
+    The content of the file decides what it is: delimited text (which may be compressed by gzip), an
+    Excel workbook, of which the first sheet is read, Parquet or Feather. Columns without a name are
+    left out.
 
     Args:
-        file: CSV file in UTF-8.
+        file: file of the table.
         columns: names of columns that the file must have.
+        table_format: how the cells are written.
 
     Raises:
         UserError: if the file cannot be read, or is not such a table.
     """
-    lines = _read_cells(file)
-    if not lines:
-        raise UserError(f"{file} is empty; it must have a header and rows")
-    header = lines[0]
-    rows = lines[1:]
+    table_format = table_format or TableFormat()
+    file = find_file(file)
+    start = _first_bytes(file)
+    if start.startswith(EXCEL):
+        header, frame = _read_excel(file, table_format)
+    elif start.startswith((PARQUET, *FEATHER)):
+        header, frame = _read_arrow(file, table_format, start)
+    elif start.startswith(OLD_EXCEL):
+        raise UserError(f"{file} is a workbook in Excel's old format; save it as .xlsx or CSV")
+    else:
+        header, frame = read_delimited(file, table_format)
+    header = [normalize_name(name.strip()) for name in header]
     _check_header(file, header, columns)
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise UserError(
-                f"{file}: row {number} below the header has {len(row)} cells, but the header has "
-                f"{len(header)}; put cells that contain the delimiter in quotes"
-            )
-    return [dict(zip(header, row, strict=True)) for row in rows]
-
-
-def read_data(file: Path, columns: Iterable[str], make: Callable[[Path], None] | None) -> list[Row]:
-    """Reads the rows of a data set's file.
-
-    Args:
-        file: CSV file.
-        columns: names of columns that the file must have.
-        make: function that writes the file if it does not exist; None for a file of the user.
-
-    Raises:
-        UserError: if the file does not exist, is not such a table, or has too few rows.
-    """
-    if make is not None and not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        make(file)
-        log.info("created the data of this example, a template for your own: %s", file)
-    if not file.exists():
-        place = ""
-        if not file.is_absolute():
-            place = f" in {Path.cwd()}"
-        raise UserError(
-            f"{file} does not exist{place}; set data.file to your own file, and data.root to its "
-            "folder",
-            DATA_UNAVAILABLE,
-        )
-    rows = read_rows(file, columns)
-    if len(rows) < MIN_ROWS:
-        raise UserError(
-            f"{file} has {len(rows)} rows; splits need at least {MIN_ROWS}, so add some"
-        )
-    return rows
+    texts = {}
+    for position, name in enumerate(header):
+        if name:
+            texts[name] = _normalize(frame[position].str.strip())
+    frame = type(frame)(texts, index=frame.index)
+    is_blank = (frame == "").all(axis=1)
+    return Table(file, table_format, frame[~is_blank])
 
 
 def example_maker(
@@ -127,41 +164,131 @@ def file_hash(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def _read_cells(file: Path) -> list[list[str]]:
-    """Reads the cells of all lines that are not empty, including the header."""
-    lines = []
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream, _large_cells():
-            header = stream.readline()
-            stream.seek(0)
-            delimiter = max(DELIMITERS, key=header.count)
-            reader = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=True)
-            for line in reader:
-                if line:
-                    lines.append([normalize_name(cell.strip()) for cell in line])
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read; {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read; save it as CSV in UTF-8 ({error})") from error
-    return lines
+def _normalize(texts: "Series") -> "Series":
+    """Texts in the Unicode form NFC."""
+    from pyarrow import array, compute
 
-
-@contextmanager
-def _large_cells() -> Iterator[None]:
-    """Raises the limit for the size of a cell, which applies to the whole process, for a while."""
-    previous = csv.field_size_limit(MAX_CELL_CHARACTERS)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(previous)
+    normalized = compute.utf8_normalize(array(texts), form="NFC")
+    return type(texts)(normalized.to_pandas(), index=texts.index, dtype=texts.dtype)
 
 
 def _check_header(file: Path, header: Sequence[str], columns: Iterable[str]) -> None:
     """Raises a UserError if a column is missing, or two columns have the same name."""
+    if not any(header):
+        raise UserError(f"{file}: the first row must contain the names of the columns; add them")
     for column in columns:
         if column not in header:
-            raise UserError(f"{file}: no column {column!r}; the columns are {', '.join(header)}")
+            message = f"{file}: no column {column!r}; the columns are {', '.join(header)}"
+            if any(_looks_like_a_number(name) for name in header):
+                message += "; the first row of the file must contain the names of the columns"
+            elif len(header) == 1:
+                message += "; if a character separates several columns, set data.delimiter to it"
+            raise UserError(message)
     for name in header:
         count = header.count(name)
         if name and count > 1:
             raise UserError(f"{file}: {count} columns are named {name!r}; rename all but one")
+
+
+def _looks_like_a_number(name: str) -> bool:
+    return name.replace(".", "").replace(",", "").lstrip("+-").isdecimal()
+
+
+def _first_bytes(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(8)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read; {error.strerror}") from error
+
+
+def _is_text(file: Path) -> bool:
+    return not _first_bytes(file).startswith((EXCEL, PARQUET, *FEATHER))
+
+
+# Files whose cells have types
+
+
+def _read_excel(file: Path, table_format: TableFormat) -> tuple[list[str], "DataFrame"]:
+    """Reads the first sheet of a workbook as text; the index counts the rows of the sheet."""
+    import pandas
+
+    try:
+        frame = pandas.read_excel(
+            file, header=None, dtype=object, na_filter=False, engine="openpyxl"
+        )
+    except ImportError as error:
+        raise UserError(
+            f"{file}: Excel files need the package openpyxl; pip install openpyxl, or install the "
+            'extra: pip install -e ".[excel]"'
+        ) from error
+    except Exception as error:  # whatever openpyxl raises for a damaged workbook
+        raise UserError(f"{file}: cannot be read as an Excel workbook; {error}") from error
+    texts = frame.map(lambda value: _text_of(value, table_format)).astype("str")
+    is_blank = (texts == "").all(axis=1)
+    rows = texts[~is_blank]
+    if len(rows) == 0:
+        raise UserError(f"{file} is empty; it must have a header and rows")
+    return rows.iloc[0].tolist(), rows.iloc[1:]
+
+
+def _text_of(value: object, table_format: TableFormat) -> str:
+    """A value as it would be written in a CSV file."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float):
+        return repr(value).replace(".", table_format.decimal)
+    if isinstance(value, datetime) and value.time() == time():
+        return value.date().isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value)
+
+
+def _read_arrow(
+    file: Path, table_format: TableFormat, start: bytes
+) -> tuple[list[str], "DataFrame"]:
+    """Reads a Parquet or Feather file as text."""
+    import pandas
+
+    read = pandas.read_feather
+    if start.startswith(PARQUET):
+        read = pandas.read_parquet
+    try:
+        frame = read(file, dtype_backend="pyarrow")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read; {error}") from error
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    texts = {}
+    for position, name in enumerate(frame.columns):
+        texts[position] = _texts_of_column(file, str(name), frame.iloc[:, position], table_format)
+    return [str(name) for name in frame.columns], pandas.DataFrame(texts)
+
+
+def _texts_of_column(
+    file: Path, name: str, column: "Series", table_format: TableFormat
+) -> "Series":
+    """The values of a typed column as they would be written in a CSV file."""
+    import pyarrow
+    from pyarrow import compute
+
+    values = pyarrow.chunked_array(pyarrow.array(column))
+    if pyarrow.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    kind = values.type
+    if pyarrow.types.is_floating(kind):
+        values = compute.if_else(compute.is_nan(values), None, values)
+    try:
+        if pyarrow.types.is_duration(kind) or pyarrow.types.is_nested(kind):
+            raise pyarrow.ArrowTypeError(f"no number, text or date: {kind}")
+        texts = values.cast(pyarrow.large_string())
+    except pyarrow.ArrowException as error:
+        raise UserError(
+            f"{file}: column {name!r} has the type {kind}; convert it to numbers, texts or dates"
+        ) from error
+    if pyarrow.types.is_boolean(kind):
+        texts = compute.utf8_capitalize(texts)
+    if pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind):
+        texts = compute.replace_substring(texts, ".", table_format.decimal)
+    return texts.fill_null("").to_pandas().astype("str")

@@ -1,28 +1,30 @@
-"""A data set of the rows of a CSV file."""
+"""A data set of the rows of a table."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from base.base_dataset import BaseDataset, Batch, Sample
+from base.base_dataset import Batch, Sample
 from data_loader.columns import (
+    advice_on_number,
     check_varies,
     class_indices,
-    map_classes,
+    find_invalid_number,
+    has_numbers,
     mean_and_std,
-    parse_number,
     read_numbers,
+    text_positions,
 )
+from data_loader.dates import date_notation, date_parts, read_dates
 from data_loader.example_apartments import EXAMPLES
 from data_loader.splits import split_rows
 from data_loader.standardization import describe_target, restore, standardize
-from data_loader.tables import Row, example_maker, file_hash, read_data, read_rows
+from data_loader.table_dataset import TableDataset
+from data_loader.tables import TABLE_SUFFIXES, Table, read_table
 from data_loader.unicode_forms import normalize_name
 from logger.console import format_number
 from utils.errors import UserError
@@ -30,41 +32,48 @@ from utils.errors import UserError
 MAX_CATEGORIES = 100  # per column; a column with more of them contains names or numbers
 MIN_VALUES_OF_NUMBERS = 4  # different texts in a column that can be mistyped numbers
 NUMBER_LIKE = re.compile(r"\W*\d[\d.,' ]*\W*")  # such as 1,5 or 12 % or $3
+BOOLEANS = {"TRUE": "true", "True": "true", "FALSE": "false", "False": "false"}
+
+Kind = Literal["number", "date", "category"]
 
 
-class TabularCSV(BaseDataset):
-    """Rows of a table with numbers, categories and missing values.
+class TabularCSV(TableDataset):
+    """Rows of a table with numbers, dates, categories and missing values.
 
     A sample's input is float32, shape (F,). Its target is a class (int64) or a number (float32,
-    shape (1,)), which is standardized to mean 0 and standard deviation 1 of the training rows.
+    shape (1,)).
 
-    A column is numeric if all its cells in the training rows are numbers or empty. It is
-    standardized, and an empty cell becomes 0. If training rows have empty cells, a second feature
-    is 1 for these and 0 for others. Any other column is one-hot encoded. An empty cell is a
-    category of its own; a category that is not in the training rows is encoded as zeros. A column
-    without a name is ignored.
+    A column is numeric if all its cells in the training rows are numbers or have no value. It is
+    standardized, and a cell without a value becomes 0. If training rows have such cells, a second
+    feature is 1 for these and 0 for others. A column of dates becomes several numbers: the parts
+    of the date, and the seconds since the first training date. Any other column is one-hot encoded.
+    A cell without a value is a category of its own; a category that is not in the training
+    rows is encoded as zeros. A column without a name is ignored.
 
     Args:
         root: folder of the data.
         split: train, validation, test, or None for no rows.
         seed: random seed that selects the validation rows.
-        file: CSV file in that folder. The example's file is created if it does not exist.
+        file: Table in that folder: CSV, Excel, Parquet or Feather. The example's file is created if
+            it does not exist.
         target: Column to predict.
         predict: Kind of the target: a class, or a number (with trainer.name=regressor.Regressor).
         ignore: Columns that are not used.
+        kinds: Kinds of columns that are not to be detected: number, date or category.
+        day_first: Whether dates have the day before the month, as in 31/12/2020; by default, this
+            is detected.
         stratify: Whether all splits have the same distribution of targets.
-        missing: Texts of cells that count as empty.
-        create_example: whether the file of the example may be created; only a new run does it.
 
     Raises:
         UserError: if the file, one of its columns or a cell cannot be used.
     """
 
-    fitted = ("numbers", "categories", "target_standardization")
+    fitted = ("numbers", "dates", "categories", "target_standardization")
     numbers: dict[str, tuple[float, float, bool]]  # mean, standard deviation, any cell missing
+    dates: dict[str, dict[str, Any]]  # notation, first date, any cell missing, statistics by part
     categories: dict[str, list[str]]
     target_standardization: list[tuple[float, float]]  # mean and std; empty for classes
-    input_suffixes = (".csv", ".tsv", ".txt")
+    input_suffixes = TABLE_SUFFIXES
     in_memory = True
     uses_global_rng = False
     device_tensors = ("features", "targets")
@@ -78,60 +87,61 @@ class TabularCSV(BaseDataset):
         target: str = "level",
         predict: Literal["class", "number"] = "class",
         ignore: tuple[str, ...] = (),
+        kinds: dict[str, Kind] | None = None,
+        day_first: bool | None = None,
         stratify: bool = True,
-        missing: tuple[str, ...] = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "-", "?"),
-        create_example: bool = True,
+        **kwargs: Any,
     ) -> None:
+        super().__init__(**kwargs)
         self.title = Path(file).stem
-        self.missing = [normalize_name(text) for text in missing]
-        self.rows: list[Row] = []
+        self.target = normalize_name(target)
+        self.kinds = {normalize_name(column): kind for column, kind in (kinds or {}).items()}
+        self.day_first = day_first
+        self.indices = torch.empty(0, dtype=torch.int64)
         self.features = torch.empty(0)
         self.targets = torch.empty(0)
-        self.target = target
         if split is None:
             return
-        is_training = split == "train"
-        target = normalize_name(target)
-        ignore = tuple(normalize_name(column) for column in ignore)
-        path = root / file
-        make = example_maker(root, file, EXAMPLES, create_example)
-        rows = self._with_empty_cells(read_data(path, [target], make))
-        self.source = file_hash(path)
-        _check_ignored(file, ignore, list(rows[0]))
+        target = self.target
+        ignored = [normalize_name(column) for column in ignore]
+        rows = self.read_rows(root, file, split, [target], EXAMPLES)
+        _check_columns_exist("ignore", ignored, rows)
+        _check_columns_exist("kinds", self.kinds, rows)
 
+        is_training = split == "train"
         if predict == "class":
             self.classes, targets = class_indices(rows, target, training=is_training)
         else:
             targets = read_numbers(rows, target)
         # A file to evaluate may lack a class.
         checked_classes = self.classes if is_training else ()
-        indices = split_rows(targets.reshape(-1), split, seed, checked_classes, stratify)
-        self.targets = targets[indices]
+        self.indices = split_rows(targets.reshape(-1), split, seed, checked_classes, stratify)
+        self.targets = targets[self.indices]
         self.unscaled_targets = self.targets  # as in the file; numbers are float64
-        unused = {target, "", *ignore}
-        used = [column for column in rows[0] if column not in unused]
-        self.row_numbers = (indices + 1).tolist()
-        for index in indices.tolist():
-            self.rows.append({column: rows[index][column] for column in used})
+        self.all_rows = rows
+        self.rows = rows.take(self.indices)
+        self.columns = [name for name in rows.columns if name not in (target, *ignored)]
 
     def fit(self) -> None:
-        """Finds out which columns are numeric, their statistics, and the categories of others."""
+        """Finds out which columns are numbers or dates, their statistics, and the categories."""
         self.numbers = {}
+        self.dates = {}
         self.categories = {}
         self.target_standardization = []
         if not self.classes:
             check_varies(self.unscaled_targets, self.target)
             self.target_standardization = [mean_and_std(self.unscaled_targets, self.target)]
-        for column in self.rows[0]:
-            cells = [row[column] for row in self.rows]
-            statistics = _fit_numbers(cells, column)
-            if statistics is not None:
-                self.numbers[column] = statistics
+        for column in self.columns:
+            kind = self.kinds.get(column) or self._detect_kind(self.rows, column)
+            if kind == "number":
+                self.numbers[column] = _fit_numbers(self.rows, column)
+            elif kind == "date":
+                self.dates[column] = _fit_dates(self.rows, column, self.day_first)
             else:
-                self.categories[column] = _fit_categories(cells, column)
+                self.categories[column] = _fit_categories(self.rows, column)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Sample:
         return {"input": self.features[index], "target": self.targets[index]}
@@ -141,52 +151,52 @@ class TabularCSV(BaseDataset):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        if self.rows:
+        if len(self) > 0:
             self._check_columns()
             for statistics in self.target_standardization:
                 self.targets = standardize(self.unscaled_targets, statistics, self.target)
-        self.features = self._encode(self.rows)
+            self.features = self._encode(self.all_rows, self.indices)
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Reads the rows of a CSV file; see the base class."""
-        rows = read_rows(Path(source), [*self.numbers, *self.categories])
-        features = self._encode(self._with_empty_cells(rows))
+        """Reads the rows of a table; see the base class."""
+        columns = [*self.numbers, *self.dates, *self.categories]
+        rows = read_table(Path(source), columns, self.table_format)
+        features = self._encode(rows, torch.arange(len(rows)))
         samples: list[tuple[str, Sample]] = []
-        for number, row in enumerate(features, 1):
-            samples.append((f"{source} row {number}", {"input": row}))
+        for place, row in zip(rows.places(), features, strict=True):
+            samples.append((f"{source} {place}", {"input": row}))
         return samples
-
-    def use_classes(self, classes: Sequence[str]) -> None:
-        """Accepts a file that lacks some of the classes of the training data."""
-        if not self.classes or not classes:  # one of them has numbers to predict
-            super().use_classes(classes)
-        try:
-            self.targets = map_classes(self.targets, self.classes, classes, self.row_numbers)
-        except UserError as error:
-            raise UserError(f"{self.title}: {error}") from error
-
-    def sample_name(self, index: int) -> str:
-        """The number of the row below the header."""
-        return f"row {self.row_numbers[index]}"
 
     def describe_input(self) -> dict[str, Any]:
         columns: list[dict[str, Any]] = []
         for column, (mean, std, has_missing) in self.numbers.items():
             number = {"name": column, "kind": "number", "mean": mean, "std": std}
             columns.append({**number, "missing_feature": has_missing})
+        for column, date in self.dates.items():
+            columns.append({"name": column, "kind": "date", **date})
         for column, categories in self.categories.items():
             columns.append({"name": column, "kind": "category", "categories": categories})
+        steps = [
+            "remove spaces around cells; cells with a text in `missing` are empty",
+            "number: (value - mean) / std, or 0 for an empty cell; if `missing_feature`, append 1 "
+            "for an empty cell, otherwise 0; `thousands` and `decimal` are the separators",
+            "category: one feature for each of the categories, which is 1 for the cell's text and "
+            "otherwise 0; an unknown text gives zeros; true and false are written in lower case",
+            "concatenate the features of the columns in their order here",
+        ]
+        if self.dates:
+            steps.insert(
+                2,
+                "date: convert it to UTC; for each of the parts (year, month, day, day_of_week "
+                "with Monday = 0, hour, elapsed = seconds since `first`): (value - mean) / std, or "
+                "0 for an empty cell; if `missing_feature`, append 1 for an empty cell, else 0",
+            )
         description: dict[str, Any] = {
             "kind": "row of a table",
-            "steps": [
-                "remove spaces around cells; cells with a text in `missing` are empty",
-                "number: (value - mean) / std, or 0 for an empty cell; if `missing_feature`, "
-                "append 1 for an empty cell, otherwise 0",
-                "category: one feature for each of the categories, which is 1 for the cell's text "
-                "and otherwise 0; an unknown text gives zeros",
-                "concatenate the features of the columns in their order here",
-            ],
-            "missing": [*self.missing],
+            "steps": steps,
+            "missing": [*self.table_format.missing],
+            "decimal": self.table_format.decimal,
+            "thousands": self.table_format.thousands,
             "columns": columns,
             "dtype": "float32",
         }
@@ -208,37 +218,67 @@ class TabularCSV(BaseDataset):
             lines.append(cells)
         return lines
 
-    def _with_empty_cells(self, rows: Sequence[Row]) -> list[Row]:
-        """Empties the cells whose text means that the value is missing."""
-        missing = set(self.missing)
-        filled: list[Row] = []
-        for row in rows:
-            filled.append({k: "" if cell in missing else cell for k, cell in row.items()})
-        return filled
+    def _detect_kind(self, rows: Table, column: str) -> Kind:
+        """The kind of a column.
+
+        Raises:
+            UserError: if most of its cells, but not all, look like numbers.
+        """
+        if has_numbers(rows, column):
+            return "number"
+        if date_notation(rows, column, self.day_first):
+            return "date"
+        _check_not_mistyped(rows, column)
+        return "category"
 
     def _check_columns(self) -> None:
         """Raises a UserError if the rows lack a column that the model was trained with."""
-        columns = list(self.rows[0])
-        for column in (*self.numbers, *self.categories):
-            if column not in columns:
+        for column in (*self.numbers, *self.dates, *self.categories):
+            if column not in self.columns:
                 raise UserError(
                     f"{self.title}: no column {column!r}, which the model was trained with; the "
-                    f"columns are {', '.join(columns)}; add it, or remove it from data.ignore"
+                    f"columns are {', '.join(self.columns)}; add it, or remove it from data.ignore"
                 )
 
-    def _encode(self, rows: Sequence[Row]) -> Tensor:
-        """Converts rows to the model's inputs, float32, shape (N, F)."""
-        features: list[Tensor] = []
-        for column, (mean, std, has_missing) in self.numbers.items():
-            values = read_numbers(rows, column, allow_missing=True)
-            features.append(standardize(values, (mean, std), column).nan_to_num())
-            if has_missing:
-                features.append(values.isnan().float())
-        for column, categories in self.categories.items():
-            features.append(_one_hot(rows, column, categories))
-        if not features:
+    def _encode(self, rows: Table, indices: Tensor) -> Tensor:
+        """Converts rows to the model's inputs.
+
+        All rows of the table are read, so that an invalid cell is found in any split.
+
+        Args:
+            rows: rows of the table.
+            indices: those that are encoded, int64, shape (N,).
+
+        Returns:
+            float32, shape (N, F).
+        """
+        width = len(self._feature_names())
+        if width == 0:
             raise UserError("no columns are left to predict from; name fewer in data.ignore")
-        return torch.cat(features, dim=1)
+        features = torch.empty(len(indices), width)
+        for position, values in enumerate(self._features(rows)):
+            features[:, position] = values[indices]
+        return features
+
+    def _features(self, rows: Table) -> Iterator[Tensor]:
+        """Yields each feature of all rows: shape (N,), one at a time, because they may be many."""
+        for column, (mean, std, has_missing) in self.numbers.items():
+            values = read_numbers(rows, column, allow_missing=True)[:, 0]
+            yield standardize(values, (mean, std), column).nan_to_num()
+            if has_missing:
+                yield values.isnan()
+        for column, date in self.dates.items():
+            dates = read_dates(rows, column, date["notation"])
+            parts = date_parts(dates, date["first"])
+            for part, (mean, std) in date["parts"].items():
+                values = torch.from_numpy(parts[part])
+                yield standardize(values, (mean, std), f"{column} {part}").nan_to_num()
+            if date["missing_feature"]:
+                yield torch.from_numpy(parts["elapsed"]).isnan()
+        for column, categories in self.categories.items():
+            codes = text_positions(_category_texts(rows, column), categories)
+            for code in range(len(categories)):
+                yield codes == code
 
     def _feature_names(self) -> list[str]:
         """Returns the name of each feature."""
@@ -247,64 +287,97 @@ class TabularCSV(BaseDataset):
             names.append(column)
             if has_missing:
                 names.append(f"{column} missing")
+        for column, date in self.dates.items():
+            names += [f"{column} {part}" for part in date["parts"]]
+            if date["missing_feature"]:
+                names.append(f"{column} missing")
         for column, categories in self.categories.items():
             names += [f"{column}={category}" for category in categories]
         return names
 
 
-def _fit_numbers(cells: Sequence[str], column: str) -> tuple[float, float, bool] | None:
-    """Returns mean, standard deviation and whether cells are empty; None if not numeric."""
-    numbers = []
-    for cell in cells:
-        number = parse_number(cell)
-        if number is None:
-            return None
-        if not math.isnan(number):
-            numbers.append(number)
-    if not numbers:
-        return None
-    mean, std = mean_and_std(torch.tensor(numbers, dtype=torch.float64), column)
-    has_missing = len(numbers) < len(cells)
-    return mean, std, has_missing
+def _fit_numbers(rows: Table, column: str) -> tuple[float, float, bool]:
+    """Returns mean, standard deviation, and whether values are missing."""
+    values = read_numbers(rows, column, allow_missing=True)
+    known = values[~values.isnan()]
+    if len(known) == 0:
+        return 0.0, 1.0, True
+    mean, std = mean_and_std(known, column)
+    return mean, std, len(known) < len(values)
 
 
-def _fit_categories(cells: Sequence[str], column: str) -> list[str]:
+def _fit_dates(rows: Table, column: str, day_first: bool | None) -> dict[str, Any]:
+    """Returns the notation of a column of dates, the first date, and the statistics of its parts.
+
+    Raises:
+        UserError: if most of the cells are not dates, or a date has another notation.
+    """
+    is_missing = rows.is_missing(column)
+    notation = date_notation(rows, column, day_first)
+    if not notation:
+        raise UserError(
+            f"{rows.file}: column {column!r} is of kind date (data.kinds), but most of its cells "
+            "are not dates that are written alike; correct them, or set another kind"
+        )
+    dates = read_dates(rows, column, notation)
+    first = dates.min().isoformat()
+    statistics = {}
+    for part, values in date_parts(dates, first).items():
+        known = torch.from_numpy(values[~is_missing])
+        statistics[part] = mean_and_std(known, f"{column} {part}")
+    return {
+        "notation": notation,
+        "first": first,
+        "missing_feature": bool(is_missing.any()),
+        "parts": statistics,
+    }
+
+
+def _fit_categories(rows: Table, column: str) -> list[str]:
     """Returns the categories in a column, sorted.
 
     Raises:
-        UserError: if most of them look like numbers, or if there are too many.
+        UserError: if there are too many.
     """
-    categories = sorted(set(cells))
-    number_like = [text for text in categories if NUMBER_LIKE.fullmatch(text)]
-    if len(number_like) > len(categories) / 2 and len(categories) >= MIN_VALUES_OF_NUMBERS:
-        invalid = [cell for cell in cells if parse_number(cell) is None]
-        raise UserError(
-            f"column {column!r}: {invalid[0]!r} is not a number, but most cells look like numbers; "
-            "correct it, or add it to data.missing, or the column to data.ignore"
-        )
+    cells = _category_texts(rows, column)
+    categories = sorted(cells.unique().tolist())
     if len(categories) > MAX_CATEGORIES:
         raise UserError(
-            f"column {column!r} has {len(categories)} different texts, such as {cells[0]!r}; at "
-            f"most {MAX_CATEGORIES} categories are allowed, so add the column to data.ignore"
+            f"{rows.file}: column {column!r} has {len(categories)} different texts, such as "
+            f"{cells.iloc[0]!r}; at most {MAX_CATEGORIES} categories are allowed, so add the "
+            "column to data.ignore, or set its kind (data.kinds)"
         )
     return categories
 
 
-def _one_hot(rows: Sequence[Row], column: str, categories: Sequence[str]) -> Tensor:
-    """Encodes a column as float32, shape (N, categories); zeros for an unknown category."""
-    codes = {category: code for code, category in enumerate(categories)}
-    unknown = len(categories)
-    column_codes = [codes.get(row[column], unknown) for row in rows]
-    indices = torch.tensor(column_codes, dtype=torch.int64)
-    encoded = functional.one_hot(indices, len(categories) + 1)
-    return encoded[:, :unknown].float()
+def _check_not_mistyped(rows: Table, column: str) -> None:
+    """Raises a UserError if most of the different texts in a column look like numbers."""
+    position = find_invalid_number(rows, column)
+    if position is None:  # identifiers
+        return
+    texts = rows.cells(column)[~rows.is_missing(column)].unique().tolist()
+    number_like = [text for text in texts if NUMBER_LIKE.fullmatch(text)]
+    if len(number_like) <= len(texts) / 2 or len(texts) < MIN_VALUES_OF_NUMBERS:
+        return
+    cell = rows.cells(column).iloc[position]
+    raise UserError(
+        f"{rows.locate(position, column)}: {cell!r} is not a number, but most cells look like "
+        f"numbers{advice_on_number(cell, rows.table_format)}, or add it to data.missing, or the "
+        f"column to data.ignore, or set 'data.kinds={{{column}: category}}'"
+    )
 
 
-def _check_ignored(file: str, ignored: Sequence[str], columns: Sequence[str]) -> None:
-    """Raises a UserError if data.ignore names a column that the file does not have."""
-    for column in ignored:
-        if column not in columns:
+def _category_texts(rows: Table, column: str) -> Any:
+    """The texts of a column, as a Series; missing values are empty, and booleans lower-case."""
+    cells = rows.cells(column).mask(rows.is_missing(column), "")
+    return cells.replace(BOOLEANS)
+
+
+def _check_columns_exist(setting: str, names: Iterable[str], rows: Table) -> None:
+    """Raises a UserError if a setting names a column that the file does not have."""
+    for column in names:
+        if column not in rows.columns:
             raise UserError(
-                f"data.ignore: {file} has no column {column!r}; the columns are "
-                f"{', '.join(columns)}; data.ignore=[] ignores none"
+                f"data.{setting}: {rows.file.name} has no column {column!r}; the columns are "
+                f"{', '.join(rows.columns)}; data.ignore=[] ignores none"
             )

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from base.base_dataset import BaseDataset, Batch, Sample
+from base.base_dataset import Batch, Sample
 from config.schema import Count
-from data_loader.columns import class_indices, map_classes
+from data_loader.columns import class_indices
 from data_loader.example_messages import EXAMPLES
 from data_loader.splits import split_rows
-from data_loader.tables import Row, example_maker, file_hash, read_data
+from data_loader.table_dataset import TableDataset
+from data_loader.tables import TABLE_SUFFIXES, Table, read_table
 from data_loader.tokens import describe_tokens, tokenize
 from data_loader.unicode_forms import find_file, normalize_name
 from utils.errors import UserError
@@ -23,10 +24,10 @@ from utils.errors import UserError
 PADDING = 0
 UNKNOWN = 1
 MAX_PATH_CHARACTERS = 255  # a longer input is a sentence; as a path, it may raise an OSError
-FILE_NAME = re.compile(r"\S+\.(txt|csv|tsv|md)")
+FILE_NAME = re.compile(r"\S+\.(txt|md|csv|tsv|gz|xlsx|parquet|feather)")
 
 
-class TextCSV(BaseDataset):
+class TextCSV(TableDataset):
     """Sentences and their classes.
 
     A sample's input is the sentence's token indices, int64, shape (length,); its target is a
@@ -37,12 +38,12 @@ class TextCSV(BaseDataset):
         root: folder of the data.
         split: train, validation, test, or None for no sentences.
         seed: random seed that selects the validation sentences.
-        file: CSV file in that folder. The example's file is created if it does not exist.
+        file: Table in that folder: CSV, Excel, Parquet or Feather. The example's file is created if
+            it does not exist.
         text: Column of the sentences.
         target: Column of the classes.
         length: Maximum number of tokens in a sentence; later ones are cut off.
         words: Maximum number of tokens in the vocabulary.
-        create_example: whether the file of the example may be created; only a new run does it.
 
     Raises:
         UserError: if the file or one of its columns cannot be used.
@@ -64,9 +65,12 @@ class TextCSV(BaseDataset):
         target: str = "class",
         length: Count = 32,
         words: Count = 10_000,
-        create_example: bool = True,
+        **kwargs: Any,
     ) -> None:
+        super().__init__(**kwargs)
         self.title = Path(file).stem
+        self.text = normalize_name(text)
+        self.target = normalize_name(target)
         self.length = length
         self.words = words
         self.sentences: list[str] = []
@@ -74,21 +78,16 @@ class TextCSV(BaseDataset):
         self.targets = torch.empty(0)
         if split is None:
             return
+        rows = self.read_rows(root, file, split, (self.text, self.target), EXAMPLES)
         is_training = split == "train"
-        text = normalize_name(text)
-        target = normalize_name(target)
-        path = root / file
-        make = example_maker(root, file, EXAMPLES, create_example)
-        rows = read_data(path, (text, target), make)
-        self.source = file_hash(path)
-        self.classes, targets = class_indices(rows, target, training=is_training)
+        self.classes, targets = class_indices(rows, self.target, training=is_training)
+        _check_texts(rows, self.text)
         # A file to evaluate may lack a class.
         checked_classes = self.classes if is_training else ()
         indices = split_rows(targets, split, seed, checked_classes)
-        _check_texts(rows, text)
         self.targets = targets[indices]
-        self.row_numbers = (indices + 1).tolist()
-        self.sentences = [rows[index][text] for index in indices.tolist()]
+        self.rows = rows.take(indices)
+        self.sentences = self.rows.cells(self.text).tolist()
 
     def fit(self) -> None:
         self.vocabulary = _build_vocabulary(self.sentences, self.words)
@@ -120,9 +119,15 @@ class TextCSV(BaseDataset):
         self.tokens = self._encode(self.sentences)
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
-        """Reads a sentence, or a text file with one sentence per line; see the base class."""
+        """Reads a sentence, the column `text` of a table, or the lines of another text file.
+
+        See the base class.
+        """
         if len(source) <= MAX_PATH_CHARACTERS and find_file(Path(source)).is_file():
-            sentences = _read_lines(source)
+            if source.lower().endswith(TABLE_SUFFIXES):
+                sentences = self._read_table(source)
+            else:
+                sentences = _read_lines(source)
         elif FILE_NAME.fullmatch(source):
             raise UserError(f"{source}: file not found; give an existing file, or a sentence")
         else:
@@ -135,16 +140,9 @@ class TextCSV(BaseDataset):
             samples.append((name, {"input": tokens}))
         return samples
 
-    def use_classes(self, classes: Sequence[str]) -> None:
-        """Accepts a file that lacks some of the classes of the training data."""
-        try:
-            self.targets = map_classes(self.targets, self.classes, classes, self.row_numbers)
-        except UserError as error:
-            raise UserError(f"{self.title}: {error}") from error
-
     def sample_name(self, index: int) -> str:
-        """The number of the row below the header, and the sentence."""
-        return f"row {self.row_numbers[index]}: {self.sentences[index]}"
+        """The place of the row in its file, and the sentence."""
+        return f"{super().sample_name(index)}: {self.sentences[index]}"
 
     def describe_input(self) -> dict[str, Any]:
         rules = describe_tokens()
@@ -173,6 +171,14 @@ class TextCSV(BaseDataset):
             lines.append([" ".join(tokens), self.classes[label]])
         return lines
 
+    def _read_table(self, source: str) -> dict[str, str]:
+        """Reads the sentences of a table, each with a name that contains its place."""
+        rows = read_table(Path(source), [self.text], self.table_format)
+        sentences: dict[str, str] = {}
+        for place, sentence in zip(rows.places(), rows.cells(self.text), strict=True):
+            sentences[f"{source} {place}: {sentence}"] = sentence
+        return sentences
+
     def _encode(self, sentences: Sequence[str]) -> Tensor:
         """Converts sentences to token indices, int64, shape (N, length)."""
         codes = {token: index for index, token in enumerate(self.vocabulary)}
@@ -193,13 +199,13 @@ def _build_vocabulary(sentences: Sequence[str], size: int) -> list[str]:
     return ["", "<unknown>", *tokens]
 
 
-def _check_texts(rows: Sequence[Row], column: str) -> None:
+def _check_texts(rows: Table, column: str) -> None:
     """Raises a UserError if a row has no text."""
-    for number, row in enumerate(rows, 1):
-        if not row[column]:
+    for position, text in enumerate(rows.cells(column)):
+        if not tokenize(text):
             raise UserError(
-                f"column {column!r}, row {number} below the header: no text is given; fill in the "
-                "cell, or remove the row"
+                f"{rows.locate(position, column)}: no text is given; fill in the cell, or remove "
+                "the row"
             )
 
 

@@ -77,6 +77,9 @@ def test_images_of_any_format_and_size_become_rgb_squares(
     assert test.transform(test.__getitems__(torch.arange(4)), None)["input"].shape == (4, 3, 16, 16)
     (name, sample), *_ = test.read_inputs(str(Path("mine.csv").parent / "4.gif"))
     assert (name, sample["input"].shape) == ("4.gif", (3, 18, 18))
+    listed = test.read_inputs("mine.csv")
+    assert [Path(name).name for name, _ in listed[:3]] == ["0.png", "1.bmp", "2.jpg"]
+    assert torch.equal(listed[4][1]["input"], sample["input"])
 
 
 def test_training_images_are_cropped_at_random_and_others_at_the_centre(
@@ -110,7 +113,13 @@ def test_missing_and_damaged_images_are_refused_with_their_names(
         (tmp_path / name).unlink()
     assert command("train", "--config", CONFIG, *own, *QUICK) == 2
     error = capsys.readouterr().err
-    for part in ("mine.csv", "4 of 60 files", str(tmp_path), "'3.webp' (row 4 ", "'7.jpg' (row 8 "):
+    for part in (
+        "mine.csv",
+        "4 of 60 files",
+        str(tmp_path),
+        "'3.webp' (line 5)",
+        "'7.jpg' (line 9)",
+    ):
         assert part in error
     assert "12.jpg" not in error  # three are listed
     assert not (tmp_path / "runs").exists()

@@ -22,7 +22,7 @@ from data_loader import points as points_module
 from data_loader.example_points import EXAMPLES
 from data_loader.points import Points
 from data_loader.standardization import restore, standardize
-from data_loader.tables import read_rows, write_rows
+from data_loader.tables import read_table, write_rows
 from metrics.protocol import higher_is_better, scalar_results
 from metrics.regression import RegressionMetrics
 from model.curves import Polynomial
@@ -66,8 +66,8 @@ def test_the_example_files_are_reproducible(tmp_path: Path) -> None:
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
             make(tmp_path / folder / name)
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-        rows = read_rows(tmp_path / "a" / name, ["x", "y"])
-        x, y = (np.array([float(row[column]) for row in rows]) for column in "xy")
+        rows = read_table(tmp_path / "a" / name, ["x", "y"])
+        x, y = (rows.cells(column).to_numpy(dtype=float) for column in "xy")
         expected = np.sin(x)
         if "line" in name:
             expected = 2 * x + 3
@@ -425,7 +425,7 @@ def test_a_cell_that_is_not_a_number_is_reported_with_its_position(tmp_path: Pat
     changes = (f"data.root={tmp_path}", "data.file=mine.csv", "data.x=a", "data.y=b")
     with pytest.raises(UserError) as error:
         points("train", *changes)
-    for part in ("'b'", "row 31", "'four'"):
+    for part in ("mine.csv, line 32,", "'b'", "'four'"):
         assert part in str(error.value)
 
 

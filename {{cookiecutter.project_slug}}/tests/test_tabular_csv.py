@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from conftest import ROOT
@@ -114,7 +115,7 @@ def test_other_splits_are_encoded_with_the_statistics_of_the_training_rows(
     mean, std, _ = train.state_dict()["numbers"]["kg"]
     expected = torch.tensor([(100 - mean) / std, 0, 0, 0, 0])
     assert torch.allclose(sample["input"], expected)
-    assert name == "new.csv row 1"
+    assert name == "new.csv line 2"
     assert len(others) == 4
     assert len(train.state_dict()["numbers"]) == 1  # nothing is fitted to other rows
 
@@ -125,7 +126,7 @@ def test_a_mistyped_number_is_refused_with_column_and_cell(
     rows = [*ROWS]
     rows[3] = ("4,5", *rows[3][1:])
     message = refused(animals, rows)
-    for part in ("'kg'", "'4,5'", "data.missing", "data.ignore"):
+    for part in ("mine.csv, line 5,", "'kg'", "'4,5'", "data.missing", "data.ignore"):
         assert part in message
 
 
@@ -136,7 +137,7 @@ def test_a_mistyped_number_in_another_split_is_refused_with_column_and_cell(
     rows = [("4,5", *row[1:]) for row in ROWS]
     for split in ("validation", "test"):
         message = refused(animals(rows, split).load_state_dict, state)
-        for part in ("'kg'", "row 1 ", "'4,5'", "not a number"):
+        for part in ("mine.csv, line 2,", "'kg'", "'4,5'", "not a number"):
             assert part in message
 
 
@@ -145,7 +146,7 @@ def test_a_missing_class_is_refused_with_column_and_row(
 ) -> None:
     for split in ("train", "validation", "test"):
         message = refused(animals, [(weight, colour, "") for weight, colour, _ in ROWS], split)
-        for part in ("'animal'", "row 1 ", "no class"):
+        for part in ("mine.csv, line 2,", "'animal'", "no class", "data.drop_missing_target"):
             assert part in message
 
 
@@ -197,7 +198,7 @@ def test_numbers_with_decimal_commas_are_not_taken_for_categories(
 ) -> None:
     rows = [(f"{3 + k % 9},5", *row[1:]) for k, row in enumerate(ROWS)]
     message = refused(animals, rows)
-    for part in ("'kg'", "'3,5'", "not a number"):
+    for part in ("mine.csv, line 2,", "'kg'", "'3,5'", "not a number", "data.decimal=comma"):
         assert part in message
 
 
@@ -466,3 +467,162 @@ def test_categories_and_settings_may_have_different_unicode_forms(tmp_path: Path
     assert state["categories"] == {"été": ["café"]}
     assert list(state["numbers"]) == ["hiver"]
     assert state["classes"] == ["é0", "é1"]
+
+
+@pytest.fixture
+def things(tmp_path: Path) -> Callable[..., BaseDataset]:
+    """``things(["007", "1", ...])``: a split of a table with this column, called `a`."""
+
+    def build(cells: list[str], *changes: str, split: str = "train") -> BaseDataset:
+        rows = [[cell, k % 5, ["cat", "dog"][k % 2]] for k, cell in enumerate(cells)]
+        write_rows(tmp_path / "mine.csv", [["a", "b", "animal"], *rows])
+        own = (*own_settings(tmp_path), "data.file=mine.csv")
+        return build_fitted_dataset(load_settings(CLASSES, [*own, *changes]), split)
+
+    return build
+
+
+def repeated(*cells: str) -> list[str]:
+    return [cells[k % len(cells)] for k in range(60)]
+
+
+@pytest.mark.parametrize(
+    "cells", [("007", "012", "7"), ("3_42", "1_77"), ("12e5", "3e1", "7"), ("1/2", "3/4")]
+)
+def test_identifiers_are_categories(
+    things: Callable[..., BaseDataset], cells: tuple[str, ...]
+) -> None:
+    state = things(repeated(*cells)).state_dict()
+    assert state["categories"] == {"a": sorted(cells)}
+    assert list(state["numbers"]) == ["b"]
+
+
+def test_the_kind_of_a_column_can_be_set(things: Callable[..., BaseDataset]) -> None:
+    assert things(repeated("1", "2"), "data.kinds={a: category}").state_dict()["categories"] == {
+        "a": ["1", "2"]
+    }
+    numbers = things(repeated("007", "1e2"), "data.kinds={a: number}").state_dict()["numbers"]
+    assert numbers["a"][:2] == pytest.approx((53.5, 46.5), abs=2)
+    message = refused(things, repeated("1", "x"), "data.kinds={a: date}")
+    for part in ("mine.csv", "'a'", "data.kinds"):
+        assert part in message
+    message = refused(things, repeated("1", "2"), "data.kinds={c: date}")
+    for part in ("data.kinds", "'c'", "a, b, animal"):
+        assert part in message
+
+
+def test_booleans_are_categories_however_they_are_written(
+    things: Callable[..., BaseDataset],
+) -> None:
+    train = things(repeated("True", "False", "TRUE", ""))
+    assert train.state_dict()["categories"] == {"a": ["", "false", "true"]}
+    other = things(repeated("true", "false", "TRUE", ""))
+    assert torch.equal(other[0]["input"], train[0]["input"])
+
+
+DAYS = [f"2024-0{k % 9 + 1}-1{k % 7}" for k in range(60)]
+
+
+def in_other_notations() -> list[tuple[list[str], tuple[str, ...]]]:
+    parts = [day.split("-") for day in DAYS]
+    months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep"]
+    return [
+        ([f"{day}T00:00:00Z" for day in DAYS], ()),
+        ([f"{d}.{m}.{y}" for y, m, d in parts], ()),
+        ([f"{d}/{m}/{y} 00:00" for y, m, d in parts], ()),
+        ([f"{m}-{d}-{y}" for y, m, d in parts], ()),
+        ([f"{int(d)} {months[int(m) - 1]} {y}" for y, m, d in parts], ()),
+        ([f"{y}{m}{d}" for y, m, d in parts], ("data.kinds={a: date}",)),
+    ]
+
+
+@pytest.mark.parametrize(("cells", "changes"), in_other_notations())
+def test_dates_become_their_parts_in_any_notation(
+    things: Callable[..., BaseDataset], cells: list[str], changes: tuple[str, ...]
+) -> None:
+    dataset = things(DAYS)
+    batch = dataset.__getitems__(torch.arange(len(dataset)))
+    names = dataset.table(batch)[0][1:-1]
+    assert names == ["a year", "a month", "a day", "a day_of_week", "a hour", "a elapsed"]
+    year, month, _, weekday, hour, elapsed = batch["input"][:, 1:].T
+    assert not year.any()
+    assert not hour.any()
+    assert len(month.unique()) == 9
+    assert 5 <= len(weekday.unique()) <= 7
+    assert elapsed.mean().item() == pytest.approx(0, abs=1e-5)
+    assert elapsed.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    other = things(cells, *changes)
+    assert torch.equal(other.__getitems__(torch.arange(len(other)))["input"], batch["input"])
+    assert dataset.state_dict()["dates"]["a"]["first"].startswith("2024-01-1")
+
+
+def test_missing_dates_are_marked(things: Callable[..., BaseDataset]) -> None:
+    dataset = things([day if k % 4 else "NA" for k, day in enumerate(DAYS)])
+    batch = dataset.__getitems__(torch.arange(len(dataset)))
+    missing = batch["input"][:, -1] == 1
+    assert 0 < missing.sum() < len(dataset) / 2
+    assert not batch["input"][missing, 1:-1].any()
+
+
+def test_dates_whose_day_and_month_can_be_exchanged_are_refused(
+    things: Callable[..., BaseDataset],
+) -> None:
+    cells = [f"0{k % 9 + 1}/0{k % 8 + 1}/2020" for k in range(60)]
+    message = refused(things, cells)
+    for part in ("mine.csv, line", "'a'", "%d/%m/%Y", "%m/%d/%Y", "data.day_first"):
+        assert part in message
+    months = things(cells, "data.day_first=false").state_dict()["dates"]["a"]["parts"]["month"]
+    days = things(cells, "data.day_first=true").state_dict()["dates"]["a"]["parts"]["day"]
+    assert months == days
+
+
+@pytest.mark.parametrize("cell", ["2024-13-01", "soon", "1.2.2024"])
+@pytest.mark.parametrize("row", [20, 57])
+def test_an_invalid_date_in_any_split_is_refused(
+    things: Callable[..., BaseDataset], cell: str, row: int
+) -> None:
+    message = refused(things, [*DAYS[:row], cell, *DAYS[row + 1 :]])
+    for part in (f"mine.csv, line {row + 2},", "'a'", repr(cell), "date"):
+        assert part in message
+
+
+def test_an_invalid_cell_of_any_split_is_found_before_training(
+    animals: Callable[..., Any], tmp_path: Path, command: Command, capsys: Captured
+) -> None:
+    options = (*own_settings(tmp_path), "data.file=mine.csv", "trainer.max_steps=1", *QUICK)
+    for split in ("train", "validation", "test"):
+        row = animals(ROWS, split).indices[5].item()
+        rows = [*ROWS]
+        rows[row] = ("unknown", *ROWS[row][1:])
+        write_rows(tmp_path / "mine.csv", [HEADER, *rows])
+        assert command("train", "--config", CLASSES, "--run-dir", "run", *options) == 2
+        error = capsys.readouterr().err
+        for part in (f"mine.csv, line {row + 2}, column 'kg'", "'unknown'"):
+            assert part in error
+        assert not list(tmp_path.glob("run/**/*.pt"))
+
+
+def test_predict_reads_all_formats_with_the_settings_of_the_run(
+    tmp_path: Path, command: Command, capsys: Captured
+) -> None:
+    rows = [[str(weight).replace(".", ","), *others] for weight, *others in ROWS]
+    lines = [";".join(map(str, row)) for row in [HEADER, *rows]]
+    (tmp_path / "mine.csv").write_text("\n".join(lines).replace("red", "rød"), encoding="cp1252")
+    own = (*own_settings(tmp_path), "data.file=mine.csv", "trainer.max_steps=3", *QUICK)
+    notation = ("data.decimal=comma", "data.encoding=cp1252")
+    assert command("train", "--config", CLASSES, "--run-dir", "run", *own, *notation) == 0
+    frame = pandas.DataFrame({"kg": [7.5, 3.25], "colour": ["rød", None]})
+    frame.to_csv("new.csv", index=False, sep=";", decimal=",", encoding="cp1252")
+    frame.to_csv("new.tsv", index=False, sep="\t", decimal=",", encoding="cp1252")
+    frame.to_csv("new.csv.gz", index=False, decimal=",", encoding="cp1252")
+    frame.to_excel("new.xlsx", index=False)
+    frame.to_parquet("new.parquet")
+    frame.to_feather("new.feather")
+    names = ("new.csv", "new.tsv", "new.csv.gz", "new.xlsx", "new.parquet", "new.feather")
+    capsys.readouterr()
+    assert command("predict", "run", *names, "--json") == 0
+    entries = json.loads(capsys.readouterr().out)["inputs"]
+    assert [entry["input"] for entry in entries[:2]] == ["new.csv line 2", "new.csv line 3"]
+    for position, entry in enumerate(entries):
+        assert entry["predictions"] == entries[position % 2]["predictions"]
+    assert len(entries) == 12

@@ -85,11 +85,13 @@ def test_a_cell_may_be_a_long_document(tmp_path: Path) -> None:
 
 
 def test_a_row_without_text_is_refused_with_column_and_row(tmp_path: Path) -> None:
-    write_rows(tmp_path / "mine.csv", [("text", "class"), *(10 * [(" ", "a"), (" ", "b")])])
+    write_rows(
+        tmp_path / "mine.csv", [("text", "class"), *(10 * [("x", "a"), ("y", "b")]), (" ", "b")]
+    )
     settings = load_settings(CONFIG, [f"data.root={tmp_path}", "data.file=mine.csv"])
     with pytest.raises(UserError) as error:
         build_fitted_dataset(settings, "train")
-    for part in ("'text'", "row 1 ", "no text"):
+    for part in ("mine.csv, line 22,", "'text'", "no text"):
         assert part in str(error.value)
     assert error.value.exit_code == 2
 
@@ -177,6 +179,13 @@ def test_sentences_are_classified_from_arguments_and_from_lines_of_a_file(
     test.load_state_dict(train.state_dict())
     assert accuracy > 0.97
     assert 0.6 < naive_bayes(train, test) < accuracy - 0.1
+    table = [("id", "text"), (1, "The view was awful,\nreally awful."), (2, "A kind lobby!")]
+    write_rows(tmp_path / "new.csv", table)
+    capsys.readouterr()
+    assert command("predict", "run", tmp_path / "new.csv", "--json") == 0
+    entries = json.loads(capsys.readouterr().out)["inputs"]
+    assert [entry["input"] for entry in entries] == [text for _, text in table[1:]]
+    assert [entry["predictions"][0]["class"] for entry in entries] == ["complaint", "praise"]
     Path("lines.txt").write_text("How much is the bed?\n\nThe staff was rude.\n", encoding="utf-8")
     Path("bytes.bin").write_bytes(b"\xff\xfe\xfa")
     capsys.readouterr()
