@@ -169,7 +169,7 @@ def _normalize(texts: "Series") -> "Series":
     from pyarrow import array, compute
 
     normalized = compute.utf8_normalize(array(texts), form="NFC")
-    return type(texts)(normalized.to_pandas(), index=texts.index, dtype=texts.dtype)
+    return normalized.to_pandas().set_axis(texts.index).astype(texts.dtype)
 
 
 def _check_header(file: Path, header: Sequence[str], columns: Iterable[str]) -> None:
