@@ -33,7 +33,7 @@ DAYS = (
     "%d-%b-%Y",
 )
 TIMES = ("", " %H:%M", " %H:%M:%S")
-ASCII = "[ -~]+"
+YEAR = "[ -~]*[0-9]{4}[ -~]*"  # which all notations contain
 PATTERNS = {ISO: ISO_PATTERN, "%Y%m%d": "[0-9]{8}"}
 SAMPLE_ROWS = 100  # exclude most notations
 PARTS = ("year", "month", "day", "day_of_week", "hour")
@@ -56,6 +56,8 @@ def date_notation(rows: Table, column: str, day_first: bool | None) -> str:
         UserError: if the order of day and month is ambiguous.
     """
     cells = rows.cells(column)[~rows.is_missing(column)]
+    if not cells.iloc[:SAMPLE_ROWS].str.fullmatch(YEAR).any():
+        return ""
     candidates = [ISO, *(day + time for day, time in product(DAYS, TIMES))]
     if day_first is not None:
         excluded = "%m" if day_first else "%d"
@@ -85,7 +87,7 @@ def parse_dates(cells: "Series", notation: str) -> "Series":
     """Converts texts to UTC times without a time zone; NaT for what is not a date."""
     import pandas
 
-    pattern = PATTERNS.get(notation, ASCII)
+    pattern = PATTERNS.get(notation, YEAR)
     texts = cells.where(cells.str.fullmatch(pattern))
     return pandas.to_datetime(texts, format=notation, errors="coerce", utc=True)
 

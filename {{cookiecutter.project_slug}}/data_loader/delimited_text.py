@@ -5,8 +5,9 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 MAX_CELL_CHARACTERS = 2**30  # a cell may be a document; the default of `csv` is 2**17
 DELIMITERS = "\t;|,"  # in case of doubt, the first one: commas occur in texts and numbers, too
 NO_DELIMITER = "\x1f"  # for a single column: a character that texts do not contain
-CHUNK_ROWS = 50_000  # are Python objects at a time
+CHUNK_ROWS = 10_000  # that are Python objects at a time
 GZIP = b"\x1f\x8b"
 BYTE_ORDER_MARKS = {  # UTF-32 is first, because its mark starts with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -223,26 +224,27 @@ def _read_records(
     """Reads the remaining records; a line of spaces becomes a row of empty cells."""
     import pandas
 
-    width = len(header.cells)
-    frames = [pandas.DataFrame(columns=range(width), dtype="str")]
-    multiline: dict[int, Record] = {}
-    count = 0
-    while chunk := list(islice(records, CHUNK_ROWS)):
-        rows = []
-        for record in chunk:
-            if record.last_line > record.first_line:
-                multiline[count] = record
-            if len(record.cells) == width:
-                rows.append(record.cells)
-            else:
-                rows.append(_unusual_row(file, record, header))
-            count += 1
-        frames.append(pandas.DataFrame(rows, columns=range(width), dtype="str"))
+    columns = range(len(header.cells))
+    frames = []
+    rows: list[list[str]] = []
+    multiline: list[Record] = []
+    for record in records:
+        if len(record.cells) == len(columns):
+            rows.append(record.cells)
+        else:
+            rows.append(_unusual_row(file, record, header))
+        if record.last_line > record.first_line:
+            multiline.append(record)
+        if len(rows) == CHUNK_ROWS:
+            frames.append(pandas.DataFrame(rows, columns=columns, dtype="str"))
+            rows = []
+    frames.append(pandas.DataFrame(rows, columns=columns, dtype="str"))
     frame = pandas.concat(frames, ignore_index=True)
-    for row, record in multiline.items():
+    texts_of = cache(lambda column: set(frame[column]))
+    for record in multiline:
         for column, cell in enumerate(record.cells):
             lines = [line.split(delimiter) for line in cell.split("\n")]
-            if _are_rows(frame, row, column, lines):
+            if _are_rows(lines, column, len(columns), texts_of):
                 raise UserError(
                     f"{file}, line {record.first_line}: a cell starts with a quotation mark that "
                     f"ends in line {record.last_line}, so {len(lines) - 1} rows are part of the "
@@ -271,19 +273,21 @@ def _unusual_row(file: Path, record: Record, header: Record) -> list[str]:
     )
 
 
-def _are_rows(frame: "DataFrame", row: int, column: int, lines: Sequence[Sequence[str]]) -> bool:
+def _are_rows(
+    lines: Sequence[Sequence[str]], column: int, width: int, texts_of: Callable[[int], set[str]]
+) -> bool:
     """Whether the lines of a quoted cell are rows of the table.
 
     That is so if a cell starts with a quotation mark that is part of its text, and a later cell
-    ends with one. Each line then has as many delimiters as a row.
+    ends with one. Each line then has as many delimiters as a row, and a few lines alone are not
+    taken for rows unless their cells occur in another column, too.
 
     Args:
-        frame: all cells of the table.
-        row: row of the cell.
-        column: column of the cell.
         lines: lines of the cell, divided at the delimiter.
+        column: column of the cell.
+        width: number of columns.
+        texts_of: returns the different cells of a column.
     """
-    width = frame.shape[1]
     if len(lines) == 1 or width == 1:
         return False
     expected = [width] * len(lines)
@@ -291,23 +295,14 @@ def _are_rows(frame: "DataFrame", row: int, column: int, lines: Sequence[Sequenc
     expected[-1] = column + 1
     if [len(cells) for cells in lines] != expected:
         return False
-    return len(lines) > MIN_SWALLOWED_ROWS or _fit_the_table(frame, row, column, lines)
-
-
-def _fit_the_table(
-    frame: "DataFrame", row: int, column: int, lines: Sequence[Sequence[str]]
-) -> bool:
-    """Whether another column contains the cells that the lines would have in it."""
-    width = frame.shape[1]
+    if len(lines) > MIN_SWALLOWED_ROWS:
+        return True
     for other in range(width):
-        if other == column:
-            continue
         cells = [line[other] for line in lines[1:-1]]
         if other > column:
             cells.append(lines[0][other - column])
-        else:
+        elif other < column:
             cells.append(lines[-1][other])
-        known = set(frame[other].drop(index=row))
-        if known.issuperset(cells):
+        if other != column and texts_of(other).issuperset(cells):
             return True
     return False
