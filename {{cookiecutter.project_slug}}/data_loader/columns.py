@@ -33,17 +33,18 @@ def number_pattern(table_format: TableFormat) -> str:
     return rf"[+-]?(?:{whole}(?:{decimal}[0-9]*)?|{decimal}[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 
-def parse_number(text: str) -> float | None:
+def parse_number(text: str, table_format: TableFormat) -> float | None:
     """Converts a text such as -1.5 or 2e-3 to a number.
 
     Returns:
         NaN if the text is blank; None if it is not a number, or too large for float32.
     """
-    if not text.strip():
+    text = text.strip()
+    if not text:
         return math.nan
-    if not re.fullmatch(number_pattern(TableFormat()), text.strip()):
+    if not re.fullmatch(number_pattern(table_format), text):
         return None
-    number = float(text)
+    number = float(text.replace(table_format.thousands, "").replace(table_format.decimal, "."))
     if abs(number) < MAX_NUMBER:
         return number
     return None

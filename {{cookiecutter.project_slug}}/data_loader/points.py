@@ -97,7 +97,7 @@ class Points(TableDataset):
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads a number, or the column `x` of a table; see the base class."""
         column, _ = self.axes
-        number = parse_number(source)
+        number = parse_number(source, self.table_format)
         if number is not None and source.strip():
             value = torch.tensor([number], dtype=torch.float64)
             return [(source, {"input": standardize(value, self.x_mean_and_std, column)})]

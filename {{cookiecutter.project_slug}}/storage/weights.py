@@ -50,8 +50,8 @@ METADATA_TYPES = {  # that a description of tensors may contain
 MAX_LISTED_NAMES = 5
 MAX_PREFIXES = 10  # a prefix is that of at least a tenth of all names
 ACCEPTED = (
-    "allowed are runs and checkpoints of this project, .safetensors, and files of torch.save with "
-    "tensors alone (export.py --format safetensors writes such a file)"
+    "allowed are files of torch.save with tensors alone, .safetensors (export.py --format "
+    "safetensors writes such a file), and runs and checkpoints of this project"
 )
 
 

@@ -31,11 +31,11 @@ def message_of(error: pytest.ExceptionInfo[UserError]) -> str:
 
 
 def test_only_finite_numbers_in_the_range_of_float32_are_parsed() -> None:
-    assert parse_number("1e3") == 1000
-    assert parse_number(" -2 ") == -2
+    assert parse_number("1e3", TableFormat()) == 1000
+    assert parse_number(" -2 ", TableFormat()) == -2
     for text in ("x", "inf", "infinity", "nan", "1e39", "1_000", "１", "0x10", "1,5", "- 2"):
-        assert parse_number(text) is None
-    empty = parse_number(" ")
+        assert parse_number(text, TableFormat()) is None
+    empty = parse_number(" ", TableFormat())
     assert empty is not None
     assert math.isnan(empty)
 

@@ -184,7 +184,8 @@ def test_sentences_are_classified_from_arguments_and_from_lines_of_a_file(
     capsys.readouterr()
     assert command("predict", "run", tmp_path / "new.csv", "--json") == 0
     entries = json.loads(capsys.readouterr().out)["inputs"]
-    assert [entry["input"] for entry in entries] == [text for _, text in table[1:]]
+    for entry, line, (_, text) in zip(entries, (2, 4), table[1:], strict=True):
+        assert entry["input"].endswith(f"new.csv line {line}: {text}")
     assert [entry["predictions"][0]["class"] for entry in entries] == ["complaint", "praise"]
     Path("lines.txt").write_text("How much is the bed?\n\nThe staff was rude.\n", encoding="utf-8")
     Path("bytes.bin").write_bytes(b"\xff\xfe\xfa")
