@@ -1,9 +1,8 @@
 """The abstract trainer; `BaseTrainer.fit` is the whole training loop."""
 
-import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,38 +12,24 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from base import evaluation, optimization
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader, Step
 from base.invalid_labels import naming_invalid_labels
+from base.optimization import TrainingStep
 from base.sample_order import SampleOrder
+from base.validation import describe_early_stop, log_figures, record_validation, undoing_on_error
 from config.schema import NO_CLASS, Settings
 from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
 from logger.meter import Meter, read_peak_memory
 from logger.run_log import RunLog
-from metrics.average import MeanLoss, WeightedMeans, mean_over_batches, mean_over_processes
-from metrics.protocol import (
-    Metric,
-    check_outputs,
-    check_protocol,
-    check_scalars,
-    higher_is_better,
-    named_results,
-    scalar_results,
-)
+from metrics.average import MeanLoss, WeightedMeans
+from metrics.protocol import Metric, check_protocol, higher_is_better
 from optim.losses import Loss, build_loss
 from optim.moving_average import MovingAverage
-from optim.optimizers import (
-    build_optimizers,
-    check_optimizers,
-    evaluation_mode,
-    has_evaluation_mode,
-    learning_rates,
-    make_gradients_contiguous,
-    needs_closure,
-    parameters_of,
-)
+from optim.optimizers import build_optimizers, check_optimizers, has_evaluation_mode, learning_rates
 from optim.schedulers import (
     Schedule,
     build_schedule,
@@ -58,35 +43,19 @@ from storage.example_inputs import to_plain_data
 from storage.non_finite_guard import NonFiniteGuard
 from storage.progress import Progress
 from storage.saving_on_error import SavingOnError
-from storage.state import (
-    check_plain,
-    collect_state,
-    preserve_state,
-    restore_state,
-    stateful_objects,
-)
+from storage.state import check_plain, stateful_objects
+from storage.trainer_state import collect_trainer_state, restore_trainer_state
 from utils.device import select_autocast_dtype, select_device, to_device
 from utils.errors import BAD_INPUT, UserError, naming_source
 from utils.finite import check_finite
-from utils.nested import is_plain_data, map_tensors
 from utils.outputs import answers_by_sample
-from utils.parallel import (
-    DataParallel,
-    average_gradients,
-    check_replicas_equal,
-    is_sharded,
-    no_gradient_sync,
-    shard_model,
-    wrap_for_processes,
-)
-from utils.process_group import failing_together
+from utils.parallel import check_replicas_equal, no_gradient_sync, shard_model, wrap_for_processes
 from utils.randomness import GlobalRandomState, RandomStream, preserve_global_rng, seed_torch
 from utils.ranks import rank, world_size
 from utils.signals import StopSignals
 from utils.stop_flag import StopFlag
 
 Loaders = Mapping[str, BatchLoader]
-TrainingStep = Callable[[nn.Module, Batch], dict[str, Tensor]]
 
 
 class BaseTrainer(ABC):
@@ -352,19 +321,7 @@ class BaseTrainer(ABC):
         Returns:
             The scalars of `training_step`, averaged over the samples of this process.
         """
-        optimizers = self.optimizers
-        if optimizer is not None:
-            optimizers = [optimizer]
-        for stepping in optimizers:
-            if needs_closure(stepping):
-                return self._optimize_with_closure(step, optimizer, training_step)
-        outputs = self.compute_gradients(step, optimizer, training_step)
-        self.clip_gradients(optimizer)
-        for stepping in optimizers:
-            self.scaler.step(stepping)
-        self.scaler.update()
-        self._discard_gradients()
-        return outputs
+        return optimization.optimize(self, step, optimizer, training_step)
 
     def compute_gradients(
         self,
@@ -376,30 +333,7 @@ class BaseTrainer(ABC):
 
         The gradients are means over all samples and processes, times the scale of the scaler.
         """
-        if training_step is None:
-            training_step = self.training_step
-        parameters = None
-        if optimizer is not None and not self.sharded:
-            parameters = [p for p in parameters_of([optimizer]) if p.requires_grad]
-        # DDP exchanges the gradients of all parameters, or none.
-        exchanges_some = parameters is not None and world_size() > 1
-        outputs = []
-        last_index = len(step.batches) - 1
-        for index, batch in enumerate(step.batches):
-            with self.accumulating(is_last=index == last_index and not exchanges_some):
-                with self.autocast():
-                    batch_outputs = training_step(self.parallel_model, batch)
-                check_outputs(batch_outputs, training_step)
-                loss = batch_outputs["loss"]
-                if step.loss_weights[index] != 1:  # 1 is the usual case: saves two operations
-                    loss = loss * step.loss_weights[index]
-                self.scaler.scale(loss).backward(inputs=parameters)
-            outputs.append(batch_outputs)
-        if parameters is not None:
-            average_gradients(parameters)
-        elif isinstance(self.parallel_model, DataParallel):
-            self.parallel_model.check_gradients()
-        return mean_over_batches(outputs, step.sample_counts)
+        return optimization.compute_gradients(self, step, optimizer, training_step)
 
     def clip_gradients(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Scales the gradients down to `trainer.clip_norm`, and keeps their norm for the log.
@@ -409,19 +343,7 @@ class BaseTrainer(ABC):
         Args:
             optimizer: the optimizer whose parameters have the gradients; by default all.
         """
-        clip_norm = self.options.clip_norm
-        if clip_norm is None and not self.is_log_step(self.progress.step + 1):
-            return
-        optimizers = self.optimizers
-        if optimizer is not None:
-            optimizers = [optimizer]
-        for unscaled in optimizers:
-            self.scaler.unscale_(unscaled)
-        parameters = parameters_of(optimizers)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        self.gradient_norm = nn.utils.get_total_norm(gradients)
-        if clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, clip_norm, self.gradient_norm)
+        optimization.clip_gradients(self, optimizer)
 
     def predict_step(self, model: nn.Module, batch: Batch) -> Any:
         """The model's outputs for a transformed batch on the device, without targets."""
@@ -564,37 +486,7 @@ class BaseTrainer(ABC):
         Raises:
             UserError: if the model is sharded and there are fewer samples than processes.
         """
-        loader = self.loaders[split]
-        if self.sharded and len(loader.dataset) < world_size():
-            raise UserError(
-                f"{loader.dataset.title}, {split}: {len(loader.dataset)} samples are too few for "
-                f"{world_size()} processes with trainer.strategy=fsdp; use ddp or fewer processes"
-            )
-        means = WeightedMeans()
-        self.metrics.reset()
-        with self.evaluating() as model:
-            # A sharded model exchanges its parameters in each forward pass.
-            with nullcontext() if self.sharded else failing_together():
-                self._evaluate_batches(model, split, means)
-            self.evaluated_indices = None
-            results = self.collect_results(means)
-        return {name: value.detach().cpu() for name, value in results.items()}
-
-    def _evaluate_batches(self, model: nn.Module, split: str, means: WeightedMeans) -> None:
-        """Updates the metrics and the means with all batches of a split."""
-        loader = self.loaders[split]
-        with progress_bar(loader.steps_per_epoch, split) as bar:
-            for number, step in enumerate(loader.steps(0, loader.steps_per_epoch)):
-                sample_count = sum(step.sample_counts)
-                if sample_count > 0:
-                    self.evaluated_indices = loader.source.local_indices(number).to(self.device)
-                    (batch,) = step.to(self.device).batches
-                    with naming_invalid_labels(loader, split, number):
-                        values = self.evaluation_step(model, batch)
-                    if values is not None:
-                        check_scalars(values, self.evaluation_step)
-                        means.add(values, sample_count)
-                bar.update()
+        return evaluation.evaluate(self, split)
 
     def collect_results(self, means: WeightedMeans) -> dict[str, Tensor]:
         """The results of the metrics, and the means of what `evaluation_step` has returned.
@@ -602,20 +494,11 @@ class BaseTrainer(ABC):
         Raises:
             UserError: if there are none.
         """
-        results = named_results(self.metrics)
-        for name, mean in means.compute_over_processes().items():
-            results[name] = torch.tensor(mean, dtype=torch.float64)
-        if not results:
-            raise UserError(
-                f"{type(self).__name__}.evaluation_step returns no values and updates no metrics"
-            )
-        return results
+        return evaluation.collect_results(self, means)
 
     def predict(self, batch: Batch) -> Any:
         """The result of `predict_step` for a transformed batch, on the CPU, in float32 at least."""
-        with self.evaluating() as model:
-            outputs = self.predict_step(model, to_device(batch, self.device))
-            return map_tensors(_to_readable, outputs)
+        return evaluation.predict(self, batch)
 
     def log_training(self) -> dict[str, float]:
         """Logs the means since the last entry; returns them. The host waits for the device here."""
@@ -638,13 +521,14 @@ class BaseTrainer(ABC):
         for split in ("validation", *self.settings.data.validation_sets):
             all_results[split] = self.evaluate(split)
         is_first = self.progress.validated_step == 0
-        with self._undoing_on_error():
+        overrides_hook = type(self).after_evaluation is not BaseTrainer.after_evaluation
+        with undoing_on_error(self, copies_state=overrides_hook):
             with preserve_global_rng(self.device):
                 for split, results in all_results.items():
                     self.after_evaluation(split, results)
-            is_best = self._record_validation(all_results)
+            is_best = record_validation(self, all_results)
         self.save(is_best=is_best)  # before the figures, which take time
-        self._log_figures(all_results["validation"], is_first)
+        log_figures(self, all_results["validation"], is_first)
         self.meter.restart_timer()
 
     @property
@@ -739,15 +623,7 @@ class BaseTrainer(ABC):
 
     def describe_early_stop(self) -> str:
         """Why the run ends before its last step, and the best value."""
-        progress = self.progress
-        monitor = self.settings.checkpoint.monitor
-        best = "no value was finite"
-        if progress.best_step > 0:
-            best = f"the best value is {progress.best:.4f}, of step {progress.best_step} (best.pt)"
-        return (
-            f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not improved "
-            f"in {progress.validations_without_improvement} validations; {best}"
-        )
+        return describe_early_stop(self.progress, self.settings.checkpoint.monitor)
 
     def _ends_epoch(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0 or step == self.total_steps
@@ -803,37 +679,13 @@ class BaseTrainer(ABC):
         evaluated_model: nn.Module = self.moving_average.module
         return evaluated_model
 
-    @contextmanager
-    def evaluating(self) -> Iterator[nn.Module]:
+    def evaluating(self) -> AbstractContextManager[nn.Module]:
         """The evaluated model, in evaluation mode and, by default, without gradients.
 
         Afterwards each module is in the mode that it was in, and the random generators are as
         before.
         """
-        _ = self.parallel_model  # shards the model if necessary
-        _ = self.metrics  # built here, because tensors made in inference mode cannot be updated
-        model = self.evaluated_model
-        modes = {module: module.training for module in model.modules()}
-        if self.evaluates_with_gradients:
-            gradient_mode: AbstractContextManager[Any] = nullcontext()
-        elif self.sharded:
-            # FSDP2 uses the gathered parameters again in training, where inference tensors fail.
-            gradient_mode = torch.no_grad()
-        else:
-            gradient_mode = torch.inference_mode()
-        optimizers = vars(self).get("optimizers", [])  # those that have been built
-        model.eval()
-        try:
-            with (
-                evaluation_mode(optimizers),
-                preserve_global_rng(self.device),
-                gradient_mode,
-                self.autocast(),
-            ):
-                yield model
-        finally:
-            for module, was_training in modes.items():
-                module.training = was_training
+        return evaluation.evaluating(self)
 
     # Saving and resuming.
 
@@ -873,20 +725,7 @@ class BaseTrainer(ABC):
         the same of the data set. What differs between processes is saved for each of them.
         """
         self._build_parts()
-        example = self.dataset.example
-        state = {
-            "settings": self.settings.model_dump(mode="json"),
-            "data": self.dataset.state_dict(),
-            "data_state": collect_state(self.dataset, self.excluded_from_data_state),
-            "fingerprint": self.dataset.fingerprint,
-            "example": example if is_plain_data(example) else None,
-            "example_inputs": self.saved_example_inputs,
-            **collect_state(self),
-        }
-        if any(has_evaluation_mode(optimizer) for optimizer in self.optimizers):
-            with evaluation_mode(self.optimizers):
-                state["optimizer_eval_weights"] = copy.deepcopy(self.model.state_dict())
-        return state
+        return collect_trainer_state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from the result of `state_dict`, with any number of processes.
@@ -899,29 +738,7 @@ class BaseTrainer(ABC):
         """
         self._build_parts()
         self._seed_process()  # if the saved run had fewer processes
-        saved_optimizer = state["settings"]["optimizer"]["name"]
-        restore_state(
-            self,
-            state,
-            same_optimizer=saved_optimizer == self.settings.optimizer.name,
-            restores_rates=bool(self.schedulers),
-        )
-        excluded = self.excluded_from_data_state
-        restore_state(self.dataset, state["data_state"], excluded=excluded)
-        if self.progress.step > self.total_steps:
-            raise UserError(
-                f"trainer.epochs or trainer.max_steps ends the run at step {self.total_steps}, "
-                f"but it is already at step {self.progress.step}"
-            )
-        criterion_before = self.progress.criterion
-        self.progress.compare_by(self.criterion)
-        if criterion_before and criterion_before != self.criterion:
-            log.warning(
-                "best.pt becomes the %s instead of the %s: the comparison starts again, also for "
-                "trainer.early_stop",
-                self.criterion,
-                criterion_before,
-            )
+        restore_trainer_state(self, state)
 
     @property
     def dataset(self) -> BaseDataset:
@@ -964,41 +781,6 @@ class BaseTrainer(ABC):
 
     # Details of the loop.
 
-    def _optimize_with_closure(
-        self,
-        step: Step,
-        optimizer: torch.optim.Optimizer | None,
-        training_step: TrainingStep | None,
-    ) -> dict[str, Tensor]:
-        """A step of an optimizer that computes the loss several times, such as LBFGS."""
-        stepping: Any = optimizer
-        if optimizer is None:
-            stepping = next(other for other in self.optimizers if needs_closure(other))
-        is_one_of_several = optimizer is None and len(self.optimizers) > 1
-        if is_one_of_several or self.scaler.is_enabled():
-            raise UserError(
-                f"{type(stepping).__name__} computes the loss several times in a step; use it as "
-                "the only optimizer, with trainer.precision=bf16 or fp32, or override `update`"
-            )
-        all_outputs: list[dict[str, Tensor]] = []
-
-        def closure() -> Tensor:
-            self._discard_gradients()
-            outputs = self.compute_gradients(step, optimizer, training_step)
-            self.clip_gradients(optimizer)
-            make_gradients_contiguous(stepping)
-            all_outputs.append(outputs)
-            # The optimizer decides by the loss, which must be the same in all processes.
-            return mean_over_processes(outputs["loss"], sum(step.sample_counts))
-
-        stepping.step(closure)
-        self._discard_gradients()
-        return all_outputs[0]  # of the weights before the step
-
-    def _discard_gradients(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-
     def _start(self) -> None:
         """Repeats a validation that failed; saves the first state of a new run.
 
@@ -1031,84 +813,3 @@ class BaseTrainer(ABC):
         if self.dataset.uses_global_rng:
             number = self.progress.step + 1
             seed_torch(*self._update_key, number, *self._rank_key, device=self.device)
-
-    @contextmanager
-    def _undoing_on_error(self) -> Iterator[None]:
-        """If an error occurs, the state is as before; what `after_evaluation` changes is copied."""
-        progress = self.progress.state_dict()
-        state: dict[str, Any] | None = None
-        if type(self).after_evaluation is not BaseTrainer.after_evaluation:
-            state = _copy_to_cpu(self.state_dict())
-        try:
-            yield
-        except BaseException:
-            self.progress.load_state_dict(progress)
-            if state is not None:
-                self.load_state_dict(state)
-            raise
-
-    def _record_validation(self, all_results: Mapping[str, Mapping[str, Tensor]]) -> bool:
-        """Records and logs the results of a validation; whether the model is the best so far.
-
-        They are logged last: after an error, the validation is repeated.
-        """
-        scalars = {split: scalar_results(results) for split, results in all_results.items()}
-        monitorable = {}
-        for split, values in scalars.items():
-            prefix = "" if split == "validation" else f"{split}/"
-            for name, value in values.items():
-                monitorable[f"{prefix}{name}"] = value
-        monitored_value = monitorable[self.settings.checkpoint.monitor]
-        is_best = self.progress.record_validation(
-            monitored_value, self.higher_is_better(self.monitored_metric)
-        )
-        self.step_schedulers(monitored_value)
-        for split, values in scalars.items():
-            self.run_log.scalars(split, self.epoch, self.progress.step, values)
-        message = f"{self.dataset.title}: epoch {self.epoch}/{self.options.epochs}, "
-        message += f"validation {format_values(monitorable)}"
-        if is_best:
-            message += "  (best so far)"
-        log.info("%s", message)
-        if self.stops_early and self.progress.step < self.total_steps:
-            log.info("%s", self.describe_early_stop())
-        return is_best
-
-    def _log_figures(self, results: Mapping[str, Tensor], is_first: bool) -> None:
-        if not self.run_log.takes_figures:
-            return
-        step = self.progress.step
-        if is_first:
-            self.run_log.figures(self._draw_inputs(), step)
-        if self.is_finished():
-            self.run_log.figures(self.figures("validation", results), step)
-            self.run_log.finish(scalar_results(results))
-
-    def _draw_inputs(self) -> dict[str, Figure]:
-        """A figure of the first training batch, augmented."""
-        with preserve_state(self.dataset, self.excluded_from_data_state):
-            first_step = next(self.loaders["train"].steps(0, 1))
-        batch = to_device(first_step.batches[0], torch.device("cpu"))
-        figure = self.dataset.draw(batch, f"{self.dataset.title}: training inputs")
-        if figure is None:
-            return {}
-        return {"inputs": figure}
-
-
-def _copy_to_cpu(state: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a state that takes no memory of an accelerator, except for sharded tensors."""
-
-    def copied(tensor: Tensor) -> Tensor:
-        if is_sharded(tensor):
-            return tensor.clone()
-        return tensor.detach().to("cpu", copy=True)
-
-    copies: dict[str, Any] = map_tensors(copied, state)
-    return copies
-
-
-def _to_readable(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU, in float32 if it has a smaller floating-point type."""
-    if tensor.is_floating_point() and tensor.itemsize < 4:
-        tensor = tensor.float()
-    return tensor.detach().cpu()

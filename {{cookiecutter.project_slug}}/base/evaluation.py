@@ -1,0 +1,114 @@
+"""The evaluation of a model: metrics of a split, predictions for a batch."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from base.base_dataset import Batch
+from base.invalid_labels import naming_invalid_labels
+from logger.console import progress_bar
+from metrics.average import WeightedMeans
+from metrics.protocol import check_scalars, named_results
+from optim.optimizers import evaluation_mode
+from utils.device import to_device
+from utils.errors import UserError
+from utils.nested import map_tensors
+from utils.process_group import failing_together
+from utils.randomness import preserve_global_rng
+from utils.ranks import world_size
+
+
+def evaluate(trainer: Any, split: str) -> dict[str, Tensor]:
+    """See `BaseTrainer.evaluate`."""
+    loader = trainer.loaders[split]
+    if trainer.sharded and len(loader.dataset) < world_size():
+        raise UserError(
+            f"{loader.dataset.title}, {split}: {len(loader.dataset)} samples are too few for "
+            f"{world_size()} processes with trainer.strategy=fsdp; use ddp or fewer processes"
+        )
+    errors: AbstractContextManager[Any] = failing_together()
+    if trainer.sharded:  # the processes exchange parameters in each forward pass
+        errors = nullcontext()
+    means = WeightedMeans()
+    trainer.metrics.reset()
+    with trainer.evaluating() as model:
+        with errors:
+            _evaluate_batches(trainer, model, split, means)
+        trainer.evaluated_indices = None
+        results = trainer.collect_results(means)
+    return {name: value.detach().cpu() for name, value in results.items()}
+
+
+def _evaluate_batches(trainer: Any, model: nn.Module, split: str, means: WeightedMeans) -> None:
+    """Updates the metrics and the means with all batches of a split."""
+    loader = trainer.loaders[split]
+    with progress_bar(loader.steps_per_epoch, split) as bar:
+        for number, step in enumerate(loader.steps(0, loader.steps_per_epoch)):
+            sample_count = sum(step.sample_counts)
+            if sample_count > 0:
+                trainer.evaluated_indices = loader.source.local_indices(number).to(trainer.device)
+                (batch,) = step.to(trainer.device).batches
+                with naming_invalid_labels(loader, split, number):
+                    values = trainer.evaluation_step(model, batch)
+                if values is not None:
+                    check_scalars(values, trainer.evaluation_step)
+                    means.add(values, sample_count)
+            bar.update()
+
+
+def collect_results(trainer: Any, means: WeightedMeans) -> dict[str, Tensor]:
+    """See `BaseTrainer.collect_results`."""
+    results = named_results(trainer.metrics)
+    for name, mean in means.compute_over_processes().items():
+        results[name] = torch.tensor(mean, dtype=torch.float64)
+    if not results:
+        raise UserError(
+            f"{type(trainer).__name__}.evaluation_step returns no values and updates no metrics"
+        )
+    return results
+
+
+def predict(trainer: Any, batch: Batch) -> Any:
+    """See `BaseTrainer.predict`."""
+    with trainer.evaluating() as model:
+        outputs = trainer.predict_step(model, to_device(batch, trainer.device))
+        return map_tensors(_to_readable, outputs)
+
+
+@contextmanager
+def evaluating(trainer: Any) -> Iterator[nn.Module]:
+    """See `BaseTrainer.evaluating`."""
+    _ = trainer.parallel_model  # shards the model if necessary
+    _ = trainer.metrics  # built here, because tensors made in inference mode cannot be updated
+    model = trainer.evaluated_model
+    modes = {module: module.training for module in model.modules()}
+    if trainer.evaluates_with_gradients:
+        gradient_mode: AbstractContextManager[Any] = nullcontext()
+    elif trainer.sharded:
+        # FSDP2 uses the gathered parameters again in training, where inference tensors fail.
+        gradient_mode = torch.no_grad()
+    else:
+        gradient_mode = torch.inference_mode()
+    optimizers = vars(trainer).get("optimizers", [])  # those that have been built
+    model.eval()
+    try:
+        with (
+            evaluation_mode(optimizers),
+            preserve_global_rng(trainer.device),
+            gradient_mode,
+            trainer.autocast(),
+        ):
+            yield model
+    finally:
+        for module, was_training in modes.items():
+            module.training = was_training
+
+
+def _to_readable(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU, in float32 if it has a smaller floating-point type."""
+    if tensor.is_floating_point() and tensor.itemsize < 4:
+        tensor = tensor.float()
+    return tensor.detach().cpu()

@@ -1,0 +1,127 @@
+"""The optimization of one step: gradients of its batches, clipping, a step of the optimizers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from base.base_dataset import Batch
+from base.batch_loader import Step
+from metrics.average import mean_over_batches, mean_over_processes
+from metrics.protocol import check_outputs
+from optim.optimizers import make_gradients_contiguous, needs_closure, parameters_of
+from utils.errors import UserError
+from utils.parallel import DataParallel, average_gradients
+from utils.ranks import world_size
+
+TrainingStep = Callable[[nn.Module, Batch], dict[str, Tensor]]
+
+
+def optimize(
+    trainer: Any,
+    step: Step,
+    optimizer: torch.optim.Optimizer | None,
+    training_step: TrainingStep | None,
+) -> dict[str, Tensor]:
+    """See `BaseTrainer.optimize`."""
+    optimizers = trainer.optimizers
+    if optimizer is not None:
+        optimizers = [optimizer]
+    for stepping in optimizers:
+        if needs_closure(stepping):
+            return _optimize_with_closure(trainer, step, optimizer, training_step)
+    outputs: dict[str, Tensor] = trainer.compute_gradients(step, optimizer, training_step)
+    trainer.clip_gradients(optimizer)
+    for stepping in optimizers:
+        trainer.scaler.step(stepping)
+    trainer.scaler.update()
+    _discard_gradients(trainer)
+    return outputs
+
+
+def compute_gradients(
+    trainer: Any,
+    step: Step,
+    optimizer: torch.optim.Optimizer | None,
+    training_step: TrainingStep | None,
+) -> dict[str, Tensor]:
+    """See `BaseTrainer.compute_gradients`."""
+    if training_step is None:
+        training_step = trainer.training_step
+    parameters = None
+    if optimizer is not None and not trainer.sharded:
+        parameters = [p for p in parameters_of([optimizer]) if p.requires_grad]
+    # DDP exchanges the gradients of all parameters, or none.
+    exchanges_some = parameters is not None and world_size() > 1
+    outputs = []
+    last_index = len(step.batches) - 1
+    for index, batch in enumerate(step.batches):
+        with trainer.accumulating(is_last=index == last_index and not exchanges_some):
+            with trainer.autocast():
+                batch_outputs = training_step(trainer.parallel_model, batch)
+            check_outputs(batch_outputs, training_step)
+            loss = batch_outputs["loss"]
+            if step.loss_weights[index] != 1:  # 1 is the usual case: saves two operations
+                loss = loss * step.loss_weights[index]
+            trainer.scaler.scale(loss).backward(inputs=parameters)
+        outputs.append(batch_outputs)
+    if parameters is not None:
+        average_gradients(parameters)
+    elif isinstance(trainer.parallel_model, DataParallel):
+        trainer.parallel_model.check_gradients()
+    return mean_over_batches(outputs, step.sample_counts)
+
+
+def clip_gradients(trainer: Any, optimizer: torch.optim.Optimizer | None) -> None:
+    """See `BaseTrainer.clip_gradients`."""
+    clip_norm = trainer.options.clip_norm
+    if clip_norm is None and not trainer.is_log_step(trainer.progress.step + 1):
+        return
+    optimizers = trainer.optimizers
+    if optimizer is not None:
+        optimizers = [optimizer]
+    for unscaled in optimizers:
+        trainer.scaler.unscale_(unscaled)
+    parameters = parameters_of(optimizers)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    trainer.gradient_norm = nn.utils.get_total_norm(gradients)
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, trainer.gradient_norm)
+
+
+def _optimize_with_closure(
+    trainer: Any,
+    step: Step,
+    optimizer: torch.optim.Optimizer | None,
+    training_step: TrainingStep | None,
+) -> dict[str, Tensor]:
+    """A step of an optimizer that computes the loss several times, such as LBFGS."""
+    stepping: Any = optimizer
+    if optimizer is None:
+        stepping = next(other for other in trainer.optimizers if needs_closure(other))
+    is_one_of_several = optimizer is None and len(trainer.optimizers) > 1
+    if is_one_of_several or trainer.scaler.is_enabled():
+        raise UserError(
+            f"{type(stepping).__name__} computes the loss several times in a step; use it as "
+            "the only optimizer, with trainer.precision=bf16 or fp32, or override `update`"
+        )
+    all_outputs: list[dict[str, Tensor]] = []
+
+    def closure() -> Tensor:
+        _discard_gradients(trainer)
+        outputs: dict[str, Tensor] = trainer.compute_gradients(step, optimizer, training_step)
+        trainer.clip_gradients(optimizer)
+        make_gradients_contiguous(stepping)
+        all_outputs.append(outputs)
+        # The optimizer decides by the loss, which must be the same in all processes.
+        return mean_over_processes(outputs["loss"], sum(step.sample_counts))
+
+    stepping.step(closure)
+    _discard_gradients(trainer)
+    return all_outputs[0]  # of the weights before the step
+
+
+def _discard_gradients(trainer: Any) -> None:
+    for optimizer in trainer.optimizers:
+        optimizer.zero_grad()

@@ -1,0 +1,120 @@
+"""The results of a validation: recorded, logged, drawn, or undone after an error."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logger.console import format_values, log
+from logger.figures import Figure
+from metrics.protocol import scalar_results
+from storage.progress import Progress
+from storage.state import preserve_state
+from utils.device import to_device
+from utils.nested import map_tensors
+from utils.parallel import is_sharded
+
+
+@contextmanager
+def undoing_on_error(trainer: Any, copies_state: bool) -> Iterator[None]:
+    """If an error occurs, the progress is as before.
+
+    Args:
+        trainer: a `BaseTrainer`.
+        copies_state: whether the rest of the state is as before, too, which needs a copy of it.
+    """
+    progress = trainer.progress.state_dict()
+    state: dict[str, Any] | None = None
+    if copies_state:
+        state = _copy_to_cpu(trainer.state_dict())
+    try:
+        yield
+    except BaseException:
+        trainer.progress.load_state_dict(progress)
+        if state is not None:
+            trainer.load_state_dict(state)
+        raise
+
+
+def _copy_to_cpu(state: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a state that takes no memory of an accelerator, except for sharded tensors."""
+
+    def copied(tensor: Tensor) -> Tensor:
+        if is_sharded(tensor):
+            return tensor.clone()
+        return tensor.detach().to("cpu", copy=True)
+
+    copies: dict[str, Any] = map_tensors(copied, state)
+    return copies
+
+
+def record_validation(trainer: Any, all_results: Mapping[str, Mapping[str, Tensor]]) -> bool:
+    """Records and logs the results of a validation; whether the model is the best so far.
+
+    They are logged last: after an error, the validation is repeated.
+    """
+    scalars = {split: scalar_results(results) for split, results in all_results.items()}
+    monitorable = {}
+    for split, values in scalars.items():
+        prefix = ""
+        if split != "validation":
+            prefix = f"{split}/"
+        for name, value in values.items():
+            monitorable[f"{prefix}{name}"] = value
+    monitored_value = monitorable[trainer.settings.checkpoint.monitor]
+    is_best = trainer.progress.record_validation(
+        monitored_value, trainer.higher_is_better(trainer.monitored_metric)
+    )
+    trainer.step_schedulers(monitored_value)
+    for split, values in scalars.items():
+        trainer.run_log.scalars(split, trainer.epoch, trainer.progress.step, values)
+    message = f"{trainer.dataset.title}: epoch {trainer.epoch}/{trainer.options.epochs}, "
+    message += f"validation {format_values(monitorable)}"
+    if is_best:
+        message += "  (best so far)"
+    log.info("%s", message)
+    if trainer.stops_early and trainer.progress.step < trainer.total_steps:
+        log.info("%s", trainer.describe_early_stop())
+    return is_best
+
+
+def describe_early_stop(progress: Progress, monitor: str) -> str:
+    """Why `trainer.early_stop` ends the run before its last step, and the best value."""
+    best = "no value was finite"
+    if progress.best_step > 0:
+        best = f"the best value is {progress.best:.4f}, of step {progress.best_step} (best.pt)"
+    return (
+        f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not improved "
+        f"in {progress.validations_without_improvement} validations; {best}"
+    )
+
+
+def log_figures(trainer: Any, results: Mapping[str, Tensor], is_first: bool) -> None:
+    """Draws the inputs at the first validation, and the results of the last one.
+
+    Args:
+        trainer: a `BaseTrainer`.
+        results: those of the validation set.
+        is_first: whether this is the first validation of the run.
+    """
+    if not trainer.run_log.takes_figures:
+        return
+    step = trainer.progress.step
+    if is_first:
+        trainer.run_log.figures(_draw_inputs(trainer), step)
+    if trainer.is_finished():
+        trainer.run_log.figures(trainer.figures("validation", results), step)
+        trainer.run_log.finish(scalar_results(results))
+
+
+def _draw_inputs(trainer: Any) -> dict[str, Figure]:
+    """A figure of the first training batch, augmented."""
+    with preserve_state(trainer.dataset, trainer.excluded_from_data_state):
+        first_step = next(trainer.loaders["train"].steps(0, 1))
+    batch = to_device(first_step.batches[0], torch.device("cpu"))
+    figure = trainer.dataset.draw(batch, f"{trainer.dataset.title}: training inputs")
+    if figure is None:
+        return {}
+    return {"inputs": figure}
