@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from base import evaluation, optimization
+from base import evaluation, optimizer_step
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader, Step
 from base.invalid_labels import naming_invalid_labels
-from base.optimization import TrainingStep
+from base.optimizer_step import TrainingStep
 from base.sample_order import SampleOrder
 from base.validation import describe_early_stop, log_figures, record_validation, undoing_on_error
 from config.schema import NO_CLASS, Settings
@@ -321,7 +321,7 @@ class BaseTrainer(ABC):
         Returns:
             The scalars of `training_step`, averaged over the samples of this process.
         """
-        return optimization.optimize(self, step, optimizer, training_step)
+        return optimizer_step.optimize(self, step, optimizer, training_step)
 
     def compute_gradients(
         self,
@@ -333,7 +333,7 @@ class BaseTrainer(ABC):
 
         The gradients are means over all samples and processes, times the scale of the scaler.
         """
-        return optimization.compute_gradients(self, step, optimizer, training_step)
+        return optimizer_step.compute_gradients(self, step, optimizer, training_step)
 
     def clip_gradients(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Scales the gradients down to `trainer.clip_norm`, and keeps their norm for the log.
@@ -343,7 +343,7 @@ class BaseTrainer(ABC):
         Args:
             optimizer: the optimizer whose parameters have the gradients; by default all.
         """
-        optimization.clip_gradients(self, optimizer)
+        optimizer_step.clip_gradients(self, optimizer)
 
     def predict_step(self, model: nn.Module, batch: Batch) -> Any:
         """The model's outputs for a transformed batch on the device, without targets."""

@@ -1,4 +1,4 @@
-"""The optimization of one step: gradients of its batches, clipping, a step of the optimizers."""
+"""The optimizer step: gradients of its batches, clipping, the step of the optimizers."""
 
 from collections.abc import Callable
 from typing import Any
