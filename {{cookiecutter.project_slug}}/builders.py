@@ -298,8 +298,8 @@ def copy_matching_weights(model: BaseModel, source: Path) -> None:
     if not match.fitting:
         first_names = ", ".join(list(model.state_dict())[:3])
         raise UserError(
-            f"model.init_from = {source}: no weights match this model, which has {first_names}, "
-            f"...\n{match.describe().splitlines()[1]}"
+            f"model.init_from = {source}: no weights match this model, which "
+            f"has {first_names}, ...\n{match.describe().splitlines()[1]}"
         )
     model.load_state_dict(match.fitting, strict=False)
     log.info("model.init_from = %s: %s", source, match.describe())

@@ -106,8 +106,8 @@ def _find_in_folder(folder: Path, suffixes: Sequence[str]) -> list[str]:
     endings = ", ".join(suffixes)
     if not found:
         raise UserError(
-            f"{folder}: no file in this folder ends with {endings}; for its subfolders, use "
-            f"{shlex.quote(str(folder / '**/*'))}"
+            f"{folder}: no file in this folder ends with {endings}; for "
+            f"its subfolders, use {shlex.quote(str(folder / '**/*'))}"
         )
     if len(found) < len(files):
         left_out = len(files) - len(found)

@@ -274,16 +274,16 @@ def _check_monitor(trial: BaseTrainer, results: Mapping[str, Tensor]) -> None:
         names += [f"{validation_set}/{metric}" for metric in metrics]
     if not names:
         raise UserError(
-            f"checkpoint.monitor = {monitor!r}: no result of an evaluation is a single number, but "
-            f"{', '.join(results)} have several; add a scalar, such as a mean"
+            f"checkpoint.monitor = {monitor!r}: no result of an evaluation is a single "
+            f"number, but {', '.join(results)} have several; add a scalar, such as a mean"
         )
     if monitor not in names:
         raise UserError(f"checkpoint.monitor = {monitor!r}: use one of {', '.join(names)}")
     direction: Any = trial.higher_is_better(trial.monitored_metric)
     if not isinstance(direction, bool):
         raise UserError(
-            f"{type(trial).__name__}.higher_is_better({trial.monitored_metric!r}) returned "
-            f"{direction!r}; return True or False, or set checkpoint.mode"
+            f"{type(trial).__name__}.higher_is_better({trial.monitored_metric!r}) "
+            f"returned {direction!r}; return True or False, or set checkpoint.mode"
         )
 
 

@@ -468,8 +468,9 @@ class BatchLoader:
             raise self.source.loading_error(error, torch.tensor([0])) from error
         if self.steps_per_epoch == 0:  # calls the sampler
             raise UserError(
-                f"data.drop_last = true leaves out all {count} samples of {self.dataset.title}, "
-                f"because data.batch_size = {self.source.batch_size}; use a smaller batch size"
+                f"data.drop_last = true leaves out all {count} samples "
+                f"of {self.dataset.title}, because data.batch_size = "
+                f"{self.source.batch_size}; use a smaller batch size"
             )
 
     def sample_batch(self, count: int) -> Batch:

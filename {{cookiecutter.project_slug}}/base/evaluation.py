@@ -26,8 +26,9 @@ def evaluate(trainer: Any, split: str) -> dict[str, Tensor]:
     loader = trainer.loaders[split]
     if trainer.sharded and len(loader.dataset) < world_size():
         raise UserError(
-            f"{loader.dataset.title}, {split}: {len(loader.dataset)} samples are too few for "
-            f"{world_size()} processes with trainer.strategy=fsdp; use ddp or fewer processes"
+            f"{loader.dataset.title}, {split}: {len(loader.dataset)} "
+            f"samples are too few for {world_size()} processes with "
+            "trainer.strategy=fsdp; use ddp or fewer processes"
         )
     errors: AbstractContextManager[Any] = failing_together()
     if trainer.sharded:  # the processes exchange parameters in each forward pass

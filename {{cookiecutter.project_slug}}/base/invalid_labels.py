@@ -32,8 +32,8 @@ def describe_invalid_label(dataset: BaseDataset, split: str, index: int, label: 
     """A message that names a sample, its label and the labels that are allowed."""
     classes = len(dataset.classes)
     return (
-        f"{dataset.title}, {split}: the target {label} of sample {index} is not a class; there are "
-        f"{classes} classes, so targets must be 0 to {classes - 1}"
+        f"{dataset.title}, {split}: the target {label} of sample {index} is not a "
+        f"class; there are {classes} classes, so targets must be 0 to {classes - 1}"
     )
 
 

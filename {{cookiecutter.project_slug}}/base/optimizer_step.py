@@ -103,8 +103,9 @@ def _optimize_with_closure(
     is_one_of_several = optimizer is None and len(trainer.optimizers) > 1
     if is_one_of_several or trainer.scaler.is_enabled():
         raise UserError(
-            f"{type(stepping).__name__} computes the loss several times in a step; use it as "
-            "the only optimizer, with trainer.precision=bf16 or fp32, or override `update`"
+            f"{type(stepping).__name__} computes the loss several "
+            "times in a step; use it as the only optimizer, with "
+            "trainer.precision=bf16 or fp32, or override `update`"
         )
     all_outputs: list[dict[str, Tensor]] = []
 

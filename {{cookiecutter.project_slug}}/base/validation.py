@@ -86,8 +86,8 @@ def describe_early_stop(progress: Progress, monitor: str) -> str:
     if progress.best_step > 0:
         best = f"the best value is {progress.best:.4f}, of step {progress.best_step} (best.pt)"
     return (
-        f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not improved "
-        f"in {progress.validations_without_improvement} validations; {best}"
+        f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not "
+        f"improved in {progress.validations_without_improvement} validations; {best}"
     )
 
 

@@ -140,8 +140,8 @@ def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
             raise UserError(f"{shown} must be KEY=VALUE, as in seed=3")
         if any("\udc80" <= letter <= "\udcff" for letter in text):
             raise UserError(
-                f"the value of {key} is not text in this terminal's encoding; set PYTHONUTF8=1 in "
-                "the environment"
+                f"the value of {key} is not text in this terminal's "
+                "encoding; set PYTHONUTF8=1 in the environment"
             )
         value = parse(text, f"the value of {key}")
         is_inner = key.count(".") > 1

@@ -63,8 +63,9 @@ def named_results(metrics: Metric) -> dict[str, Tensor]:
     for name, value in results.items():
         if not isinstance(value, Tensor):
             raise UserError(
-                f"{kind}.compute: {name!r} is an object of the type {type(value).__name__}; return "
-                "a tensor, or a dict of tensors that are not nested"
+                f"{kind}.compute: {name!r} is an object of the "
+                f"type {type(value).__name__}; return a tensor, "
+                "or a dict of tensors that are not nested"
             )
         if value.is_complex() and value.numel() == 1:
             raise UserError(f"{kind}.compute: {name!r} is complex; {COMPLEX_ADVICE}")

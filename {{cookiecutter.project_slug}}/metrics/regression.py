@@ -96,8 +96,8 @@ def check_precision(true: Tensor, scale: float, title: str) -> None:
         problem = _find_precision_problem(values, scale)
         if problem is not None:
             raise UserError(
-                f"{title}: target {column}, with values such as {values[0].item()!r}, {problem}; "
-                "standardize the targets in the data set, in float64 (see "
+                f"{title}: target {column}, with values such as {values[0].item()!r}, "
+                f"{problem}; standardize the targets in the data set, in float64 (see "
                 "data_loader/standardization.py), or choose another unit or offset"
             )
 

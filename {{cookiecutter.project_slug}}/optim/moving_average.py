@@ -29,9 +29,9 @@ def describe_short_average(decay: float, total_steps: int) -> str:
         return ""
     steps_needed = math.ceil((10 * decay - 1) / (1 - decay)) + 1
     return (
-        f"trainer.ema = {decay}: the decay rises to {reached:.4g} in the {total_steps} steps of "
-        f"this run, and to {decay} from step {steps_needed} on; until then, the average covers "
-        "about the last ninth of the steps"
+        f"trainer.ema = {decay}: the decay rises to {reached:.4g} in the "
+        f"{total_steps} steps of this run, and to {decay} from step {steps_needed} "
+        "on; until then, the average covers about the last ninth of the steps"
     )
 
 
@@ -57,8 +57,9 @@ class MovingAverage(AveragedModel):
             if parameter.requires_grad and not _is_averaged(parameter):
                 dtype = str(parameter.dtype).removeprefix("torch.")
                 raise UserError(
-                    f"trainer.ema: {name} of the model is {dtype}, which rounds the small steps of "
-                    "an average away; use float32 parameters with trainer.precision"
+                    f"trainer.ema: {name} of the model is {dtype}, "
+                    "which rounds the small steps of an average away; "
+                    "use float32 parameters with trainer.precision"
                 )
         super().__init__(model, use_buffers=True)
         self.decay = decay

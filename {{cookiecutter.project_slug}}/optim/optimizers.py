@@ -61,8 +61,9 @@ def check_optimizers(value: Any, source: str) -> list[Optimizer]:
         for group in optimizer.param_groups:
             if "lr" not in group:
                 raise UserError(
-                    f"{source}: the parameter groups of {type(optimizer).__name__} have no `lr`, "
-                    "which schedules change and the log contains; pass it in `defaults`"
+                    f"{source}: the parameter groups of "
+                    f"{type(optimizer).__name__} have no `lr`, which schedules "
+                    "change and the log contains; pass it in `defaults`"
                 )
     return optimizers
 

@@ -72,8 +72,8 @@ def _nothing_to_train(model: nn.Module) -> str:
     if frozen == 0:
         return f"{name} has no parameters, so there is nothing to train; add layers to it"
     return (
-        f"all {frozen} parameters of {name} are frozen, so there is nothing to train; leave some "
-        "out of model.freeze, and set requires_grad=True for them"
+        f"all {frozen} parameters of {name} are frozen, so there is nothing to "
+        "train; leave some out of model.freeze, and set requires_grad=True for them"
     )
 
 

@@ -125,7 +125,8 @@ def _reporting_errors(file_format: str) -> Iterator[None]:
     except Exception as error:  # the exporters may raise anything
         raise UserError(
             f"the model cannot be exported as {file_format}: {describe_error(error)}\n"
-            "Return a part that can from the trainer's exported_model, or use another --format"
+            "Return a part that can from the trainer's exported_model, or use "
+            "another --format"
         ) from error
 
 
@@ -134,8 +135,8 @@ def check_weights_exist(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise UserError(
-                f"{name} of the model has no shape yet: it is of a lazy layer that is not used; "
-                "remove it, or use it in forward"
+                f"{name} of the model has no shape yet: it is of a lazy "
+                "layer that is not used; remove it, or use it in forward"
             )
 
 

@@ -123,8 +123,8 @@ def write_safetensors(model: nn.Module, file: Path, about: Mapping[str, Any]) ->
             if isinstance(value, Tensor):
                 kind = str(value.layout).removeprefix("torch.")
             raise UserError(
-                f"safetensors files contain dense tensors only, but {name} of the model is {kind}; "
-                f"{ADVICE_FOR_WEIGHTS}"
+                "safetensors files contain dense tensors only, but "
+                f"{name} of the model is {kind}; {ADVICE_FOR_WEIGHTS}"
             )
         weights[name] = value.detach().clone(memory_format=torch.contiguous_format)
     file.write_bytes(_as_safetensors(weights, {"about": json.dumps(about)}))
@@ -146,8 +146,8 @@ def _as_safetensors(weights: Mapping[str, Tensor], metadata: dict[str, str]) -> 
         except Exception as error:  # a KeyError for most of them
             dtype = str(value.dtype).removeprefix("torch.")
             raise UserError(
-                f"safetensors files cannot contain {name} of the model, which is {dtype} on "
-                f"{value.device}; {ADVICE_FOR_WEIGHTS}"
+                f"safetensors files cannot contain {name} of the model, "
+                f"which is {dtype} on {value.device}; {ADVICE_FOR_WEIGHTS}"
             ) from error
     return save(dict(weights), metadata)
 

@@ -71,8 +71,9 @@ class SavingOnError:
         saved_steps = self.trainer.checkpointer.saved_steps()
         if saved_steps:
             log.info(
-                "the last checkpoint is that of step %d, and a resumed run repeats the steps since "
-                "then (checkpoint.every_steps and every_minutes save more often); %s",
+                "the last checkpoint is that of step %d, and a resumed "
+                "run repeats the steps since then (checkpoint.every_steps "
+                "and every_minutes save more often); %s",
                 max(saved_steps),
                 resume,
             )

@@ -44,15 +44,15 @@ def restore_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
     restore_state(trainer.dataset, state["data_state"], excluded=excluded)
     if trainer.progress.step > trainer.total_steps:
         raise UserError(
-            f"trainer.epochs or trainer.max_steps ends the run at step {trainer.total_steps}, "
-            f"but it is already at step {trainer.progress.step}"
+            "trainer.epochs or trainer.max_steps ends the run at step "
+            f"{trainer.total_steps}, but it is already at step {trainer.progress.step}"
         )
     criterion_before = trainer.progress.criterion
     trainer.progress.compare_by(trainer.criterion)
     if criterion_before and criterion_before != trainer.criterion:
         log.warning(
-            "best.pt becomes the %s instead of the %s: the comparison starts again, also for "
-            "trainer.early_stop",
+            "best.pt becomes the %s instead of the %s: the "
+            "comparison starts again, also for trainer.early_stop",
             trainer.criterion,
             criterion_before,
         )

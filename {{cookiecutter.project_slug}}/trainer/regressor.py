@@ -58,9 +58,9 @@ class Regressor(BaseTrainer):
         columns = len(self.standardization)
         if columns and target.shape[1:] != (columns,):
             raise UserError(
-                f"{self.dataset.title}: target_standardization has {columns} means and standard "
-                f"deviations, but targets have the shape {tuple(target.shape[1:])}; give one pair "
-                "for each column"
+                f"{self.dataset.title}: target_standardization has {columns} "
+                "means and standard deviations, but targets have the shape "
+                f"{tuple(target.shape[1:])}; give one pair for each column"
             )
         is_table = outputs.ndim == target.ndim == 2
         is_number = target.is_floating_point() or not self.dataset.classes

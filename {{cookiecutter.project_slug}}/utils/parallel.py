@@ -81,9 +81,9 @@ def describe_unused_parameters(names: Sequence[str]) -> str:
     """A message about parameters that had no gradient in a training step with DDP."""
     listing = ", ".join(names[:MAX_LISTED_PARAMETERS])
     return (
-        f"{len(names)} parameters get no gradient in a training step ({listing}), but with several "
-        "processes all must in each step; use them, freeze them (model.freeze), or set "
-        "trainer.find_unused_parameters=true"
+        f"{len(names)} parameters get no gradient in a training step ({listing}), "
+        "but with several processes all must in each step; use them, freeze them "
+        "(model.freeze), or set trainer.find_unused_parameters=true"
     )
 
 

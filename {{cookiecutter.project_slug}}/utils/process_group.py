@@ -54,8 +54,8 @@ def _join_process_group(device: torch.device) -> None:
     for variable in ("MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(variable):
             raise UserError(
-                f"WORLD_SIZE = {world_size()}, but the environment variable {variable} is not set; "
-                "start the processes with torchrun, or unset WORLD_SIZE"
+                f"WORLD_SIZE = {world_size()}, but the environment variable {variable} "
+                "is not set; start the processes with torchrun, or unset WORLD_SIZE"
             )
     distributed: Any = torch.distributed  # its functions for stores have no types
     store, _, _ = next(distributed.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))
