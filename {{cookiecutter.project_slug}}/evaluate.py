@@ -10,7 +10,7 @@ from config.help import SettingsParser
 from logger.console import log
 from storage.run_folder import find_checkpoints, run_folder_of
 from utils.command import next_command, run_command
-from utils.files import replace_file
+from utils.files import replace_file, to_json
 from utils.imports import fast_imports
 from utils.paths import path_argument
 from utils.ranks import is_main_process
@@ -120,8 +120,7 @@ def save_results(
     for name in read_metrics(metrics_file).get("files", []):
         (folder / Path(name).name).unlink(missing_ok=True)
     files = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
-    content = json.dumps({**summary, "files": files}, indent=2)
-    replace_file(metrics_file, content.encode())
+    replace_file(metrics_file, to_json({**summary, "files": files}).encode())
     for name, table in tables.items():
         with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(table)

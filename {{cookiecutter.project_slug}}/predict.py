@@ -1,7 +1,6 @@
 """Runs inference on new inputs: python predict.py RUN INPUT ..."""
 
 import glob
-import json
 import os
 import shlex
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from storage.run_folder import find_checkpoints
 from utils.command import run_command
 from utils.errors import BAD_INPUT, USER_CODE_ERRORS, UserError, describe_error
+from utils.files import to_json
 from utils.imports import fast_imports
 from utils.paths import expand_home, path_argument
 
@@ -68,7 +68,7 @@ def main() -> int:
             bar.update()
 
     if arguments.json:
-        print(json.dumps({"data": title, "inputs": entries}, indent=2, ensure_ascii=False))
+        print(to_json({"data": title, "inputs": entries}))
     else:
         print_table(title, entries)
     has_error = any("error" in entry for entry in entries)
@@ -87,12 +87,18 @@ def find_sources(argument: str, suffixes: Sequence[str]) -> list[str]:
             is an input itself.
 
     Raises:
-        UserError: if a folder contains no such file.
+        UserError: if a folder contains no such file, or the argument is a pipe or a device.
     """
     # Unlike pathlib, os.path does not fail for a sentence that is too long for a file name.
-    if not suffixes or os.path.isfile(argument):  # noqa: PTH113
+    is_file = os.path.isfile(argument)  # noqa: PTH113
+    is_folder = os.path.isdir(argument)  # noqa: PTH112
+    if os.path.exists(argument) and not is_file and not is_folder:  # noqa: PTH110
+        raise UserError(
+            f"{argument} is not a regular file, but a pipe or a device; save its content in a file"
+        )
+    if not suffixes or is_file:
         return [argument]
-    if os.path.isdir(argument):  # noqa: PTH112
+    if is_folder:
         return _find_in_folder(Path(argument), suffixes)
     matches = glob.glob(argument, recursive=True)  # noqa: PTH207  pathlib finds hidden files
     files = sorted(name for name in matches if not Path(name).is_dir())

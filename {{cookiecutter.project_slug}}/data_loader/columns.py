@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from data_loader.table_format import TableFormat
 from data_loader.tables import Table
+from data_loader.unicode_forms import JOINERS, SPACES, normalize_name
+from logger.console import log
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,8 +23,17 @@ MAX_NUMBER = 1e38  # float32 ends at 3.4e38
 MIN_STD = 1e-38  # of a column; float64 contains its square
 MIN_STEPS_PER_STD = 32  # rounding then changes a variance by less than 0.01 %
 MAX_EXACT_INTEGER = 2**53
+# Characters that programs write as a separator; a space is one without a line break.
+SEPARATOR_PATTERNS = {" ": f"[ {SPACES}]", "'": "['\u2019]"}
+BOOLEANS = {"TRUE": "true", "True": "true", "FALSE": "false", "False": "false"}
 MIN_ROWS_PER_CLASS = 4  # on average; in columns of numbers or names, most values occur once
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def thousands_pattern(table_format: TableFormat) -> str:
+    """The regular expression of a thousands separator."""
+    separator = table_format.thousands
+    return SEPARATOR_PATTERNS.get(separator, re.escape(separator))
 
 
 def number_pattern(table_format: TableFormat) -> str:
@@ -29,7 +41,7 @@ def number_pattern(table_format: TableFormat) -> str:
     decimal = re.escape(table_format.decimal)
     whole = "[0-9]+"
     if table_format.thousands:
-        whole = rf"(?:[0-9]{{1,3}}(?:{re.escape(table_format.thousands)}[0-9]{{3}})+|[0-9]+)"
+        whole = rf"(?:[0-9]{{1,3}}(?:{thousands_pattern(table_format)}[0-9]{{3}})+|[0-9]+)"
     return rf"[+-]?(?:{whole}(?:{decimal}[0-9]*)?|{decimal}[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 
@@ -44,7 +56,8 @@ def parse_number(text: str, table_format: TableFormat) -> float | None:
         return math.nan
     if not re.fullmatch(number_pattern(table_format), text):
         return None
-    number = float(text.replace(table_format.thousands, "").replace(table_format.decimal, "."))
+    digits = re.sub(thousands_pattern(table_format), "", text)
+    number = float(digits.replace(table_format.decimal, "."))
     if abs(number) < MAX_NUMBER:
         return number
     return None
@@ -54,7 +67,7 @@ def parse_numbers(cells: "Series", table_format: TableFormat) -> Numbers:
     """Converts texts to numbers: float64, shape (N,), NaN for what is not a number in float32."""
     texts = cells.where(cells.str.fullmatch(number_pattern(table_format)))
     if table_format.thousands:
-        texts = texts.str.replace(table_format.thousands, "", regex=False)
+        texts = texts.str.replace(thousands_pattern(table_format), "", regex=True)
     if table_format.decimal != ".":
         texts = texts.str.replace(table_format.decimal, ".", regex=False)
     if texts.str.startswith("+").any():  # Arrow reads no plus sign
@@ -109,7 +122,9 @@ def advice_on_number(cell: str, table_format: TableFormat) -> str:
     """What to do about a cell that is not a number, to be appended to the message."""
     if re.fullmatch(r"[+-]?[0-9]*,[0-9]+", cell) and table_format.decimal == ".":
         return "; write it as in 1.5, or set data.decimal=comma or data.thousands=comma"
-    if re.fullmatch(r"[+-]?[0-9]{1,3}([,.' ][0-9]{3})+([.,][0-9]+)?", cell):
+    if "\u2212" in cell:
+        return "; write its minus sign as -"
+    if re.fullmatch(rf"[+-]?[0-9]{{1,3}}([,.'\u2019 {SPACES}][0-9]{{3}})+([.,][0-9]+)?", cell):
         return "; set data.thousands and data.decimal to the separators of the file"
     if re.fullmatch(number_pattern(table_format), cell):
         return f" below {MAX_NUMBER:.0e}"
@@ -146,7 +161,7 @@ def check_present(rows: Table, column: str, what: str) -> None:
     cell = rows.cells(column).iloc[position]
     reason = "the cell is empty"
     if cell:
-        reason = f"{cell!r} counts as missing (data.missing)"
+        reason = f"{cell!r} counts as missing (remove it from data.missing if it is {what})"
     raise UserError(
         f"{rows.locate(position, column)}: no {what.split()[-1]} is given, because {reason}; fill "
         f"in {what}, remove the row, or leave out such rows with data.drop_missing_target=true"
@@ -203,6 +218,9 @@ def check_varies(values: Tensor, column: str) -> None:
 def class_indices(rows: Table, column: str, training: bool = True) -> tuple[list[str], Tensor]:
     """Converts a column of classes to indices.
 
+    Spellings of the same value (see `comparable_texts`) are one class. It has the name of the most
+    frequent one.
+
     Args:
         rows: rows of the table.
         column: name of the column.
@@ -217,10 +235,61 @@ def class_indices(rows: Table, column: str, training: bool = True) -> tuple[list
     """
     check_present(rows, column, "a class")
     cells = rows.cells(column)
-    names = sorted(cells.unique().tolist())
+    counts = cells.value_counts().to_dict()
+    by_frequency = sorted(counts, key=lambda text: (-counts[text], text))
+    by_form: dict[str, str] = {}
+    for text in by_frequency:
+        by_form.setdefault(comparable_text(text, rows.table_format), text)
+    names = sorted(by_form.values())
     if training:
         _check_class_names(names, rows, column)
-    return names, text_positions(cells, names)
+        warn_of_similar_texts(names, rows, column)
+    return names, class_positions(cells, names, rows.table_format)
+
+
+def class_positions(cells: "Series", classes: Sequence[str], table_format: TableFormat) -> Tensor:
+    """The index of the class of each cell, int64, shape (N,); -1 if it is none of the classes."""
+    forms = [comparable_text(name, table_format) for name in classes]
+    return text_positions(comparable_texts(cells, table_format), forms)
+
+
+def comparable_text(text: str, table_format: TableFormat) -> str:
+    """The form of a category or class in which the spellings of different programs are equal.
+
+    True and TRUE become true, and 1.0 becomes 1: with a missing value in the column, pandas writes
+    integers so. Invisible characters are removed, and all spaces are ordinary ones.
+    """
+    text = normalize_name(text)
+    text = BOOLEANS.get(text, text)
+    fraction = f"{table_format.decimal}0"
+    if re.fullmatch(rf"-?(?:0|[1-9][0-9]*){re.escape(fraction)}", text):
+        text = text.removesuffix(fraction)
+    return text
+
+
+def comparable_texts(cells: "Series", table_format: TableFormat) -> "Series":
+    """The `comparable_text` of each cell."""
+    forms = {text: comparable_text(text, table_format) for text in cells.unique()}
+    return cells.map(forms).astype(cells.dtype)
+
+
+def warn_of_similar_texts(texts: Sequence[str], rows: Table, column: str) -> None:
+    """Logs a warning if some of the categories or classes in a column can mean the same."""
+    seen: dict[str, str] = {}
+    for text in texts:
+        folded = unicodedata.normalize("NFKC", text).casefold()
+        folded = " ".join(re.sub(f"[{JOINERS}]", "", folded).split())
+        other = seen.setdefault(folded, text)
+        if other != text:
+            log.warning(
+                "%s: column %r contains %r and %r, which only differ in case, in spaces or in the "
+                "form of their characters; if they mean the same, write them alike",
+                rows.file,
+                column,
+                other,
+                text,
+            )
+            return
 
 
 def text_positions(cells: "Series", texts: Sequence[str]) -> Tensor:

@@ -112,8 +112,8 @@ def _read_utf8(file: Path, encoding: str) -> bytes:
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise UserError(
-            f"{file}, line {line}: it contains NUL characters, so it is not text in {encoding}; "
-            "set data.encoding to the encoding of the file, such as utf-16-le, or save it in UTF-8"
+            f"{file}, line {line}: it contains the NUL character \\x00, so it is damaged or not "
+            f"text in {encoding}; remove the character, or set data.encoding, as to utf-16-le"
         )
     return text.lstrip("\ufeff").encode()
 

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, list_names
-from data_loader.columns import text_positions
+from data_loader.columns import class_positions
 from data_loader.table_format import MISSING, SEPARATORS, TableFormat
 from data_loader.tables import Table, example_maker, file_hash, read_table
-from data_loader.unicode_forms import find_file, normalize_name
+from data_loader.unicode_forms import find_file, normalize_cell
 from logger.console import log
 from utils.errors import DATA_UNAVAILABLE, UserError
 
@@ -66,7 +66,7 @@ class TableDataset(BaseDataset):
             quotes=quotes,
             decimal=SEPARATORS.get(decimal, decimal),
             thousands=SEPARATORS.get(thousands, thousands),
-            missing=tuple(normalize_name(text) for text in missing),
+            missing=tuple(normalize_cell(text) for text in missing),
         )
         if self.table_format.decimal == self.table_format.thousands:
             raise UserError(
@@ -135,7 +135,7 @@ class TableDataset(BaseDataset):
         if not self.classes or not classes:  # one of them has numbers to predict
             super().use_classes(classes)
         cells = self.rows.cells(self.target)
-        targets = text_positions(cells, classes)
+        targets = class_positions(cells, classes, self.rows.table_format)
         is_unknown = targets < 0
         if is_unknown.any():
             position = int(is_unknown.int().argmax())

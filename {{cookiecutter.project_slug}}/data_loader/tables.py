@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import io
+import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from data_loader.delimited_text import read_delimited, row_lines
 from data_loader.table_format import TableFormat
-from data_loader.unicode_forms import find_file, normalize_name
+from data_loader.unicode_forms import BLANK, find_file, list_visibly, normalize_name
 from utils.errors import DATA_UNAVAILABLE, UserError
 from utils.files import replace_file
 
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 # The first bytes of files that are not text.
-EXCEL = b"PK"
+EXCEL = b"PK\x03\x04"  # PK alone can be the name of a column
 OLD_EXCEL = b"\xd0\xcf\x11\xe0"
-PARQUET = b"PAR1"
-FEATHER = (b"ARROW1", b"FEA1")
+PARQUET = b"PAR1\x15"  # so can PAR1
+FEATHER = (b"ARROW1\0\0", b"FEA1\0\0")
 TABLE_SUFFIXES = (".csv", ".tsv", ".gz", ".xlsx", ".parquet", ".feather")
 
 
@@ -106,12 +108,12 @@ def read_table(
         raise UserError(f"{file} is a workbook in Excel's old format; save it as .xlsx or CSV")
     else:
         header, frame = read_delimited(file, table_format)
-    header = [normalize_name(name.strip()) for name in header]
+    header = [normalize_name(name) for name in header]
     _check_header(file, header, columns)
     texts = {}
     for position, name in enumerate(header):
         if name:
-            texts[name] = _normalize(frame[position].str.strip())
+            texts[name] = _normalize(frame[position])
     frame = type(frame)(texts, index=frame.index)
     is_blank = (frame == "").all(axis=1)
     return Table(file, table_format, frame[~is_blank])
@@ -165,10 +167,14 @@ def file_hash(file: Path) -> str:
 
 
 def _normalize(texts: "Series") -> "Series":
-    """Texts in the Unicode form NFC."""
+    """Texts in the Unicode form NFC, without spaces and invisible characters around them."""
     from pyarrow import array, compute
 
-    normalized = compute.utf8_normalize(array(texts), form="NFC")
+    cells = array(texts)
+    if compute.all(compute.string_is_ascii(cells)).as_py():
+        return texts.str.strip()
+    trimmed = compute.utf8_trim(cells, characters=BLANK)
+    normalized = compute.utf8_normalize(trimmed, form="NFC")
     return normalized.to_pandas().set_axis(texts.index).astype(texts.dtype)
 
 
@@ -178,9 +184,11 @@ def _check_header(file: Path, header: Sequence[str], columns: Iterable[str]) -> 
         raise UserError(f"{file}: the first row must contain the names of the columns; add them")
     for column in columns:
         if column not in header:
-            message = f"{file}: no column {column!r}; the columns are {', '.join(header)}"
+            message = f"{file}: no column {column!r}; the columns are {list_visibly(header)}"
             if any(_looks_like_a_number(name) for name in header):
                 message += "; the first row of the file must contain the names of the columns"
+            elif _first_bytes(file).startswith(EXCEL):
+                message += "; only the first sheet of a workbook is read"
             elif len(header) == 1:
                 message += "; if a character separates several columns, set data.delimiter to it"
             raise UserError(message)
@@ -224,12 +232,52 @@ def _read_excel(file: Path, table_format: TableFormat) -> tuple[list[str], "Data
         ) from error
     except Exception as error:  # whatever openpyxl raises for a damaged workbook
         raise UserError(f"{file}: cannot be read as an Excel workbook; {error}") from error
+    _check_formulas(file, frame)
     texts = frame.map(lambda value: _text_of(value, table_format)).astype("str")
     is_blank = (texts == "").all(axis=1)
     rows = texts[~is_blank]
     if len(rows) == 0:
         raise UserError(f"{file} is empty; it must have a header and rows")
     return rows.iloc[0].tolist(), rows.iloc[1:]
+
+
+def _check_formulas(file: Path, frame: "DataFrame") -> None:
+    """Raises a UserError if the first sheet has formulas, none of which has a computed value.
+
+    Programs other than spreadsheets write such files. A single formula may have an empty result.
+
+    Args:
+        file: the workbook.
+        frame: the values of its cells, from the first row and column on.
+    """
+    import openpyxl
+
+    if not (frame == "").any(axis=None) or not _has_formulas(file):
+        return
+    first_formula = ""
+    with file.open("rb") as stream:
+        sheet = openpyxl.load_workbook(stream, read_only=True).worksheets[0]
+        for row in sheet.iter_rows(max_row=frame.shape[0], max_col=frame.shape[1]):
+            for cell in row:
+                if cell.data_type != "f":
+                    continue
+                if frame.iat[cell.row - 1, cell.column - 1] != "":
+                    return
+                first_formula = first_formula or f"{cell.column_letter}{cell.row}"
+    if first_formula:
+        raise UserError(
+            f"{file}, sheet {sheet.title!r}, cell {first_formula}: the formula "
+            "has no computed value; open the file in a spreadsheet program and save it"
+        )
+
+
+def _has_formulas(file: Path) -> bool:
+    """Whether a workbook contains formulas; much faster than reading its cells once more."""
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if name.startswith("xl/worksheets/") and re.search(b"<f[ >]", archive.read(name)):
+                return True
+    return False
 
 
 def _text_of(value: object, table_format: TableFormat) -> str:

@@ -13,11 +13,13 @@ from data_loader.columns import (
     advice_on_number,
     check_varies,
     class_indices,
+    comparable_texts,
     find_invalid_number,
     has_numbers,
     mean_and_std,
     read_numbers,
     text_positions,
+    warn_of_similar_texts,
 )
 from data_loader.dates import date_notation, date_parts, read_dates
 from data_loader.example_apartments import EXAMPLES
@@ -25,14 +27,13 @@ from data_loader.splits import split_rows
 from data_loader.standardization import describe_target, restore, standardize
 from data_loader.table_dataset import TableDataset
 from data_loader.tables import TABLE_SUFFIXES, Table, read_table
-from data_loader.unicode_forms import normalize_name
-from logger.console import format_number
+from data_loader.unicode_forms import list_visibly, normalize_name
+from logger.console import format_number, log
 from utils.errors import UserError
 
 MAX_CATEGORIES = 100  # per column; a column with more of them contains names or numbers
 MIN_VALUES_OF_NUMBERS = 4  # different texts in a column that can be mistyped numbers
-NUMBER_LIKE = re.compile(r"\W*\d[\d.,' ]*\W*")  # such as 1,5 or 12 % or $3
-BOOLEANS = {"TRUE": "true", "True": "true", "FALSE": "false", "False": "false"}
+NUMBER_LIKE = re.compile(r"\W*\d[\d.,'\u2019\s]*\W*")  # such as 1,5 or 12 % or $3
 
 Kind = Literal["number", "date", "category"]
 
@@ -161,6 +162,7 @@ class TabularCSV(TableDataset):
         """Reads the rows of a table; see the base class."""
         columns = [*self.numbers, *self.dates, *self.categories]
         rows = read_table(Path(source), columns, self.table_format)
+        self._warn_of_unknown_categories(rows)
         features = self._encode(rows, torch.arange(len(rows)))
         samples: list[tuple[str, Sample]] = []
         for place, row in zip(rows.places(), features, strict=True):
@@ -181,7 +183,8 @@ class TabularCSV(TableDataset):
             "number: (value - mean) / std, or 0 for an empty cell; if `missing_feature`, append 1 "
             "for an empty cell, otherwise 0; `thousands` and `decimal` are the separators",
             "category: one feature for each of the categories, which is 1 for the cell's text and "
-            "otherwise 0; an unknown text gives zeros; true and false are written in lower case",
+            "otherwise 0; an unknown text gives zeros; true and false are written in lower case, "
+            "1.0 as 1, all spaces as ordinary ones, and characters without a width are removed",
             "concatenate the features of the columns in their order here",
         ]
         if self.dates:
@@ -237,7 +240,8 @@ class TabularCSV(TableDataset):
             if column not in self.columns:
                 raise UserError(
                     f"{self.title}: no column {column!r}, which the model was trained with; the "
-                    f"columns are {', '.join(self.columns)}; add it, or remove it from data.ignore"
+                    f"columns are {list_visibly(self.columns)}; add it, or remove it from "
+                    "data.ignore"
                 )
 
     def _encode(self, rows: Table, indices: Tensor) -> Tensor:
@@ -279,6 +283,18 @@ class TabularCSV(TableDataset):
             codes = text_positions(_category_texts(rows, column), categories)
             for code in range(len(categories)):
                 yield codes == code
+
+    def _warn_of_unknown_categories(self, rows: Table) -> None:
+        for column, categories in self.categories.items():
+            texts = _category_texts(rows, column)
+            is_unknown = text_positions(texts, categories) < 0
+            if is_unknown.any():
+                position = int(is_unknown.int().argmax())
+                log.warning(
+                    "%s: no training row has %r, so its features are 0",
+                    rows.locate(position, column),
+                    texts.iloc[position],
+                )
 
     def _feature_names(self) -> list[str]:
         """Returns the name of each feature."""
@@ -347,6 +363,7 @@ def _fit_categories(rows: Table, column: str) -> list[str]:
             f"{cells.iloc[0]!r}; at most {MAX_CATEGORIES} categories are allowed, so add the "
             "column to data.ignore, or set its kind (data.kinds)"
         )
+    warn_of_similar_texts(categories, rows, column)
     return categories
 
 
@@ -368,9 +385,9 @@ def _check_not_mistyped(rows: Table, column: str) -> None:
 
 
 def _category_texts(rows: Table, column: str) -> Any:
-    """The texts of a column, as a Series; missing values are empty, and booleans lower-case."""
+    """The texts of a column in comparable forms, as a Series; missing values are empty."""
     cells = rows.cells(column).mask(rows.is_missing(column), "")
-    return cells.replace(BOOLEANS)
+    return comparable_texts(cells, rows.table_format)
 
 
 def _check_columns_exist(setting: str, names: Iterable[str], rows: Table) -> None:
@@ -379,5 +396,5 @@ def _check_columns_exist(setting: str, names: Iterable[str], rows: Table) -> Non
         if column not in rows.columns:
             raise UserError(
                 f"data.{setting}: {rows.file.name} has no column {column!r}; the columns are "
-                f"{', '.join(rows.columns)}; data.ignore=[] ignores none"
+                f"{list_visibly(rows.columns)}; data.ignore=[] ignores none"
             )

@@ -18,6 +18,7 @@ from data_loader.table_dataset import TableDataset
 from data_loader.tables import TABLE_SUFFIXES, Table, read_table
 from data_loader.tokens import describe_tokens, tokenize
 from data_loader.unicode_forms import find_file, normalize_name
+from logger.console import log
 from utils.errors import UserError
 
 # Indices in the vocabulary of what is not a known token.
@@ -132,9 +133,18 @@ class TextCSV(TableDataset):
             raise UserError(f"{source}: file not found; give an existing file, or a sentence")
         else:
             sentences = {source: source}
-        sentences = {name: text for name, text in sentences.items() if tokenize(text)}
-        if not sentences:
+        without_words = [name for name, text in sentences.items() if not tokenize(text)]
+        if len(without_words) == len(sentences):
             raise UserError(f"{source!r} contains no words; give a sentence, or a file of them")
+        if without_words:
+            log.warning(
+                "%s: %d inputs without words are left out, such as %r",
+                source,
+                len(without_words),
+                without_words[0],
+            )
+            for name in without_words:
+                del sentences[name]
         samples: list[tuple[str, Sample]] = []
         for name, tokens in zip(sentences, self._encode([*sentences.values()]), strict=True):
             samples.append((name, {"input": tokens}))
@@ -212,6 +222,8 @@ def _check_texts(rows: Table, column: str) -> None:
 def _read_lines(file: str) -> dict[str, str]:
     """Reads the lines of a text file, each with a name that contains its number.
 
+    Blank lines are left out.
+
     Only a line feed, a carriage return or both end a line, as in an editor. `str.splitlines` also
     divides at other characters, such as U+2028.
     """
@@ -221,5 +233,6 @@ def _read_lines(file: str) -> dict[str, str]:
         raise UserError(f"{file}: cannot be read; save it as text in UTF-8 ({error})") from error
     lines: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):
-        lines[f"{file} line {number}: {line.strip()}"] = line
+        if line.strip():
+            lines[f"{file} line {number}: {line.strip()}"] = line
     return lines

@@ -1,6 +1,7 @@
 """Log lines and progress bars on the console, and tables and values as text."""
 
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,10 @@ from tqdm.contrib import DummyTqdmFile
 from utils.files import discard_output
 from utils.ranks import is_main_process, rank
 
+# Control characters, spaces without a width, marks of the writing direction, undecodable bytes.
+INVISIBLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 LARGE_NUMBER = 1e6  # six digits would hide its fraction
 
 log = logging.getLogger("run")
@@ -90,8 +95,14 @@ def format_number(value: float) -> str:
     return f"{value:.15g}"
 
 
+def escape_invisible(text: str) -> str:
+    """Escapes characters that a terminal does not show, or that it takes for commands."""
+    return INVISIBLE.sub(lambda match: repr(match[0])[1:-1], text)
+
+
 def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Formats rows of text, the header first; all columns but the first are right-aligned."""
+    rows = [[escape_invisible(cell) for cell in row] for row in rows]
     columns = zip(*rows, strict=True)
     widths = [max(len(cell) for cell in column) for column in columns]
     lines = []

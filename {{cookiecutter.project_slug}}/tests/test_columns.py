@@ -12,7 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_loader.columns import class_indices, has_numbers, mean_and_std, parse_number, read_numbers
+from data_loader.columns import (
+    class_indices,
+    class_positions,
+    has_numbers,
+    mean_and_std,
+    parse_number,
+    read_numbers,
+)
 from data_loader.table_format import TableFormat
 from data_loader.tables import Table, write_rows
 from utils.errors import UserError
@@ -56,6 +63,11 @@ def test_separators_of_numbers_can_be_set() -> None:
     assert read_numbers(german, "a")[:, 0].tolist() == [1234.5, -7, 0.25, 1e6]
     spaced = table_of(["1 234.5", "12"], thousands=" ")
     assert read_numbers(spaced, "a")[:, 0].tolist() == [1234.5, 12]
+    wide = table_of(["1\u00a0234,5", "1\u202f234\u2009567", "12"], decimal=",", thousands=" ")
+    assert read_numbers(wide, "a")[:, 0].tolist() == [1234.5, 1234567, 12]
+    assert parse_number("1\u00a0234,5", wide.table_format) == 1234.5
+    swiss = table_of(["1'234", "1\u2019234"], thousands="'")
+    assert read_numbers(swiss, "a")[:, 0].tolist() == [1234, 1234]
     for cell in ("12.34,5", "1.2345", "1,234.5"):
         with pytest.raises(UserError, match="not a number"):
             read_numbers(table_of([cell], decimal=",", thousands="."), "a")
@@ -79,7 +91,7 @@ def test_numbers_are_those_that_pandas_reads(
     assert read_numbers(rows, "a")[:, 0].tolist() == pytest.approx(expected["a"], rel=1e-15)
 
 
-@pytest.mark.parametrize("cell", ["1,5", "1,234.5", "1.234,5"])
+@pytest.mark.parametrize("cell", ["1,5", "1,234.5", "1.234,5", "1\u00a0234,5", "1\u2019234"])
 def test_other_separators_are_refused_with_the_setting(cell: str) -> None:
     with pytest.raises(UserError) as error:
         read_numbers(table_of(["2", cell]), "a")
@@ -171,3 +183,50 @@ def test_a_column_that_has_no_usable_classes_is_refused(cells: list[str], parts:
         class_indices(table_of(cells), "a")
     for part in ("x.csv", "'a'", *parts):
         assert part in message_of(error)
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (["TRUE", "False", "true", "TRUE", "False", "FALSE"] * 2, ["False", "TRUE"]),
+        (["1", "0.0", "1.0", "1", "0.0", "0"] * 2, ["0.0", "1"]),
+        (["Park", "Hill", "Pa\u200brk", "Park", "Hill", "Hi\u00adll"] * 2, ["Hill", "Park"]),
+        (["01", "1", "01", "01", "1", "1"] * 2, ["01", "1"]),
+        (["1.5", "1.50", "1.5", "1.5", "1.50", "1.50"] * 2, ["1.5", "1.50"]),
+    ],
+)
+def test_spellings_of_the_same_value_are_one_class(cells: list[str], names: list[str]) -> None:
+    found, targets = class_indices(table_of(cells), "a")
+    assert found == names
+    first = targets[0].item()
+    assert targets.tolist() == [first, 1 - first, first, first, 1 - first, 1 - first] * 2
+
+
+def test_classes_are_found_in_the_spelling_of_another_program() -> None:
+    other = table_of(["1.0", "0.0", "1", "2"])
+    positions = class_positions(other.cells("a"), ["0", "1"], other.table_format)
+    assert positions.tolist() == [1, 0, 1, -1]
+    german = table_of(["1,0", "1.0"], decimal=",")
+    assert class_positions(german.cells("a"), ["1"], german.table_format).tolist() == [0, -1]
+
+
+@pytest.mark.parametrize(
+    "pair", [("Yes", "yes"), ("a b", "a  b"), ("\uff21", "A"), ("x\u200dy", "xy")]
+)
+def test_classes_that_look_alike_cause_a_warning(
+    pair: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    names, _ = class_indices(table_of([*pair] * 4), "a")
+    assert names == sorted(pair)
+    for part in ("x.csv", "'a'", repr(pair[0]), repr(pair[1])):
+        assert part in caplog.text
+
+
+def test_different_classes_cause_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    class_indices(table_of(["cat", "dog", "01", "1"] * 4), "a")
+    assert not caplog.records
+
+
+def test_a_typographic_minus_sign_is_named() -> None:
+    with pytest.raises(UserError, match="minus"):
+        read_numbers(table_of(["-1", "\u22122"]), "a")

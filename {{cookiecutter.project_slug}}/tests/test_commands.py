@@ -3,6 +3,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
@@ -278,6 +279,18 @@ def test_a_folder_or_pattern_without_inputs_is_an_error(
         printed = capsys.readouterr()
         assert printed.err.startswith(f"error: {argument}")
         assert len(json.loads(printed.out)["inputs"]) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_not_read(
+    trained_run: Path, image_files: list[Path], command: Command, capsys: Captured
+) -> None:
+    os.mkfifo("pipe")
+    assert command("predict", trained_run, "pipe", image_files[0], "--json") == 2
+    printed = capsys.readouterr()
+    for part in ("error: pipe", "regular file"):
+        assert part in printed.err
+    assert len(json.loads(printed.out)["inputs"]) == 2
 
 
 def test_an_input_of_another_shape_is_reported_and_all_others_are_classified(

@@ -131,3 +131,11 @@ def test_numbers_in_tables_are_right_aligned() -> None:
     rows = [("layer", "size"), ("a", "1,000"), ("longer", "7")]
     lines = format_table(rows).splitlines()
     assert lines == ["layer    size", "-------------", "a       1,000", "longer      7"]
+
+
+def test_invisible_characters_in_tables_are_escaped() -> None:
+    rows = [("text", "size"), ("a\x1b[31mb\udce9\u200b", "7"), ("caf\u00e9 C:\\n", "8")]
+    lines = format_table(rows).splitlines()
+    assert lines[2] == r"a\x1b[31mb\udce9\u200b     7"
+    assert lines[3].split() == ["caf\u00e9", "C:\\n", "8"]
+    assert len(lines[2]) == len(lines[3])

@@ -482,3 +482,16 @@ def test_a_regressor_learns_with_any_loss(
     assert command("train", "--config", LINE, "--run-dir", run, *changes) == 0
     assert logged(run, "validation", "r2")[-1] > 0.9
     assert command("evaluate", run) == 0
+
+
+def test_a_metric_of_constant_targets_is_null_in_metrics_json(
+    line: Path, tmp_path: Path, command: Command
+) -> None:
+    write_rows(tmp_path / "same.csv", [("time s", "length"), *((k / 10, 5) for k in range(60))])
+    changes = (f"data.root={tmp_path}", "data.file=same.csv", "data.x=time s", "data.y=length")
+    assert command("evaluate", line, *changes) == 0
+    text = (line / "evaluation/same test/metrics.json").read_text()
+    assert "NaN" not in text
+    metrics = json.loads(text)
+    assert metrics["r2"] is None
+    assert metrics["mse"] > 0

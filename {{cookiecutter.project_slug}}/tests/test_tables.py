@@ -4,11 +4,14 @@
 import csv
 import gzip
 import io
+import re
 import sys
+import zipfile
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -144,8 +147,8 @@ def test_a_long_line_without_quotation_marks_is_read(tmp_path: Path) -> None:
         (b'a,b\n"x\n1",1\n1,"x"y\n', ["line 4", "quotation mark", "data.quotes=false"]),
         (b"a,b,a\n1,2,3\n", ["2 columns", "'a'"]),
         (b"PK\3\4 no workbook", ["Excel"]),
-        (b"PAR1 no parquet", ["cannot be read"]),
-        (b"ARROW1 no feather", ["cannot be read"]),
+        (b"PAR1\x15 no parquet", ["cannot be read"]),
+        (b"ARROW1\0\0 no feather", ["cannot be read"]),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", ["old format", ".xlsx"]),
         (gzip.compress(b"a,b\n1,2\n", mtime=0)[:-9], ["cannot be read"]),
     ],
@@ -350,3 +353,68 @@ def test_separators_have_names(tmp_path: Path) -> None:
     table_format = Rows(delimiter="tab", decimal="comma", thousands="apostrophe").table_format
     assert (table_format.delimiter, table_format.decimal) == ("\t", ",")
     assert table_format.thousands == "'"
+
+
+def test_invisible_characters_around_cells_and_in_the_header_are_removed(tmp_path: Path) -> None:
+    text = "\u200bkind\u00a0of\u00adx,b\nPark\u200b,\u200e1\u200f\n"
+    text += "\u00a0Park,\ufeff2\nPa\u200brk,\u200c\n"
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8")
+    table = read_table(tmp_path / "x.csv", ["kind ofx"])
+    assert table.cells("kind ofx").tolist() == ["Park", "Park", "Pa\u200brk"]
+    assert table.cells("b").tolist() == ["1", "2", ""]
+    assert table.is_missing("b").tolist() == [False, False, True]
+
+
+def test_a_missing_column_is_reported_with_visible_names(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("le\u200dvel,b\n1,2\n", encoding="utf-8")
+    assert r"'le\u200dvel', b" in refused(tmp_path / "x.csv", "level")
+
+
+@pytest.mark.parametrize("name", ["PK", "PAR1", "FEA1", "ARROW1"])
+def test_the_name_of_a_column_does_not_make_a_text_a_binary_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.csv").write_text(f"{name},b\n1,2\n")
+    assert read_table(tmp_path / "x.csv").columns == [name, "b"]
+
+
+def test_a_nul_character_is_shown_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"a,b\n1,2\n3,4\x005\n")
+    message = refused(tmp_path / "x.csv")
+    for part in ("line 3", r"\x00", "data.encoding"):
+        assert part in message
+    assert "\0" not in message
+
+
+def test_formulas_without_a_computed_value_are_refused_with_the_cell(tmp_path: Path) -> None:
+    workbook = openpyxl.Workbook()
+    sheet = workbook.active
+    sheet.title = "data"
+    for row in (["a", "b"], [1, "=A2*2"], [2, "=A3*2"]):
+        sheet.append(row)
+    workbook.save(tmp_path / "renamed.csv")
+    message = refused(tmp_path / "renamed.csv")
+    for part in ("'data'", "B2", "formula"):
+        assert part in message
+
+
+def test_a_formula_may_have_an_empty_result(tmp_path: Path) -> None:
+    workbook = openpyxl.Workbook()
+    for row in (["a", "b"], ["=1+1", "=B9"], ["u", "v"]):
+        workbook.active.append(row)
+    workbook.save(tmp_path / "x.xlsx")
+    with zipfile.ZipFile(tmp_path / "x.xlsx") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    files[sheet] = re.sub(rb"<f>1\+1</f><v ?/?>(</v>)?", b"<f>1+1</f><v>2</v>", files[sheet])
+    with zipfile.ZipFile(tmp_path / "x.xlsx", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    assert cells_of(tmp_path / "x.xlsx") == [["2", ""], ["u", "v"]]
+
+
+def test_the_first_sheet_of_a_workbook_is_named_if_a_column_is_missing(tmp_path: Path) -> None:
+    with pandas.ExcelWriter(tmp_path / "x.xlsx") as writer:
+        pandas.DataFrame({"note": ["x"]}).to_excel(writer, sheet_name="read me", index=False)
+        pandas.DataFrame({"a": [1]}).to_excel(writer, sheet_name="data", index=False)
+    message = refused(tmp_path / "x.xlsx", "a")
+    for part in ("'a'", "note", "first sheet"):
+        assert part in message

@@ -626,3 +626,34 @@ def test_predict_reads_all_formats_with_the_settings_of_the_run(
     for position, entry in enumerate(entries):
         assert entry["predictions"] == entries[position % 2]["predictions"]
     assert len(entries) == 12
+
+
+def test_a_category_that_no_training_row_has_is_reported(
+    things: Callable[..., BaseDataset], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = things(repeated("1", "x", "TRUE"))
+    write_rows(tmp_path / "new.csv", [["a", "b"], ["1.0", 2], ["true", 3]])
+    known = dataset.read_inputs(str(tmp_path / "new.csv"))
+    assert not caplog.records
+    assert [sample["input"][1:].sum().item() for _, sample in known] == [1, 1]
+    write_rows(tmp_path / "new.csv", [["a", "b"], ["x", 2], ["X", 3]])
+    ((_, first), (_, second)) = dataset.read_inputs(str(tmp_path / "new.csv"))
+    assert (first["input"][1:].sum(), second["input"][1:].sum()) == (1, 0)
+    for part in ("new.csv, line 3", "'a'", "'X'"):
+        assert part in caplog.text
+
+
+def test_a_file_with_another_spelling_of_the_classes_is_evaluated(
+    tmp_path: Path, command: Command
+) -> None:
+    rows = [(k % 5, ["red", "grey"][k % 2], ["True", "False"][k % 2]) for k in range(120)]
+    write_rows(tmp_path / "mine.csv", [HEADER, *rows])
+    options = (*own_settings(tmp_path), "data.file=mine.csv", "trainer.epochs=1", *QUICK)
+    assert command("train", "--config", CLASSES, "--run-dir", "run", *options) == 0
+    write_rows(tmp_path / "new.csv", [HEADER, *([*row[:2], row[2].upper()] for row in rows)])
+    accuracies = []
+    for name, file in (("test", "mine.csv"), ("new test", "new.csv")):
+        assert command("evaluate", "run", f"data.file={file}") == 0
+        metrics = json.loads(Path(f"run/evaluation/{name}/metrics.json").read_text())
+        accuracies.append(metrics["accuracy"])
+    assert accuracies[0] == accuracies[1]

@@ -205,6 +205,15 @@ def test_sentences_are_classified_from_arguments_and_from_lines_of_a_file(
     for part in ("error: bytes.bin: cannot be read", "UTF-8"):
         assert part in printed.err
     assert len(printed.out.splitlines()) == 3
+    Path("gaps.txt").write_text(
+        "A kind lobby!\n\n\u200b\n\ufeff\nA clean room.\n", encoding="utf-8"
+    )
+    assert command("predict", "run", "gaps.txt", "--json") == 0
+    printed = capsys.readouterr()
+    assert len(json.loads(printed.out)["inputs"]) == 2
+    assert "gaps.txt: 2 inputs without words" in printed.err
+    assert command("predict", "run", "A \x1b[31mred room") == 0
+    assert r"A \x1b[31mred room" in capsys.readouterr().out
 
 
 def test_exported_models_take_token_indices(tmp_path: Path, command: Command) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_loader.unicode_forms import find_file, find_files, normalize_name
+from data_loader.unicode_forms import find_file, find_files, list_visibly, normalize_name
 from utils.errors import UserError
 
 COMPOSED = unicodedata.normalize("NFC", "été")
@@ -42,3 +42,26 @@ def test_two_files_whose_names_are_the_same_text_are_refused(tmp_path: Path) -> 
         find_files(tmp_path, [normalize_name(DECOMPOSED)])
     for part in (str(tmp_path), ascii(COMPOSED), ascii(DECOMPOSED), "rename"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "New York",
+        "\ufeffNew York",
+        "\u200bNew\u200b York\u200d",
+        "New\u00a0York\u3000",
+        "N\u00adew\u202fYork",
+    ],
+)
+def test_names_that_look_the_same_are_the_same(written: str) -> None:
+    assert normalize_name(written) == "New York"
+
+
+def test_joiners_within_a_name_are_kept() -> None:
+    for name in ("\U0001f469\u200d\U0001f4bb", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"):
+        assert normalize_name(name) == name
+
+
+def test_lists_of_names_show_invisible_characters() -> None:
+    assert list_visibly(["caf\u00e9", "a\u200db", "c d"]) == "caf\u00e9, 'a\\u200db', c d"

@@ -1,10 +1,12 @@
 """Files that are complete or absent, whatever happens to the process or the machine."""
 
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 TEMPORARY_NAME = ".unfinished"
 
@@ -36,6 +38,21 @@ def replace_file(path: Path, content: bytes) -> None:
     """Writes `content` to `path`, as `replacing` does."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def to_json(value: Any) -> str:
+    """Writes JSON in ASCII; NaN and infinity, which JSON does not have, become null."""
+    return json.dumps(_without_non_finite(value), indent=2, allow_nan=False)
+
+
+def _without_non_finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_non_finite(item) for item in value]
+    return value
 
 
 def discard_output(stream: TextIO) -> None:
