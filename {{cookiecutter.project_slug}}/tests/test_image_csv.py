@@ -125,6 +125,33 @@ def test_missing_and_damaged_images_are_refused_with_their_names(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("colour\\Red 1.PNG", ("/ instead of \\,",)),
+        ("C:\\Users\\me\\Red 1.PNG", ("/ instead of \\,", "relative to the table")),
+        ("Colour/red 1.png", ("'colour/Red 1.PNG'", "case")),
+        ("colour/red 2.png", ("add the files",)),
+        ("colour/Red 1.PNG/a.png", ("add the files",)),
+        ("../elsewhere/Red 1.PNG", ("add the files",)),
+    ],
+)
+def test_paths_of_other_systems_are_explained(
+    tmp_path: Path, name: str, parts: tuple[str, ...]
+) -> None:
+    (tmp_path / "colour").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "colour/Red 1.PNG")
+    if (tmp_path / name).exists():
+        pytest.skip("the file system does not distinguish these paths")
+    rows = [(name, "ab"[k % 2]) for k in range(24)]
+    write_rows(tmp_path / "mine.csv", [("path", "kind"), *rows])
+    settings = load_settings(CONFIG, [f"data.root={tmp_path}", *COLUMNS])
+    with pytest.raises(UserError) as caught:
+        build_fitted_dataset(settings, "train")
+    for part in (repr(name), "line 2", *parts):
+        assert part in str(caught.value)
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_the_table_and_the_file_system_may_use_different_unicode_forms(
     tmp_path: Path, form: Literal["NFC", "NFD"]
