@@ -336,6 +336,22 @@ def test_all_processes_unfreeze_at_the_same_step(
     assert state["model"]["network.bn1.num_batches_tracked"] > 0
 
 
+def test_a_batch_that_is_too_small_once_the_backbone_is_trained_is_refused_at_the_start(
+    photos: Callable[..., BaseDataset], tmp_path: Path, command: Command, capsys: Captured
+) -> None:
+    """Batch normalisation of a single sample fails only when it is not frozen any more."""
+    all_but_one = len(photos("train")) - 1
+    data = (f"data.root={tmp_path}", *COLUMNS, "data.size=32", f"data.batch_size={all_but_one}")
+    schedule = ("trainer.epochs=2", "trainer.unfreeze_epoch=2", "model.weights=none")
+    own = ("--config", TRANSFER, *data, *QUICK, *schedule, "--run-dir", "run")
+    assert command("train", *own) == 2
+    error = capsys.readouterr().err
+    for part in ("last batch", f"data.batch_size = {all_but_one}", "data.drop_last=true"):
+        assert part in error
+    assert not list(Path("run").glob("checkpoints/*.pt"))
+    assert command("train", *own, "data.drop_last=true") == 0
+
+
 def test_unavailable_weights_are_reported_with_what_to_do(
     photos: Callable[..., BaseDataset],
     tmp_path: Path,
