@@ -1,12 +1,11 @@
 """Exports a trained model as one file for other programs."""
 
 import json
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.run_folder import PROJECT, find_checkpoints, run_folder_of
-from utils.command import run_command
+from utils.command import CommandParser, run_command
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 from utils.files import replace_file
 from utils.imports import fast_imports
@@ -24,7 +23,7 @@ OVERRIDES = ("device=cpu", "trainer.precision=fp32", "trainer.strategy=auto")
 
 def main() -> None:
     """Prints the file, how much its outputs differ from the model's, and its inputs."""
-    parser = ArgumentParser(description="Exports a trained model as one file for other programs.")
+    parser = CommandParser(description="Exports a trained model as one file for other programs.")
     parser.add_argument(
         "run", type=path_argument, metavar="RUN", help="run folder, checkpoint file, or last"
     )

@@ -4,13 +4,12 @@ import glob
 import os
 import shlex
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.run_folder import find_checkpoints
-from utils.command import run_command
+from utils.command import CommandParser, run_command
 from utils.errors import BAD_INPUT, USER_CODE_ERRORS, UserError, describe_error
 from utils.files import to_json
 from utils.imports import fast_imports
@@ -26,7 +25,7 @@ Entry = dict[str, Any]
 
 def main() -> int:
     """Prints the predictions; returns 2 if an input could not be read, else 0."""
-    parser = ArgumentParser(description="Runs inference on new inputs.")
+    parser = CommandParser(description="Runs inference on new inputs.")
     parser.add_argument(
         "run", type=path_argument, metavar="RUN", help="run folder, checkpoint file, or last"
     )

@@ -211,9 +211,12 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
 def _check_smaller_step(trial: BaseTrainer, step: Step) -> None:
     """Makes the last optimizer step of an epoch, whose last batch is smaller than the others.
 
-    Batch normalisation, for example, needs more than one value per channel.
+    Batch normalisation, for example, needs more than one value per channel. It may be frozen at
+    first, so the step is that of the last epoch.
     """
     source = trial.loaders["train"].source
+    epochs = trial.total_steps // trial.steps_per_epoch
+    trial.progress.step = epochs * trial.steps_per_epoch - 1
     what_fails, advice = _describe_smaller_batch(source)
     with _describing_errors(trial, what_fails, advice):
         outputs = trial.update(step)

@@ -19,6 +19,7 @@ from config.constructors import class_settings, is_set_by_constructor
 from config.reading import DEFAULT, read_file
 from config.schema import ClassSection, Section, Settings, section_type
 from config.suggestions import keys_of_option
+from utils.command import CommandParser
 from utils.errors import UserError
 
 MAX_SHOWN_OPTIONS = 2
@@ -28,7 +29,7 @@ LINE_WIDTH = 90  # characters of a line of text, without its indentation
 BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
-class SettingsParser(argparse.ArgumentParser):
+class SettingsParser(CommandParser):
     """A parser that lists the settings below its own help.
 
     They are read only then: to list the arguments of classes is to import all their files.

@@ -174,5 +174,29 @@ def _find_images(rows: Table, column: str) -> list[Path]:
         listed.append("...")
     raise UserError(
         f"{rows.file}: {len(missing)} of {len(names)} files are not in {folder}: "
-        f"{', '.join(listed)}; add the files, or remove these rows"
+        f"{', '.join(listed)}; {_advice(folder, names[missing[0]])}"
     )
+
+
+def _advice(folder: Path, name: str) -> str:
+    """What to do about an image file that does not exist in a folder."""
+    if "\\" in name:
+        return "write / instead of \\, in paths that are relative to the table"
+    similar = _in_other_case(folder, name)
+    if similar is not None:
+        return f"there is {str(similar)!r}: upper and lower case must be the same"
+    return "add the files, or remove these rows"
+
+
+def _in_other_case(folder: Path, name: str) -> Path | None:
+    """Returns the path of a file in a folder that differs from a name in its case only, if any."""
+    path = Path()
+    for part in Path(name).parts:
+        if not (folder / path).is_dir():
+            return None
+        entries = [entry.name for entry in (folder / path).iterdir()]
+        similar = [entry for entry in entries if entry.casefold() == part.casefold()]
+        if not similar:
+            return None
+        path = path / similar[0]
+    return path

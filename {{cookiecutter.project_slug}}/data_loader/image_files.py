@@ -15,6 +15,7 @@ from data_loader.pixel_types import (
     WHITE_FLOAT,
     has_8_bits,
     scale_to_8_bits,
+    scale_transparent_colour,
     white_is_zero,
     white_value,
 )
@@ -70,7 +71,8 @@ def read_image(
 
     Raises:
         UserError: if the file cannot be read, is not an image, or is too large; if the value of
-            white is unknown, or a pixel is not between 0 and white.
+            white is unknown, or a pixel is not between 0 and white; if a transparent colour has 16
+            bits per channel.
     """
     file = find_file(file)
     if file.exists() and not file.is_file():
@@ -149,6 +151,7 @@ def _read_8_bits(file: Path, opened: ImageFile.ImageFile, white: float | None) -
     # Pillow forgets how the pixels are stored when it reads them.
     white = white_value(file, opened, white)
     inverted = white_is_zero(opened)
+    scale_transparent_colour(file, opened)
     image = ImageOps.exif_transpose(opened)
     if not has_8_bits(image):
         return scale_to_8_bits(file, image, white, inverted)

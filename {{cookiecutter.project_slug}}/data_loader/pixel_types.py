@@ -15,6 +15,7 @@ WHITE_16_BITS = 65535
 WHITE_FLOAT = 1.0
 FLOAT_TOLERANCE = 1e-5  # of white; resampling in float32 gives pixels such as 1.0000001
 COLOUR_OF_16_BITS = re.compile(".+;16[BLN]")  # Pillow's name of this layout, such as RGB;16B
+GREY_STEPS = {"L;2": 85, "L;4": 17}  # by layout: 255 divided by the highest level in the file
 WHITE_IS_ZERO = 0  # a photometric interpretation of TIFF
 SIGNED = (2,)  # a sample format of TIFF
 
@@ -68,6 +69,29 @@ def white_is_zero(image: ImageFile.ImageFile) -> bool:
     Pillow inverts such images only if they have 8 bits.
     """
     return not has_8_bits(image) and _tiff_tag(image, PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO
+
+
+def scale_transparent_colour(file: Path, image: ImageFile.ImageFile) -> None:
+    """Scales the transparent colour of a PNG as Pillow scales the pixels, which it leaves out.
+
+    Args:
+        file: the image file, for error messages.
+        image: the opened image, whose pixels have not been read.
+
+    Raises:
+        UserError: if the pixels lack the bits that tell which of them have this colour.
+    """
+    colour = image.info.get("transparency")
+    if colour is None:
+        return
+    layout = _layout(image)
+    if layout in GREY_STEPS:
+        image.info["transparency"] = colour * GREY_STEPS[layout]
+    if has_8_bits(image) and COLOUR_OF_16_BITS.fullmatch(layout):
+        raise UserError(
+            f"{file}: its transparent colour {colour} cannot be applied, because Pillow reads the "
+            "upper 8 of the 16 bits per channel; save the image with 8 bits per channel"
+        )
 
 
 def scale_to_8_bits(file: Path, image: Image.Image, white: float, inverted: bool) -> Image.Image:

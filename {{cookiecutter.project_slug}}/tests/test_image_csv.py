@@ -125,6 +125,33 @@ def test_missing_and_damaged_images_are_refused_with_their_names(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("colour\\Red 1.PNG", ("/ instead of \\,",)),
+        ("C:\\Users\\me\\Red 1.PNG", ("/ instead of \\,", "relative to the table")),
+        ("Colour/red 1.png", ("'colour/Red 1.PNG'", "case")),
+        ("colour/red 2.png", ("add the files",)),
+        ("colour/Red 1.PNG/a.png", ("add the files",)),
+        ("../elsewhere/Red 1.PNG", ("add the files",)),
+    ],
+)
+def test_paths_of_other_systems_are_explained(
+    tmp_path: Path, name: str, parts: tuple[str, ...]
+) -> None:
+    (tmp_path / "colour").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "colour/Red 1.PNG")
+    if (tmp_path / name).exists():
+        pytest.skip("the file system does not distinguish these paths")
+    rows = [(name, "ab"[k % 2]) for k in range(24)]
+    write_rows(tmp_path / "mine.csv", [("path", "kind"), *rows])
+    settings = load_settings(CONFIG, [f"data.root={tmp_path}", *COLUMNS])
+    with pytest.raises(UserError) as caught:
+        build_fitted_dataset(settings, "train")
+    for part in (repr(name), "line 2", *parts):
+        assert part in str(caught.value)
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_the_table_and_the_file_system_may_use_different_unicode_forms(
     tmp_path: Path, form: Literal["NFC", "NFD"]
@@ -307,6 +334,22 @@ def test_all_processes_unfreeze_at_the_same_step(
     launch(2, ROOT / "train.py", "--config", TRANSFER, *changes, "--run-dir", "run")
     state = load_checkpoint(Path("run/checkpoints/last.pt"))
     assert state["model"]["network.bn1.num_batches_tracked"] > 0
+
+
+def test_a_batch_that_is_too_small_once_the_backbone_is_trained_is_refused_at_the_start(
+    photos: Callable[..., BaseDataset], tmp_path: Path, command: Command, capsys: Captured
+) -> None:
+    """Batch normalisation of a single sample fails only when it is not frozen any more."""
+    all_but_one = len(photos("train")) - 1
+    data = (f"data.root={tmp_path}", *COLUMNS, "data.size=32", f"data.batch_size={all_but_one}")
+    schedule = ("trainer.epochs=2", "trainer.unfreeze_epoch=2", "model.weights=none")
+    own = ("--config", TRANSFER, *data, *QUICK, *schedule, "--run-dir", "run")
+    assert command("train", *own) == 2
+    error = capsys.readouterr().err
+    for part in ("last batch", f"data.batch_size = {all_but_one}", "data.drop_last=true"):
+        assert part in error
+    assert not list(Path("run").glob("checkpoints/*.pt"))
+    assert command("train", *own, "data.drop_last=true") == 0
 
 
 def test_unavailable_weights_are_reported_with_what_to_do(

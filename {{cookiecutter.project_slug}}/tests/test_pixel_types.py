@@ -38,18 +38,42 @@ def save(pixels: Pixels, file: Path) -> Path:
     return file
 
 
-def save_png(file: Path, bits: int, colour_type: int, channels: list[int]) -> Path:
+def save_png(
+    file: Path,
+    bits: int,
+    colour_type: int,
+    channels: list[int],
+    transparent: bytes | None = None,
+) -> Path:
     """Saves a PNG whose pixels have equal channels, in a type that Pillow does not write."""
     pixel = b"".join(value.to_bytes(bits // 8) for value in channels)
     row = b"\0" + b"".join(pixel for _ in range(SIZE))
+    return write_png(file, bits, colour_type, row, transparent)
+
+
+def write_png(
+    file: Path, bits: int, colour_type: int, row: bytes, transparent: bytes | None = None
+) -> Path:
+    """Writes a PNG of equal rows, with a colour that is transparent."""
     rows = b"".join(row for _ in range(SIZE))
     header = struct.pack(">IIBBBBB", SIZE, SIZE, bits, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header)]
+    if transparent is not None:
+        chunks.append((b"tRNS", transparent))
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     content = b"\x89PNG\r\n\x1a\n"
-    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+    for kind, data in chunks:
         length = struct.pack(">I", len(data))
         content += length + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     file.write_bytes(content)
     return file
+
+
+def save_png_with_transparent_level(file: Path, bits: int, grey: int, transparent: int) -> Path:
+    """Saves a grey PNG of one level, of which one level is transparent."""
+    bits_of_row = f"{grey:0{bits}b}" * SIZE
+    row = b"\0" + int(bits_of_row, 2).to_bytes(bits)
+    return write_png(file, bits, 0, row, transparent.to_bytes(2))
 
 
 def levels(file: Path, white: float | None = None) -> Pixels:
@@ -131,6 +155,28 @@ def test_colour_of_16_bits_has_a_fixed_white(
     file = save_png(tmp_path / "deep.png", 16, colour_type, channels)
     assert abs(levels(file) - 128).max() <= 1
     assert "data.white=4095" in error_of(file, white=4095)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_the_transparent_level_of_any_depth_is_black(tmp_path: Path, bits: int) -> None:
+    white = 2**bits - 1
+    for grey in {1, white // 2 + 1, white}:
+        for transparent in {0, 1, white // 2 + 1, white}:
+            file = tmp_path / f"{grey}_{transparent}.png"
+            save_png_with_transparent_level(file, bits, grey, transparent)
+            expected = 0.0
+            if grey != transparent:
+                expected = grey / white * 255
+            assert abs(levels(file) - expected).max() <= 1, file.name
+
+
+def test_a_transparent_colour_of_16_bits_is_refused(tmp_path: Path) -> None:
+    """Pixels that differ from it in the lower bits only would be transparent, too."""
+    transparent = struct.pack(">HHH", 0x80FF, 0x8080, 0x8080)
+    file = save_png(tmp_path / "deep.png", 16, 2, [0x8080, 0x8080, 0x8080], transparent)
+    message = error_of(file)
+    for part in ("transparent", "(33023, 32896, 32896)", "8 bits per channel"):
+        assert part in message
 
 
 def test_netpbm_files_define_white_in_their_header(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from metrics.classification import ClassificationMetrics
 from storage.checkpoint_file import load_checkpoint
 from trainer import classifier
 from trainer.classifier import Classifier
+from utils.command import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = Callable[..., int]
@@ -429,6 +430,46 @@ def test_error_loses_no_completed_step_and_keeps_no_half_one(
     assert command("train", "--resume", run) == 0
     assert not differences(last_state(run), last_state(expected))
     assert logged_rows(run) == logged_rows(expected)
+
+
+@pytest.mark.parametrize(("value", "exit_code"), [(0, 1), (None, 1), (3, 3), ("no licence", 1)])
+def test_sys_exit_in_code_of_the_project_is_an_error(
+    capsys: Captured, value: Any, exit_code: int
+) -> None:
+    def main() -> None:
+        sys.exit(value)
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    assert ended.value.code == exit_code
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: sys.exit({value!r}) ")
+    assert __file__ in message
+    assert len(message.splitlines()) == 1
+
+
+def test_run_that_sys_exit_ends_can_be_resumed(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    counting: type[Counting],
+) -> None:
+    def after_step(trainer: Counting, outputs: Mapping[str, Tensor]) -> None:
+        if trainer.progress.step == 20:
+            sys.exit()
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(counting, "after_step", after_step)
+        assert train(run, *COUNTING) == 1
+    captured = capsys.readouterr()
+    assert __file__ in captured.err
+    assert f"--resume {run}" in captured.out
+    assert last_step(run) == 16
+    assert command("train", "--resume", run) == 0
+    assert last_step(run) == 32
 
 
 class HiddenLabels(Synthetic):

@@ -1,5 +1,6 @@
 """Running a command: its exit code, its errors, its output."""
 
+import argparse
 import io
 import logging
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from utils.errors import (
     BAD_INPUT,
@@ -17,6 +19,7 @@ from utils.errors import (
     OtherProcessError,
     UserError,
     is_lost_connection,
+    place_of,
 )
 from utils.files import discard_output
 from utils.ranks import world_size
@@ -25,6 +28,21 @@ CLOSED_PIPE = 141  # 128 + SIGPIPE, as for a command that the signal ends
 INTERRUPTED = 130  # 128 + SIGINT
 STDERR = 2  # its descriptor
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+class ParserExit(SystemExit):
+    """The end of a command after ``--help``, or after invalid arguments."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose exit differs from that of a project's code, which calls `sys.exit`."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Prints the message to stderr, and raises a ParserExit."""
+        try:
+            super().exit(status, message)
+        except SystemExit as end:
+            raise ParserExit(status) from end
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -53,6 +71,21 @@ def run_command(main: Callable[[], int | None]) -> None:
         logging.getLogger("run").debug("traceback of the error", exc_info=True)
         print_error(UserError("another process has ended; if it was an error, it reports it"))
         exit_code = TRAINING_FAILED
+    except ParserExit:
+        raise
+    except SystemExit as error:
+        # Of the project's code or a library: the command has not done its work, so it must not
+        # exit with 0.
+        logging.getLogger("run").debug("traceback of the error", exc_info=True)
+        print_error(
+            UserError(
+                f"sys.exit({error.code!r}) ended the command ({place_of(error)}); raise an error "
+                "instead, or call `stop` of the trainer to end training"
+            )
+        )
+        exit_code = TRAINING_FAILED
+        if isinstance(error.code, int) and error.code != 0:
+            exit_code = error.code
     finally:
         signal.signal(signal.SIGINT, previous_handler)
     if is_one_of_several:

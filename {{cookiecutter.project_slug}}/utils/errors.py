@@ -69,11 +69,16 @@ def describe_error(error: Exception) -> str:
     """One line about an error in a project's own code: its type, its message and its line."""
     if isinstance(error, UserError):
         return str(error)
+    message = " ".join(str(error).split())[:MAX_MESSAGE_CHARACTERS]
+    return f"{type(error).__name__}: {message} ({place_of(error)})"
+
+
+def place_of(error: BaseException) -> str:
+    """The file and the line where an error occurred, in the project's own code if possible."""
     frames = traceback.extract_tb(error.__traceback__)
     own_frames = [frame for frame in frames if "site-packages" not in frame.filename]
     frame = (own_frames or frames)[-1]
-    message = " ".join(str(error).split())[:MAX_MESSAGE_CHARACTERS]
-    return f"{type(error).__name__}: {message} ({frame.filename}, line {frame.lineno})"
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 @contextmanager
