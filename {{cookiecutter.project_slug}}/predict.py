@@ -4,11 +4,15 @@ import glob
 import json
 import os
 import shlex
+import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from storage.run_folder import find_checkpoints
 from utils.command import run_command
