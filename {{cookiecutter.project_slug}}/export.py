@@ -10,7 +10,7 @@ if __name__ == "__main__":  # Ctrl-C during the imports below ends the process w
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from storage.run_folder import PROJECT, find_checkpoints, run_folder_of
-from utils.command import run_command
+from utils.command import next_command, run_command
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 from utils.files import replace_file
 from utils.imports import fast_imports
@@ -81,6 +81,8 @@ def main() -> None:
     difference = f"{compared} within {exported.difference:.1e} of the model's"
     print(f"{file}: {difference}; trained on {title}")
     print_axes(exported.about)
+    if not (run_folder_of(checkpoint) / "evaluation").exists():
+        print(f"evaluate: {next_command('evaluate.py', arguments.run)}")
 
 
 def select_format(file_format: str | None, output: Path | None) -> str:

@@ -15,7 +15,7 @@ if __name__ == "__main__":  # Ctrl-C during the imports below ends the process w
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from storage.run_folder import find_checkpoints
-from utils.command import run_command
+from utils.command import next_command, run_command
 from utils.errors import BAD_INPUT, USER_CODE_ERRORS, UserError, describe_error
 from utils.imports import fast_imports
 from utils.paths import expand_home, path_argument
@@ -75,8 +75,11 @@ def main() -> int:
         print(json.dumps({"data": title, "inputs": entries}, indent=2, ensure_ascii=False))
     else:
         print_table(title, entries)
-    has_error = any("error" in entry for entry in entries)
-    return BAD_INPUT if has_error else 0
+    if any("error" in entry for entry in entries):
+        return BAD_INPUT
+    if not arguments.json:
+        print(f"\nexport: {next_command('export.py', arguments.run)}")
+    return 0
 
 
 def find_sources(argument: str, suffixes: Sequence[str]) -> list[str]:
