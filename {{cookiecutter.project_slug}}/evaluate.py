@@ -1,19 +1,25 @@
 """Evaluates a trained model: the only command that uses the test set."""
 
 import csv
+import io
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from config.help import SettingsParser
 from logger.console import log
-from storage.run_folder import find_checkpoints, run_folder_of
+from storage.run_folder import find_checkpoints, read_manifest, run_folder_of
 from utils.command import next_command, run_command
 from utils.files import replace_file, to_json
 from utils.imports import fast_imports
 from utils.paths import path_argument
 from utils.ranks import is_main_process
+from utils.signals import exiting_on_signals
 
 if TYPE_CHECKING:
     from base.base_dataset import BaseDataset
@@ -56,6 +62,8 @@ def main() -> None:
     folder = results_folder(trainer, checkpoint, split)
     if is_main_process():
         report_changed_samples(folder / "metrics.json", dataset)
+        if split == "test":
+            report_changed_test_split(run_folder_of(checkpoint), dataset)
     results = trainer.evaluate(split)
     tables = trainer.tables(results)
     figures = trainer.figures(split, results)
@@ -103,6 +111,20 @@ def report_changed_samples(metrics_file: Path, dataset: "BaseDataset") -> None:
         )
 
 
+def report_changed_test_split(run: Path, dataset: "BaseDataset") -> None:
+    """Warns if the test split differs from that at the end of training, which train.py records."""
+    recorded = read_manifest(run).get("test")
+    if not isinstance(recorded, dict) or recorded.get("title") != dataset.title:
+        return
+    if recorded.get("hash") != dataset.fingerprint:
+        log.warning(
+            "%s: the test split has changed since training: %s samples then, %d now",
+            dataset.title,
+            recorded.get("samples"),
+            len(dataset),
+        )
+
+
 def save_results(
     folder: Path,
     summary: Mapping[str, Any],
@@ -111,21 +133,32 @@ def save_results(
 ) -> None:
     """Writes metrics.json, a CSV file for each table, and a PNG file for each figure.
 
-    The figures and tables of an earlier evaluation, which metrics.json lists, are deleted first.
+    The other files of an earlier evaluation, which metrics.json lists, are deleted.
     """
     from logger.figures import save_figure
 
+    files: dict[str, bytes] = {}
+    for name, table in tables.items():
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(table)
+        files[f"{name}.csv"] = text.getvalue().encode()
+    for name, figure in figures.items():
+        image = io.BytesIO()
+        save_figure(figure, image)
+        files[f"{name}.png"] = image.getvalue()
+
+    # metrics.json is replaced last. Until then, it describes the earlier evaluation.
     folder.mkdir(parents=True, exist_ok=True)
     metrics_file = folder / "metrics.json"
-    for name in read_metrics(metrics_file).get("files", []):
-        (folder / Path(name).name).unlink(missing_ok=True)
-    files = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
-    replace_file(metrics_file, to_json({**summary, "files": files}).encode())
-    for name, table in tables.items():
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(table)
-    for name, figure in figures.items():
-        save_figure(figure, folder / f"{name}.png")
+    earlier_files = read_metrics(metrics_file).get("files", [])
+    with exiting_on_signals():
+        for name, content in files.items():
+            replace_file(folder / name, content)
+        metrics = to_json({**summary, "files": list(files)})
+        replace_file(metrics_file, metrics.encode())
+        for name in earlier_files:
+            if name not in files:
+                (folder / Path(name).name).unlink(missing_ok=True)
 
 
 def read_metrics(metrics_file: Path) -> dict[str, Any]:

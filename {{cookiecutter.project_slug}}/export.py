@@ -1,15 +1,20 @@
 """Exports a trained model as one file for other programs."""
 
 import json
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from storage.run_folder import PROJECT, find_checkpoints, run_folder_of
-from utils.command import CommandParser, run_command
+from utils.command import CommandParser, next_command, run_command
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 from utils.files import replace_file
 from utils.imports import fast_imports
 from utils.paths import path_argument
+from utils.signals import exiting_on_signals
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,11 +63,13 @@ def main() -> None:
         if state.get("example_inputs") is not None:
             inputs = resolve_inputs(state["example_inputs"], model, source)
             about["inputs"] = describe_inputs(inputs, declared_shapes(inputs))
-        exported = export_weights(model, file, about)
+        with exiting_on_signals():
+            exported = export_weights(model, file, about)
     else:
         saved = find_example_inputs(trainer, checkpoint, state)
         inputs = resolve_inputs(saved, model, source)
-        exported = export_model(model, inputs, file_format, file, about)
+        with exiting_on_signals():
+            exported = export_model(model, inputs, file_format, file, about)
     if file.parent == export_folder:
         text = json.dumps(exported.about, indent=2, ensure_ascii=False) + "\n"
         replace_file(export_folder / "about.json", text.encode())
@@ -73,6 +80,8 @@ def main() -> None:
     difference = f"{compared} within {exported.difference:.1e} of the model's"
     print(f"{file}: {difference}; trained on {title}")
     print_axes(exported.about)
+    if not (run_folder_of(checkpoint) / "evaluation").exists():
+        print(f"evaluate: {next_command('evaluate.py', arguments.run)}")
 
 
 def select_format(file_format: str | None, output: Path | None) -> str:

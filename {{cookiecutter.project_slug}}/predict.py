@@ -3,13 +3,17 @@
 import glob
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from storage.run_folder import find_checkpoints
-from utils.command import CommandParser, run_command
+from utils.command import CommandParser, next_command, run_command
 from utils.errors import BAD_INPUT, USER_CODE_ERRORS, UserError, describe_error
 from utils.files import to_json
 from utils.imports import fast_imports
@@ -70,8 +74,11 @@ def main() -> int:
         print(to_json({"data": title, "inputs": entries}))
     else:
         print_table(title, entries)
-    has_error = any("error" in entry for entry in entries)
-    return BAD_INPUT if has_error else 0
+    if any("error" in entry for entry in entries):
+        return BAD_INPUT
+    if not arguments.json:
+        print(f"\nexport: {next_command('export.py', arguments.run)}")
+    return 0
 
 
 def find_sources(argument: str, suffixes: Sequence[str]) -> list[str]:

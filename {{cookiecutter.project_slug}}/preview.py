@@ -1,15 +1,19 @@
 """Shows samples as the model gets them, or a schedule: python preview.py --help."""
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from config.help import SettingsParser
 from config.loading import load_settings
 from config.reading import DEFAULT
 from config.schema import Settings
 from utils.command import next_command, run_command
-from utils.paths import path_argument
+from utils.paths import folder_argument, path_argument
 
 if TYPE_CHECKING:
     from base.base_dataset import BaseDataset, Batch
@@ -38,7 +42,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--output",
-        type=path_argument,
+        type=folder_argument,
         default=Path("preview"),
         metavar="DIR",
         help="default: preview",

@@ -1,10 +1,14 @@
 """Trains a model with the given settings: python train.py --help."""
 
 import argparse
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from config.help import SettingsParser
 from config.loading import changes_that_need_force, load_settings, to_yaml
@@ -13,9 +17,9 @@ from config.schema import Settings
 from logger.console import configure_logging, format_table, log
 from storage import run_folder
 from utils.command import next_command, run_command
-from utils.errors import UserError
+from utils.errors import UserError, first_line
 from utils.imports import fast_imports
-from utils.paths import path_argument
+from utils.paths import folder_argument, path_argument
 from utils.ranks import is_main_process, world_size
 
 if TYPE_CHECKING:
@@ -65,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--run-dir",
-        type=path_argument,
+        type=folder_argument,
         metavar="DIR",
         help="run folder; default: runs/<name>/<time>; with --resume last, where to look for runs",
     )
@@ -154,6 +158,8 @@ def train(
         if settings.trainer.profile is not None:
             print_profile(trainer, settings.trainer.profile)
         fit_with_recovery(trainer)
+        if is_main_process():
+            record_test_split(trainer)
         exit_code = describe_end(trainer)
     destroy_process_group()
     return exit_code
@@ -198,6 +204,23 @@ def write_manifest(trainer: "BaseTrainer") -> None:
         data=data,
     )
     log.debug("%s", manifest)
+
+
+def record_test_split(trainer: "BaseTrainer") -> None:
+    """Adds the fingerprint of the test split to the manifest, which evaluate.py compares.
+
+    Of the samples, at most 64 are read. Nothing is added if the data set has no test split.
+    """
+    from builders import build_dataset
+
+    try:
+        dataset = build_dataset(trainer.settings, "test")
+        dataset.load_state_dict(trainer.dataset.state_dict())
+        if len(dataset):
+            test = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
+            run_folder.add_to_manifest(trainer.run, test=test)
+    except Exception as error:  # whatever the code of a data set may raise
+        log.debug("the test split is not recorded: %s", first_line(error))
 
 
 def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:

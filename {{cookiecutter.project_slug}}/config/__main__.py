@@ -1,6 +1,10 @@
 """Prints the JSON schema of settings files: python -m config > config/schema.json."""
 
 import json
+import signal
+
+if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from config.schema import Settings
 from utils.command import run_command

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +43,7 @@ SectionT = TypeVar("SectionT", bound=ClassSection)
 UNUSUAL_LINE_BREAKS = re.compile(r"[\r\x85\u2028\u2029]")  # other quotes would fold them
 ALTERNATIVE = re.compile(r"\w+\[.*\]")
 MAX_SHOWN_PROBLEMS = 2
+MAX_EXACT_FLOAT = 1e15  # of larger ones, not every whole number is a float
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
 
 
@@ -353,9 +355,22 @@ def _describe(problem: Any, section: str, all_values: Mapping[str, Any] | None =
         .removeprefix("Value error, ")
         .replace("array", "list [a, b]")
     )
-    if error == "string_type" and not isinstance(problem["input"], dict | list):
-        message += f"; quotes make it one, as in {key}='\"007\"'"
+    message += _how_to_write(key, error, problem["input"])
     return f"{key} = {_quote(problem['input'])}: {message}"
+
+
+def _how_to_write(key: str, error: str, value: Any) -> str:
+    """How a value of another type is written, for the end of a message."""
+    if error == "string_type" and not isinstance(value, dict | list):
+        return f"; quotes make it one, as in {key}='\"{_quote(value)}\"'"
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT_FLOAT
+    if error == "int_type" and is_whole:
+        return f"; write it without a point or an exponent: {value:.0f}"
+    if error in ("int_type", "float_type", "bool_type") and isinstance(value, str):
+        with suppress(UserError):  # it is no YAML
+            if isinstance(parse(value, key), int | float):
+                return f"; write it without quotes: {_printable(value)}"
+    return ""
 
 
 def _known_names(path: list[str]) -> list[str]:

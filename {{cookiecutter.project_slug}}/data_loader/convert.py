@@ -3,12 +3,17 @@
 ``python -m data_loader.convert --help`` describes the command.
 """
 
+import argparse
 import json
 import shutil
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 import torch
@@ -19,14 +24,16 @@ from config.constructors import construct
 from config.help import SettingsParser
 from config.loading import load_settings
 from config.reading import DEFAULT
+from config.schema import DataSettings
 from data_loader.mapped import ABOUT, About, Mapped, SplitInfo, TensorInfo, read_about
 from logger.console import progress_bar
-from utils.command import run_command
+from utils.command import next_command, run_command
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
 from utils.files import sync_to_disk
 from utils.nested import stack_samples
 from utils.paths import path_argument
 from utils.randomness import seed_everything
+from utils.signals import exiting_on_signals
 
 SAMPLES_PER_BLOCK = 64  # samples in memory during the conversion
 
@@ -222,8 +229,18 @@ def main() -> None:
             splits[split].fit()
         splits[split].load_state_dict(splits["train"].state_dict())
     like = {"name": data.name, **data.model_dump(mode="json", include=set(data.arguments))}
-    convert(splits, data.root / arguments.folder, like)
-    print(f"Train from the files with data.name=mapped.Mapped data.folder={arguments.folder}")
+    with exiting_on_signals():
+        convert(splits, data.root / arguments.folder, like)
+    print(f"train: {training_command(arguments, data)}")
+
+
+def training_command(arguments: argparse.Namespace, data: DataSettings) -> str:
+    """The command that trains from the files, without settings of the converted data set."""
+    config = [] if arguments.config == DEFAULT else ["--config", arguments.config]
+    replaced = {"data.name", *(f"data.{name}" for name in data.arguments)}
+    kept = [text for text in arguments.settings if text.partition("=")[0] not in replaced]
+    changes = ["data.name=mapped.Mapped", f"data.folder={arguments.folder}"]
+    return next_command("train.py", *config, *kept, *changes)
 
 
 if __name__ == "__main__":

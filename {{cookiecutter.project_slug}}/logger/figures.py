@@ -3,6 +3,7 @@
 Nothing here changes Matplotlib's settings or Python's warning filters outside `drawing_style`.
 """
 
+import io
 import math
 import re
 import warnings
@@ -15,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from logger.console import log
+from utils.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Figure
@@ -71,9 +73,17 @@ def new_figure(width: float, height: float, texts: Iterable[str] = ()) -> Figure
 
 
 def save_figure(figure: Figure, file: Path | BinaryIO) -> None:
-    """Saves a figure as PNG, or in the format of the file's suffix."""
+    """Saves a figure as PNG, or in the format of the file's suffix; a file is never incomplete."""
+    file_format = "png"
+    if isinstance(file, Path) and file.suffix:
+        file_format = file.suffix.removeprefix(".")
+    content = io.BytesIO()
     with drawing_style():
-        figure.savefig(file, dpi=FILE_DPI)
+        figure.savefig(content, format=file_format, dpi=FILE_DPI)
+    if isinstance(file, Path):
+        replace_file(file, content.getvalue())
+    else:
+        file.write(content.getvalue())
 
 
 @drawing_style()

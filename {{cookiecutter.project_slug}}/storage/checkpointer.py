@@ -12,6 +12,7 @@ from config.schema import CheckpointSettings
 from logger.console import log
 from storage.checkpoint_file import read_verified, save_checkpoint
 from storage.run_folder import step_in_name
+from utils.command import next_command
 from utils.errors import TRAINING_FAILED, UserError
 from utils.files import replacing
 from utils.process_group import all_gather_object
@@ -118,6 +119,9 @@ class Checkpointer:
     def raise_failure(self, exit_code: int = TRAINING_FAILED) -> None:
         """Raises a UserError in all processes if the last save failed in one of them."""
         for failure in all_gather_object(self._failure):
+            if failure and self.saved_steps():
+                resume = next_command("train.py", "--resume", self.folder.parent)
+                raise UserError(f"{failure}\nresume: {resume}", exit_code)
             if failure:
                 raise UserError(failure, exit_code)
 

@@ -127,7 +127,10 @@ def fit_with_recovery(trainer: Any) -> None:
                 return
             failed_step = trainer.progress.step
             if failed_step <= trainer.guard.checked_until:
-                raise UserError(f"{error}; no training step caused it", TRAINING_FAILED) from error
+                resume = next_command("train.py", "--resume", trainer.run)
+                raise UserError(
+                    f"{error}; no training step caused it\nresume: {resume}", TRAINING_FAILED
+                ) from error
             log.warning("%s; repeating the steps since the last checkpoint", error)
             trainer.guard.checked_until = failed_step
             _, state = load_first_usable(_checkpoints_until(trainer.run, failed_step))

@@ -50,8 +50,10 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
         folder = RUNS / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     is_new = not any(folder.glob("*"))
     if not resumed and not is_new and not _holds_aborted_run(folder):
-        resume = next_command("train.py", "--resume", folder)
-        raise UserError(f"{folder} is not empty; use another --run-dir, or resume: {resume}")
+        advice = "use another --run-dir"
+        if has_checkpoint(folder):
+            advice += f", or resume: {next_command('train.py', '--resume', folder)}"
+        raise UserError(f"{folder} is not empty; {advice}")
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder)
@@ -239,7 +241,7 @@ def _start_time(run: Path) -> tuple[float, str]:
 
     The time is in the manifest. Without one, it is that of the newest checkpoint.
     """
-    manifest = _read_manifest(run)
+    manifest = read_manifest(run)
     try:
         start = datetime.fromisoformat(manifest.get("resumed") or manifest["started"])
         seconds = start.timestamp()
@@ -250,7 +252,7 @@ def _start_time(run: Path) -> tuple[float, str]:
 
 def start_folder_of(run: Path) -> Path | None:
     """The current folder when a run was started, to which relative paths in its settings refer."""
-    folder = _read_manifest(run).get("folder")
+    folder = read_manifest(run).get("folder")
     if isinstance(folder, str):
         return Path(folder)
     return None
@@ -289,7 +291,7 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
     }
     text = _to_json(manifest)
     replace_file(folder / "settings.yaml", settings.encode())
-    saved = _read_manifest(folder)
+    saved = read_manifest(folder)
     if saved:
         saved["resumed"] = now
     replace_file(
@@ -298,7 +300,17 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
     return text
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def add_to_manifest(folder: Path, **facts: Any) -> None:
+    """Adds entries to ``manifest.json``, or replaces them.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    manifest = {**read_manifest(folder), **facts}
+    replace_file(folder / "manifest.json", _to_json(manifest).encode(errors="backslashreplace"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
     """The content of ``manifest.json``; empty if it is missing or damaged."""
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())

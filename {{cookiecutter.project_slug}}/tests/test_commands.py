@@ -7,6 +7,8 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -29,6 +31,8 @@ from builders import build_trained_model, restore_dataset, restore_trainer
 from config.loading import load_settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
+from logger import figures
+from storage import export
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 from utils.command import next_command
@@ -165,6 +169,47 @@ def test_samples_that_have_changed_since_the_last_evaluation_are_reported(
         caplog.clear()
         assert command("evaluate", run) == 0
         assert ("synthetic data: the samples have changed" in caplog.text) == is_reported
+
+
+def test_a_test_sample_that_has_changed_since_training_is_reported(
+    trained_run: Path, tmp_path: Path, command: Command, monkeypatch: Any, caplog: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    assert read_json(run / "manifest.json")["test"]["samples"] == 303
+    original = Synthetic.__getitem__
+
+    def with_another_pixel(dataset: Synthetic, index: int) -> Sample:
+        sample = original(dataset, index)
+        if len(dataset) == 303 and index == 302:
+            sample["input"] = sample["input"].clone()
+            sample["input"][0, 0, 0] ^= 1
+        return sample
+
+    for is_changed in (False, True, True):
+        if is_changed:
+            monkeypatch.setattr(Synthetic, "__getitem__", with_another_pixel)
+        caplog.clear()
+        assert command("evaluate", run) == 0
+        assert ("the test split has changed since training" in caplog.text) == is_changed
+        assert command("evaluate", run, "--split", "validation") == 0
+        assert caplog.text.count("since training") == is_changed
+
+
+def test_a_data_set_without_a_test_split_is_trained(
+    tmp_path: Path, train: Command, monkeypatch: Any, capsys: Captured
+) -> None:
+    original = Synthetic.__init__
+
+    def refuse(dataset: Synthetic, root: Path, split: str | None, *more: Any, **named: Any) -> None:
+        if split == "test":
+            raise ValueError("there is no test split")
+        original(dataset, root, split, *more, **named)
+
+    monkeypatch.setattr(Synthetic, "__init__", refuse)
+    assert train(tmp_path / "run", "trainer.max_steps=1") == 0
+    assert "test" not in read_json(tmp_path / "run/manifest.json")
+    assert "there is no test split" not in capsys.readouterr().out
 
 
 def test_any_split_can_be_evaluated_with_any_checkpoint(
@@ -319,8 +364,9 @@ def test_predictions_are_printed_as_a_table(
     trained_run: Path, image_files: list[Path], command: Command, capsys: Captured
 ) -> None:
     assert command("predict", trained_run, *image_files) == 0
-    header, _, *rows = capsys.readouterr().out.splitlines()
+    header, _, *rows, empty, last_line = capsys.readouterr().out.splitlines()
     assert header.split()[0] == "input"
+    assert (empty, last_line) == ("", f"export: python export.py {trained_run}")
     assert len(rows) == len(image_files)
     for row, file in zip(rows, image_files, strict=True):
         assert row.startswith(str(file))
@@ -341,7 +387,7 @@ def test_a_long_prediction_is_truncated_in_the_table_and_complete_in_json(
     (entry,) = json.loads(capsys.readouterr().out)["inputs"]
     assert entry["predictions"] == [prediction]
     assert command("predict", trained_run, image_files[0]) == 0
-    row = capsys.readouterr().out.splitlines()[-1]
+    _, _, row, _, _ = capsys.readouterr().out.splitlines()
     assert row.split()[-2:] == [long_text[:100], "0.333333"]
 
 
@@ -454,6 +500,113 @@ def test_the_next_command_is_in_the_folder_of_the_script(monkeypatch: pytest.Mon
         str(ROOT / "evaluate.py"),
         "last",
     ]
+
+
+@pytest.mark.parametrize(
+    ("processes", "launcher"),
+    [
+        (2, "torchrun --standalone --nproc-per-node=2"),
+        (
+            4,
+            "torchrun --nnodes=2 --nproc-per-node=2 --rdzv-backend=c10d "
+            "--rdzv-endpoint=first:29500 --rdzv-id=job",
+        ),
+    ],
+)
+def test_a_run_of_several_processes_is_continued_by_as_many(
+    monkeypatch: pytest.MonkeyPatch, processes: int, launcher: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    assert next_command("train.py", "--resume", "a b") == f"{launcher} train.py --resume 'a b'"
+    assert next_command("evaluate.py", "run") == f"{launcher} evaluate.py run"
+    assert next_command("export.py", "run") == "python export.py run"
+
+
+# The module that each command imports first, except for those of Python.
+FIRST_IMPORTS = {
+    "train.py": "pydantic",
+    "evaluate.py": "pydantic",
+    "preview.py": "pydantic",
+    "predict.py": "filelock",
+    "export.py": "filelock",
+    "config/__main__.py": "pydantic",
+    "data_loader/convert.py": "numpy",
+}
+
+
+@pytest.mark.parametrize("script", FIRST_IMPORTS)
+def test_ctrl_c_during_the_imports_gives_no_traceback(tmp_path: Path, script: str) -> None:
+    """A package that raises the signal stands in for one that takes long to import."""
+    package = tmp_path / f"{FIRST_IMPORTS[script]}.py"
+    package.write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    result = subprocess.run(
+        [sys.executable, ROOT / script],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout + result.stderr == ""
+    assert result.returncode == -signal.SIGINT  # a shell reports 130
+
+
+FULL_DEVICE = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+
+
+@FULL_DEVICE
+def test_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "config"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 2
+    assert result.stderr == "error: the output cannot be written: No space left on device\n"
+
+
+def test_an_interrupted_evaluation_leaves_the_earlier_one_as_it_was(
+    trained_run: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run)
+    assert command("evaluate", run) == 0
+    folder = run / "evaluation/test"
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "save_figure", interrupt)
+    assert command("evaluate", run / "checkpoints/last.pt") == 130
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_an_export_leaves_no_file(
+    trained_run: Path,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    original = export.verify
+
+    def interrupt(*arguments: Any) -> float:
+        assert list(tmp_path.iterdir())  # the file is being verified
+        signal.raise_signal(number)
+        return original(*arguments)
+
+    monkeypatch.setattr(export, "verify", interrupt)
+    assert command("export", trained_run, "--output", tmp_path / "model.pt2") == 128 + number
+    assert not list(tmp_path.iterdir())
 
 
 def test_all_output_of_training_names_the_data(

@@ -2,6 +2,7 @@
 # ruff: noqa: D103  the names of the tests say what they test
 
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -131,9 +132,11 @@ def test_a_run_trains_and_resumes_with_identical_results(
 def test_all_commands_accept_the_files(
     tmp_path: Path, train: Command, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("data_loader.convert", "--config", CONFIG, "mapped") == 0
-    assert "data.name=mapped.Mapped data.folder=mapped" in capsys.readouterr().out
-    options = ("data.name=mapped.Mapped", "data.workers=0")
+    assert command("data_loader.convert", "--config", CONFIG, "data.batch_size=50", "mapped") == 0
+    label, _, line = capsys.readouterr().out.splitlines()[-1].partition(": ")
+    options = ("data.name=mapped.Mapped", "data.folder=mapped")
+    changes = ["--config", str(CONFIG), "data.batch_size=50", *options]
+    assert (label, shlex.split(line)) == ("train", ["python", "train.py", *changes])
     assert train(tmp_path / "run", *options, "trainer.max_steps=3", "loss.balanced=true") == 0
     assert command("evaluate", tmp_path / "run") == 0
     assert command("preview", "--config", CONFIG, *options) == 0

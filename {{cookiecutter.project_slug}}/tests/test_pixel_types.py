@@ -39,11 +39,7 @@ def save(pixels: Pixels, file: Path) -> Path:
 
 
 def save_png(
-    file: Path,
-    bits: int,
-    colour_type: int,
-    channels: list[int],
-    transparent: bytes | None = None,
+    file: Path, bits: int, colour_type: int, channels: list[int], transparent: bytes | None = None
 ) -> Path:
     """Saves a PNG whose pixels have equal channels, in a type that Pillow does not write."""
     pixel = b"".join(value.to_bytes(bits // 8) for value in channels)

@@ -62,6 +62,29 @@ def test_files_of_others_are_left_alone(
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["notes", "notes/run"])
+@pytest.mark.parametrize(("program", "option"), [("train", "--run-dir"), ("preview", "--output")])
+def test_a_file_in_the_place_of_a_folder_is_named_with_the_option(
+    tmp_path: Path, command: Command, capsys: Captured, program: str, option: str, name: str
+) -> None:
+    (tmp_path / "notes").write_text("mine")
+    assert command(program, option, name) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    for part in (option, repr(name), "notes is a file"):
+        assert part in message
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_folder_without_a_run_is_not_offered_for_resuming(
+    tmp_path: Path, train: Command, capsys: Captured
+) -> None:
+    (tmp_path / "mine").touch()
+    assert train(tmp_path) == 2
+    message = capsys.readouterr().err
+    assert f"{tmp_path} is not empty" in message
+    assert "--resume" not in message
+
+
 def test_files_in_the_folder_of_an_aborted_run_are_left_alone(
     tmp_path: Path, train: Command
 ) -> None:

@@ -173,8 +173,25 @@ def test_an_invalid_value_is_reported_with_its_setting_and_what_is_allowed() -> 
 def test_a_number_for_a_text_is_reported_with_the_quotes_that_make_it_one() -> None:
     message = refusal("name=007")
     assert "name = 7:" in message
-    assert """name='"007"'""" in message
+    assert """name='"7"'""" in message
     assert load_settings(SYNTHETIC, ['name="007"']).name == "007"
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("trainer.epochs=1e0", ": 1"),
+        ("data.batch_size=6.4e1", ": 64"),
+        ('data.batch_size="64"', "without quotes: 64"),
+        ('optimizer.lr="1e-3"', "without quotes: 1e-3"),
+    ],
+)
+def test_a_number_in_another_form_is_reported_with_the_form_that_is_accepted(
+    text: str, advice: str
+) -> None:
+    assert refusal(text).endswith(advice)
+    key, _, _ = text.partition("=")
+    load_settings(SYNTHETIC, [f"{key}={advice.rpartition(': ')[2]}"])
 
 
 def test_yaml_and_command_line_give_the_same_message(tmp_path: Path) -> None:

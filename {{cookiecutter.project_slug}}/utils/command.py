@@ -22,11 +22,14 @@ from utils.errors import (
     place_of,
 )
 from utils.files import discard_output
-from utils.ranks import world_size
+from utils.ranks import local_world_size, world_size
+from utils.signals import started_by_torchrun
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as for a command that the signal ends
 INTERRUPTED = 130  # 128 + SIGINT
 STDERR = 2  # its descriptor
+DISTRIBUTED_PROGRAMS = ("train.py", "evaluate.py")
+RENDEZVOUS_PORT = 29500  # as in README.md; torchrun does not tell its processes which one it uses
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -60,11 +63,15 @@ def run_command(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # the reader of the output, as in `| head`, has exited
         discard_output(sys.stdout)
         exit_code = CLOSED_PIPE
-    except (UserError, OSError) as error:  # an OSError of a file that cannot be read or written
+    except UserError as error:
         logging.getLogger("run").debug("traceback of the error", exc_info=True)  # in train.log
         if not isinstance(error, OtherProcessError):
             print_error(error)
-        exit_code = getattr(error, "exit_code", BAD_INPUT)
+        exit_code = error.exit_code
+    except OSError as error:  # of a file that cannot be read or written
+        logging.getLogger("run").debug("traceback of the error", exc_info=True)
+        print_error(UserError(_describe_os_error(error)))
+        exit_code = BAD_INPUT
     except RuntimeError as error:
         if not is_lost_connection(error):
             raise
@@ -93,6 +100,19 @@ def run_command(main: Callable[[], int | None]) -> None:
     sys.exit(exit_code)
 
 
+def _describe_os_error(error: OSError) -> str:
+    """The file and what is wrong with it; that of a full disk may be the standard output."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {reason}"
+    try:
+        sys.stdout.flush()
+    except OSError:
+        discard_output(sys.stdout)
+        return f"the output cannot be written: {reason}"
+    return str(error)
+
+
 def _prepare_streams() -> None:
     """Makes all texts printable, and lets a command run whose standard streams are closed.
 
@@ -119,10 +139,13 @@ def next_command(program: str, *arguments: str | Path) -> str:
     """
     words = [program]
     if program.endswith(".py"):
-        words = ["python", program]
+        launcher = ["python"]
+        if program in DISTRIBUTED_PROGRAMS and started_by_torchrun():
+            launcher = _torchrun()
         called = Path(sys.argv[0])
         if called.resolve().parent == PROJECT:
-            words = ["python", str(called.with_name(program))]
+            program = str(called.with_name(program))
+        words = [*launcher, program]
     for argument in arguments:
         if isinstance(argument, Path) and str(argument).startswith("-"):
             words.append(f"./{argument}")  # it would be an option
@@ -131,6 +154,22 @@ def next_command(program: str, *arguments: str | Path) -> str:
     if os.name == "nt":
         return COMMAND_PREFIX + subprocess.list2cmdline(words)
     return COMMAND_PREFIX + shlex.join(words)
+
+
+def _torchrun() -> list[str]:
+    """How torchrun starts as many processes as now."""
+    machines = world_size() // local_world_size()
+    processes = f"--nproc-per-node={local_world_size()}"
+    if machines == 1:
+        return ["torchrun", "--standalone", processes]
+    return [
+        "torchrun",
+        f"--nnodes={machines}",
+        processes,
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={os.environ['MASTER_ADDR']}:{RENDEZVOUS_PORT}",
+        f"--rdzv-id={os.environ['TORCHELASTIC_RUN_ID']}",
+    ]
 
 
 def typed_command() -> str:
@@ -146,7 +185,7 @@ def print_error(error: Exception) -> None:
         prefix = f"[rank {number}] "
     try:
         print(f"{prefix}error: {error}", file=sys.stderr)
-    except BrokenPipeError:  # as in `2>&1 | head`
+    except OSError:  # as in `2>&1 | head`, or on a full disk
         discard_output(sys.stderr)
 
 

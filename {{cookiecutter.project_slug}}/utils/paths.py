@@ -38,6 +38,15 @@ def path_argument(text: str) -> Path:
         raise ArgumentTypeError(f"{text!r}: {error}") from error
 
 
+def folder_argument(text: str) -> Path:
+    """The type of an output folder for argparse: a folder, or a path that does not exist yet."""
+    folder = path_argument(text)
+    for path in (folder, *folder.parents):
+        if path.is_file():
+            raise ArgumentTypeError(f"{text!r}: {path} is a file; name a folder")
+    return folder
+
+
 def expand_home(values: Any) -> Any:
     """Plain values, such as those of a YAML file, in which texts like ``~/data`` are expanded."""
     if isinstance(values, dict):

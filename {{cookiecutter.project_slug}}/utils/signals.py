@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -18,6 +20,45 @@ DUPLICATE_WINDOW_SECONDS = 1.0
 def started_by_torchrun() -> bool:
     """Whether torchrun has started this process."""
     return bool(os.environ.get("TORCHELASTIC_RUN_ID"))
+
+
+@contextmanager
+def exiting_on_signals() -> Iterator[None]:
+    """Within this context, a stop signal raises SystemExit, so that temporary files are deleted.
+
+    A second signal ends the process at once. SIGHUP stays ignored if it is, as under nohup.
+
+    Raises:
+        SystemExit: with 128 plus the number of the signal.
+    """
+
+    def exit_process(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    previous_handlers = _install(exit_process)
+    try:
+        yield
+    finally:
+        _restore(previous_handlers)
+
+
+def _install(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Handles the stop signals; returns the previous handlers, none outside the main thread."""
+    previous_handlers: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is not threading.main_thread():
+        return previous_handlers
+    for number in STOP_SIGNALS:
+        if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
+            continue
+        previous_handlers[number] = signal.signal(number, handler)
+    return previous_handlers
+
+
+def _restore(previous_handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, previous in previous_handlers.items():
+        # None stands for a handler that was not installed by Python.
+        signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
 class StopSignals:
@@ -37,24 +78,17 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         self.received = 0
         self._duplicates_until = 0.0
-        self._previous_handlers: dict[signal.Signals, Any] = {}
-        if threading.current_thread() is not threading.main_thread():
-            return self
-        for number in STOP_SIGNALS:
-            if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
-                continue
-            self._previous_handlers[number] = signal.signal(number, self._handle)
+        self._previous_handlers = _install(self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, previous in self._previous_handlers.items():
-            if not self.received:
-                # None stands for a handler that was not installed by Python.
-                signal.signal(number, signal.SIG_DFL if previous is None else previous)
-            elif started_by_torchrun():
+        if not self.received:
+            _restore(self._previous_handlers)
+        elif started_by_torchrun():
+            for number in self._previous_handlers:
                 signal.signal(number, signal.SIG_IGN)
-            # Otherwise `_handle` stays, as the previous handler might print a traceback while
-            # the interpreter exits.
+        # Otherwise `_handle` stays, as the previous handler might print a traceback while the
+        # interpreter exits.
 
     def _is_duplicate(self, number: int) -> bool:
         if signal.Signals(number).name == "SIGHUP" or started_by_torchrun():
