@@ -119,7 +119,8 @@ def save_results(
     metrics_file = folder / "metrics.json"
     for name in read_metrics(metrics_file).get("files", []):
         (folder / Path(name).name).unlink(missing_ok=True)
-    files = [*(f"{name}.csv" for name in tables), *(f"{name}.png" for name in figures)]
+    files = [f"{name}.csv" for name in tables]
+    files += [f"{name}.png" for name in figures]
     content = json.dumps({**summary, "files": files}, indent=2)
     replace_file(metrics_file, content.encode())
     for name, table in tables.items():
@@ -152,7 +153,9 @@ def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str,
         if largest_side > 2 * MAX_LABELLED_CLASSES:
             print(f"\n{folder / name}.csv")
         else:
-            rows = [[cell[:MAX_CELL_CHARACTERS] for cell in row] for row in table]
+            rows = []
+            for row in table:
+                rows.append([cell[:MAX_CELL_CHARACTERS] for cell in row])
             print(f"\n{format_table(rows)}")
     print(f"\nsaved in {folder}")
 

@@ -49,8 +49,9 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, previous in self._previous_handlers.items():
             if not self.received:
-                # None stands for a handler that was not installed by Python.
-                signal.signal(number, signal.SIG_DFL if previous is None else previous)
+                if previous is None:  # a handler that was not installed by Python
+                    previous = signal.SIG_DFL
+                signal.signal(number, previous)
             elif started_by_torchrun():
                 signal.signal(number, signal.SIG_IGN)
             # Otherwise `_handle` stays, as the previous handler might print a traceback while
