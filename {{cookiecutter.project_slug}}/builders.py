@@ -246,7 +246,8 @@ def initialize_lazy_layers(model: BaseModel, dataset: BaseDataset) -> None:
     Raises:
         UserError: if the model takes something else, or does not use a lazy layer.
     """
-    if not any(is_lazy(parameter) for parameter in [*model.parameters(), *model.buffers()]):
+    tensors = [*model.parameters(), *model.buffers()]
+    if not any(is_lazy(tensor) for tensor in tensors):
         return
     name = type(model).__name__
     advice = "call the model in its constructor, with inputs of the right shape, or state its sizes"

@@ -184,7 +184,9 @@ def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str,
         if largest_side > 2 * MAX_LABELLED_CLASSES:
             print(f"\n{folder / name}.csv")
         else:
-            rows = [[cell[:MAX_CELL_CHARACTERS] for cell in row] for row in table]
+            rows = []
+            for row in table:
+                rows.append([cell[:MAX_CELL_CHARACTERS] for cell in row])
             print(f"\n{format_table(rows)}")
     print(f"\nsaved in {folder}")
 

@@ -112,20 +112,24 @@ def find_sources(argument: str, suffixes: Sequence[str]) -> list[str]:
 
 
 def _find_in_folder(folder: Path, suffixes: Sequence[str]) -> list[str]:
-    names = [file for file in folder.iterdir() if not file.name.startswith(".")]
-    files = [file for file in names if not file.is_dir()]
-    found = [str(file) for file in files if file.suffix.lower() in suffixes]
+    found = []
+    left_out = 0
+    for file in folder.iterdir():
+        if file.is_dir() or file.name.startswith("."):
+            continue
+        if file.suffix.lower() in suffixes:
+            found.append(str(file))
+        else:
+            left_out += 1
     endings = ", ".join(suffixes)
     if not found:
         raise UserError(
             f"{folder}: no file in this folder ends with {endings}; for "
             f"its subfolders, use {shlex.quote(str(folder / '**/*'))}"
         )
-    if len(found) < len(files):
-        left_out = len(files) - len(found)
-        print(
-            f"{folder}: left out {left_out} files that do not end with {endings}", file=sys.stderr
-        )
+    if left_out > 0:
+        message = f"{folder}: left out {left_out} files that do not end with {endings}"
+        print(message, file=sys.stderr)
     return sorted(found)
 
 

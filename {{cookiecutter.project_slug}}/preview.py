@@ -69,7 +69,9 @@ def main() -> None:
         heading = f"{dataset.title}: {arguments.split}, {kind}"
         file = arguments.output / f"{arguments.split}_{kind}.png"
         show(dataset, batch, heading, file)
-    config = [] if arguments.config == DEFAULT else ["--config", arguments.config]
+    config = []
+    if arguments.config != DEFAULT:
+        config = ["--config", arguments.config]
     print(f"train: {next_command('train.py', *config, *arguments.settings)}")
 
 

@@ -115,7 +115,6 @@ def train(
     with fast_imports():
         import builders
         from logger.run_log import find_tracker
-        from optim.schedulers import check_total_steps
         from run_length import describe_new_length
         from sanity_check import check_trainer
         from storage.non_finite_guard import fit_with_recovery
@@ -143,12 +142,7 @@ def train(
         trainer = builders.build_trainer(settings, model, loaders, run)
         check_trainer(trainer)
         if state is not None:
-            trainer.load_state_dict(state)
-            check_total_steps(
-                trainer.schedulers, settings.scheduler, trainer.total_steps, trainer.steps_per_epoch
-            )
-            if "batches" in state:  # the file of a step with a non-finite value
-                trainer.guard.checked_until = trainer.progress.step + 1
+            restore(trainer, state)
         configure_logging(run / "train.log")
         if is_main_process():
             write_manifest(trainer)
@@ -163,6 +157,22 @@ def train(
         exit_code = describe_end(trainer)
     destroy_process_group()
     return exit_code
+
+
+def restore(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
+    """Restores the state of a checkpoint, or of the file of a step with a non-finite value.
+
+    Raises:
+        UserError: if it does not fit the settings.
+    """
+    from optim.schedulers import check_total_steps
+
+    trainer.load_state_dict(state)
+    check_total_steps(
+        trainer.schedulers, trainer.settings.scheduler, trainer.total_steps, trainer.steps_per_epoch
+    )
+    if "batches" in state:  # the file of a step with a non-finite value
+        trainer.guard.checked_until = trainer.progress.step + 1
 
 
 @contextmanager

@@ -192,7 +192,8 @@ class BaseTrainer(ABC):
     @cached_property
     def schedule(self) -> Schedule | None:
         """The function in `scheduler.name`; None if it is a class of torch."""
-        schedule = build_schedule(self.settings.scheduler, self.total_steps, self.steps_per_epoch)
+        options = self.settings.scheduler
+        schedule = build_schedule(options, self.total_steps, self.steps_per_epoch)
         if schedule is not None:
             check_schedule(schedule, self.total_steps)
         return schedule

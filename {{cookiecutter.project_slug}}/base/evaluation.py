@@ -50,7 +50,8 @@ def _evaluate_batches(trainer: Any, model: nn.Module, split: str, means: Weighte
         for number, step in enumerate(loader.steps(0, loader.steps_per_epoch)):
             sample_count = sum(step.sample_counts)
             if sample_count > 0:
-                trainer.evaluated_indices = loader.source.local_indices(number).to(trainer.device)
+                indices = loader.source.local_indices(number)
+                trainer.evaluated_indices = indices.to(trainer.device)
                 (batch,) = step.to(trainer.device).batches
                 with naming_invalid_labels(loader, split, number):
                     values = trainer.evaluation_step(model, batch)
@@ -66,9 +67,8 @@ def collect_results(trainer: Any, means: WeightedMeans) -> dict[str, Tensor]:
     for name, mean in means.compute_over_processes().items():
         results[name] = torch.tensor(mean, dtype=torch.float64)
     if not results:
-        raise UserError(
-            f"{type(trainer).__name__}.evaluation_step returns no values and updates no metrics"
-        )
+        kind = type(trainer).__name__
+        raise UserError(f"{kind}.evaluation_step returns no values and updates no metrics")
     return results
 
 
@@ -83,7 +83,8 @@ def predict(trainer: Any, batch: Batch) -> Any:
 def evaluating(trainer: Any) -> Iterator[nn.Module]:
     """See `BaseTrainer.evaluating`."""
     _ = trainer.parallel_model  # shards the model if necessary
-    _ = trainer.metrics  # built here, because tensors made in inference mode cannot be updated
+    # Built here, because tensors made in inference mode cannot be updated.
+    _ = trainer.metrics
     model = trainer.evaluated_model
     modes = {module: module.training for module in model.modules()}
     if trainer.evaluates_with_gradients:

@@ -20,7 +20,9 @@ def first_invalid_label(labels: Tensor, classes: int, ignored: int = NO_INDEX) -
         classes: the number of classes.
         ignored: a label that a loss ignores.
     """
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or classes == 0:
+    if classes == 0 or labels.ndim != 1:
+        return None
+    if labels.is_floating_point() or labels.is_complex():
         return None
     is_invalid = ((labels < 0) | (labels >= classes)) & (labels != ignored)
     if not is_invalid.any():
@@ -70,7 +72,8 @@ def _find_problem(loader: BatchLoader, split: str, step: int) -> str:
             continue
         row = first_invalid_label(labels, len(dataset.classes))
         if row is not None:
-            return describe_invalid_label(dataset, split, int(indices[row]), int(labels[row]))
+            index = int(indices[row])
+            return describe_invalid_label(dataset, split, index, int(labels[row]))
     return ""
 
 

@@ -111,7 +111,7 @@ def _optimize_with_closure(
 
     def closure() -> Tensor:
         _discard_gradients(trainer)
-        outputs: dict[str, Tensor] = trainer.compute_gradients(step, optimizer, training_step)
+        outputs = trainer.compute_gradients(step, optimizer, training_step)
         trainer.clip_gradients(optimizer)
         make_gradients_contiguous(stepping)
         all_outputs.append(outputs)

@@ -55,9 +55,11 @@ def record_validation(trainer: Any, all_results: Mapping[str, Mapping[str, Tenso
 
     They are logged last: after an error, the validation is repeated.
     """
-    scalars = {split: scalar_results(results) for split, results in all_results.items()}
-    monitorable = {}
-    for split, values in scalars.items():
+    scalars: dict[str, dict[str, float]] = {}
+    monitorable: dict[str, float] = {}
+    for split, results in all_results.items():
+        values = scalar_results(results)
+        scalars[split] = values
         prefix = ""
         if split != "validation":
             prefix = f"{split}/"
@@ -84,7 +86,8 @@ def describe_early_stop(progress: Progress, monitor: str) -> str:
     """Why `trainer.early_stop` ends the run before its last step, and the best value."""
     best = "no value was finite"
     if progress.best_step > 0:
-        best = f"the best value is {progress.best:.4f}, of step {progress.best_step} (best.pt)"
+        best = f"the best value is {progress.best:.4f}, of step {progress.best_step}"
+        best += " (best.pt)"
     return (
         f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not "
         f"improved in {progress.validations_without_improvement} validations; {best}"

@@ -246,8 +246,10 @@ def _is_plain(annotation: Any) -> bool:
     Of the alternatives in a union, one must have values besides None.
     """
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        alternatives = [other for other in typing.get_args(annotation) if other is not type(None)]
-        return any(_is_plain(alternative) for alternative in alternatives)
+        for alternative in typing.get_args(annotation):
+            if alternative is not type(None) and _is_plain(alternative):
+                return True
+        return False
     try:
         pydantic.TypeAdapter(annotation).json_schema()
     except Exception:  # pydantic's errors, and those of a type's own hooks

@@ -44,8 +44,8 @@ def check_protocol(metrics: Any, source: str) -> None:
     for method in ("reset", "update", "compute", "to"):
         if not callable(getattr(metrics, method, None)) or isinstance(metrics, dict):
             raise UserError(
-                f"{source} returned an object of the type {type(metrics).__name__} without the "
-                f"method `{method}`; return one metric, or several as "
+                f"{source} returned an object of the type {type(metrics).__name__} "
+                f"without the method `{method}`; return one metric, or several as "
                 "torchmetrics.MetricCollection({...})"
             )
 

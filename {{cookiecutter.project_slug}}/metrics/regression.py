@@ -32,7 +32,9 @@ class RegressionMetrics:
     higher_is_better: ClassVar[Mapping[str, bool]] = {"mse": False, "mae": False, "r2": True}
 
     def __init__(self, means_and_stds: Sequence[tuple[float, float]] = ()) -> None:
-        means, stds = torch.tensor([*means_and_stds] or [(0.0, 1.0)], dtype=torch.float64).T
+        if not means_and_stds:
+            means_and_stds = [(0.0, 1.0)]
+        means, stds = torch.tensor(means_and_stds, dtype=torch.float64).T
         self.means = means
         self.stds = stds
         self.reset()
@@ -64,7 +66,8 @@ class RegressionMetrics:
     def _all_samples(self, batches: list[Tensor]) -> Tensor:
         """Concatenates the batches of all processes, some of which may have none, on the CPU."""
         all_batches: list[Tensor] = []
-        for rank_batches in all_gather_object([batch.cpu().double() for batch in batches]):
+        local_batches = [batch.cpu().double() for batch in batches]
+        for rank_batches in all_gather_object(local_batches):
             all_batches += rank_batches
         return torch.cat(all_batches)
 

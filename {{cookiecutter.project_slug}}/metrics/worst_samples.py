@@ -61,7 +61,9 @@ class WorstSamples:
         local_rows = (self.samples.tolist(), self.scores.tolist())
         found = []
         for samples, scores in all_gather_object(local_rows):
-            for (index, true, predicted), (score, confidence) in zip(samples, scores, strict=True):
+            for sample, sample_scores in zip(samples, scores, strict=True):
+                index, true, predicted = sample
+                score, confidence = sample_scores
                 if score < math.inf:  # which is false for NaN, too
                     found.append(Misclassified(score, index, true, predicted, confidence))
         return sorted(found)[:MAX_SAMPLES]

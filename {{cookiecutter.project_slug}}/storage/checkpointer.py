@@ -55,8 +55,12 @@ class Checkpointer:
 
     def saved_steps(self) -> list[int]:
         """The steps of the checkpoints ``step_*.pt``."""
-        steps = [step_in_name(file) for file in self.folder.glob("step_*.pt")]
-        return [step for step in steps if step is not None]
+        steps = []
+        for file in self.folder.glob("step_*.pt"):
+            step = step_in_name(file)
+            if step is not None:
+                steps.append(step)
+        return steps
 
     def is_due(self, step: int, is_log_step: bool) -> bool:
         """Whether to save within an epoch; the answer is the same in all processes.

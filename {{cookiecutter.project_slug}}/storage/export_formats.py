@@ -130,7 +130,8 @@ def write_safetensors(model: nn.Module, file: Path, about: Mapping[str, Any]) ->
     file.write_bytes(_as_safetensors(weights, {"about": json.dumps(about)}))
     stored = load_file(file)
     for name, value in weights.items():
-        if name not in stored or not torch.equal(_bytes_of(value), _bytes_of(stored[name])):
+        is_equal = name in stored and torch.equal(_bytes_of(value), _bytes_of(stored[name]))
+        if not is_equal:
             raise UserError(f"{name} in the safetensors file differs from the model's")
 
 

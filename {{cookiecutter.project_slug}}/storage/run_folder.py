@@ -195,8 +195,12 @@ def largest_step_first(files: Iterable[Path]) -> list[Path]:
         step = steps_by_inode.get(inode) if inode else None
         if step is None:
             step = _step_in_file(file)
-        steps[file] = math.inf if step is None else step
-    files.sort(key=lambda file: file.name, reverse=True)  # of the same step, step_*.pt comes first
+        if step is None:
+            steps[file] = math.inf
+        else:
+            steps[file] = step
+    # Of the same step, step_*.pt comes first.
+    files.sort(key=lambda file: file.name, reverse=True)
     return sorted(files, key=lambda file: steps[file], reverse=True)
 
 
@@ -246,7 +250,8 @@ def _start_time(run: Path) -> tuple[float, str]:
         start = datetime.fromisoformat(manifest.get("resumed") or manifest["started"])
         seconds = start.timestamp()
     except (LookupError, TypeError, ValueError):
-        seconds = max((file.stat().st_mtime for file in run.glob(CHECKPOINTS)), default=0.0)
+        times = [file.stat().st_mtime for file in run.glob(CHECKPOINTS)]
+        seconds = max(times, default=0.0)
     return seconds, str(run)
 
 
@@ -294,9 +299,8 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
     saved = read_manifest(folder)
     if saved:
         saved["resumed"] = now
-    replace_file(
-        folder / "manifest.json", _to_json(saved or manifest).encode(errors="backslashreplace")
-    )
+    content = _to_json(saved or manifest).encode(errors="backslashreplace")
+    replace_file(folder / "manifest.json", content)
     return text
 
 
@@ -316,7 +320,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / "manifest.json").read_bytes())
     except (OSError, ValueError):
         return {}
-    return manifest if isinstance(manifest, dict) else {}
+    if not isinstance(manifest, dict):
+        return {}
+    return manifest
 
 
 def _to_json(manifest: Mapping[str, Any]) -> str:

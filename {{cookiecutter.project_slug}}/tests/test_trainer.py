@@ -716,6 +716,7 @@ def methods_of(trainer: BaseTrainer) -> dict[str, Any]:
 
 def test_profiling_changes_no_method_and_undoes_its_steps(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(*SMALL_MODEL, "trainer.ema=0.9", kind=MethodRecorder)
+    trainer.progress.compare_by(trainer.criterion)  # as at the start of a run
     before = trainer.state_dict()
     _ = trainer.loss  # built before the methods are listed
     weights_before = copy_of_weights(trainer.model)

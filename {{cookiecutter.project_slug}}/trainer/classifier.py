@@ -43,7 +43,8 @@ class Classifier(BaseTrainer):
         ignored = self.settings.loss.arguments.get("ignore_index", NO_INDEX)
         index = first_invalid_label(targets, len(dataset.classes), ignored)
         if index is not None:
-            raise UserError(describe_invalid_label(dataset, split, index, int(targets[index])))
+            label = int(targets[index])
+            raise UserError(describe_invalid_label(dataset, split, index, label))
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch["input"])
@@ -61,7 +62,8 @@ class Classifier(BaseTrainer):
         labels = class_labels(batch["target"])
         self.metrics.update(losses, logits, labels)
         if self.evaluated_indices is not None:
-            self.worst_samples[self.evaluated_split].update(logits, labels, self.evaluated_indices)
+            worst_samples = self.worst_samples[self.evaluated_split]
+            worst_samples.update(logits, labels, self.evaluated_indices)
 
     def evaluate(self, split: str) -> dict[str, Tensor]:
         self.evaluated_split = split

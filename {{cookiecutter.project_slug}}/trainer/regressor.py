@@ -124,7 +124,8 @@ class Regressor(BaseTrainer):
         batch = self.loaders[split].sample_batch(CURVE_POINTS)
         if batch["input"].shape[1:] == (1,):
             axes = getattr(self.dataset, "axes", ("x", "y"))
-            x = restore(batch["input"], [getattr(self.dataset, "x_mean_and_std", (0.0, 1.0))])
+            x_mean_and_std = getattr(self.dataset, "x_mean_and_std", (0.0, 1.0))
+            x = restore(batch["input"], [x_mean_and_std])
             y = batch["target"][:, :1]
             curve = self.predict(batch)[:, :1]
             if self.standardization:
@@ -152,7 +153,8 @@ class ModelInDataUnits(ModelWrapper):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The outputs of the model in the units of the data."""
-        return restore_outputs(self.model(*args, **kwargs), self.means_and_stds, self.loss)
+        outputs = self.model(*args, **kwargs)
+        return restore_outputs(outputs, self.means_and_stds, self.loss)
 
 
 def restore_outputs(

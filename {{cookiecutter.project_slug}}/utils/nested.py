@@ -124,7 +124,8 @@ def digest(value: Any) -> str:
         hashed.update(name.encode())
         if isinstance(leaf, Tensor):
             # `contiguous` would keep the stride of a single number, which a view does not allow.
-            flat = leaf.detach().cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
+            tensor = leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
+            flat = tensor.reshape(-1)
             hashed.update(flat.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
         elif isinstance(leaf, bool | int | float | str):
             hashed.update(repr(leaf).encode())

@@ -72,7 +72,10 @@ class DataParallel(nn.parallel.DistributedDataParallel):
             match = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
             if match is None:
                 raise
-            trained = [name for name, p in self.module.named_parameters() if p.requires_grad]
+            trained = []
+            for name, parameter in self.module.named_parameters():
+                if parameter.requires_grad:
+                    trained.append(name)
             names = [trained[int(index)] for index in match[1].split()]
             raise UserError(describe_unused_parameters(names), TRAINING_FAILED) from error
 
