@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -143,7 +144,11 @@ def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
                 f"the value of {key} is not text in this terminal's "
                 "encoding; set PYTHONUTF8=1 in the environment"
             )
-        value = parse(text, f"the value of {key}")
+        try:
+            value = parse(text, f"the value of {key}")
+        except UserError as error:
+            quoted = json.dumps(text[:MAX_SHOWN_CHARACTERS], ensure_ascii=False)
+            raise UserError(f"{error}; write a text as {shlex.quote(f'{key}={quoted}')}") from error
         is_inner = key.count(".") > 1
         if key.endswith(".name") and not is_inner:
             names.append((key, value))

@@ -4,6 +4,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -212,6 +213,29 @@ def check_varies(values: Tensor, column: str) -> None:
         raise UserError(
             f"column {column!r}: all training rows have the value {first!r}; choose a column that "
             "varies. If its cells differ, float64 cannot distinguish them: subtract an offset"
+        )
+
+
+def check_distinct(rows: Table, column: str, numbers: Tensor) -> None:
+    """Raises a UserError if different cells, such as long identifiers, are the same in float64.
+
+    Args:
+        rows: rows of the table.
+        column: name of the column.
+        numbers: its numbers, float64; a column with several of them passes.
+    """
+    if (numbers != numbers.flatten()[0]).any():
+        return
+    exact = {}
+    for text in rows.cells(column)[~rows.is_missing(column)].unique():
+        digits = re.sub(thousands_pattern(rows.table_format), "", text)
+        exact[Decimal(digits.replace(rows.table_format.decimal, "."))] = text
+    if len(exact) > 1:
+        first, second = [*exact.values()][:2]
+        raise UserError(
+            f"{rows.file}: column {column!r}: {first!r} and {second!r} are the same number in "
+            f"float64; set 'data.kinds={{{column}: category}}', add the column to data.ignore, or "
+            "subtract an offset"
         )
 
 

@@ -102,7 +102,8 @@ def _read_utf8(file: Path, encoding: str) -> bytes:
         line = data[: error.start].decode(encoding, "ignore").count("\n") + 1
         raise UserError(
             f"{file}, line {line}: byte 0x{data[error.start]:02x} is not valid in {encoding}; set "
-            "data.encoding to the encoding of the file, such as cp1252, or save it in UTF-8"
+            "data.encoding to the encoding of the file, such as cp1252, or save it in UTF-8; if it "
+            "is compressed by anything but gzip, unpack it"
         ) from error
     except (LookupError, UnicodeError) as error:
         raise UserError(

@@ -203,6 +203,10 @@ def _looks_like_a_number(name: str) -> bool:
 
 
 def _first_bytes(file: Path) -> bytes:
+    if file.is_fifo() or file.is_char_device():
+        raise UserError(
+            f"{file} is not a regular file, but a pipe or a device; save its content in a file"
+        )
     try:
         with file.open("rb") as stream:
             return stream.read(8)

@@ -11,6 +11,7 @@ from torch import Tensor
 from base.base_dataset import Batch, Sample
 from data_loader.columns import (
     advice_on_number,
+    check_distinct,
     check_varies,
     class_indices,
     comparable_texts,
@@ -110,6 +111,7 @@ class TabularCSV(TableDataset):
         _check_columns_exist("kinds", self.kinds, rows)
 
         is_training = split == "train"
+        self.is_test = split == "test"
         if predict == "class":
             self.classes, targets = class_indices(rows, target, training=is_training)
         else:
@@ -154,6 +156,8 @@ class TabularCSV(TableDataset):
         super().load_state_dict(state)
         if len(self) > 0:
             self._check_columns()
+            if self.is_test:
+                self._warn_of_unknown_categories(self.rows)
             for statistics in self.target_standardization:
                 self.targets = standardize(self.unscaled_targets, statistics, self.target)
             self.features = self._encode(self.all_rows, self.indices)
@@ -318,6 +322,7 @@ def _fit_numbers(rows: Table, column: str) -> tuple[float, float, bool]:
     known = values[~values.isnan()]
     if len(known) == 0:
         return 0.0, 1.0, True
+    check_distinct(rows, column, known)
     mean, std = mean_and_std(known, column)
     return mean, std, len(known) < len(values)
 

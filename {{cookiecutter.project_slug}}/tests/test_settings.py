@@ -5,6 +5,7 @@ import importlib
 import inspect
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from config import classes
 from config.classes import find_class, list_classes
 from config.constructors import class_settings, construct, constructor_parameters
 from config.loading import changes_that_need_force, load_section, load_settings, to_yaml
-from config.reading import parse
+from config.reading import parse, parse_overrides
 from config.schema import (
     ClassSection,
     DataSettings,
@@ -206,6 +207,16 @@ def test_a_number_in_another_form_is_reported_with_the_form_that_is_accepted(
     assert refusal(text).endswith(advice)
     key, _, _ = text.partition("=")
     load_settings(SYNTHETIC, [f"{key}={advice.rpartition(': ')[2]}"])
+
+
+@pytest.mark.parametrize("text", [",", "%", "[x", "it's: {"])
+def test_a_text_that_is_no_yaml_is_reported_with_the_quotes_that_make_it_one(text: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_overrides([f"data.file={text}"])
+    assert error.value.exit_code == 2
+    _, _, advice = str(error.value).rpartition("write a text as ")
+    (override,) = shlex.split(advice)
+    assert parse_overrides([override]) == [("data.file", text)]
 
 
 def test_yaml_and_command_line_give_the_same_message(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 import csv
 import gzip
 import io
+import os
 import re
 import sys
 import zipfile
@@ -418,3 +419,9 @@ def test_the_first_sheet_of_a_workbook_is_named_if_a_column_is_missing(tmp_path:
     message = refused(tmp_path / "x.xlsx", "a")
     for part in ("'a'", "note", "first sheet"):
         assert part in message
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_not_read_as_a_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "regular file" in refused(tmp_path / "pipe")

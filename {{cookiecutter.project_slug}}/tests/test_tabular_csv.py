@@ -657,3 +657,28 @@ def test_a_file_with_another_spelling_of_the_classes_is_evaluated(
         metrics = json.loads(Path(f"run/evaluation/{name}/metrics.json").read_text())
         accuracies.append(metrics["accuracy"])
     assert accuracies[0] == accuracies[1]
+
+
+def test_identifiers_that_float64_cannot_distinguish_are_refused(
+    things: Callable[..., BaseDataset],
+) -> None:
+    cells = ("12345678901234567890", "12345678901234567891")
+    message = refused(things, repeated(*cells))
+    for part in ("mine.csv", "'a'", *map(repr, cells), "data.kinds={a: category}"):
+        assert part in message
+    state = things(repeated("14.62", "14.620", "1462e-2", "")).state_dict()
+    assert state["numbers"]["a"] == (14.62, 1.0, True)
+
+
+def test_an_unknown_category_is_reported_at_the_evaluation(
+    tmp_path: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_rows(tmp_path / "mine.csv", [HEADER, *ROWS])
+    options = (*own_settings(tmp_path), "data.file=mine.csv", "trainer.epochs=1", *QUICK)
+    assert command("train", "--config", CLASSES, "--run-dir", "run", *options) == 0
+    assert command("evaluate", "run") == 0
+    assert "no training row" not in caplog.text
+    write_rows(tmp_path / "new.csv", [HEADER, *((row[0], "GREY", row[2]) for row in ROWS)])
+    assert command("evaluate", "run", "data.file=new.csv") == 0
+    for part in ("new.csv, line", "'colour'", "'GREY'"):
+        assert part in caplog.text

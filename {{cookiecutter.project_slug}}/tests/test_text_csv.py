@@ -168,7 +168,10 @@ def test_the_example_data_are_reproducible(tmp_path: Path) -> None:
 
 
 def test_sentences_are_classified_from_arguments_and_from_lines_of_a_file(
-    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    command: Command,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     changes = (f"data.root={tmp_path}", "trainer.epochs=3", *QUICK)
     assert command("train", "--config", CONFIG, "--run-dir", "run", *changes) == 0
@@ -209,9 +212,8 @@ def test_sentences_are_classified_from_arguments_and_from_lines_of_a_file(
         "A kind lobby!\n\n\u200b\n\ufeff\nA clean room.\n", encoding="utf-8"
     )
     assert command("predict", "run", "gaps.txt", "--json") == 0
-    printed = capsys.readouterr()
-    assert len(json.loads(printed.out)["inputs"]) == 2
-    assert "gaps.txt: 2 inputs without words" in printed.err
+    assert len(json.loads(capsys.readouterr().out)["inputs"]) == 2
+    assert "gaps.txt: 2 inputs without words" in caplog.text
     assert command("predict", "run", "A \x1b[31mred room") == 0
     assert r"A \x1b[31mred room" in capsys.readouterr().out
 
