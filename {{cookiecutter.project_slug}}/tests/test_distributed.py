@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -301,6 +303,34 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path, rece
 def test_an_error_in_one_process_ends_all_with_its_traceback(tmp_path: Path) -> None:
     output = launch(2, PROCESSES, "error", tmp_path / "run", expected=1)
     assert "[rank1]: ZeroDivisionError: error of the second process" in output
+
+
+def test_an_error_ends_a_process_at_once() -> None:
+    """Without waiting for a thread, which may wait for another process, which waits for this one.
+
+    As with trainer.strategy=fsdp, where a thread writes the shards.
+    """
+    script = """
+import threading
+from utils.command import run_command
+
+def main():
+    threading.Thread(target=threading.Event().wait).start()
+    raise ZeroDivisionError("error of the second process")
+
+run_command(main)
+"""
+    second_process = {**launcher.environment(), "WORLD_SIZE": "2", "RANK": "1"}
+    finished = subprocess.run(
+        [sys.executable, "-c", script],
+        env=second_process,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert finished.returncode == 1
+    assert finished.stderr.endswith("ZeroDivisionError: error of the second process\n")
 
 
 def test_a_layer_that_one_process_leaves_out_later_is_named(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def write_png(
 
 def save_png_with_transparent_level(file: Path, bits: int, grey: int, transparent: int) -> Path:
     """Saves a grey PNG of one level, of which one level is transparent."""
-    bits_of_row = f"{grey:0{bits}b}" * SIZE
-    row = b"\0" + int(bits_of_row, 2).to_bytes(bits)
+    digits = f"{grey:0{bits}b}"
+    row = b"\0" + int(digits * SIZE, 2).to_bytes(bits)
     return write_png(file, bits, 0, row, transparent.to_bytes(2))
 
 

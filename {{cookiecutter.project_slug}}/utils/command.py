@@ -58,46 +58,59 @@ def run_command(main: Callable[[], int | None]) -> None:
         is_one_of_several = world_size() > 1
         exit_code = main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        exit_code = INTERRUPTED
-    except BrokenPipeError:  # the reader of the output, as in `| head`, has exited
-        discard_output(sys.stdout)
-        exit_code = CLOSED_PIPE
-    except UserError as error:
-        logging.getLogger("run").debug("traceback of the error", exc_info=True)  # in train.log
-        if not isinstance(error, OtherProcessError):
-            print_error(error)
-        exit_code = error.exit_code
-    except OSError as error:  # of a file that cannot be read or written
-        logging.getLogger("run").debug("traceback of the error", exc_info=True)
-        print_error(UserError(_describe_os_error(error)))
-        exit_code = BAD_INPUT
-    except RuntimeError as error:
-        if not is_lost_connection(error):
-            raise
-        logging.getLogger("run").debug("traceback of the error", exc_info=True)
-        print_error(UserError("another process has ended; if it was an error, it reports it"))
-        exit_code = TRAINING_FAILED
     except ParserExit:
         raise
-    except SystemExit as error:
-        # Of the project's code or a library: the command has not done its work, so it must not
-        # exit with 0.
-        logging.getLogger("run").debug("traceback of the error", exc_info=True)
-        print_error(
-            UserError(
-                f"sys.exit({error.code!r}) ended the command ({place_of(error)}); raise an error "
-                "instead, or call `stop` of the trainer to end training"
-            )
-        )
-        exit_code = TRAINING_FAILED
-        if isinstance(error.code, int) and error.code != 0:
-            exit_code = error.code
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        exit_code = _report(error)
+        if exit_code is None and not is_one_of_several:
+            raise
+        if exit_code is None:
+            sys.excepthook(type(error), error, error.__traceback__)
+            exit_code = TRAINING_FAILED
     finally:
         signal.signal(signal.SIGINT, previous_handler)
     if is_one_of_several:
         exit_at_once(exit_code or 0)
     sys.exit(exit_code)
+
+
+def _report(error: BaseException) -> int | None:
+    """Reports what ended a command; returns the exit code, or None if it needs a traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):  # the reader of the output, as in `| head`, has exited
+        discard_output(sys.stdout)
+        return CLOSED_PIPE
+    logging.getLogger("run").debug("traceback of the error", exc_info=error)  # in train.log
+    if isinstance(error, OtherProcessError):
+        return error.exit_code
+    if isinstance(error, UserError):
+        print_error(error)
+        return error.exit_code
+    if isinstance(error, OSError):  # of a file that cannot be read or written
+        print_error(UserError(_describe_os_error(error)))
+        return BAD_INPUT
+    if is_lost_connection(error):
+        print_error(UserError("another process has ended; if it was an error, it reports it"))
+        return TRAINING_FAILED
+    if isinstance(error, SystemExit):
+        return _report_exit(error)
+    return None
+
+
+def _report_exit(error: SystemExit) -> int:
+    """Reports `sys.exit` in code of the project or a library; the exit code, which is not 0.
+
+    The command has not done its work.
+    """
+    message = (
+        f"sys.exit({error.code!r}) ended the command ({place_of(error)}); raise an error instead, "
+        "or call `stop` of the trainer to end training"
+    )
+    print_error(UserError(message))
+    if isinstance(error.code, int) and error.code != 0:
+        return error.code
+    return TRAINING_FAILED
 
 
 def _describe_os_error(error: OSError) -> str:
