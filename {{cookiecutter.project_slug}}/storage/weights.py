@@ -6,6 +6,7 @@ Only tensors are read. Code in a file is never run.
 import dataclasses
 import json
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import EnumType
@@ -121,7 +122,9 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     if file.suffix in (".pt2", ".onnx"):
         raise UserError(f"{file} is an exported program, and not a file of weights; {ACCEPTED}")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the protocol of other files
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's message advises to run the code in it
         raise UserError(
             f"{file} is not a usable checkpoint: it contains more than plain data, and reading it "

@@ -201,10 +201,10 @@ def test_a_data_set_without_a_test_split_is_trained(
 ) -> None:
     original = Synthetic.__init__
 
-    def refuse(dataset: Synthetic, root: Path, split: str | None, *more: Any, **named: Any) -> None:
+    def refuse(dataset: Synthetic, root: Path, split: str | None, seed: int) -> None:
         if split == "test":
             raise ValueError("there is no test split")
-        original(dataset, root, split, *more, **named)
+        original(dataset, root, split, seed)
 
     monkeypatch.setattr(Synthetic, "__init__", refuse)
     assert train(tmp_path / "run", "trainer.max_steps=1") == 0
