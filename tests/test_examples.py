@@ -22,6 +22,30 @@ PACKAGES = {"PIL": "pillow", "ruamel": "ruamel.yaml"}  # packages whose modules 
 OPTIONAL = {"onnxruntime", "onnxscript"}
 
 
+SETTINGS_OF_ALL_EXAMPLES = """
+from pathlib import Path
+from config.classes import list_classes
+from config.constructors import class_settings
+from config.loading import load_settings, to_yaml
+from config.schema import DataSettings, ModelSettings, TrainerSettings
+
+for section in (DataSettings, ModelSettings, TrainerSettings):
+    listing = list_classes(section.package, section.base)
+    assert listing.failures == {}
+    for name, cls in listing.classes.items():
+        settings = class_settings(cls, section, name)
+        assert settings.unusable == {}, name
+        for argument, field in settings.fields.items():
+            assert field.description, f"{name}: {argument} is not described"
+for file in Path("config").glob("*.yaml"):
+    settings = load_settings(file, ["scheduler={name: cosine, warmup: 0.1}"])
+    written = Path(WRITTEN, file.name)
+    written.write_text(to_yaml(settings), encoding="utf-8")
+    assert load_settings(written) == settings, file
+    print(file.name)
+"""
+
+
 @pytest.fixture(autouse=True)
 def own_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Examples generate their data in their own folder."""
@@ -57,6 +81,14 @@ def test_the_files_of_each_choice_exist() -> None:
         assert PROMPTS[option] == [*choices]
         assert all((PAYLOAD / file).is_file() for files in choices.values() for file in files)
     assert all(files[0].startswith("config/") for files in FILES.values())
+
+
+def test_all_settings_are_described_and_read_as_they_are_written(tmp_path: Path) -> None:
+    code = SETTINGS_OF_ALL_EXAMPLES.replace("WRITTEN", repr(str(tmp_path)))
+    done = run("python", "-c", code, cwd=PAYLOAD)
+    assert done.returncode == 0, done.stdout
+    names = {Path(files[0]).name for files in FILES.values()}
+    assert names <= {*done.stdout.split()}
 
 
 def test_a_project_contains_the_files_of_one_example_and_no_text_about_others(

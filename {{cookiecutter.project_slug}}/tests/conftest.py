@@ -4,6 +4,7 @@ import contextlib
 import csv
 import gc
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from base.base_dataset import BaseDataset
 from base.base_trainer import BaseTrainer
 from builders import build_fitted_dataset, build_loader, build_new_model
+from config import classes
 from config.constructors import constructor_parameters
 from config.loading import load_settings
 from config.schema import NO_CLASS, LossSettings, Settings
@@ -28,6 +30,15 @@ from utils.randomness import seed_everything
 gc.freeze()  # as commands do, once torch is imported
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config/synthetic.yaml"
+FEW_FILES = {  # those of the fixture `few_files`; all projects have them
+    "data_loader": ["samplers", "splits", "synthetic"],
+    "model": ["losses", "networks"],
+    "optim": [
+        *("losses", "moving_average", "muon", "optimizers", "parameter_groups", "schedulers"),
+        "schedules",
+    ],
+    "trainer": ["classifier"],
+}
 # Numbers of synthetic images. The training set has 1000 - 210 = 790, which are 16 steps per epoch.
 # No batch size in the tests divides these numbers, so every test includes a short last batch.
 SPLIT_SIZES = {"TRAINING": 1000, "VALIDATION": 210, "TEST": 303}
@@ -56,6 +67,38 @@ def small_data() -> Iterator[None]:
 def working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Runs each test in a temporary folder, so that no test writes into the project."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def few_files(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A folder with a few files of the project, in which settings find their classes.
+
+    So a class that the user has added to the project changes neither lists nor suggestions.
+    """
+    root = tmp_path_factory.mktemp("project")
+    for package, names in FEW_FILES.items():
+        (root / package).mkdir()
+        for name in ("__init__", *names):
+            shutil.copy(ROOT / package / f"{name}.py", root / package)
+        module = importlib.import_module(package)
+        monkeypatch.setattr(module, "__path__", [str(root / package)])
+    monkeypatch.setattr(classes, "ROOT", root)
+    for name in _modules_of_packages():
+        # A test may write a file whose name is that of a module of the user.
+        if name.split(".")[1] not in FEW_FILES[name.split(".")[0]]:
+            monkeypatch.delitem(sys.modules, name)
+    before = set(sys.modules)
+    yield root
+    for name in _modules_of_packages():
+        if name not in before:
+            del sys.modules[name]
+
+
+def _modules_of_packages() -> list[str]:
+    """The imported modules of the packages in FEW_FILES."""
+    return [name for name in sys.modules if name.partition(".")[0] in FEW_FILES and "." in name]
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from torchvision import datasets
 
 from base.base_dataset import BaseDataset
 from builders import fit_dataset
+from config.loading import changes_that_need_force, load_settings
 from data_loader.fashion_mnist import FashionMNIST
 from data_loader.fashion_mnist_files import FILES
 from utils.errors import DATA_UNAVAILABLE, UserError
@@ -320,3 +321,10 @@ def test_the_description_of_an_input_suffices_to_prepare_an_image(tmp_path: Path
     expected = data.transform(data.collate([sample]), None)["input"]
     array = prepare_image(tmp_path / "x.png", {"preparation": data.describe_input()})
     torch.testing.assert_close(torch.from_numpy(array), expected)
+
+
+def test_mirrors_may_change_on_resume() -> None:
+    before = load_settings(CONFIG)
+    state = {"settings": before.model_dump(mode="json"), "fingerprint": ""}
+    after = load_settings(CONFIG, ["data.mirrors=[https://a.example]"])
+    assert changes_that_need_force(state, after, "") == []

@@ -25,7 +25,6 @@ from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer
 from builders import fit_dataset
-from config import classes
 from config.classes import find_class, list_classes
 from config.constructors import class_settings, construct, constructor_parameters
 from config.loading import changes_that_need_force, load_section, load_settings, to_yaml
@@ -43,14 +42,9 @@ from utils.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent
 SYNTHETIC = ROOT / "config/synthetic.yaml"
 PACKAGES = {"data_loader": BaseDataset, "model": BaseModel, "trainer": BaseTrainer}
-FILES = {  # of the copy of the project in which classes are looked up
-    "data_loader": ["__init__.py", "synthetic.py"],
-    "model": ["__init__.py", "losses.py", "networks.py"],
-    "optim": ["__init__.py", "muon.py", "schedules.py"],
-    "trainer": ["__init__.py", "classifier.py"],
-}
 Command = Callable[..., int]
 AddFiles = Callable[..., None]
+pytestmark = pytest.mark.usefixtures("few_files")
 
 
 def refusal(*changes: str, source: Path = SYNTHETIC) -> str:
@@ -65,34 +59,14 @@ def run_python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess
     return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True)
 
 
-@pytest.fixture(autouse=True)
-def project(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Path]:
-    """A copy of a few files: classes that a user has added change neither lists nor suggestions."""
-    root = tmp_path_factory.mktemp("project")
-    for package, names in FILES.items():
-        (root / package).mkdir()
-        for name in names:
-            shutil.copy(ROOT / package / name, root / package)
-        module = importlib.import_module(package)
-        monkeypatch.setattr(module, "__path__", [str(root / package)])
-    monkeypatch.setattr(classes, "ROOT", root)
-    before = set(sys.modules)
-    yield root
-    for name in sys.modules.keys() - before:
-        if name.partition(".")[0] in FILES:
-            del sys.modules[name]
-
-
 @pytest.fixture
-def add_files(project: Path) -> AddFiles:
+def add_files(few_files: Path) -> AddFiles:
     """``add_files({"model/my.py": "..."})``: adds modules to the copy of the project."""
 
     def add(files: dict[str, str]) -> None:
         for name, content in files.items():
-            (project / name).parent.mkdir(parents=True, exist_ok=True)
-            (project / name).write_text(dedent(content), encoding="utf-8")
+            (few_files / name).parent.mkdir(parents=True, exist_ok=True)
+            (few_files / name).write_text(dedent(content), encoding="utf-8")
         importlib.invalidate_caches()
 
     return add
