@@ -114,7 +114,9 @@ def read_table(
             texts[name] = _normalize(frame[position].str.strip())
     frame = type(frame)(texts, index=frame.index)
     is_blank = (frame == "").all(axis=1)
-    return Table(file, table_format, frame[~is_blank])
+    if is_blank.any():
+        frame = frame[~is_blank]
+    return Table(file, table_format, frame)
 
 
 def example_maker(
@@ -168,7 +170,10 @@ def _normalize(texts: "Series") -> "Series":
     """Texts in the Unicode form NFC."""
     from pyarrow import array, compute
 
-    normalized = compute.utf8_normalize(array(texts), form="NFC")
+    arrow_texts = array(texts)
+    if compute.all(compute.string_is_ascii(arrow_texts)).as_py():
+        return texts  # half the time, and no second copy
+    normalized = compute.utf8_normalize(arrow_texts, form="NFC")
     return normalized.to_pandas().set_axis(texts.index).astype(texts.dtype)
 
 
