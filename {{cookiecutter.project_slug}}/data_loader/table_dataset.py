@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from weakref import WeakValueDictionary
 
 import torch
 from pydantic import Field
@@ -19,6 +20,10 @@ from utils.errors import DATA_UNAVAILABLE, UserError
 
 DELIMITER = r"^([^\"\r\n]|comma|semicolon|tab|bar|space)?$"
 MIN_ROWS = 20  # fewer cannot be divided into splits
+# The table of a file, by file, content, columns that it must have, and format. The data sets of all
+# splits share it, and it is released with the last of them.
+_shared_tables: WeakValueDictionary[tuple[Path, str, tuple[str, ...], TableFormat], Table]
+_shared_tables = WeakValueDictionary()
 
 
 class TableDataset(BaseDataset):
@@ -39,10 +44,12 @@ class TableDataset(BaseDataset):
 
     Attributes:
         rows: the rows of the split.
+        all_rows: those of all splits, without rows that are left out.
         target: the column of the targets.
     """
 
     rows: Table
+    all_rows: Table
     target: str
     targets: Tensor
 
@@ -111,8 +118,8 @@ class TableDataset(BaseDataset):
                 "its folder",
                 DATA_UNAVAILABLE,
             )
-        rows = read_table(path, columns, self.table_format)
         self.source = file_hash(path)
+        rows = self._shared_rows(path, tuple(columns))
         if self.drop_missing_target:
             is_missing = torch.tensor(rows.is_missing(self.target))
             if is_missing.any() and split != "validation":  # which is read right after training
@@ -128,6 +135,16 @@ class TableDataset(BaseDataset):
             raise UserError(
                 f"{path} has {len(rows)} rows; splits need at least {MIN_ROWS}, so add some"
             )
+        self.all_rows = rows
+        return rows
+
+    def _shared_rows(self, path: Path, columns: tuple[str, ...]) -> Table:
+        """Reads all rows of a file, unless a data set of another split has done so."""
+        key = (path, self.source, columns, self.table_format)
+        rows = _shared_tables.get(key)
+        if rows is None:
+            rows = read_table(path, columns, self.table_format)
+            _shared_tables[key] = rows
         return rows
 
     def use_classes(self, classes: Sequence[str]) -> None:

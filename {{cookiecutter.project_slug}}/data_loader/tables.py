@@ -116,7 +116,9 @@ def read_table(
             texts[name] = _normalize(frame[position])
     frame = type(frame)(texts, index=frame.index)
     is_blank = (frame == "").all(axis=1)
-    return Table(file, table_format, frame[~is_blank])
+    if is_blank.any():
+        frame = frame[~is_blank]
+    return Table(file, table_format, frame)
 
 
 def example_maker(

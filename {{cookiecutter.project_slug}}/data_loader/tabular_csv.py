@@ -120,8 +120,8 @@ class TabularCSV(TableDataset):
         checked_classes = self.classes if is_training else ()
         self.indices = split_rows(targets.reshape(-1), split, seed, checked_classes, stratify)
         self.targets = targets[self.indices]
+        self.checks_all_rows = is_training  # which is built first: it reports cells of any split
         self.unscaled_targets = self.targets  # as in the file; numbers are float64
-        self.all_rows = rows
         self.rows = rows.take(self.indices)
         self.columns = [name for name in rows.columns if name not in (target, *ignored)]
 
@@ -160,7 +160,10 @@ class TabularCSV(TableDataset):
                 self._warn_of_unknown_categories(self.rows)
             for statistics in self.target_standardization:
                 self.targets = standardize(self.unscaled_targets, statistics, self.target)
-            self.features = self._encode(self.all_rows, self.indices)
+            if self.checks_all_rows:
+                self.features = self._encode(self.all_rows, self.indices)
+            else:
+                self.features = self._encode(self.rows, torch.arange(len(self)))
 
     def read_inputs(self, source: str) -> list[tuple[str, Sample]]:
         """Reads the rows of a table; see the base class."""
@@ -251,7 +254,7 @@ class TabularCSV(TableDataset):
     def _encode(self, rows: Table, indices: Tensor) -> Tensor:
         """Converts rows to the model's inputs.
 
-        All rows of the table are read, so that an invalid cell is found in any split.
+        All rows are read, so that an invalid cell is found in those that are not encoded, too.
 
         Args:
             rows: rows of the table.

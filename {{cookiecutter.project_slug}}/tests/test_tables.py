@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import weakref
 import zipfile
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_loader import delimited_text
 from data_loader.table_dataset import TableDataset
 from data_loader.table_format import TableFormat
 from data_loader.tables import example_maker, read_table, write_rows
@@ -139,7 +141,10 @@ def test_a_long_line_without_quotation_marks_is_read(tmp_path: Path) -> None:
         (b"\n\n", ["empty"]),
         (b"a,b\n1,2\n\n1,2,3\n", ["line 4", "3 cells", "header has 2"]),
         (b"a,b\n1\n", ["line 2", "1 cells", "header has 2"]),
-        (b"a,b\n1,2,\n3,4,\n", ["line 2", "3 cells", "header has 2"]),
+        (b"a,b\n1,2,\n3,4,\n5,6\n", ["line 2", "3 cells", "header has 2"]),
+        (b"a,b\n1,2,\n3,4,5\n", ["line 2", "3 cells", "header has 2"]),
+        (b"a,b\n1,2\n3,4,\n", ["line 3", "3 cells", "header has 2"]),
+        (b"sep=;\r\na;b\r\n1,5;2\r\n3;4;5\r\n", ["line 4", "3 cells", "header has 2"]),
         (b" ,\n1,2\n", ["names of the columns"]),
         (b'a,b\n"x\ny",2\n1,2,3\n', ["line 4", "3 cells", "header has 2"]),
         (b"a,b\n1,2\n\xff,2\n", ["line 3", "0xff", "utf-8", "data.encoding"]),
@@ -193,15 +198,69 @@ def test_quoted_cells_may_contain_lines_with_delimiters(tmp_path: Path) -> None:
         ("\n\na,b\r1,2\r\r3,4\r", ["a", "b"], [["1", "2"], ["3", "4"]]),
         ("a,,b\n1,x,2\n,,\n  \n3,,4\n", ["a", "b"], [["1", "2"], ["3", "4"]]),
         ("a,b\n", ["a", "b"], []),
+        ("a,b\n1,2,\n,, \n\n3,4,\n", ["a", "b"], [["1", "2"], ["3", "4"]]),
+        ('a,b\n"1",2,\n"3",4,\n', ["a", "b"], [["1", "2"], ["3", "4"]]),
+        ("a,b,\n1,2,\n3,4,\n", ["a", "b"], [["1", "2"], ["3", "4"]]),
+        ("a b c\n1  2 3\n", ["a", "b", "c"], [["1", "2", "3"]]),
     ],
 )
 def test_the_delimiter_and_blank_rows_are_detected(
     tmp_path: Path, text: str, columns: list[str], cells: list[list[str]]
 ) -> None:
     (tmp_path / "x.csv").write_text(text, newline="")
-    table = read_table(tmp_path / "x.csv")
+    delimiter = " " if text.startswith("a b") else ""  # a space is not detected
+    table = read_table(tmp_path / "x.csv", (), TableFormat(delimiter=delimiter))
     assert table.columns == columns
-    assert cells_of(table.file) == cells
+    assert table.frame.to_numpy().tolist() == cells
+
+
+def test_the_first_line_can_name_the_delimiter_as_excel_writes_it(tmp_path: Path) -> None:
+    for start in ("sep=;\r\n", "\ufeffSEP=;\n"):
+        text = f"{start}a,b;c\n1,5;2\n"
+        (tmp_path / "x.csv").write_text(text, encoding="utf-8", newline="")
+        table = read_table(tmp_path / "x.csv", ["a,b", "c"])
+        assert table.frame.to_numpy().tolist() == [["1,5", "2"]]
+        assert table.places() == ["line 3"]
+
+
+def test_quoted_cells_are_divided_as_the_csv_module_does(tmp_path: Path) -> None:
+    for text in (
+        'a,b\n"x","y ""z"""\n"","1,2"',
+        'a,b\r\n"x\r\ny",1\r\n"""",2\r\n',
+        '"a\nb","c"\n"1",2\n3,""\n',
+        'a,b\nx"y,1\n2,z""\n',
+        'a,b\n "x, y",1\n2,"3"\n',
+        'a,b\n\'x,1\n2,"3"\n',
+    ):
+        (tmp_path / "x.csv").write_text(text, encoding="utf-8", newline="")
+        _, *rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+        assert cells_of(tmp_path / "x.csv", delimiter=",") == rows
+
+
+def test_quotation_marks_are_checked_across_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = 'a,b\n"one ""two""","x\ny"\n"","3"\n'
+    _, *rows = csv.reader(io.StringIO(text, newline=""))
+    (tmp_path / "x.csv").write_text(text)
+    (tmp_path / "y.csv").write_text(text + '"x" y,1\n')
+    for size in range(1, 12):
+        monkeypatch.setattr(delimited_text, "CHUNK_BYTES", size)
+        assert cells_of(tmp_path / "x.csv") == rows
+        assert "line 5" in refused(tmp_path / "y.csv")
+
+
+def test_the_splits_of_a_file_share_its_rows_until_it_changes(tmp_path: Path) -> None:
+    write_rows(tmp_path / "x.csv", [["a"], *([k] for k in range(20))])
+    splits = [Rows() for _ in range(3)]
+    first = splits[0].read_rows(tmp_path, "x.csv", "train", ["a"], {})
+    assert splits[1].read_rows(tmp_path, "x.csv", "validation", ["a"], {}) is first
+    write_rows(tmp_path / "x.csv", [["a"], *([9 - k % 10] for k in range(20))])
+    changed = splits[2].read_rows(tmp_path, "x.csv", "test", ["a"], {})
+    assert changed.cells("a").iloc[0] == "9"
+    released = [weakref.ref(first), weakref.ref(changed)]
+    del first, changed, splits
+    assert [table() for table in released] == [None, None]
 
 
 def test_encodings_are_named_or_have_a_byte_order_mark(tmp_path: Path) -> None:

@@ -137,8 +137,18 @@ def test_a_mistyped_number_in_another_split_is_refused_with_column_and_cell(
     rows = [("4,5", *row[1:]) for row in ROWS]
     for split in ("validation", "test"):
         message = refused(animals(rows, split).load_state_dict, state)
-        for part in ("mine.csv, line 2,", "'kg'", "'4,5'", "not a number"):
+        for part in ("mine.csv, line ", "'kg'", "'4,5'", "not a number"):
             assert part in message
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_the_training_set_reports_a_mistyped_number_of_any_split(
+    animals: Callable[..., BaseDataset], split: str
+) -> None:
+    position = int(animals(ROWS, split).indices[0])  # type: ignore[attr-defined]
+    rows = [*ROWS]
+    rows[position] = ("4,5", *rows[position][1:])
+    assert f"mine.csv, line {position + 2}," in refused(animals, rows)
 
 
 def test_a_missing_class_is_refused_with_column_and_row(
