@@ -32,8 +32,8 @@ from config.loading import load_settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
 from logger import figures
-from storage import export
 from storage.checkpoint_file import load_checkpoint
+from storage.export_verification import verify
 from trainer.classifier import Classifier
 from utils.command import next_command
 
@@ -597,14 +597,13 @@ def test_a_signal_during_an_export_leaves_no_file(
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
 ) -> None:
-    original = export.verify
 
     def interrupt(*arguments: Any) -> float:
         assert list(tmp_path.iterdir())  # the file is being verified
         signal.raise_signal(number)
-        return original(*arguments)
+        return verify(*arguments)
 
-    monkeypatch.setattr(export, "verify", interrupt)
+    monkeypatch.setattr("storage.export.verify", interrupt)
     assert command("export", trained_run, "--output", tmp_path / "model.pt2") == 128 + number
     assert not list(tmp_path.iterdir())
 
