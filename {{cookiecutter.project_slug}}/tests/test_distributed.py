@@ -291,8 +291,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path, rece
     output, _ = job.communicate(timeout=60)
     assert job.returncode != 0
     assert "stopped; resume: " in output
-    next_command = f"torchrun --standalone --nproc-per-node=2 {ROOT / 'train.py'} --resume runs/"
-    assert next_command in output
+    assert " --resume runs/synthetic/" in output  # after the script, as it was called
     (run,) = (tmp_path / "runs/synthetic").iterdir()
     step = load(run)["progress"]["step"]
     assert step < 400
