@@ -34,6 +34,7 @@ from data_loader.synthetic import Synthetic
 from logger import figures
 from storage import export
 from storage.checkpoint_file import load_checkpoint
+from storage.export_verification import verify
 from trainer.classifier import Classifier
 from utils.command import next_command
 
@@ -585,7 +586,7 @@ def test_a_signal_during_an_export_leaves_no_file(
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
 ) -> None:
-    original = export.verify
+    original = verify
 
     def interrupt(*arguments: Any) -> float:
         assert list(tmp_path.iterdir())  # the file is being verified
