@@ -545,7 +545,7 @@ def test_ctrl_c_during_the_imports_gives_no_traceback(tmp_path: Path, script: st
     package.write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     result = subprocess.run(
         [sys.executable, ROOT / script],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
         check=False,

@@ -1,6 +1,7 @@
 """Running a command: its exit code, its errors, its output."""
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -27,6 +28,7 @@ from utils.signals import started_by_torchrun
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as for a command that the signal ends
 INTERRUPTED = 130  # 128 + SIGINT
+WRITE_ERRORS = (errno.ENOSPC, errno.EIO)
 STDERR = 2  # its descriptor
 DISTRIBUTED_PROGRAMS = ("train.py", "evaluate.py")
 RENDEZVOUS_PORT = 29500  # as in README.md; torchrun does not tell its processes which one it uses
@@ -118,9 +120,7 @@ def _describe_os_error(error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.filename is not None:
         return f"{error.filename}: {reason}"
-    try:
-        sys.stdout.flush()
-    except OSError:
+    if error.errno in WRITE_ERRORS:  # that of any other file has its name, see utils/files.py
         discard_output(sys.stdout)
         return f"the output cannot be written: {reason}"
     return str(error)
