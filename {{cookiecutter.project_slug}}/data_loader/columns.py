@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data_loader.table_format import TableFormat
 from data_loader.tables import Table
+from data_loader.unicode_forms import check_look_different
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +22,16 @@ MIN_STD = 1e-38  # of a column; float64 contains its square
 MIN_STEPS_PER_STD = 32  # rounding then changes a variance by less than 0.01 %
 MAX_EXACT_INTEGER = 2**53
 MIN_ROWS_PER_CLASS = 4  # on average; in columns of numbers or names, most values occur once
+# What typesetters and spreadsheets write for a separator: spaces without a line break, for example.
+THOUSANDS_PATTERNS = {" ": "[ \u00a0\u2009\u202f]", "'": "['\u2019]"}
+ANY_THOUSANDS = "[,.' \u00a0\u2009\u202f\u2019]"
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def thousands_pattern(table_format: TableFormat) -> str:
+    """The regular expression of the thousands separator; empty if there is none."""
+    separator = table_format.thousands
+    return THOUSANDS_PATTERNS.get(separator, re.escape(separator))
 
 
 def number_pattern(table_format: TableFormat) -> str:
@@ -29,7 +39,8 @@ def number_pattern(table_format: TableFormat) -> str:
     decimal = re.escape(table_format.decimal)
     whole = "[0-9]+"
     if table_format.thousands:
-        whole = rf"(?:[0-9]{{1,3}}(?:{re.escape(table_format.thousands)}[0-9]{{3}})+|[0-9]+)"
+        separator = thousands_pattern(table_format)
+        whole = rf"(?:[0-9]{{1,3}}(?:{separator}[0-9]{{3}})+|[0-9]+)"
     return rf"[+-]?(?:{whole}(?:{decimal}[0-9]*)?|{decimal}[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 
@@ -44,7 +55,8 @@ def parse_number(text: str, table_format: TableFormat) -> float | None:
         return math.nan
     if not re.fullmatch(number_pattern(table_format), text):
         return None
-    number = float(text.replace(table_format.thousands, "").replace(table_format.decimal, "."))
+    text = re.sub(thousands_pattern(table_format), "", text)
+    number = float(text.replace(table_format.decimal, "."))
     if abs(number) < MAX_NUMBER:
         return number
     return None
@@ -54,7 +66,7 @@ def parse_numbers(cells: "Series", table_format: TableFormat) -> Numbers:
     """Converts texts to numbers: float64, shape (N,), NaN for what is not a number in float32."""
     texts = cells.where(cells.str.fullmatch(number_pattern(table_format)))
     if table_format.thousands:
-        texts = texts.str.replace(table_format.thousands, "", regex=False)
+        texts = texts.str.replace(thousands_pattern(table_format), "", regex=True)
     if table_format.decimal != ".":
         texts = texts.str.replace(table_format.decimal, ".", regex=False)
     if texts.str.startswith("+").any():  # Arrow reads no plus sign
@@ -109,7 +121,7 @@ def advice_on_number(cell: str, table_format: TableFormat) -> str:
     """What to do about a cell that is not a number, to be appended to the message."""
     if re.fullmatch(r"[+-]?[0-9]*,[0-9]+", cell) and table_format.decimal == ".":
         return "; write it as in 1.5, or set data.decimal=comma or data.thousands=comma"
-    if re.fullmatch(r"[+-]?[0-9]{1,3}([,.' ][0-9]{3})+([.,][0-9]+)?", cell):
+    if re.fullmatch(rf"[+-]?[0-9]{{1,3}}({ANY_THOUSANDS}[0-9]{{3}})+([.,][0-9]+)?", cell):
         return "; set data.thousands and data.decimal to the separators of the file"
     if re.fullmatch(number_pattern(table_format), cell):
         return f" below {MAX_NUMBER:.0e}"
@@ -232,11 +244,12 @@ def text_positions(cells: "Series", texts: Sequence[str]) -> Tensor:
 
 
 def _check_class_names(names: Sequence[str], rows: Table, column: str) -> None:
-    """Raises a UserError if there is only one class, or too many of them."""
+    """Raises a UserError if there is one class, there are too many, or two look the same."""
     if len(names) < 2:
         raise UserError(
             f"{rows.file}: column {column!r} has only one class, {names[0]!r}; provide at least two"
         )
+    check_look_different(names, f"{rows.file}, column {column!r}")
     if len(names) > len(rows) / MIN_ROWS_PER_CLASS:
         raise UserError(
             f"{rows.file}: column {column!r} has {len(names)} classes in {len(rows)} rows, such as "

@@ -26,6 +26,7 @@ EXCEL = b"PK"
 OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 PARQUET = b"PAR1"
 FEATHER = (b"ARROW1", b"FEA1")
+MAX_LISTED_CHARACTERS = 500  # of a header; a file that is not a table may have one long line
 TABLE_SUFFIXES = (".csv", ".tsv", ".gz", ".xlsx", ".parquet", ".feather")
 
 
@@ -178,11 +179,15 @@ def _check_header(file: Path, header: Sequence[str], columns: Iterable[str]) -> 
         raise UserError(f"{file}: the first row must contain the names of the columns; add them")
     for column in columns:
         if column not in header:
-            message = f"{file}: no column {column!r}; the columns are {', '.join(header)}"
-            if any(_looks_like_a_number(name) for name in header):
+            names = ", ".join(header)[:MAX_LISTED_CHARACTERS]
+            message = f"{file}: no column {column!r}; the columns are {names}"
+            if any(not name or _looks_like_a_number(name) for name in header):
                 message += "; the first row of the file must contain the names of the columns"
             elif len(header) == 1:
-                message += "; if a character separates several columns, set data.delimiter to it"
+                message += (
+                    "; the first row of the file must contain the names of the columns; if a "
+                    "character separates them, set data.delimiter to it"
+                )
             raise UserError(message)
     for name in header:
         count = header.count(name)

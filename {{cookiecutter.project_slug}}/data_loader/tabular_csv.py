@@ -10,6 +10,8 @@ from torch import Tensor
 
 from base.base_dataset import Batch, Sample
 from data_loader.columns import (
+    ANY_THOUSANDS,
+    MAX_EXACT_INTEGER,
     advice_on_number,
     check_varies,
     class_indices,
@@ -25,13 +27,13 @@ from data_loader.splits import split_rows
 from data_loader.standardization import describe_target, restore, standardize
 from data_loader.table_dataset import TableDataset
 from data_loader.tables import TABLE_SUFFIXES, Table, read_table
-from data_loader.unicode_forms import normalize_name
+from data_loader.unicode_forms import check_look_different, normalize_name
 from logger.console import format_number
 from utils.errors import UserError
 
 MAX_CATEGORIES = 100  # per column; a column with more of them contains names or numbers
 MIN_VALUES_OF_NUMBERS = 4  # different texts in a column that can be mistyped numbers
-NUMBER_LIKE = re.compile(r"\W*\d[\d.,' ]*\W*")  # such as 1,5 or 12 % or $3
+NUMBER_LIKE = re.compile(rf"\W*\d(?:\d|{ANY_THOUSANDS})*\W*")  # such as 1,5 or 12 % or $3
 BOOLEANS = {"TRUE": "true", "True": "true", "FALSE": "false", "False": "false"}
 
 Kind = Literal["number", "date", "category"]
@@ -297,12 +299,25 @@ class TabularCSV(TableDataset):
 
 
 def _fit_numbers(rows: Table, column: str) -> tuple[float, float, bool]:
-    """Returns mean, standard deviation, and whether values are missing."""
+    """Returns mean, standard deviation, and whether values are missing.
+
+    Raises:
+        UserError: if float64 cannot distinguish the values.
+    """
     values = read_numbers(rows, column, allow_missing=True)
     known = values[~values.isnan()]
     if len(known) == 0:
         return 0.0, 1.0, True
     mean, std = mean_and_std(known, column)
+    is_constant = bool((known == mean).all())
+    if is_constant and abs(mean) >= MAX_EXACT_INTEGER:
+        texts = rows.cells(column)[~rows.is_missing(column)].unique().tolist()
+        if len(texts) > 1:
+            raise UserError(
+                f"{rows.file}: column {column!r} has different numbers, such as {texts[0]} and "
+                f"{texts[1]}, but float64 cannot distinguish them; subtract an offset from them, "
+                f"or add the column to data.ignore, or set 'data.kinds={{{column}: category}}'"
+            )
     return mean, std, len(known) < len(values)
 
 
@@ -337,7 +352,7 @@ def _fit_categories(rows: Table, column: str) -> list[str]:
     """Returns the categories in a column, sorted.
 
     Raises:
-        UserError: if there are too many.
+        UserError: if there are too many, or two look the same.
     """
     cells = _category_texts(rows, column)
     categories = sorted(cells.unique().tolist())
@@ -347,6 +362,7 @@ def _fit_categories(rows: Table, column: str) -> list[str]:
             f"{cells.iloc[0]!r}; at most {MAX_CATEGORIES} categories are allowed, so add the "
             "column to data.ignore, or set its kind (data.kinds)"
         )
+    check_look_different(categories, f"{rows.file}, column {column!r}")
     return categories
 
 

@@ -5,7 +5,7 @@ same. Keyboards write the first form, some file systems and archives the second 
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
@@ -14,6 +14,36 @@ from utils.errors import UserError
 def normalize_name(text: str) -> str:
     """Returns the NFC form of a name, such as that of a column, a class or a category."""
     return unicodedata.normalize("NFC", text)
+
+
+def check_look_different(names: Iterable[str], what: str) -> None:
+    """Checks that names differ in what a reader sees.
+
+    Args:
+        names: different names, such as those of the classes.
+        what: what has them, for the message.
+
+    Raises:
+        UserError: if two names differ in invisible characters or in the kind of a space only.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        visible = _visible_text(name)
+        if visible in seen:
+            raise UserError(
+                f"{what}: {seen[visible]!a} and {name!a} look the same, but differ in invisible "
+                "characters or in the kind of a space; write both alike"
+            )
+        seen[visible] = name
+
+
+def _visible_text(text: str) -> str:
+    """A text without format characters (category Cf), and with plain spaces only."""
+    characters = []
+    for character in text:
+        if unicodedata.category(character) != "Cf":
+            characters.append(character)
+    return " ".join("".join(characters).split())
 
 
 def find_file(file: Path) -> Path:

@@ -56,6 +56,12 @@ def test_separators_of_numbers_can_be_set() -> None:
     assert read_numbers(german, "a")[:, 0].tolist() == [1234.5, -7, 0.25, 1e6]
     spaced = table_of(["1 234.5", "12"], thousands=" ")
     assert read_numbers(spaced, "a")[:, 0].tolist() == [1234.5, 12]
+    # Spreadsheets write spaces without a line break, and typesetters a curved apostrophe.
+    typeset = table_of(["1\u00a0234.5", "12\u202f345", "1\u2009000"], thousands=" ")
+    assert read_numbers(typeset, "a")[:, 0].tolist() == [1234.5, 12345, 1000]
+    swiss = table_of(["1\u2019234.5", "1'000"], thousands="'")
+    assert read_numbers(swiss, "a")[:, 0].tolist() == [1234.5, 1000]
+    assert parse_number("1\u00a0234", TableFormat(thousands=" ")) == 1234
     for cell in ("12.34,5", "1.2345", "1,234.5"):
         with pytest.raises(UserError, match="not a number"):
             read_numbers(table_of([cell], decimal=",", thousands="."), "a")
@@ -79,7 +85,7 @@ def test_numbers_are_those_that_pandas_reads(
     assert read_numbers(rows, "a")[:, 0].tolist() == pytest.approx(expected["a"], rel=1e-15)
 
 
-@pytest.mark.parametrize("cell", ["1,5", "1,234.5", "1.234,5"])
+@pytest.mark.parametrize("cell", ["1,5", "1,234.5", "1.234,5", "1\u202f234"])
 def test_other_separators_are_refused_with_the_setting(cell: str) -> None:
     with pytest.raises(UserError) as error:
         read_numbers(table_of(["2", cell]), "a")
@@ -163,6 +169,8 @@ def test_classes_are_in_alphabetical_order() -> None:
     [
         (["x", "y", ""], ["line 4", "no class"]),
         (["x", "x", "x"], ["only one class", "'x'"]),
+        (["a b", "a\u00a0b"], [r"'a\xa0b'", "look the same"]),
+        (["ab", "ab\u200b"], [r"'ab\u200b'", "look the same"]),
         (["0", "1", "2", "3", "4", "5", "6", "7", "8"], ["9 classes", "9 rows", "'0'"]),
     ],
 )
