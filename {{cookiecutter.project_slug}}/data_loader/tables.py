@@ -187,12 +187,15 @@ def _check_header(file: Path, header: Sequence[str], columns: Iterable[str]) -> 
     for column in columns:
         if column not in header:
             message = f"{file}: no column {column!r}; the columns are {list_visibly(header)}"
-            if any(_looks_like_a_number(name) for name in header):
+            if any(not name or _looks_like_a_number(name) for name in header):
                 message += "; the first row of the file must contain the names of the columns"
             elif _first_bytes(file).startswith(EXCEL):
                 message += "; only the first sheet of a workbook is read"
             elif len(header) == 1:
-                message += "; if a character separates several columns, set data.delimiter to it"
+                message += (
+                    "; the first row of the file must contain the names of the columns; if a "
+                    "character separates them, set data.delimiter to it"
+                )
             raise UserError(message)
     for name in header:
         count = header.count(name)

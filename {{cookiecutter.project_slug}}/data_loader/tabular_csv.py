@@ -320,7 +320,11 @@ class TabularCSV(TableDataset):
 
 
 def _fit_numbers(rows: Table, column: str) -> tuple[float, float, bool]:
-    """Returns mean, standard deviation, and whether values are missing."""
+    """Returns mean, standard deviation, and whether values are missing.
+
+    Raises:
+        UserError: if float64 cannot distinguish the values.
+    """
     values = read_numbers(rows, column, allow_missing=True)
     known = values[~values.isnan()]
     if len(known) == 0:

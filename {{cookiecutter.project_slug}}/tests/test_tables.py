@@ -137,6 +137,8 @@ def test_a_long_line_without_quotation_marks_is_read(tmp_path: Path) -> None:
         (b"a,c\n1,2\n", ["no column 'b'", "a, c"]),
         (b"1,2.5\n1,2\n", ["no column 'a'", "first row", "names of the columns"]),
         (b"a b\n1 2\n", ["no column 'a'", "data.delimiter"]),
+        (b"sep=;\na;b\n1;2\n", ["no column 'a'", "first row"]),
+        (b"Sales,\na,b\n1,2\n", ["no column 'a'", "first row"]),
         (b"", ["empty"]),
         (b"\n\n", ["empty"]),
         (b"a,b\n1,2\n\n1,2,3\n", ["line 4", "3 cells", "header has 2"]),
@@ -166,6 +168,13 @@ def test_an_invalid_table_is_refused_with_the_line_and_the_reason(
     message = refused(tmp_path / "x.csv", "a", "b")
     for part in parts:
         assert part in message
+
+
+def test_the_error_for_a_file_that_is_no_table_is_short(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("<html>" + "text " * 10_000)
+    message = refused(tmp_path / "x.csv", "a")
+    assert "names of the columns" in message
+    assert len(message) < 1000
 
 
 @pytest.mark.parametrize("last_row", [4, 12])

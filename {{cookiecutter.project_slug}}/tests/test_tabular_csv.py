@@ -378,6 +378,28 @@ def test_numbers_that_float64_cannot_distinguish_are_refused(tmp_path: Path, col
         assert part in message
 
 
+def test_integers_that_float64_makes_equal_are_refused_as_inputs(
+    things: Callable[..., BaseDataset],
+) -> None:
+    identifiers = [str(10**18 + k % 50) for k in range(60)]
+    message = refused(things, identifiers)
+    for part in ("'a'", "float64", identifiers[0], "data.kinds"):
+        assert part in message
+    assert things(repeated(str(10**18))).state_dict()["numbers"]["a"][:2] == (1e18, 1)
+    dataset = things(identifiers, "data.kinds={a: category}")
+    assert len(dataset.state_dict()["categories"]["a"]) > 1
+
+
+def test_numbers_with_typeset_separators_are_not_taken_for_categories(
+    things: Callable[..., BaseDataset],
+) -> None:
+    cells = [f"1\u00a0{k:03d}" for k in range(60)]
+    message = refused(things, cells)
+    for part in ("line 2", repr(cells[0]), "data.thousands"):
+        assert part in message
+    assert "a" in things(cells, "data.thousands=space").state_dict()["numbers"]
+
+
 def test_a_number_too_far_from_the_training_rows_is_refused(
     animals: Callable[..., BaseDataset],
 ) -> None:
