@@ -377,7 +377,7 @@ def test_unavailable_weights_are_reported_with_what_to_do(
     capsys.readouterr()
     for change, parts in {
         "model.weights=mine.csv": ("model.weights", "mine.csv", "resnet18", "torch.save"),
-        "model.weights=gone.pth": ("model.weights", "gone.pth", "resnet18", "No such file"),
+        "model.weights=gone.pth": ("model.weights", "gone.pth", "resnet18", "does not exist"),
         "model.architecture=resnet19": ("model.architecture", "resnet19", "resnet18"),
     }.items():
         assert command("train", *own, change) == 2
