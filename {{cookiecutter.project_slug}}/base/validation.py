@@ -89,8 +89,8 @@ def describe_early_stop(progress: Progress, monitor: str) -> str:
         best = f"the best value is {progress.best:.4f}, of step {progress.best_step}"
         best += " (best.pt)"
     return (
-        f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not "
-        f"improved in {progress.validations_without_improvement} validations; {best}"
+        f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not improved "
+        f"(validations since then: {progress.validations_without_improvement}); {best}"
     )
 
 

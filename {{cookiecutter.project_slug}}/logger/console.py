@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from utils.ranks import is_main_process, rank
 INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
+MAX_EARLY_RECORDS = 1000  # before the file of a log is known
 LARGE_NUMBER = 1e6  # six digits would hide its fraction
 
 log = logging.getLogger("run")
@@ -54,10 +56,14 @@ class FileHandler(QuietHandler, logging.FileHandler):
 def configure_logging(file: Path | None = None) -> None:
     """Sends log lines to the console and, from debug level on, to `file`.
 
-    Of several processes, all but the first one log only warnings, and none to the file.
+    What has been logged before the file was known is written to it, too. Of several processes, all
+    but the first one log only warnings, and none to the file.
     """
     log.setLevel(logging.DEBUG)
+    earlier_records: list[logging.LogRecord] = []
     for handler in log.handlers:
+        if isinstance(handler, MemoryHandler):
+            earlier_records += handler.buffer
         handler.close()
     console = ConsoleHandler(DummyTqdmFile(sys.stdout))  # which writes above progress bars
     console.setLevel(logging.INFO)
@@ -65,10 +71,14 @@ def configure_logging(file: Path | None = None) -> None:
         console.setLevel(logging.WARNING)
         console.setFormatter(logging.Formatter(f"[rank {rank()}] %(message)s"))
     log.handlers = [console]
-    if file is not None and is_main_process():
+    if file is None:
+        log.addHandler(MemoryHandler(capacity=MAX_EARLY_RECORDS, flushLevel=sys.maxsize))
+    elif is_main_process():
         file_handler = FileHandler(file, encoding="utf-8", errors="backslashreplace")
         file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(file_handler)
+        for record in earlier_records:
+            file_handler.handle(record)
 
 
 def progress_bar(total: int, text: str, initial: int = 0) -> "tqdm[Any]":

@@ -116,6 +116,18 @@ def test_other_errors_of_logging_are_reported(
     assert "TypeError" in capsys.readouterr().err
 
 
+def test_what_was_logged_before_the_file_was_known_is_in_the_file(
+    restored_handlers: None, tmp_path: Path
+) -> None:
+    configure_logging()
+    log.warning("the data have changed")
+    configure_logging(tmp_path / "train.log")
+    log.info("epoch 1")
+    first_line, second_line = (tmp_path / "train.log").read_text(encoding="utf-8").splitlines()
+    assert first_line.endswith("WARNING the data have changed")
+    assert second_line.endswith("INFO epoch 1")
+
+
 def test_configuring_leaves_the_logging_module_unchanged(restored_handlers: None) -> None:
     before = logging.raiseExceptions
     configure_logging()
