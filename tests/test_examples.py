@@ -19,7 +19,7 @@ OTHERS = [name for name in FILES if name != "fashion_mnist"]
 # The lowest metric on the test split with the default settings of an example.
 GOALS = {"image_csv": 0.9, "tabular_csv": 0.8, "text_csv": 0.95, "regression": 0.99, "bare": 0.9}
 PACKAGES = {"PIL": "pillow", "ruamel": "ruamel.yaml"}  # packages whose modules have other names
-OPTIONAL = {"onnxruntime", "onnxscript"}
+OPTIONAL = {"onnxruntime", "onnxscript", "openpyxl"}
 
 
 SETTINGS_OF_ALL_EXAMPLES = """
