@@ -32,9 +32,10 @@ def test_training_continues_and_reports_an_error_when_the_disk_is_full(disk: Pat
     assert "No space left on device" in done.stdout
     assert "step 4" in done.stdout  # the first failure, after which training continued
     assert "Traceback" not in done.stdout
-    last = done.stdout.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert "step 6" in last
+    error, advice = done.stdout.splitlines()[-2:]
+    assert error.startswith("error: ")
+    assert "step 6" in error
+    assert f"--resume {disk / 'run'}" in advice
     (disk / "ballast").unlink()
     exported = run(
         "python", "export.py", disk / "run", "--output", disk.parent / "x.pt2", cwd=PAYLOAD

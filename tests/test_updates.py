@@ -13,7 +13,7 @@ ANSWERS = {"project_name": "{{ 7 * 7 }} 'nets'", "project_slug": "nets", "author
 # What the user changes (old and new text by file), adds and deletes.
 EDITED = {
     "README.md": ("## Start\n", "## Start\n\nFirst, look at our data.\n"),
-    "base/base_trainer.py": ("import math\n", "import math  # mine\n"),
+    "base/base_trainer.py": ("import torch\n", "import torch  # mine\n"),
     "pyproject.toml": ("dependencies = [\n", 'dependencies = [\n    "pandas>=2",\n'),
     "LICENSE": (' A "B"', ' A "B" and others'),
     "config/default.txt": ("fashion_mnist.yaml", "mine.yaml"),
