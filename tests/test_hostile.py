@@ -393,9 +393,10 @@ def test_unreadable_images_are_reported_and_the_others_classified(
         (tmp_path / name).write_bytes(content)
     os.mkfifo(tmp_path / "pipe.png")
     Image.new("I", (40, 30), 1).save(tmp_path / "integer.tiff")  # the value of white is unknown
+    (tmp_path / "empty").mkdir()
     others = [
         tmp_path / "integer.tiff",
-        tmp_path,
+        tmp_path / "empty",
         tmp_path / "pipe.png",
         Path("/dev/zero"),
         tmp_path / "missing.png",
