@@ -5,14 +5,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data_loader.table_format import TableFormat
-from data_loader.tables import Table
+from data_loader.tables import Numbers, Table
 from data_loader.unicode_forms import JOINERS, SPACES, normalize_name
 from logger.console import log
 from utils.errors import UserError
@@ -28,7 +28,6 @@ MAX_EXACT_INTEGER = 2**53
 SEPARATOR_PATTERNS = {" ": f"[ {SPACES}]", "'": "['\u2019]"}
 BOOLEANS = {"TRUE": "true", "True": "true", "FALSE": "false", "False": "false"}
 MIN_ROWS_PER_CLASS = 4  # on average; in columns of numbers or names, most values occur once
-Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def thousands_pattern(table_format: TableFormat) -> str:
@@ -80,6 +79,16 @@ def parse_numbers(cells: "Series", table_format: TableFormat) -> Numbers:
     return numbers
 
 
+def numbers_of(rows: Table, column: str) -> Numbers:
+    """The numbers in a column: float64, shape (N,), NaN for other texts.
+
+    All rows of the file are read at once, and only once: by far the most time goes there.
+    """
+    if column not in rows.parsed_numbers:
+        rows.parsed_numbers[column] = parse_numbers(rows.frame[column], rows.table_format)
+    return rows.select(rows.parsed_numbers[column])
+
+
 def read_numbers(rows: Table, column: str, allow_missing: bool = False) -> Tensor:
     """Converts a column of numbers to a tensor.
 
@@ -94,7 +103,7 @@ def read_numbers(rows: Table, column: str, allow_missing: bool = False) -> Tenso
     Raises:
         UserError: if a cell is not a number.
     """
-    numbers = parse_numbers(rows.cells(column), rows.table_format)
+    numbers = numbers_of(rows, column)
     is_missing = rows.is_missing(column)
     is_invalid = np.isnan(numbers) & ~is_missing
     if is_invalid.any():
@@ -106,13 +115,13 @@ def read_numbers(rows: Table, column: str, allow_missing: bool = False) -> Tenso
         raise UserError(f"{rows.locate(position, column)}: {cell!r} is not a number{advice}")
     if not allow_missing:
         check_present(rows, column, "a number")
-    numbers[is_missing] = np.nan
-    return torch.from_numpy(numbers).reshape(-1, 1)
+    known = np.where(is_missing, np.nan, numbers)
+    return torch.from_numpy(known).reshape(-1, 1)
 
 
 def find_invalid_number(rows: Table, column: str) -> int | None:
     """The position of the first cell of a column that has a value, but not a number."""
-    numbers = parse_numbers(rows.cells(column), rows.table_format)
+    numbers = numbers_of(rows, column)
     is_invalid = np.isnan(numbers) & ~rows.is_missing(column)
     if not is_invalid.any():
         return None
@@ -138,8 +147,10 @@ def has_numbers(rows: Table, column: str) -> bool:
     Identifiers are not: digits after a leading zero, as in 007, and codes such as 12e5 in a column
     that otherwise contains only digits.
     """
-    cells = rows.cells(column)[~rows.is_missing(column)]
-    if len(cells) == 0 or find_invalid_number(rows, column) is not None:
+    if find_invalid_number(rows, column) is not None:
+        return False
+    cells = rows.known_cells(column)
+    if len(cells) == 0:
         return False
     if cells.str.fullmatch("0[0-9]+").any():
         return False
@@ -227,7 +238,7 @@ def check_distinct(rows: Table, column: str, numbers: Tensor) -> None:
     if (numbers != numbers.flatten()[0]).any():
         return
     exact = {}
-    for text in rows.cells(column)[~rows.is_missing(column)].unique():
+    for text in rows.known_cells(column).unique():
         digits = re.sub(thousands_pattern(rows.table_format), "", text)
         exact[Decimal(digits.replace(rows.table_format.decimal, "."))] = text
     if len(exact) > 1:
@@ -293,8 +304,11 @@ def comparable_text(text: str, table_format: TableFormat) -> str:
 
 def comparable_texts(cells: "Series", table_format: TableFormat) -> "Series":
     """The `comparable_text` of each cell."""
-    forms = {text: comparable_text(text, table_format) for text in cells.unique()}
-    return cells.map(forms).astype(cells.dtype)
+    texts = cells.unique().tolist()
+    forms = [comparable_text(text, table_format) for text in texts]
+    if forms == texts:  # the usual case, which saves a third of a second per million cells
+        return cells
+    return cells.map(dict(zip(texts, forms, strict=True))).astype(cells.dtype)
 
 
 def warn_of_similar_texts(texts: Sequence[str], rows: Table, column: str) -> None:
@@ -318,10 +332,12 @@ def warn_of_similar_texts(texts: Sequence[str], rows: Table, column: str) -> Non
 
 def text_positions(cells: "Series", texts: Sequence[str]) -> Tensor:
     """The position of each cell among some texts, int64, shape (N,); -1 if it is none of them."""
-    import pandas
+    from pyarrow import array, compute
 
-    positions = pandas.Index(texts, dtype="str").get_indexer(cells)
-    return torch.from_numpy(positions.astype(np.int64))
+    # Ten times as fast as an index of pandas, which makes a Python object of each cell.
+    arrow_cells = array(cells)
+    positions = compute.index_in(arrow_cells, value_set=array(texts, type=arrow_cells.type))
+    return torch.tensor(positions.fill_null(-1).to_numpy(zero_copy_only=False)).long()
 
 
 def _check_class_names(names: Sequence[str], rows: Table, column: str) -> None:

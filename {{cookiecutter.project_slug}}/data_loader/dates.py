@@ -55,7 +55,7 @@ def date_notation(rows: Table, column: str, day_first: bool | None) -> str:
     Raises:
         UserError: if the order of day and month is ambiguous.
     """
-    cells = rows.cells(column)[~rows.is_missing(column)]
+    cells = rows.known_cells(column)
     if not cells.iloc[:SAMPLE_ROWS].str.fullmatch(YEAR).any():
         return ""
     candidates = [ISO, *(day + time for day, time in product(DAYS, TIMES))]

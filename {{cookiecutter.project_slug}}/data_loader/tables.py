@@ -6,12 +6,13 @@ import io
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from data_loader.delimited_text import read_delimited, row_lines
@@ -23,11 +24,17 @@ from utils.files import replace_file
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+Marks = np.ndarray[Any, np.dtype[np.bool_]]
+Positions = np.ndarray[Any, np.dtype[np.int64]]
+Values = TypeVar("Values", bound=np.ndarray[Any, Any])
+
 # The first bytes of files that are not text.
 EXCEL = b"PK\x03\x04"  # PK alone can be the name of a column
 OLD_EXCEL = b"\xd0\xcf\x11\xe0"
 PARQUET = b"PAR1\x15"  # so can PAR1
 FEATHER = (b"ARROW1\0\0", b"FEA1\0\0")
+MAX_LISTED_CHARACTERS = 500  # of a header; a file that is not a table may have one long line
 TABLE_SUFFIXES = (".csv", ".tsv", ".gz", ".xlsx", ".parquet", ".feather")
 
 
@@ -38,16 +45,24 @@ class Table:
     Attributes:
         file: the file.
         table_format: how its cells are written.
-        frame: the cells as they are written, without spaces around them. The index counts the rows
-            of the file from 0.
+        frame: the cells of all rows as they are written, without spaces around them. The index
+            counts the rows of the file from 0.
+        positions: which rows of the frame belong to this table, int64, shape (N,); None for all.
+        parsed_numbers: the numbers of all rows by column, once they have been read.
+        missing_marks: which cells of all rows have no value by column, once it has been found out.
     """
 
     file: Path
     table_format: TableFormat
     frame: "DataFrame"
+    positions: Positions | None = None
+    parsed_numbers: dict[str, Numbers] = field(default_factory=dict, compare=False)
+    missing_marks: dict[str, Marks] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
-        return len(self.frame)
+        if self.positions is None:
+            return len(self.frame)
+        return len(self.positions)
 
     @property
     def columns(self) -> list[str]:
@@ -56,19 +71,42 @@ class Table:
 
     def cells(self, column: str) -> "Series":
         """The texts of a column; those that mark a missing value are not replaced."""
-        return self.frame[column]
+        if self.positions is None:
+            return self.frame[column]
+        return self.frame[column].iloc[self.positions]
 
-    def is_missing(self, column: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def known_cells(self, column: str) -> "Series":
+        """The texts of a column that are values."""
+        cells = self.cells(column)
+        is_missing = self.is_missing(column)
+        if not is_missing.any():
+            return cells
+        return cells[~is_missing]
+
+    def is_missing(self, column: str) -> Marks:
         """Which cells of a column have no value: bool, shape (N,)."""
-        return self.frame[column].isin(["", *self.table_format.missing]).to_numpy()
+        if column not in self.missing_marks:
+            no_value = ["", *self.table_format.missing]
+            self.missing_marks[column] = self.frame[column].isin(no_value).to_numpy()
+        return self.select(self.missing_marks[column])
+
+    def select(self, values: Values) -> Values:
+        """The values of these rows, from those of all rows of the frame."""
+        if self.positions is None:
+            return values
+        selected: Any = values[self.positions]
+        return selected
 
     def take(self, positions: Tensor) -> "Table":
-        """The rows at some positions (int64, shape (M,))."""
-        return replace(self, frame=self.frame.iloc[positions.numpy()])
+        """The rows at some positions (int64, shape (M,)); they share the cells of this table."""
+        taken: Positions = positions.numpy()
+        if self.positions is not None:
+            taken = self.positions[taken]
+        return replace(self, positions=taken)
 
     def places(self) -> list[str]:
         """Where each row is in the file, such as "line 12" or, if it is not text, "row 12"."""
-        numbers = self.frame.index.tolist()
+        numbers = self.select(self.frame.index.to_numpy()).tolist()
         if _is_text(self.file):
             lines = row_lines(self.file, self.table_format)
             return [f"line {lines[number]}" for number in numbers]
@@ -76,7 +114,7 @@ class Table:
 
     def locate(self, position: int, column: str) -> str:
         """Where a cell is, for messages: file, line and column."""
-        (place,) = replace(self, frame=self.frame.iloc[[position]]).places()
+        (place,) = self.take(torch.tensor([position])).places()
         return f"{self.file}, {place}, column {column!r}"
 
 
@@ -186,7 +224,8 @@ def _check_header(file: Path, header: Sequence[str], columns: Iterable[str]) -> 
         raise UserError(f"{file}: the first row must contain the names of the columns; add them")
     for column in columns:
         if column not in header:
-            message = f"{file}: no column {column!r}; the columns are {list_visibly(header)}"
+            names = list_visibly(header)[:MAX_LISTED_CHARACTERS]
+            message = f"{file}: no column {column!r}; the columns are {names}"
             if any(not name or _looks_like_a_number(name) for name in header):
                 message += "; the first row of the file must contain the names of the columns"
             elif _first_bytes(file).startswith(EXCEL):

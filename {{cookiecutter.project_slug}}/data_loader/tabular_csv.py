@@ -384,7 +384,7 @@ def _check_not_mistyped(rows: Table, column: str) -> None:
     position = find_invalid_number(rows, column)
     if position is None:  # identifiers
         return
-    texts = rows.cells(column)[~rows.is_missing(column)].unique().tolist()
+    texts = rows.known_cells(column).unique().tolist()
     number_like = [text for text in texts if NUMBER_LIKE.fullmatch(text)]
     if len(number_like) <= len(texts) / 2 or len(texts) < MIN_VALUES_OF_NUMBERS:
         return

@@ -137,7 +137,6 @@ def test_a_long_line_without_quotation_marks_is_read(tmp_path: Path) -> None:
         (b"a,c\n1,2\n", ["no column 'b'", "a, c"]),
         (b"1,2.5\n1,2\n", ["no column 'a'", "first row", "names of the columns"]),
         (b"a b\n1 2\n", ["no column 'a'", "data.delimiter"]),
-        (b"sep=;\na;b\n1;2\n", ["no column 'a'", "first row"]),
         (b"Sales,\na,b\n1,2\n", ["no column 'a'", "first row"]),
         (b"", ["empty"]),
         (b"\n\n", ["empty"]),
