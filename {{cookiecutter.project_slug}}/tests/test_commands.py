@@ -597,7 +597,6 @@ def test_a_signal_during_an_export_leaves_no_file(
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
 ) -> None:
-
     def interrupt(*arguments: Any) -> float:
         assert list(tmp_path.iterdir())  # the file is being verified
         signal.raise_signal(number)
