@@ -202,8 +202,16 @@ def write_rows(file: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def file_hash(file: Path) -> str:
-    """Hashes the content of a file. If it changes, so does the assignment of rows to splits."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    """Hashes the content of a file. If it changes, so does the assignment of rows to splits.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read; {error.strerror}") from error
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _normalize(texts: "Series") -> "Series":

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 
+# Values of the log that a training step would silently replace, or be replaced by.
+LOGGED_BY_THE_TRAINER = ("lr", "grad_norm", "samples_per_second", "waiting_for_data")
 COMPLEX_ADVICE = "return a real number, such as its .abs()"
 
 
@@ -83,6 +85,12 @@ def check_outputs(outputs: Any, step: Callable[..., Any]) -> None:
     if "loss" not in outputs:
         keys = ", ".join(outputs) or "no keys"
         raise UserError(f"{_name_of(step)} returns {keys}; add the key `loss`, which is minimized")
+    for name in LOGGED_BY_THE_TRAINER:
+        if name in outputs:
+            raise UserError(
+                f"{_name_of(step)} returns {name!r}, which the trainer logs itself; give it "
+                "another name"
+            )
     check_scalars(outputs, step)
 
 
@@ -99,8 +107,7 @@ def check_scalars(values: Any, step: Callable[..., Any]) -> None:
         if not isinstance(value, Tensor):
             raise UserError(
                 f"{_name_of(step)}: {name!r} is {str(value)[:40]} ({type(value).__name__}), not a "
-                "tensor; "
-                "return the tensor itself, without .item()"
+                "tensor; return the tensor itself, without .item()"
             )
         if value.is_complex():
             raise UserError(f"{_name_of(step)}: {name!r} is complex; {COMPLEX_ADVICE}")

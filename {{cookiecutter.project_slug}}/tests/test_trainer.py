@@ -548,6 +548,7 @@ LOSS = torch.tensor(1.0, requires_grad=True)
         ({"loss": 1.0}, r"'loss' is 1\.0 \(float\)"),
         ({"loss": LOSS, "accuracy": torch.ones(2)}, r"'accuracy' has the shape \(2,\)"),
         ({"loss": LOSS, "accuracy": 0.5}, r"'accuracy' is 0\.5 \(float\)"),
+        ({"loss": LOSS, "grad_norm": LOSS}, "'grad_norm', which the trainer logs itself"),
     ],
 )
 def test_sanity_check_reports_what_a_training_step_must_not_return(
