@@ -64,10 +64,15 @@ def _evaluate_batches(trainer: Any, model: nn.Module, split: str, means: Weighte
 def collect_results(trainer: Any, means: WeightedMeans) -> dict[str, Tensor]:
     """See `BaseTrainer.collect_results`."""
     results = named_results(trainer.metrics)
+    kind = type(trainer).__name__
     for name, mean in means.compute_over_processes().items():
+        if name in results:
+            raise UserError(
+                f"{kind}.evaluation_step returns {name!r}, which is a metric as well; give it "
+                "another name, or remove the metric"
+            )
         results[name] = torch.tensor(mean, dtype=torch.float64)
     if not results:
-        kind = type(trainer).__name__
         raise UserError(f"{kind}.evaluation_step returns no values and updates no metrics")
     return results
 

@@ -564,6 +564,21 @@ def test_sanity_check_reports_what_a_training_step_must_not_return(
     assert caught.value.exit_code == 2
 
 
+def test_a_scalar_of_the_evaluation_step_does_not_replace_a_metric(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Classifier.evaluation_step
+
+    def evaluation_step(trainer: Classifier, *arguments: Any) -> dict[str, torch.Tensor]:
+        original(trainer, *arguments)  # updates the metrics
+        return {"accuracy": torch.tensor(1.0)}
+
+    trainer = make_trainer(*SMALL_MODEL)
+    monkeypatch.setattr(Classifier, "evaluation_step", evaluation_step)
+    with pytest.raises(UserError, match=r"evaluation_step returns 'accuracy'.*metric"):
+        check_trainer(trainer)
+
+
 def test_sanity_check_reports_an_unknown_metric_to_monitor(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer("checkpoint.monitor=acuracy")
     with pytest.raises(UserError, match=r"checkpoint\.monitor = 'acuracy': .*loss, accuracy"):
