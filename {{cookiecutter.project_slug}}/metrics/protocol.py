@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from utils.errors import UserError
 
 # Values of the log that a training step would silently replace, or be replaced by.
-LOGGED_BY_THE_TRAINER = ("lr", "grad_norm", "samples_per_second", "waiting_for_data")
+LOGGED_BY_THE_TRAINER = frozenset(("lr", "grad_norm", "samples_per_second", "waiting_for_data"))
 COMPLEX_ADVICE = "return a real number, such as its .abs()"
 
 
@@ -85,12 +85,12 @@ def check_outputs(outputs: Any, step: Callable[..., Any]) -> None:
     if "loss" not in outputs:
         keys = ", ".join(outputs) or "no keys"
         raise UserError(f"{_name_of(step)} returns {keys}; add the key `loss`, which is minimized")
-    for name in LOGGED_BY_THE_TRAINER:
-        if name in outputs:
-            raise UserError(
-                f"{_name_of(step)} returns {name!r}, which the trainer logs itself; give it "
-                "another name"
-            )
+    if not LOGGED_BY_THE_TRAINER.isdisjoint(outputs):
+        name = min(LOGGED_BY_THE_TRAINER.intersection(outputs))
+        raise UserError(
+            f"{_name_of(step)} returns {name!r}, which the trainer logs itself; give it another "
+            "name"
+        )
     check_scalars(outputs, step)
 
 
