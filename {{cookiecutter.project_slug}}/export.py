@@ -65,20 +65,18 @@ def main() -> None:
             about["inputs"] = describe_inputs(inputs, declared_shapes(inputs))
         with exiting_on_signals():
             exported = export_weights(model, file, about)
+        compared = "weights"
     else:
         saved = find_example_inputs(trainer, checkpoint, state)
         inputs = resolve_inputs(saved, model, source)
         with exiting_on_signals():
             exported = export_model(model, inputs, file_format, file, about)
+        compared = "outputs"
     if file.parent == export_folder:
         text = json.dumps(exported.about, indent=2, ensure_ascii=False) + "\n"
         replace_file(export_folder / "about.json", text.encode())
-    title = state["data"]["title"]
-    compared = "outputs"
-    if file_format == "safetensors":
-        compared = "weights"
     difference = f"{compared} within {exported.difference:.1e} of the model's"
-    print(f"{file}: {difference}; trained on {title}")
+    print(f"{file}: {difference}; trained on {state['data']['title']}")
     print_axes(exported.about)
     if not (run_folder_of(checkpoint) / "evaluation").exists():
         print(f"evaluate: {next_command('evaluate.py', arguments.run)}")

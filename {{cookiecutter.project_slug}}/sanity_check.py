@@ -94,11 +94,11 @@ def _copy_of(trainer: BaseTrainer) -> BaseTrainer:
     shared: list[Any] = [trainer.settings, trainer.run_log, trainer.checkpointer, trainer.guard]
     for loader in trainer.loaders.values():
         shared += [loader, loader.dataset]
-    copies = {id(item): item for item in shared}
-    copies[id(trainer)] = trial
+    memo = {id(item): item for item in shared}
+    memo[id(trainer)] = trial
     for name, value in vars(trainer).items():
         try:
-            vars(trial)[name] = copy.deepcopy(value, copies)
+            vars(trial)[name] = copy.deepcopy(value, memo)
         except Exception as error:  # whatever the code of a class may raise
             log.warning(
                 "the check before training cannot copy %s.%s, and uses it as it is: %s",
@@ -191,21 +191,26 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
             parameter.register_post_accumulate_grad_hook(
                 lambda _, name=name: parameters_with_gradient.add(name)
             )
-    with _describing_errors(trial, what_fails, advice):
+    with _describing_errors(trial, what_fails, advice, in_training=True):
         _ = trial.schedulers
         trial.set_learning_rates(0)
         with naming_invalid_labels(trial.loaders["train"], "train", 0):
             outputs: Any = trial.update(step)
         if not isinstance(outputs, Mapping):
             raise TypeError(f"`update` must return a dict, not {type(outputs).__name__}")
+    _check_loss_is_used(trial)
+    if world_size() > 1 and not trial.sharded:
+        _check_gradients(trial, parameters_with_gradient)
+
+
+def _check_loss_is_used(trial: BaseTrainer) -> None:
     loss = trial.settings.loss.name
-    if loss not in (NO_CLASS, trial.default_loss) and "loss" not in vars(trial):
+    was_built = "loss" in vars(trial)
+    if loss not in (NO_CLASS, trial.default_loss) and not was_built:
         raise UserError(
             f"loss.name = {loss!r} has no effect, because {type(trial).__name__} does not use "
             "self.loss; leave it out, or call self.loss(outputs, target) in training_step"
         )
-    if world_size() > 1 and not trial.sharded:
-        _check_gradients(trial, parameters_with_gradient)
 
 
 def _check_smaller_step(trial: BaseTrainer, step: Step) -> None:
@@ -218,7 +223,7 @@ def _check_smaller_step(trial: BaseTrainer, step: Step) -> None:
     epochs = trial.total_steps // trial.steps_per_epoch
     trial.progress.step = epochs * trial.steps_per_epoch - 1
     what_fails, advice = _describe_smaller_batch(source)
-    with _describing_errors(trial, what_fails, advice):
+    with _describing_errors(trial, what_fails, advice, in_training=True):
         outputs = trial.update(step)
         has_single_samples = source.last_batch_size <= world_size()
         if has_single_samples and trial.options.non_finite == "stop":
@@ -294,7 +299,9 @@ def _check_monitor(trial: BaseTrainer, results: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def _describing_errors(trial: BaseTrainer, what_fails: str, advice: str = "") -> Iterator[None]:
+def _describing_errors(
+    trial: BaseTrainer, what_fails: str, advice: str = "", in_training: bool = False
+) -> Iterator[None]:
     try:
         yield
     except UserError:
@@ -302,9 +309,8 @@ def _describing_errors(trial: BaseTrainer, what_fails: str, advice: str = "") ->
     except Exception as error:  # whatever the code of a project may raise
         if is_lost_connection(error):
             raise
-        is_training = what_fails.startswith("training_step")
-        needs_gradients = "does not require grad" in str(error) and not is_training
-        if needs_gradients and not trial.evaluates_with_gradients:
+        needs_gradients = "does not require grad" in str(error)
+        if needs_gradients and not in_training and not trial.evaluates_with_gradients:
             advice = "; to use autograd in evaluation, set evaluates_with_gradients = True"
         raise UserError(
             f"the model and the data do not fit together: {type(trial).__name__}.{what_fails}: "

@@ -450,8 +450,7 @@ class BaseTrainer(ABC):
                 if self.moving_average is not None:
                     self.moving_average.update_parameters(self.model)
                 self.progress.step += 1
-                if self.schedulers:
-                    self.step_schedulers()
+                self.step_schedulers()
                 self.meter.add(outputs, sum(step.sample_counts))
                 self.after_step(outputs)
                 bar.update()

@@ -39,13 +39,14 @@ def describe_repository(folder: Path) -> dict[str, Any]:
         return description
     try:
         description["dirty"] = bool(_run_git(folder, "status", "--porcelain"))
+    except GitError as error:
+        log.warning("the state of the code is not recorded in the manifest: %s", error)
+        description["reason"] = str(error)
+        return description
+    try:
         description["commit"] = _run_git(folder, "rev-parse", "-q", "--verify", "HEAD")
     except GitError as error:
-        description["reason"] = str(error)
-        if description["dirty"] is not None:
-            description["reason"] = f"there is no commit yet ({error})"
-            return description
-        log.warning("the state of the code is not recorded in the manifest: %s", error)
+        description["reason"] = f"there is no commit yet ({error})"
     return description
 
 

@@ -54,8 +54,8 @@ class SavingOnError:
             return False  # fit_with_recovery, or the error of the guard, says what follows
         if self.trainer.progress.step > 0 or self._in_step:
             self._keep_state(error)
-        is_signal = isinstance(error, LoadingError) and world_size() == 1
-        return is_signal and bool(self.trainer.stop_signal)
+        is_from_worker = isinstance(error, LoadingError) and world_size() == 1
+        return is_from_worker and self.signals.received != 0
 
     def _keep_state(self, error: BaseException) -> None:
         """Saves the state if it is that of a completed step; logs how to resume."""

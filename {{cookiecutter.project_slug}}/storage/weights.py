@@ -218,44 +218,44 @@ def match_weights(current: Mapping[str, Tensor], weights: Mapping[str, Tensor]) 
         current: the `state_dict` of the model.
         weights: the weights in the file.
     """
-    names = {_plain_name(name): name for name in current}
-    given = {_plain_name(name): name for name in weights}
-    matched: dict[str, Tensor] = {}
-    assignment = {name: name for name in given}
-    for renamed in _renamings(list(given), list(names)):
-        fitting = {}
-        for name, target in renamed.items():
-            if target in names and _fits(weights[given[name]], current[names[target]]):
-                fitting[names[target]] = weights[given[name]]
-        if len(fitting) > len(matched):
-            matched = fitting
-            assignment = renamed
+    model_names = {_plain_name(name): name for name in current}
+    file_names = {_plain_name(name): name for name in weights}
+    renamings = _renamings(list(file_names), list(model_names))
+    renaming = renamings[0]
+    fitting: dict[str, Tensor] = {}
+    for candidate in renamings:
+        candidate_fitting = {}
+        for plain_name, target in candidate.items():
+            value = weights[file_names[plain_name]]
+            if target in model_names and _fits(value, current[model_names[target]]):
+                candidate_fitting[model_names[target]] = value
+        if len(candidate_fitting) > len(fitting):
+            renaming = candidate
+            fitting = candidate_fitting
+    sources = {target: file_names[plain_name] for plain_name, target in renaming.items()}
     missing = []
     other_shapes = []
-    sources = {target: name for name, target in assignment.items()}
-    for target, name in names.items():
-        if name in matched:
-            continue
-        if target in sources:
-            value = weights[given[sources[target]]]
-            other_shapes.append(f"{name} {_form(value)}, not {_form(current[name])}")
-        else:
+    for target, name in model_names.items():
+        if target not in sources:
             missing.append(name)
-    unused = [given[name] for name, target in assignment.items() if target not in names]
-    return WeightsMatch(matched, missing, other_shapes, unused)
+        elif name not in fitting:
+            form = _form(weights[sources[target]])
+            other_shapes.append(f"{name} {form}, not {_form(current[name])}")
+    unused = [file_names[name] for name, target in renaming.items() if target not in model_names]
+    return WeightsMatch(fitting, missing, other_shapes, unused)
 
 
 def _plain_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPER_NAMES)
 
 
-def _renamings(given: Sequence[str], names: Sequence[str]) -> list[dict[str, str]]:
-    """Possible names in the model of the names in a file: without a prefix, or with one."""
-    renamings = [{name: name for name in given}]
-    for prefix in _prefixes(given):
-        renamings.append({name: name.removeprefix(prefix) for name in given})
-    for prefix in _prefixes(names):
-        renamings.append({name: f"{prefix}{name}" for name in given})
+def _renamings(file_names: Sequence[str], model_names: Sequence[str]) -> list[dict[str, str]]:
+    """Possible names in the model of those in the file: the same, without a prefix, with one."""
+    renamings = [{name: name for name in file_names}]
+    for prefix in _prefixes(file_names):
+        renamings.append({name: name.removeprefix(prefix) for name in file_names})
+    for prefix in _prefixes(model_names):
+        renamings.append({name: f"{prefix}{name}" for name in file_names})
     return renamings
 
 

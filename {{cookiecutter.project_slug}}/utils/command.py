@@ -52,9 +52,9 @@ class CommandParser(argparse.ArgumentParser):
 
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs a command and exits with its exit code, or with that of the error it raises."""
-    # Ctrl-C ends the process: an import in progress may swallow a KeyboardInterrupt.
     _prepare_streams()
     is_one_of_several = False
+    # Ctrl-C ends the process: an import in progress may swallow a KeyboardInterrupt.
     previous_handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         is_one_of_several = world_size() > 1
@@ -64,9 +64,9 @@ def run_command(main: Callable[[], int | None]) -> None:
         raise
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         exit_code = _report(error)
-        if exit_code is None and not is_one_of_several:
-            raise
         if exit_code is None:
+            if not is_one_of_several:
+                raise
             sys.excepthook(type(error), error, error.__traceback__)
             exit_code = TRAINING_FAILED
     finally:
