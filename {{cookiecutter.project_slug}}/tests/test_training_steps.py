@@ -200,6 +200,20 @@ def test_autograd_in_evaluation_that_is_not_declared_is_reported_with_the_fix(
         check_trainer(make_trainer(*SMALL_MODEL, kind=Undeclared))
 
 
+class Detached(Classifier):
+    """Its loss has no gradient, which a declaration for the evaluation would not change."""
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        outputs = super().training_step(model, batch)
+        return {"loss": outputs["loss"].detach()}
+
+
+def test_a_training_loss_without_a_gradient_is_reported_as_it_is(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match=r"Detached\.training_step.*does not require grad") as error:
+        check_trainer(make_trainer(*SMALL_MODEL, kind=Detached))
+    assert "evaluates_with_gradients" not in str(error.value)
+
+
 # The sanity check
 
 
