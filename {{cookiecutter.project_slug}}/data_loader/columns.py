@@ -96,8 +96,11 @@ def read_numbers(rows: Table, column: str, allow_missing: bool = False) -> Tenso
     Raises:
         UserError: if a cell is not a number.
     """
-    position = find_invalid_number(rows, column)
-    if position is not None:
+    numbers = numbers_of(rows, column)
+    is_missing = rows.is_missing(column)
+    is_invalid = np.isnan(numbers) & ~is_missing
+    if is_invalid.any():
+        position = int(is_invalid.argmax())
         cell = rows.cells(column).iloc[position]
         advice = advice_on_number(cell, rows.table_format)
         if allow_missing:
@@ -105,8 +108,8 @@ def read_numbers(rows: Table, column: str, allow_missing: bool = False) -> Tenso
         raise UserError(f"{rows.locate(position, column)}: {cell!r} is not a number{advice}")
     if not allow_missing:
         check_present(rows, column, "a number")
-    numbers = np.where(rows.is_missing(column), np.nan, numbers_of(rows, column))
-    return torch.from_numpy(numbers).reshape(-1, 1)
+    known = np.where(is_missing, np.nan, numbers)
+    return torch.from_numpy(known).reshape(-1, 1)
 
 
 def find_invalid_number(rows: Table, column: str) -> int | None:
