@@ -56,21 +56,23 @@ def date_notation(rows: Table, column: str, day_first: bool | None) -> str:
         UserError: if the order of day and month is ambiguous.
     """
     cells = rows.known_cells(column)
-    if not cells.iloc[:SAMPLE_ROWS].str.fullmatch(YEAR).any():
+    sample = cells.iloc[:SAMPLE_ROWS]
+    if not sample.str.fullmatch(YEAR).any():
         return ""
     candidates = [ISO, *(day + time for day, time in product(DAYS, TIMES))]
     if day_first is not None:
         excluded = "%m" if day_first else "%d"
         candidates = [name for name in candidates if not re.match(excluded + "[-/]", name)]
-    for some in (cells.iloc[:SAMPLE_ROWS], cells):
-        candidates = _best_notations(some, candidates)
-    if len(candidates) > 1 and not any("%B" in candidate for candidate in candidates):
+    candidates = _best_notations(sample, candidates)
+    candidates = _best_notations(cells, candidates)
+    if not candidates:
+        return ""
+    is_month_of_may = any("%B" in candidate for candidate in candidates)  # it also fits %b
+    if len(candidates) > 1 and not is_month_of_may:
         raise UserError(
             f"{rows.locate(0, column)}: all dates, such as {cells.iloc[0]!r}, can mean "
             f"{' or '.join(candidates)}; set data.day_first to true or false"
         )
-    if not candidates:
-        return ""
     return candidates[0]
 
 
@@ -79,7 +81,9 @@ def _best_notations(cells: "Series", candidates: Sequence[str]) -> list[str]:
     counts = {}
     for candidate in candidates:
         counts[candidate] = int(parse_dates(cells, candidate).notna().sum())
-    most = max([len(cells) // 2 + 1, *counts.values()])
+    most = max(counts.values(), default=0)
+    if most <= len(cells) / 2:
+        return []
     return [candidate for candidate, count in counts.items() if count == most]
 
 

@@ -62,8 +62,8 @@ def read_delimited(file: Path, table_format: TableFormat) -> tuple[list[str], "D
     Raises:
         UserError: if the file cannot be read, or a row does not have the cells of the header.
     """
-    data, delimiter = _read_text(file, table_format)
     with _large_cells():
+        data, delimiter = _read_text(file, table_format)
         records = _records(file, data, delimiter, table_format.quotes)
         header = next(records, None)
         if header is None:
@@ -78,22 +78,22 @@ def read_delimited(file: Path, table_format: TableFormat) -> tuple[list[str], "D
         try:
             frame = _read_quickly(data, header, width, delimiter, has_quotes)
         except ValueError:  # `_read_records` says why, or reads a table with unusual lines
-            frame = _read_records(file, chain([first_row], records), header)
-    if has_quotes:
-        _check_no_swallowed_rows(file, table_format, frame, delimiter)
-    return header.cells, frame
+            frame = _read_records(file, header, first_row, records)
+        if has_quotes:
+            _check_no_swallowed_rows(file, table_format, frame, delimiter)
+        return header.cells, frame
 
 
 def row_lines(file: Path, table_format: TableFormat) -> list[int]:
     """The lines, as an editor counts them, in which the rows of `read_delimited` begin."""
-    return [record.first_line for record in _rows(file, table_format)]
+    with _large_cells():
+        return [record.first_line for record in _rows(file, table_format)]
 
 
 def _rows(file: Path, table_format: TableFormat) -> Iterator[Record]:
-    """Yields the records below the header."""
+    """Returns the records below the header."""
     data, delimiter = _read_text(file, table_format)
-    with _large_cells():
-        yield from islice(_records(file, data, delimiter, table_format.quotes), 1, None)
+    return islice(_records(file, data, delimiter, table_format.quotes), 1, None)
 
 
 # Bytes
@@ -112,8 +112,7 @@ def _read_text(file: Path, table_format: TableFormat) -> tuple[bytes, str]:
     if separator_line is not None:
         data = data[separator_line.end() :]
         delimiter = delimiter or separator_line[1].decode()
-    with _large_cells():
-        return data, delimiter or _detect_delimiter(data)
+    return data, delimiter or _detect_delimiter(data)
 
 
 def _read_utf8(file: Path, encoding: str) -> bytes:
@@ -201,7 +200,7 @@ def _records(file: Path, data: bytes, delimiter: str, quotes: bool) -> Iterator[
 
 
 def _detect_delimiter(data: bytes) -> str:
-    """Finds the delimiter with which the header, and as well the first row, has most cells."""
+    """Finds the delimiter that divides header and first row alike, into the most cells."""
     found = NO_DELIMITER
     best = (False, 1)
     for delimiter in DELIMITERS:
@@ -304,7 +303,9 @@ def _are_quotes_well_formed(data: bytes, start: int, delimiter: str) -> bool:
     return not is_inside
 
 
-def _read_records(file: Path, records: Iterator[Record], header: Record) -> "DataFrame":
+def _read_records(
+    file: Path, header: Record, first_row: Record, other_rows: Iterator[Record]
+) -> "DataFrame":
     """Reads records one by one; a line of spaces becomes a row of empty cells.
 
     Raises:
@@ -314,24 +315,20 @@ def _read_records(file: Path, records: Iterator[Record], header: Record) -> "Dat
     import pandas
 
     width = len(header.cells)
+    lines_end_with_delimiter = _ends_with_delimiter(first_row.cells, width)
     frames = []
     rows: list[list[str]] = []
-    first = None
-    first_ends_with_delimiter = False
-    for record in records:
-        if first is None:
-            first = record
-            first_ends_with_delimiter = _ends_with_delimiter(record.cells, width)
-        if len(record.cells) == 1 and not record.cells[0].strip():
-            rows.append([""] * width)
-        elif _ends_with_delimiter(record.cells, width) and first_ends_with_delimiter:
-            rows.append(record.cells[:-1])
-        elif first_ends_with_delimiter:
-            raise _width_error(file, first, header)
-        elif len(record.cells) == width:
-            rows.append(record.cells)
-        else:
+    for record in chain([first_row], other_rows):
+        cells = record.cells
+        if len(cells) == 1 and not cells[0].strip():
+            cells = [""] * width
+        elif lines_end_with_delimiter:
+            if not _ends_with_delimiter(cells, width):
+                raise _width_error(file, first_row, header)
+            cells = cells[:-1]
+        elif len(cells) != width:
             raise _width_error(file, record, header)
+        rows.append(cells)
         if len(rows) == CHUNK_ROWS:
             frames.append(_frame_of(rows, width))
             rows = []
@@ -407,11 +404,13 @@ def _are_rows(
     if len(lines) > MIN_SWALLOWED_ROWS:
         return True
     for other in range(width):
+        if other == column:
+            continue
         cells = [line[other] for line in lines[1:-1]]
         if other > column:
             cells.append(lines[0][other - column])
-        elif other < column:
+        else:
             cells.append(lines[-1][other])
-        if other != column and texts_of(other).issuperset(cells):
+        if texts_of(other).issuperset(cells):
             return True
     return False

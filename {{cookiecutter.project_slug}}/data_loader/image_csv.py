@@ -9,10 +9,8 @@ from torch import Generator, Tensor
 
 from base.base_dataset import Batch, Sample
 from data_loader import transforms
-from data_loader.columns import class_indices
 from data_loader.example_shapes import EXAMPLES
 from data_loader.image_files import IMAGE_SUFFIXES, describe_image, read_image
-from data_loader.splits import split_rows
 from data_loader.table_dataset import TableDataset
 from data_loader.tables import TABLE_SUFFIXES, Table, read_table
 from data_loader.unicode_forms import find_files, normalize_name
@@ -78,16 +76,11 @@ class ImageCSV(TableDataset):
         self.targets = torch.empty(0, dtype=torch.int64)
         if split is None:
             return
-        rows = self.read_rows(root, file, split, (self.image, self.target), EXAMPLES)
-        is_training = split == "train"
-        self.classes, targets = class_indices(rows, self.target, training=is_training)
-        # A file to evaluate may lack a class.
-        checked_classes = self.classes if is_training else ()
-        indices = split_rows(targets, split, seed, checked_classes)
-        self.targets = targets[indices]
-        self.rows = rows.take(indices)
-        if is_training:  # which is built first: report all missing files at once
-            _find_images(rows, self.image)
+        self.read_rows(root, file, (self.image, self.target), EXAMPLES)
+        targets = self.read_classes(split)
+        self.select_rows(targets, split, seed)
+        if split == "train":  # which is built first: report all missing files at once
+            _find_images(self.all_rows, self.image)
         self.files = _find_images(self.rows, self.image)
 
     def fit(self) -> None:

@@ -72,7 +72,7 @@ def white_is_zero(image: ImageFile.ImageFile) -> bool:
 
 
 def scale_transparent_colour(file: Path, image: ImageFile.ImageFile) -> None:
-    """Scales the transparent colour of a PNG as Pillow scales the pixels, which it leaves out.
+    """Scales the transparent colour of a PNG like the pixels; Pillow scales the pixels only.
 
     Args:
         file: the image file, for error messages.
@@ -135,7 +135,7 @@ def _layout(image: ImageFile.ImageFile) -> str:
         return ""
     arguments = image.tile[0].args
     if isinstance(arguments, tuple):
-        arguments = arguments[0]
+        return str(arguments[0])
     return str(arguments)
 
 

@@ -66,7 +66,7 @@ class Points(TableDataset):
         self.points = torch.empty(0, 2, dtype=torch.float64)  # x and y as in the file
         if split is None:
             return
-        rows = self.read_rows(root, file, split, (x, y), EXAMPLES)
+        rows = self.read_rows(root, file, (x, y), EXAMPLES)
         points = torch.cat([read_numbers(rows, x), read_numbers(rows, y)], dim=1)
         indices = split_rows(points[:, 1], split, seed)
         self.points = points[indices]
@@ -98,7 +98,7 @@ class Points(TableDataset):
         """Reads a number, or the column `x` of a table; see the base class."""
         column, _ = self.axes
         number = parse_number(source, self.table_format)
-        if number is not None and source.strip():
+        if number is not None:
             value = torch.tensor([number], dtype=torch.float64)
             return [(source, {"input": standardize(value, self.x_mean_and_std, column)})]
         if not Path(source).is_file():

@@ -5,7 +5,7 @@ import hashlib
 import io
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from pathlib import Path
@@ -18,14 +18,14 @@ from torch import Tensor
 from data_loader.delimited_text import read_delimited, row_lines
 from data_loader.table_format import TableFormat
 from data_loader.unicode_forms import BLANK, find_file, list_visibly, normalize_name
-from utils.errors import DATA_UNAVAILABLE, UserError
+from utils.errors import UserError
 from utils.files import replace_file
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
-Marks = np.ndarray[Any, np.dtype[np.bool_]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 Values = TypeVar("Values", bound=np.ndarray[Any, Any])
 
@@ -38,7 +38,7 @@ MAX_LISTED_CHARACTERS = 500  # of a header; a file that is not a table may have 
 TABLE_SUFFIXES = (".csv", ".tsv", ".gz", ".xlsx", ".parquet", ".feather")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """The rows of a file; rows without any text are left out.
 
@@ -49,15 +49,17 @@ class Table:
             counts the rows of the file from 0.
         positions: which rows of the frame belong to this table, int64, shape (N,); None for all.
         parsed_numbers: the numbers of all rows by column, once they have been read.
-        missing_marks: which cells of all rows have no value by column, once it has been found out.
+        missing_masks: which cells of all rows have no value by column, once it has been found out.
+        factorized: the result of `factorize` for all rows by column, once it has been called.
     """
 
     file: Path
     table_format: TableFormat
     frame: "DataFrame"
     positions: Positions | None = None
-    parsed_numbers: dict[str, Numbers] = field(default_factory=dict, compare=False)
-    missing_marks: dict[str, Marks] = field(default_factory=dict, compare=False)
+    parsed_numbers: dict[str, Numbers] = field(default_factory=dict)
+    missing_masks: dict[str, Mask] = field(default_factory=dict)
+    factorized: dict[str, tuple[list[str], Positions]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         if self.positions is None:
@@ -83,12 +85,24 @@ class Table:
             return cells
         return cells[~is_missing]
 
-    def is_missing(self, column: str) -> Marks:
+    def is_missing(self, column: str) -> Mask:
         """Which cells of a column have no value: bool, shape (N,)."""
-        if column not in self.missing_marks:
+        if column not in self.missing_masks:
             no_value = ["", *self.table_format.missing]
-            self.missing_marks[column] = self.frame[column].isin(no_value).to_numpy()
-        return self.select(self.missing_marks[column])
+            self.missing_masks[column] = self.frame[column].isin(no_value).to_numpy()
+        return self.select(self.missing_masks[column])
+
+    def factorize(self, column: str) -> tuple[list[str], Positions]:
+        """The different texts in a column of the file, and the code of each row's text.
+
+        Returns:
+            The texts, and positions among them: int64, shape (N,).
+        """
+        if column not in self.factorized:
+            codes, texts = self.frame[column].factorize()
+            self.factorized[column] = (texts.tolist(), codes)
+        texts, codes = self.factorized[column]
+        return texts, self.select(codes)
 
     def select(self, values: Values) -> Values:
         """The values of these rows, from those of all rows of the frame."""
@@ -135,6 +149,8 @@ def read_table(
     Raises:
         UserError: if the file cannot be read, or is not such a table.
     """
+    import pandas
+
     table_format = table_format or TableFormat()
     file = find_file(file)
     start = _first_bytes(file)
@@ -152,45 +168,11 @@ def read_table(
     for position, name in enumerate(header):
         if name:
             texts[name] = _normalize(frame[position])
-    frame = type(frame)(texts, index=frame.index)
+    frame = pandas.DataFrame(texts, index=frame.index)
     is_blank = (frame == "").all(axis=1)
     if is_blank.any():
         frame = frame[~is_blank]
     return Table(file, table_format, frame)
-
-
-def example_maker(
-    root: Path, file: str, examples: Mapping[str, Callable[[Path], None]], create: bool
-) -> Callable[[Path], None] | None:
-    """The function that makes a file of example data; None if the file is not to be made.
-
-    Args:
-        root: folder of the data.
-        file: the setting `data.file`.
-        examples: the functions by file.
-        create: whether example data may be made.
-
-    Raises:
-        UserError: if the file does not exist, but the user has tables next to it: training on the
-            example would not be what they want.
-    """
-    make = examples.get(file)
-    path = root / file
-    if make is None or not create or path.exists():
-        return None
-    example_names = [Path(name).name for name in examples]
-    others = []
-    for folder in dict.fromkeys((root, path.parent)):
-        for table in sorted(folder.glob("*.csv")):
-            if table.name not in example_names:
-                others.append(str(table.relative_to(root)))
-    if others:
-        raise UserError(
-            f"{path}, the data of this example, does not exist, but {root} contains {others[0]}; "
-            f"use data.file={others[0]}, or another data.root for the example",
-            DATA_UNAVAILABLE,
-        )
-    return make
 
 
 def write_rows(file: Path, rows: Iterable[Sequence[object]]) -> None:
@@ -207,6 +189,7 @@ def file_hash(file: Path) -> str:
     Raises:
         UserError: if the file cannot be read.
     """
+    _check_no_pipe(file)
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -233,32 +216,40 @@ def _check_header(file: Path, header: Sequence[str], columns: Iterable[str]) -> 
     for column in columns:
         if column not in header:
             names = list_visibly(header)[:MAX_LISTED_CHARACTERS]
-            message = f"{file}: no column {column!r}; the columns are {names}"
-            if any(not name or _looks_like_a_number(name) for name in header):
-                message += "; the first row of the file must contain the names of the columns"
-            elif _first_bytes(file).startswith(EXCEL):
-                message += "; only the first sheet of a workbook is read"
-            elif len(header) == 1:
-                message += (
-                    "; the first row of the file must contain the names of the columns; if a "
-                    "character separates them, set data.delimiter to it"
-                )
-            raise UserError(message)
+            advice = _advice_on_header(file, header)
+            raise UserError(f"{file}: no column {column!r}; the columns are {names}{advice}")
     for name in header:
         count = header.count(name)
         if name and count > 1:
             raise UserError(f"{file}: {count} columns are named {name!r}; rename all but one")
 
 
+def _advice_on_header(file: Path, header: Sequence[str]) -> str:
+    """Why a header may lack a column, to be appended to the message."""
+    in_first_row = "; the first row of the file must contain the names of the columns"
+    if any(not name or _looks_like_a_number(name) for name in header):
+        return in_first_row
+    if _first_bytes(file).startswith(EXCEL):
+        return "; only the first sheet of a workbook is read"
+    if len(header) == 1:
+        return f"{in_first_row}; if a character separates them, set data.delimiter to it"
+    return ""
+
+
 def _looks_like_a_number(name: str) -> bool:
     return name.replace(".", "").replace(",", "").lstrip("+-").isdecimal()
 
 
-def _first_bytes(file: Path) -> bytes:
+def _check_no_pipe(file: Path) -> None:
+    """Raises a UserError if a file has no end, or can be read only once."""
     if file.is_fifo() or file.is_char_device():
         raise UserError(
             f"{file} is not a regular file, but a pipe or a device; save its content in a file"
         )
+
+
+def _first_bytes(file: Path) -> bytes:
+    _check_no_pipe(file)
     try:
         with file.open("rb") as stream:
             return stream.read(8)
@@ -338,7 +329,7 @@ def _has_formulas(file: Path) -> bool:
 
 def _text_of(value: object, table_format: TableFormat) -> str:
     """A value as it would be written in a CSV file."""
-    if value is None or value != value:
+    if value is None or value != value:  # NaN, or NaT
         return ""
     if isinstance(value, float):
         return repr(value).replace(".", table_format.decimal)
@@ -383,14 +374,13 @@ def _texts_of_column(
     kind = values.type
     if pyarrow.types.is_floating(kind):
         values = compute.if_else(compute.is_nan(values), None, values)
+    message = f"{file}: column {name!r} has the type {kind}; convert it to numbers, texts or dates"
+    if pyarrow.types.is_duration(kind) or pyarrow.types.is_nested(kind):
+        raise UserError(message)
     try:
-        if pyarrow.types.is_duration(kind) or pyarrow.types.is_nested(kind):
-            raise pyarrow.ArrowTypeError(f"no number, text or date: {kind}")
         texts = values.cast(pyarrow.large_string())
     except pyarrow.ArrowException as error:
-        raise UserError(
-            f"{file}: column {name!r} has the type {kind}; convert it to numbers, texts or dates"
-        ) from error
+        raise UserError(message) from error
     if pyarrow.types.is_boolean(kind):
         texts = compute.utf8_capitalize(texts)
     if pyarrow.types.is_floating(kind) or pyarrow.types.is_decimal(kind):

@@ -13,8 +13,7 @@ from data_loader.columns import (
     advice_on_number,
     check_distinct,
     check_varies,
-    class_indices,
-    comparable_texts,
+    comparable_text,
     find_invalid_number,
     has_numbers,
     mean_and_std,
@@ -24,7 +23,6 @@ from data_loader.columns import (
 )
 from data_loader.dates import date_notation, date_parts, read_dates
 from data_loader.example_apartments import EXAMPLES
-from data_loader.splits import split_rows
 from data_loader.standardization import describe_target, restore, standardize
 from data_loader.table_dataset import TableDataset
 from data_loader.tables import TABLE_SUFFIXES, Table, read_table
@@ -96,6 +94,7 @@ class TabularCSV(TableDataset):
     ) -> None:
         super().__init__(**kwargs)
         self.title = Path(file).stem
+        self.split = split
         self.target = normalize_name(target)
         self.kinds = {normalize_name(column): kind for column, kind in (kinds or {}).items()}
         self.day_first = day_first
@@ -106,24 +105,17 @@ class TabularCSV(TableDataset):
             return
         target = self.target
         ignored = [normalize_name(column) for column in ignore]
-        rows = self.read_rows(root, file, split, [target], EXAMPLES)
+        rows = self.read_rows(root, file, [target], EXAMPLES)
         _check_columns_exist("ignore", ignored, rows)
         _check_columns_exist("kinds", self.kinds, rows)
+        self.columns = [name for name in rows.columns if name not in (target, *ignored)]
 
-        is_training = split == "train"
-        self.is_test = split == "test"
         if predict == "class":
-            self.classes, targets = class_indices(rows, target, training=is_training)
+            targets = self.read_classes(split)
         else:
             targets = read_numbers(rows, target)
-        # A file to evaluate may lack a class.
-        checked_classes = self.classes if is_training else ()
-        self.indices = split_rows(targets.reshape(-1), split, seed, checked_classes, stratify)
-        self.targets = targets[self.indices]
-        self.checks_all_rows = is_training  # which is built first: it reports cells of any split
+        self.indices = self.select_rows(targets, split, seed, stratify)
         self.unscaled_targets = self.targets  # as in the file; numbers are float64
-        self.rows = rows.take(self.indices)
-        self.columns = [name for name in rows.columns if name not in (target, *ignored)]
 
     def fit(self) -> None:
         """Finds out which columns are numbers or dates, their statistics, and the categories."""
@@ -156,11 +148,12 @@ class TabularCSV(TableDataset):
         super().load_state_dict(state)
         if len(self) > 0:
             self._check_columns()
-            if self.is_test:
+            if self.split == "test":
                 self._warn_of_unknown_categories(self.rows)
-            for statistics in self.target_standardization:
+            if self.target_standardization:
+                (statistics,) = self.target_standardization
                 self.targets = standardize(self.unscaled_targets, statistics, self.target)
-            if self.checks_all_rows:
+            if self.split == "train":  # which is built first: report invalid cells of any split
                 self.features = self._encode(self.all_rows, self.indices)
             else:
                 self.features = self._encode(self.rows, torch.arange(len(self)))
@@ -189,18 +182,19 @@ class TabularCSV(TableDataset):
             "remove spaces around cells; cells with a text in `missing` are empty",
             "number: (value - mean) / std, or 0 for an empty cell; if `missing_feature`, append 1 "
             "for an empty cell, otherwise 0; `thousands` and `decimal` are the separators",
+        ]
+        if self.dates:
+            steps.append(
+                "date: convert it to UTC; for each of the parts (year, month, day, day_of_week "
+                "with Monday = 0, hour, elapsed = seconds since `first`): (value - mean) / std, or "
+                "0 for an empty cell; if `missing_feature`, append 1 for an empty cell, else 0"
+            )
+        steps += [
             "category: one feature for each of the categories, which is 1 for the cell's text and "
             "otherwise 0; an unknown text gives zeros; true and false are written in lower case, "
             "1.0 as 1, all spaces as ordinary ones, and characters without a width are removed",
             "concatenate the features of the columns in their order here",
         ]
-        if self.dates:
-            steps.insert(
-                2,
-                "date: convert it to UTC; for each of the parts (year, month, day, day_of_week "
-                "with Monday = 0, hour, elapsed = seconds since `first`): (value - mean) / std, or "
-                "0 for an empty cell; if `missing_feature`, append 1 for an empty cell, else 0",
-            )
         description: dict[str, Any] = {
             "kind": "row of a table",
             "steps": steps,
@@ -287,20 +281,19 @@ class TabularCSV(TableDataset):
             if date["missing_feature"]:
                 yield torch.from_numpy(parts["elapsed"]).isnan()
         for column, categories in self.categories.items():
-            codes = text_positions(_category_texts(rows, column), categories)
+            codes = text_positions(rows, column, categories)
             for code in range(len(categories)):
                 yield codes == code
 
     def _warn_of_unknown_categories(self, rows: Table) -> None:
         for column, categories in self.categories.items():
-            texts = _category_texts(rows, column)
-            is_unknown = text_positions(texts, categories) < 0
+            is_unknown = text_positions(rows, column, categories) < 0
             if is_unknown.any():
                 position = int(is_unknown.int().argmax())
                 log.warning(
                     "%s: no training row has %r, so its features are 0",
                     rows.locate(position, column),
-                    texts.iloc[position],
+                    rows.cells(column).iloc[position],
                 )
 
     def _feature_names(self) -> list[str]:
@@ -367,16 +360,19 @@ def _fit_categories(rows: Table, column: str) -> list[str]:
     Raises:
         UserError: if there are too many.
     """
-    cells = _category_texts(rows, column)
-    categories = sorted(cells.unique().tolist())
+    texts = rows.known_cells(column).unique()
+    categories = {comparable_text(text, rows.table_format) for text in texts}
+    if rows.is_missing(column).any():
+        categories.add("")
     if len(categories) > MAX_CATEGORIES:
         raise UserError(
             f"{rows.file}: column {column!r} has {len(categories)} different texts, such as "
-            f"{cells.iloc[0]!r}; at most {MAX_CATEGORIES} categories are allowed, so add the "
+            f"{texts[0]!r}; at most {MAX_CATEGORIES} categories are allowed, so add the "
             "column to data.ignore, or set its kind (data.kinds)"
         )
-    warn_of_similar_texts(categories, rows, column)
-    return categories
+    names = sorted(categories)
+    warn_of_similar_texts(names, rows, column)
+    return names
 
 
 def _check_not_mistyped(rows: Table, column: str) -> None:
@@ -394,12 +390,6 @@ def _check_not_mistyped(rows: Table, column: str) -> None:
         f"numbers{advice_on_number(cell, rows.table_format)}, or add it to data.missing, or the "
         f"column to data.ignore, or set 'data.kinds={{{column}: category}}'"
     )
-
-
-def _category_texts(rows: Table, column: str) -> Any:
-    """The texts of a column in comparable forms, as a Series; missing values are empty."""
-    cells = rows.cells(column).mask(rows.is_missing(column), "")
-    return comparable_texts(cells, rows.table_format)
 
 
 def _check_columns_exist(setting: str, names: Iterable[str], rows: Table) -> None:

@@ -11,9 +11,7 @@ from torch import Generator, Tensor
 
 from base.base_dataset import Batch, Sample
 from config.schema import Count
-from data_loader.columns import class_indices
 from data_loader.example_messages import EXAMPLES
-from data_loader.splits import split_rows
 from data_loader.table_dataset import TableDataset
 from data_loader.tables import TABLE_SUFFIXES, Table, read_table
 from data_loader.tokens import describe_tokens, tokenize
@@ -79,15 +77,10 @@ class TextCSV(TableDataset):
         self.targets = torch.empty(0)
         if split is None:
             return
-        rows = self.read_rows(root, file, split, (self.text, self.target), EXAMPLES)
-        is_training = split == "train"
-        self.classes, targets = class_indices(rows, self.target, training=is_training)
+        rows = self.read_rows(root, file, (self.text, self.target), EXAMPLES)
+        targets = self.read_classes(split)
         _check_texts(rows, self.text)
-        # A file to evaluate may lack a class.
-        checked_classes = self.classes if is_training else ()
-        indices = split_rows(targets, split, seed, checked_classes)
-        self.targets = targets[indices]
-        self.rows = rows.take(indices)
+        self.select_rows(targets, split, seed)
         self.sentences = self.rows.cells(self.text).tolist()
 
     def fit(self) -> None:
@@ -124,15 +117,7 @@ class TextCSV(TableDataset):
 
         See the base class.
         """
-        if len(source) <= MAX_PATH_CHARACTERS and find_file(Path(source)).is_file():
-            if source.lower().endswith(TABLE_SUFFIXES):
-                sentences = self._read_table(source)
-            else:
-                sentences = _read_lines(source)
-        elif FILE_NAME.fullmatch(source):
-            raise UserError(f"{source}: file not found; give an existing file, or a sentence")
-        else:
-            sentences = {source: source}
+        sentences = self._read_sentences(source)
         without_words = [name for name, text in sentences.items() if not tokenize(text)]
         if len(without_words) == len(sentences):
             raise UserError(f"{source!r} contains no words; give a sentence, or a file of them")
@@ -180,6 +165,16 @@ class TextCSV(TableDataset):
             tokens = [self.vocabulary[index] for index in indices if index != PADDING]
             lines.append([" ".join(tokens), self.classes[label]])
         return lines
+
+    def _read_sentences(self, source: str) -> dict[str, str]:
+        """Returns the sentences in a file, or the argument itself, by their names."""
+        if len(source) <= MAX_PATH_CHARACTERS and find_file(Path(source)).is_file():
+            if source.lower().endswith(TABLE_SUFFIXES):
+                return self._read_table(source)
+            return _read_lines(source)
+        if FILE_NAME.fullmatch(source):
+            raise UserError(f"{source}: file not found; give an existing file, or a sentence")
+        return {source: source}
 
     def _read_table(self, source: str) -> dict[str, str]:
         """Reads the sentences of a table, each with a name that contains its place."""

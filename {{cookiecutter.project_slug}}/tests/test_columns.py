@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from data_loader.columns import (
     class_indices,
-    class_positions,
     has_numbers,
     mean_and_std,
     parse_number,
     read_numbers,
+    text_positions,
 )
 from data_loader.table_format import TableFormat
 from data_loader.tables import Table, write_rows
@@ -40,11 +40,21 @@ def message_of(error: pytest.ExceptionInfo[UserError]) -> str:
 def test_only_finite_numbers_in_the_range_of_float32_are_parsed() -> None:
     assert parse_number("1e3", TableFormat()) == 1000
     assert parse_number(" -2 ", TableFormat()) == -2
-    for text in ("x", "inf", "infinity", "nan", "1e39", "1_000", "１", "0x10", "1,5", "- 2"):
+    for text in (
+        "",
+        " ",
+        "x",
+        "inf",
+        "infinity",
+        "nan",
+        "1e39",
+        "1_000",
+        "１",
+        "0x10",
+        "1,5",
+        "- 2",
+    ):
         assert parse_number(text, TableFormat()) is None
-    empty = parse_number(" ", TableFormat())
-    assert empty is not None
-    assert math.isnan(empty)
 
 
 def test_numbers_have_a_strict_notation_and_the_exact_value() -> None:
@@ -204,10 +214,9 @@ def test_spellings_of_the_same_value_are_one_class(cells: list[str], names: list
 
 def test_classes_are_found_in_the_spelling_of_another_program() -> None:
     other = table_of(["1.0", "0.0", "1", "2"])
-    positions = class_positions(other.cells("a"), ["0", "1"], other.table_format)
-    assert positions.tolist() == [1, 0, 1, -1]
+    assert text_positions(other, "a", ["0", "1"]).tolist() == [1, 0, 1, -1]
     german = table_of(["1,0", "1.0"], decimal=",")
-    assert class_positions(german.cells("a"), ["1"], german.table_format).tolist() == [0, -1]
+    assert text_positions(german, "a", ["1"]).tolist() == [0, -1]
 
 
 @pytest.mark.parametrize(

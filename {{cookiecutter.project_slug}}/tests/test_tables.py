@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from data_loader import delimited_text
 from data_loader.table_dataset import TableDataset
 from data_loader.table_format import TableFormat
-from data_loader.tables import example_maker, read_table, write_rows
+from data_loader.tables import read_table, write_rows
 from utils.errors import UserError
 
 
@@ -261,10 +261,10 @@ def test_quotation_marks_are_checked_across_blocks(
 def test_the_splits_of_a_file_share_its_rows_until_it_changes(tmp_path: Path) -> None:
     write_rows(tmp_path / "x.csv", [["a"], *([k] for k in range(20))])
     splits = [Rows() for _ in range(3)]
-    first = splits[0].read_rows(tmp_path, "x.csv", "train", ["a"], {})
-    assert splits[1].read_rows(tmp_path, "x.csv", "validation", ["a"], {}) is first
+    first = splits[0].read_rows(tmp_path, "x.csv", ["a"], {})
+    assert splits[1].read_rows(tmp_path, "x.csv", ["a"], {}) is first
     write_rows(tmp_path / "x.csv", [["a"], *([9 - k % 10] for k in range(20))])
-    changed = splits[2].read_rows(tmp_path, "x.csv", "test", ["a"], {})
+    changed = splits[2].read_rows(tmp_path, "x.csv", ["a"], {})
     assert changed.cells("a").iloc[0] == "9"
     released = [weakref.ref(first), weakref.ref(changed)]
     del first, changed, splits
@@ -355,10 +355,14 @@ def test_a_column_that_is_no_text_is_refused(tmp_path: Path, value: object, kind
         assert part in message
 
 
+def make_rows(file: Path) -> None:
+    write_rows(file, [["a"], *([k] for k in range(20))])
+
+
 def read_rows(folder: Path, make: Any = None, **changes: Any) -> list[str]:
     """The column `a` of the data set's file."""
     examples = {} if make is None else {"x.csv": make}
-    rows = Rows(**changes).read_rows(folder, "x.csv", "train", ["a"], examples)
+    rows = Rows(**changes).read_rows(folder, "x.csv", ["a"], examples)
     return list(rows.cells("a"))
 
 
@@ -372,17 +376,19 @@ def test_a_missing_file_of_the_user_is_not_created(tmp_path: Path) -> None:
 
 
 def test_an_example_is_not_created_next_to_tables_of_the_user(tmp_path: Path) -> None:
-    examples = {"one/a.csv": lambda file: None, "one/b.csv": lambda file: None}
-    assert example_maker(tmp_path, "one/a.csv", examples, create=False) is None
-    assert example_maker(tmp_path, "mine.csv", examples, create=True) is None
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one/b.csv").touch()  # another example
-    assert example_maker(tmp_path, "one/a.csv", examples, create=True) is examples["one/a.csv"]
+    examples = dict.fromkeys(("one/a.csv", "one/b.csv"), make_rows)
+    with pytest.raises(UserError, match=r"a\.csv does not exist"):
+        Rows(create_example=False).read_rows(tmp_path, "one/a.csv", ["a"], examples)
     (tmp_path / "mine.csv").touch()
-    with pytest.raises(UserError, match=r"data\.file=mine\.csv"):
-        example_maker(tmp_path, "one/a.csv", examples, create=True)
-    (tmp_path / "one/a.csv").touch()
-    assert example_maker(tmp_path, "one/a.csv", examples, create=True) is None
+    with pytest.raises(UserError, match=r"data\.file=mine\.csv") as error:
+        Rows().read_rows(tmp_path, "one/a.csv", ["a"], examples)
+    assert error.value.exit_code == 69
+    assert [*tmp_path.iterdir()] == [tmp_path / "mine.csv"]
+    (tmp_path / "mine.csv").unlink()
+    Rows().read_rows(tmp_path, "one/b.csv", ["a"], examples)
+    Rows().read_rows(tmp_path, "one/a.csv", ["a"], examples)  # next to another example
+    (tmp_path / "mine.csv").touch()
+    assert len(Rows().read_rows(tmp_path, "one/a.csv", ["a"], examples)) == 20
 
 
 def test_a_folder_is_not_read_as_a_table(tmp_path: Path) -> None:
@@ -390,12 +396,9 @@ def test_a_folder_is_not_read_as_a_table(tmp_path: Path) -> None:
 
 
 def test_an_existing_example_file_is_not_overwritten(tmp_path: Path) -> None:
-    def make(file: Path) -> None:
-        write_rows(file, [["a"], *([k] for k in range(20))])
-
-    assert len(read_rows(tmp_path / "new", make)) == 20
+    assert len(read_rows(tmp_path / "new", make_rows)) == 20
     (tmp_path / "new/x.csv").write_text("a\n" + "7\n" * 21)
-    assert read_rows(tmp_path / "new", make) == ["7"] * 21
+    assert read_rows(tmp_path / "new", make_rows) == ["7"] * 21
 
 
 def test_rows_without_a_target_are_left_out_on_request_and_counted(
@@ -408,6 +411,18 @@ def test_rows_without_a_target_are_left_out_on_request_and_counted(
     assert "40 of 60 rows" in caplog.text
     with pytest.raises(UserError, match="has 0 rows"):
         read_rows(tmp_path, drop_missing_target=True, missing=("7", "NA"))
+
+
+def test_the_splits_of_a_file_share_its_rows_without_those_that_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_rows(tmp_path / "x.csv", [["a", "b"], *([["", "7"][k % 2], k] for k in range(60))])
+    caplog.set_level("INFO")
+    splits = [Rows(drop_missing_target=True) for _ in range(2)]
+    first = splits[0].read_rows(tmp_path, "x.csv", ["a"], {})
+    assert splits[1].read_rows(tmp_path, "x.csv", ["a"], {}) is first
+    assert len(Rows().read_rows(tmp_path, "x.csv", ["a"], {})) == 60
+    assert caplog.text.count("30 of 60 rows") == 1
 
 
 def test_equal_separators_are_refused() -> None:
@@ -492,3 +507,5 @@ def test_the_first_sheet_of_a_workbook_is_named_if_a_column_is_missing(tmp_path:
 def test_a_pipe_is_not_read_as_a_table(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "regular file" in refused(tmp_path / "pipe")
+    with pytest.raises(UserError, match="regular file"):
+        Rows().read_rows(tmp_path, "pipe", ["a"], {})
