@@ -98,7 +98,9 @@ def _copy_of(trainer: BaseTrainer) -> BaseTrainer:
     copies[id(trainer)] = trial
     for name, value in vars(trainer).items():
         try:
-            vars(trial)[name] = copy.deepcopy(value, copies)
+            copied = copy.deepcopy(value, copies)
+            _check_leaves(copied)
+            vars(trial)[name] = copied
         except Exception as error:  # whatever the code of a class may raise
             log.warning(
                 "the check before training cannot copy %s.%s, and uses it as it is: %s",
@@ -107,6 +109,15 @@ def _copy_of(trainer: BaseTrainer) -> BaseTrainer:
                 describe_error(error),
             )
     return trial
+
+
+def _check_leaves(copied: Any) -> None:
+    """Raises a TypeError if the parameters of a copied module get no gradients of their own."""
+    if not isinstance(copied, nn.Module):
+        return
+    for name, parameter in copied.named_parameters():
+        if not parameter.is_leaf:  # as torch copies modules of TorchScript
+            raise TypeError(f"the copy of {name} is not a leaf tensor")
 
 
 # The parts of a trainer.

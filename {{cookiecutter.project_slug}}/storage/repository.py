@@ -38,14 +38,23 @@ def describe_repository(folder: Path) -> dict[str, Any]:
         description["reason"] = "the project is not in a git repository"
         return description
     try:
-        description["dirty"] = bool(_run_git(folder, "status", "--porcelain"))
-        description["commit"] = _run_git(folder, "rev-parse", "-q", "--verify", "HEAD")
+        # The settings of a user may hide untracked files, which a run may use all the same.
+        changes = _run_git(folder, "status", "--porcelain", "--untracked-files=normal")
+        description["dirty"] = bool(changes)
+        commit = _run_git(folder, "rev-parse", "-q", "--verify", "HEAD")
+        is_ignored = not changes and not _run_git(folder, "ls-files")
     except GitError as error:
         description["reason"] = str(error)
         if description["dirty"] is not None:
             description["reason"] = f"there is no commit yet ({error})"
             return description
         log.warning("the state of the code is not recorded in the manifest: %s", error)
+        return description
+    if is_ignored:  # as in a home folder that is a repository of a few files
+        description["dirty"] = None
+        description["reason"] = "the git repository around the project ignores it"
+        return description
+    description["commit"] = commit
     return description
 
 
