@@ -144,7 +144,9 @@ def _check_evaluation(trial: BaseTrainer, split: str, loader: BatchLoader) -> No
 
 
 def _check_labels(trial: BaseTrainer, split: str, loader: BatchLoader) -> None:
-    """Evaluates a sample whose label is not a class, because a trainer may allow it.
+    """Evaluates samples whose label is not a class, because a trainer may allow it.
+
+    Losses of torch ignore one label in training; metrics may not.
 
     Raises:
         UserError: if that fails.
@@ -153,9 +155,17 @@ def _check_labels(trial: BaseTrainer, split: str, loader: BatchLoader) -> None:
     targets = getattr(dataset, "targets", None)
     if not isinstance(targets, Tensor):
         return
-    index = first_invalid_label(targets, len(dataset.classes))
-    if index is None:
-        return
+    checked = [first_invalid_label(targets, len(dataset.classes))]
+    if split != "train":
+        checked.append(first_invalid_label(targets, len(dataset.classes), ignored=None))
+    for index in checked:
+        if index is not None:
+            message = describe_invalid_label(dataset, split, index, int(targets[index]))
+            _evaluate_sample(trial, dataset, index, message)
+
+
+def _evaluate_sample(trial: BaseTrainer, dataset: BaseDataset, index: int, message: str) -> None:
+    """Evaluates one sample; if that fails, raises a UserError with the message."""
     samples = dataset.__getitems__(torch.tensor([index], device=dataset.device))
     batch = to_device(dataset.transform(samples, None), trial.device)
     try:
@@ -163,7 +173,6 @@ def _check_labels(trial: BaseTrainer, split: str, loader: BatchLoader) -> None:
             trial.evaluation_step(model, batch)
             digest(trial.metrics)  # waits for the device
     except Exception as error:  # whatever the code of a project may raise
-        message = describe_invalid_label(dataset, split, index, int(targets[index]))
         raise UserError(message) from error
     trial.metrics.reset()
 
