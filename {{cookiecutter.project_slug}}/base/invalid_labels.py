@@ -12,9 +12,7 @@ from utils.errors import NonFiniteError, UserError
 NO_INDEX = -100  # the default `ignore_index` of torch
 
 
-def first_invalid_label(
-    labels: Tensor, classes: int, ignored: int | None = NO_INDEX
-) -> int | None:
+def first_invalid_label(labels: Tensor, classes: int, ignored: int | None = NO_INDEX) -> int | None:
     """The position of the first label that is not a class; None if there is none.
 
     Args:
