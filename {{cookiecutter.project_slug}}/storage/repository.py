@@ -22,6 +22,8 @@ REPOSITORY_VARIABLES = (
     "GIT_WORK_TREE",
 )
 
+LIST_FILES = ("ls-files", "--cached", "--others", "--exclude-standard", "--directory")
+
 
 class GitError(Exception):
     """Why git did not answer."""
@@ -42,7 +44,7 @@ def describe_repository(folder: Path) -> dict[str, Any]:
         changes = _run_git(folder, "status", "--porcelain", "--untracked-files=normal")
         description["dirty"] = bool(changes)
         commit = _run_git(folder, "rev-parse", "-q", "--verify", "HEAD")
-        is_ignored = not changes and not _run_git(folder, "ls-files")
+        is_ignored = not _run_git(folder, *LIST_FILES)
     except GitError as error:
         description["reason"] = str(error)
         if description["dirty"] is not None:

@@ -59,6 +59,8 @@ def test_commit_of_a_repository_that_ignores_the_project_is_not_recorded(folder:
     project = folder / "project"
     project.mkdir()
     (project / "train.py").touch()
+    (folder / "other").touch()
+    git(folder, "add", "--force", "other")  # a change elsewhere
     description = describe_repository(project)
     assert description["commit"] is None
     assert description["dirty"] is None
