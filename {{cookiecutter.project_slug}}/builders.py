@@ -26,6 +26,7 @@ from storage.state import evaluation_weights, load_weights
 from storage.weights import match_weights, read_weights
 from utils.device import select_device
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
+from utils.finite import find_non_finite
 from utils.process_group import (
     broadcast_object,
     check_batch_size,
@@ -289,7 +290,7 @@ def copy_matching_weights(model: BaseModel, source: Path) -> None:
     """Copies the weights of a file whose names and shapes match, and logs the others.
 
     Raises:
-        UserError: if no weights match.
+        UserError: if no weights match, or one of them is not finite.
     """
     try:
         weights = read_weights(source)
@@ -303,6 +304,12 @@ def copy_matching_weights(model: BaseModel, source: Path) -> None:
             f"has {first_names}, ...\n{match.describe().splitlines()[1]}"
         )
     model.load_state_dict(match.fitting, strict=False)
+    non_finite = find_non_finite(dict(model.named_parameters()))
+    if non_finite is not None:
+        raise UserError(
+            f"model.init_from = {source}: {non_finite} has NaN, infinity or a value that is too "
+            "large for its dtype; use other weights"
+        )
     log.info("model.init_from = %s: %s", source, match.describe())
 
 

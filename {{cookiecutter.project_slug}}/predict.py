@@ -93,8 +93,10 @@ def find_sources(argument: str, suffixes: Sequence[str]) -> list[str]:
             is an input itself.
 
     Raises:
-        UserError: if a folder contains no such file, or the argument is a pipe or a device.
+        UserError: if a folder contains no such file, or the argument is empty, a pipe or a device.
     """
+    if not argument.strip():
+        raise UserError("an input is empty; give a file, a folder, or the input itself")
     # Unlike pathlib, os.path does not fail for a sentence that is too long for a file name.
     is_file = os.path.isfile(argument)  # noqa: PTH113
     is_folder = os.path.isdir(argument)  # noqa: PTH112

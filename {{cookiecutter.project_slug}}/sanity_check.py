@@ -98,7 +98,9 @@ def _copy_of(trainer: BaseTrainer) -> BaseTrainer:
     memo[id(trainer)] = trial
     for name, value in vars(trainer).items():
         try:
-            vars(trial)[name] = copy.deepcopy(value, memo)
+            copied = copy.deepcopy(value, memo)
+            _check_leaves(copied)
+            vars(trial)[name] = copied
         except Exception as error:  # whatever the code of a class may raise
             log.warning(
                 "the check before training cannot copy %s.%s, and uses it as it is: %s",
@@ -107,6 +109,15 @@ def _copy_of(trainer: BaseTrainer) -> BaseTrainer:
                 describe_error(error),
             )
     return trial
+
+
+def _check_leaves(copied: Any) -> None:
+    """Raises a TypeError if the parameters of a copied module get no gradients of their own."""
+    if not isinstance(copied, nn.Module):
+        return
+    for name, parameter in copied.named_parameters():
+        if not parameter.is_leaf:  # as torch copies modules of TorchScript
+            raise TypeError(f"the copy of {name} is not a leaf tensor")
 
 
 # The parts of a trainer.
@@ -133,7 +144,9 @@ def _check_evaluation(trial: BaseTrainer, split: str, loader: BatchLoader) -> No
 
 
 def _check_labels(trial: BaseTrainer, split: str, loader: BatchLoader) -> None:
-    """Evaluates a sample whose label is not a class, because a trainer may allow it.
+    """Evaluates samples whose label is not a class, because a trainer may allow it.
+
+    Losses of torch ignore one label in training; metrics may not.
 
     Raises:
         UserError: if that fails.
@@ -142,9 +155,17 @@ def _check_labels(trial: BaseTrainer, split: str, loader: BatchLoader) -> None:
     targets = getattr(dataset, "targets", None)
     if not isinstance(targets, Tensor):
         return
-    index = first_invalid_label(targets, len(dataset.classes))
-    if index is None:
-        return
+    checked = [first_invalid_label(targets, len(dataset.classes))]
+    if split != "train":
+        checked.append(first_invalid_label(targets, len(dataset.classes), ignored=None))
+    for index in checked:
+        if index is not None:
+            message = describe_invalid_label(dataset, split, index, int(targets[index]))
+            _evaluate_sample(trial, dataset, index, message)
+
+
+def _evaluate_sample(trial: BaseTrainer, dataset: BaseDataset, index: int, message: str) -> None:
+    """Evaluates one sample; if that fails, raises a UserError with the message."""
     samples = dataset.__getitems__(torch.tensor([index], device=dataset.device))
     batch = to_device(dataset.transform(samples, None), trial.device)
     try:
@@ -152,7 +173,6 @@ def _check_labels(trial: BaseTrainer, split: str, loader: BatchLoader) -> None:
             trial.evaluation_step(model, batch)
             digest(trial.metrics)  # waits for the device
     except Exception as error:  # whatever the code of a project may raise
-        message = describe_invalid_label(dataset, split, index, int(targets[index]))
         raise UserError(message) from error
     trial.metrics.reset()
 

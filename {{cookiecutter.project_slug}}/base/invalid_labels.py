@@ -7,24 +7,26 @@ from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch
 from base.batch_loader import BatchLoader
-from utils.errors import TRAINING_FAILED, NonFiniteError, UserError
+from utils.errors import NonFiniteError, UserError
 
 NO_INDEX = -100  # the default `ignore_index` of torch
 
 
-def first_invalid_label(labels: Tensor, classes: int, ignored: int = NO_INDEX) -> int | None:
+def first_invalid_label(labels: Tensor, classes: int, ignored: int | None = NO_INDEX) -> int | None:
     """The position of the first label that is not a class; None if there is none.
 
     Args:
         labels: classes, int64, shape (N,). Other dtypes and shapes contain none.
         classes: the number of classes.
-        ignored: a label that a loss ignores.
+        ignored: a label that a loss ignores; None if all count.
     """
     if classes == 0 or labels.ndim != 1:
         return None
     if labels.is_floating_point() or labels.is_complex():
         return None
-    is_invalid = ((labels < 0) | (labels >= classes)) & (labels != ignored)
+    is_invalid = (labels < 0) | (labels >= classes)
+    if ignored is not None:
+        is_invalid &= labels != ignored
     if not is_invalid.any():
         return None
     return int(is_invalid.nonzero()[0])
@@ -60,7 +62,7 @@ def naming_invalid_labels(loader: BatchLoader, split: str, step: int) -> Iterato
     except Exception as error:  # whatever the code of a project may raise
         problem = _find_problem(loader, split, step)
         if problem:
-            raise UserError(problem, TRAINING_FAILED) from error
+            raise UserError(problem) from error
         raise
 
 

@@ -361,6 +361,8 @@ def _describe(problem: Any, section: str, all_values: Mapping[str, Any] | None =
 
 def _how_to_write(key: str, error: str, value: Any) -> str:
     """How a value of another type is written, for the end of a message."""
+    if value is None:
+        return "; null and ~ stand for no value"
     if error == "string_type" and not isinstance(value, dict | list):
         return f"; quotes make it one, as in {key}='\"{_quote(value)}\"'"
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT_FLOAT

@@ -144,6 +144,10 @@ def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
                 f"the value of {key} is not text in this terminal's "
                 "encoding; set PYTHONUTF8=1 in the environment"
             )
+        if not text.strip():  # such as KEY=$NAME with an empty variable
+            raise UserError(
+                f"{key}= has no value; give one, or leave it out ({key}=null stands for none)"
+            )
         try:
             value = parse(text, f"the value of {key}")
         except UserError as error:

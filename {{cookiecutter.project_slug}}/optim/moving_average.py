@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
-from utils.errors import UserError
+from utils.errors import UserError, describe_error
 from utils.parallel import local_tensor
 
 Pair = tuple[Tensor, Tensor]  # a tensor of the average, and that of the model
@@ -49,7 +49,8 @@ class MovingAverage(AveragedModel):
             `decay_after`.
 
     Raises:
-        UserError: if a trained parameter has fewer than 32 bits, in which an average stands still.
+        UserError: if a trained parameter has fewer than 32 bits, in which an average stands still,
+            or the model cannot be copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -61,7 +62,13 @@ class MovingAverage(AveragedModel):
                     "which rounds the small steps of an average away; "
                     "use float32 parameters with trainer.precision"
                 )
-        super().__init__(model, use_buffers=True)
+        try:
+            super().__init__(model, use_buffers=True)
+        except Exception as error:  # whatever the code of a model may raise
+            raise UserError(
+                f"trainer.ema: {type(model).__name__} cannot be copied: {describe_error(error)}; "
+                "create what cannot be copied outside of the model, or leave trainer.ema out"
+            ) from error
         self.decay = decay
         # Pairs of tensors to update, found once: walking through both models takes as long as
         # the update itself.

@@ -37,7 +37,9 @@ def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
     groups = parameter_groups(
         model, options.arguments.get("lr"), options.groups, no_decay, settings.model.layer_decay
     )
-    if "fused" not in arguments and _has_fused_kernel(optimizer_class, groups):
+    has_sparse_gradients = any(getattr(module, "sparse", False) for module in model.modules())
+    may_be_fused = "fused" not in arguments and not has_sparse_gradients
+    if may_be_fused and _has_fused_kernel(optimizer_class, groups):
         arguments["fused"] = True
     try:
         optimizer: Optimizer = without_compiler_import(optimizer_class)(groups, **arguments)

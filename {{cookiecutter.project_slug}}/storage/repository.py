@@ -22,6 +22,8 @@ REPOSITORY_VARIABLES = (
     "GIT_WORK_TREE",
 )
 
+LIST_FILES = ("ls-files", "--cached", "--others", "--exclude-standard", "--directory")
+
 
 class GitError(Exception):
     """Why git did not answer."""
@@ -38,11 +40,17 @@ def describe_repository(folder: Path) -> dict[str, Any]:
         description["reason"] = "the project is not in a git repository"
         return description
     try:
-        description["dirty"] = bool(_run_git(folder, "status", "--porcelain"))
+        # The settings of a user may hide untracked files, which a run may use all the same.
+        changes = _run_git(folder, "status", "--porcelain", "--untracked-files=normal")
+        is_ignored = not _run_git(folder, *LIST_FILES)
     except GitError as error:
         log.warning("the state of the code is not recorded in the manifest: %s", error)
         description["reason"] = str(error)
         return description
+    if is_ignored:  # as in a home folder that is a repository of a few files
+        description["reason"] = "the git repository around the project ignores it"
+        return description
+    description["dirty"] = bool(changes)
     try:
         description["commit"] = _run_git(folder, "rev-parse", "-q", "--verify", "HEAD")
     except GitError as error:

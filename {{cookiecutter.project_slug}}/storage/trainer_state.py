@@ -40,6 +40,9 @@ def restore_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
         same_optimizer=saved_optimizer == trainer.settings.optimizer.name,
         restores_rates=bool(trainer.schedulers),
     )
+    average = trainer.moving_average
+    if average is not None and "moving_average" not in state:  # trainer.ema is new in this run
+        average.module.load_state_dict(trainer.model.state_dict())
     excluded = trainer.excluded_from_data_state
     restore_state(trainer.dataset, state["data_state"], excluded=excluded)
     if trainer.progress.step > trainer.total_steps:

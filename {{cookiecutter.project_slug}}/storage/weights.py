@@ -41,6 +41,8 @@ WRAPPING_KEYS = (
 )
 # Parts of names that wrappers such as DDP and torch.compile add.
 WRAPPER_NAMES = {"module", "_orig_mod", "_fsdp_wrapped_module"}
+TORCH_FILES = (b"PK\x03\x04", b"\x80")  # an archive, or a pickle of earlier versions of torch
+MAX_FIRST_BYTES = 20
 METADATA_TYPES = {  # that a description of tensors may contain
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
@@ -121,6 +123,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         return dict(load_file(file))
     if file.suffix in (".pt2", ".onnx"):
         raise UserError(f"{file} is an exported program, and not a file of weights; {ACCEPTED}")
+    _check_first_bytes(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the protocol of other files
@@ -134,8 +137,23 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         return evaluation_weights(load_checkpoint(file))  # one of this project is verified
     weights = _find_tensors(content)
     if not weights:
-        raise UserError(f"{file} has no usable weights: it contains no tensors by name; {ACCEPTED}")
+        problem = "it contains no tensors by name"
+        if isinstance(content, Mapping) and content:
+            keys = _listed([str(key) for key in content])
+            problem = f"none of its keys ({keys}) alone has tensors by name"
+        raise UserError(f"{file} has no usable weights: {problem}; {ACCEPTED}")
     return weights
+
+
+def _check_first_bytes(file: Path) -> None:
+    """Raises a UserError for a text or another file that torch.save has not written."""
+    with file.open("rb") as stream:
+        start = stream.read(MAX_FIRST_BYTES)
+    if not start.startswith(TORCH_FILES):
+        raise UserError(
+            f"{file} has no usable weights: torch.save has not written it, it starts with "
+            f"{start!r}; {ACCEPTED}"
+        )
 
 
 def _read_index(file: Path) -> dict[str, Tensor]:
@@ -151,14 +169,24 @@ def _read_index(file: Path) -> dict[str, Tensor]:
 
 
 def _find_tensors(content: Any) -> dict[str, Tensor]:
-    """The first state dict in the content of a file; empty if there is none."""
+    """The first state dict in the content of a file; empty if there is none.
+
+    It is under one of the usual keys, or else under the only key that has tensors.
+    """
     if not isinstance(content, Mapping):
         return {}
-    for key in WRAPPING_KEYS:
-        found = _find_tensors(content.get(key))
+    inner = {}
+    for key, value in content.items():
+        found = _find_tensors(value)
         if found:
-            return found
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+            inner[key] = found
+    for key in WRAPPING_KEYS:
+        if key in inner:
+            return inner[key]
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors and len(inner) == 1:
+        (tensors,) = inner.values()
+    return tensors
 
 
 class _MetadataUnpickler(pickle.Unpickler):
@@ -218,8 +246,8 @@ def match_weights(current: Mapping[str, Tensor], weights: Mapping[str, Tensor]) 
         current: the `state_dict` of the model.
         weights: the weights in the file.
     """
-    model_names = {_plain_name(name): name for name in current}
-    file_names = {_plain_name(name): name for name in weights}
+    model_names = _tensors_by_plain_name(current)
+    file_names = _tensors_by_plain_name(weights)
     renamings = _renamings(list(file_names), list(model_names))
     renaming = renamings[0]
     fitting: dict[str, Tensor] = {}
@@ -243,6 +271,15 @@ def match_weights(current: Mapping[str, Tensor], weights: Mapping[str, Tensor]) 
             other_shapes.append(f"{name} {form}, not {_form(current[name])}")
     unused = [file_names[name] for name, target in renaming.items() if target not in model_names]
     return WeightsMatch(fitting, missing, other_shapes, unused)
+
+
+def _tensors_by_plain_name(weights: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the tensors; a layer may save something else, by `get_extra_state`."""
+    names = {}
+    for name, value in weights.items():
+        if isinstance(value, Tensor):
+            names[_plain_name(name)] = name
+    return names
 
 
 def _plain_name(name: str) -> str:

@@ -326,6 +326,14 @@ def test_a_folder_or_pattern_without_inputs_is_an_error(
         assert len(json.loads(printed.out)["inputs"]) == 2
 
 
+@pytest.mark.parametrize("argument", ["", " "])
+def test_an_empty_input_is_an_error(
+    trained_run: Path, command: Command, capsys: Captured, argument: str
+) -> None:
+    assert command("predict", trained_run, argument) == 2
+    assert "an input is empty" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_pipe_is_not_read(
     trained_run: Path, image_files: list[Path], command: Command, capsys: Captured
@@ -590,10 +598,11 @@ def test_an_interrupted_evaluation_leaves_the_earlier_one_as_it_was(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_an_export_leaves_no_file(
+def test_a_signal_during_an_export_leaves_no_file_and_prints_no_error(
     trained_run: Path,
     tmp_path: Path,
     command: Command,
+    capsys: Captured,
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
 ) -> None:
@@ -605,6 +614,7 @@ def test_a_signal_during_an_export_leaves_no_file(
     monkeypatch.setattr("storage.export.verify", interrupt)
     assert command("export", trained_run, "--output", tmp_path / "model.pt2") == 128 + number
     assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == ""
 
 
 def test_all_output_of_training_names_the_data(

@@ -2,6 +2,7 @@
 # ruff: noqa: D103  the names of the tests state what they test
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -408,6 +409,24 @@ def test_moving_average_of_the_weights_is_saved_and_evaluated(
     batch = all_samples(trainer.loaders["validation"].dataset)
     loss = nn.functional.cross_entropy(model(batch["input"]), batch["target"]).item()
     assert logged(trainer.run, "validation", "loss") == [pytest.approx(loss, rel=1e-4)]
+
+
+def test_an_average_that_a_resumed_run_begins_starts_from_the_restored_weights(
+    make_trainer: MakeTrainer,
+) -> None:
+    trainer = make_trainer("trainer.max_steps=3")
+    trainer.fit()
+    resumed = make_trainer("trainer.max_steps=3", "trainer.ema=0.9")
+    resumed.load_state_dict(load_checkpoint(trainer.run / "checkpoints/last.pt"))
+    for name, value in resumed.evaluated_model.state_dict().items():
+        assert torch.equal(value, trainer.model.state_dict()[name]), name
+
+
+def test_an_average_of_a_model_that_cannot_be_copied_is_refused() -> None:
+    model: Any = nn.Linear(1, 1)
+    model.lock = threading.Lock()
+    with pytest.raises(UserError, match=r"trainer\.ema: Linear cannot be copied.*lock"):
+        MovingAverage(model, 0.9)
 
 
 def test_the_average_follows_the_weights_before_its_decay_is_reached() -> None:

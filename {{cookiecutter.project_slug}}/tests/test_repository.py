@@ -41,13 +41,30 @@ def test_commit_and_changes_are_described(folder: Path) -> None:
     assert description["commit"] is None
     assert description["dirty"] is False
     assert "no commit" in description["reason"]
-    git(folder, "commit", "-q", "--allow-empty", "-m", "x")
+    (folder / "train.py").touch()
+    git(folder, "add", "train.py")
+    git(folder, "commit", "-q", "-m", "x")
     git(folder, "checkout", "-q", "--detach")
     clean = describe_repository(folder)
     assert len(clean["commit"]) == 40
     assert clean == {"commit": clean["commit"], "dirty": False}
     (folder / "x").touch()
+    git(folder, "config", "status.showUntrackedFiles", "no")
     assert describe_repository(folder) == {"commit": clean["commit"], "dirty": True}
+
+
+def test_commit_of_a_repository_that_ignores_the_project_is_not_recorded(folder: Path) -> None:
+    (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "x")
+    project = folder / "project"
+    project.mkdir()
+    (project / "train.py").touch()
+    (folder / "other").touch()
+    git(folder, "add", "--force", "other")  # a change elsewhere
+    description = describe_repository(project)
+    assert description["commit"] is None
+    assert description["dirty"] is None
+    assert "ignores" in description["reason"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes")

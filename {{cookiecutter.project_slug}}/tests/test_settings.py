@@ -324,11 +324,40 @@ def test_tilde_is_the_home_folder_in_all_settings(
     assert load_settings(file).data.root == tmp_path / "from_environment"
 
 
-@pytest.mark.parametrize("root", ["''", "' '", "~no_such_user/sets", "'~no_such_user'"])
-def test_folder_that_cannot_be_meant_is_refused(root: str) -> None:
+@pytest.mark.parametrize(
+    ("root", "problem"),
+    [
+        ("''", "the path is empty"),
+        ("' '", "the path is empty"),
+        ("~no_such_user/sets", "no such user"),
+        ("'~no_such_user'", "no such user"),
+        ("$HOME/sets", "$HOME is not replaced"),
+        ("'${HOME}/sets'", "${HOME} is not replaced"),
+        ("~", "null and ~ stand for no value"),
+    ],
+)
+def test_folder_that_cannot_be_meant_is_refused(root: str, problem: str) -> None:
     message = refusal(f"data.root={root}")
     assert "data.root = " in message
-    assert "the path is empty" in message or "no such user" in message
+    assert problem in message
+
+
+def test_existing_folder_may_have_a_dollar_sign_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "$HOME"
+    folder.mkdir()
+    assert load_settings(SYNTHETIC, [f"data.root={folder}"]).data.root == folder
+
+
+def test_empty_home_is_not_the_root_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "")
+    assert "HOME is empty" in refusal("data.root=~/sets")
+
+
+@pytest.mark.parametrize("key", ["data.root", "model.init_from", "trainer.max_steps", "seed"])
+def test_key_without_a_value_is_refused(key: str) -> None:
+    message = refusal(f"{key}=")
+    assert f"{key}= has no value" in message
+    assert f"{key}=null" in message
 
 
 @pytest.mark.parametrize("arguments", ["train --run-dir=", "train --config=", "preview --output="])

@@ -494,7 +494,7 @@ def test_label_that_is_not_a_class_is_named_and_the_state_saved(
 ) -> None:
     monkeypatch.setattr(synthetic, "Synthetic", HiddenLabels)
     run = tmp_path / "run"
-    assert train(run, SMALL_MODEL) == 1
+    assert train(run, SMALL_MODEL) == 2
     message = capsys.readouterr().err
     assert re.match("error: synthetic data, validation: the target 10 of sample 205 ", message)
     assert len(message.splitlines()) == 1

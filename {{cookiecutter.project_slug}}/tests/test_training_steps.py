@@ -15,11 +15,16 @@ from torch.nn.functional import softplus
 from base.base_dataset import BaseDataset, Batch
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
+from base.invalid_labels import NO_INDEX
 from builders import fit_dataset
+from data_loader import synthetic
+from data_loader.synthetic import Synthetic
 from sanity_check import check_trainer
 from trainer.classifier import Classifier
 from utils.errors import UserError
 
+Captured = pytest.CaptureFixture[str]
+Command = Callable[..., int]
 MakeTrainer = Callable[..., Any]
 SMALL_MODEL = (
     "model.name=networks.MLP",
@@ -360,3 +365,66 @@ def test_an_attribute_that_cannot_be_copied_is_shared_and_named(
 ) -> None:
     check_trainer(make_trainer(*SMALL_MODEL, kind=Uncopyable))
     assert "Uncopyable.lines" in caplog.text
+
+
+class IgnoredLabel(Synthetic):
+    """A label that losses of torch ignore, but the metrics of a classifier do not."""
+
+    def __init__(self, root: Path, split: str | None, seed: int) -> None:
+        super().__init__(root, split, seed)
+        self.targets = self.targets.clone()
+        self.targets[17] = NO_INDEX
+
+
+def test_an_ignored_label_in_the_validation_set_is_found_before_training(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(synthetic, "Synthetic", IgnoredLabel)
+    assert train(tmp_path / "run", *SMALL_MODEL) == 2
+    assert "target -100 of sample 17 " in capsys.readouterr().err
+
+
+class Scripted(nn.Module):
+    """A classifier with a layer of TorchScript, whose copy has no parameters of its own."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        self.head = torch.jit.script(nn.Linear(28 * 28, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.flatten(images))
+        return logits
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_module_of_torchscript_is_not_copied(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(*SMALL_MODEL)
+    trainer.model = Scripted(10)
+    check_trainer(trainer)
+    assert "cannot copy Classifier.model" in caplog.text
+
+
+class Table(nn.Module):
+    """A classifier with an embedding that has sparse gradients."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(4, classes, sparse=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.table((images.flatten(1).mean(1) > 0).long())
+        return scores
+
+
+@pytest.mark.parametrize("clip_norm", ["null", "0.1"])
+def test_sparse_gradients_are_trained(make_trainer: MakeTrainer, clip_norm: str) -> None:
+    settings = ("optimizer={name: SGD, lr: 0.1}", "logger.every_steps=1", "trainer.max_steps=2")
+    trainer = make_trainer(*SMALL_MODEL, *settings, f"trainer.clip_norm={clip_norm}")
+    trainer.model = Table(10)
+    before = trainer.model.table.weight.detach().clone()
+    check_trainer(trainer)
+    trainer.fit()
+    assert not torch.equal(trainer.model.table.weight, before)

@@ -2,6 +2,7 @@
 # ruff: noqa: D103  the names of the tests say what they test
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,32 @@ def test_wrapping_keys_and_prefixes_are_removed(
         content = {key: content, "epoch": 3}
     torch.save(content, tmp_path / "x.pth")
     assert_all_fit(model, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("keys", [("params_ema",), ("generator", "model_state")])
+def test_the_only_key_with_tensors_is_read(
+    tmp_path: Path, model: nn.Module, keys: tuple[str, ...]
+) -> None:
+    content: Any = weights_of(model)
+    for key in reversed(keys):
+        content = {key: content, "epoch": 3}
+    torch.save(content, tmp_path / "x.pth")
+    assert_all_fit(model, tmp_path / "x.pth")
+
+
+def test_file_with_several_models_is_refused_with_its_keys(
+    tmp_path: Path, model: nn.Module
+) -> None:
+    torch.save({"teacher": weights_of(model), "student": weights_of(model)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth.*teacher, student"):
+        read_weights(tmp_path / "x.pth")
+
+
+def test_text_is_not_taken_for_a_file_with_code(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=r"x\.pth.*starts with b'version") as error:
+        read_weights(tmp_path / "x.pth")
+    assert "code" not in str(error.value)
 
 
 def test_weights_of_a_part_fit_a_model_that_contains_it(tmp_path: Path, model: nn.Module) -> None:
@@ -133,6 +160,20 @@ def test_tensors_that_do_not_fit_are_listed(model: nn.Module) -> None:
         assert part in text
 
 
+class WithVersion(nn.Linear):
+    """A layer that saves more than tensors."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+
+def test_only_tensors_are_matched() -> None:
+    model = WithVersion(3, 4)
+    match = match_weights(model.state_dict(), model.state_dict())
+    assert match.fitting.keys() == {"weight", "bias"}
+    assert match.missing == match.other_shapes == match.unused == []
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "model.safetensors.index.json"])
 def test_unusable_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
@@ -162,3 +203,16 @@ def test_file_without_fitting_weights_is_an_error(
     assert "x.pth: no weights match" in message
     assert "left over in the file: other" in message
     assert [file.name for file in tmp_path.iterdir()] == ["x.pth"]
+
+
+@pytest.mark.parametrize("value", [math.nan, 1e300])
+def test_weights_that_are_not_finite_are_refused(
+    trained_run: Path, command: Command, capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    weights = read_weights(trained_run)
+    weights["head.weight"] = torch.full_like(weights["head.weight"], value, dtype=torch.float64)
+    torch.save(weights, "x.pth")
+    assert command("train", "--config", CONFIG, "model.init_from=x.pth") == 2
+    message = capsys.readouterr().err
+    assert "model.init_from = x.pth" in message
+    assert "head.weight" in message

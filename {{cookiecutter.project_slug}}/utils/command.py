@@ -24,7 +24,7 @@ from utils.errors import (
 )
 from utils.files import discard_output
 from utils.ranks import local_world_size, world_size
-from utils.signals import started_by_torchrun
+from utils.signals import SignalExit, started_by_torchrun
 
 CLOSED_PIPE = 141  # 128 + SIGPIPE, as for a command that the signal ends
 INTERRUPTED = 130  # 128 + SIGINT
@@ -95,6 +95,8 @@ def _report(error: BaseException) -> int | None:
     if is_lost_connection(error):
         print_error(UserError("another process has ended; if it was an error, it reports it"))
         return TRAINING_FAILED
+    if isinstance(error, SignalExit):
+        return error.exit_code
     if isinstance(error, SystemExit):
         return _report_exit(error)
     return None

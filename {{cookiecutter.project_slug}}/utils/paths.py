@@ -1,5 +1,6 @@
 """Paths that a user has written: in settings, on the command line, in the environment."""
 
+import os
 import re
 from argparse import ArgumentTypeError
 from contextlib import suppress
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 IN_HOME = re.compile(r"~[^/\\]*[/\\]")
+VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
 
 def check_path(text: Any) -> Any:
@@ -15,19 +17,40 @@ def check_path(text: Any) -> Any:
     Values that are no text are returned unchanged.
 
     Raises:
-        ValueError: if the text is empty, which would be the current folder, or there is no such
-            user.
+        ValueError: if the text is empty, which would be the current folder; if there is no such
+            user; or if it contains an environment variable, which only a shell replaces, and
+            does not exist.
     """
     if not isinstance(text, str):
         return text
     if not text.strip():
         raise ValueError("the path is empty; write . for the current folder")
+    variable = VARIABLE.search(text)
+    if variable is not None and not Path(text).exists():
+        raise ValueError(
+            f"{variable[0]} is not replaced by its value; write the path itself, or leave out the "
+            "single quotes around it"
+        )
     try:
-        return str(Path(text).expanduser())
+        return str(_expand(text))
     except RuntimeError as error:
         raise ValueError(
             f"there is no such user; for a folder of this name, write ./{text}"
         ) from error
+
+
+def _expand(text: str) -> Path:
+    """The path with the home folder in the place of ``~``.
+
+    Raises:
+        RuntimeError: if there is no such user.
+        ValueError: if HOME is empty, with which ``~/data`` would be ``/data``.
+    """
+    path = Path(text)
+    starts_in_home = path.parts[:1] == ("~",)
+    if starts_in_home and os.environ.get("HOME") == "":
+        raise ValueError("the environment variable HOME is empty; set it, or write the path itself")
+    return path.expanduser()
 
 
 def path_argument(text: str) -> Path:
@@ -54,6 +77,6 @@ def expand_home(values: Any) -> Any:
     if isinstance(values, list):
         return [expand_home(value) for value in values]
     if isinstance(values, str) and IN_HOME.match(values):
-        with suppress(RuntimeError):  # there is no such user
-            return str(Path(values).expanduser())
+        with suppress(RuntimeError, ValueError):  # `check_path` reports it
+            return str(_expand(values))
     return values

@@ -17,6 +17,18 @@ STOP_SIGNALS = [getattr(signal, name) for name in SIGNAL_NAMES if hasattr(signal
 DUPLICATE_WINDOW_SECONDS = 1.0
 
 
+class SignalExit(SystemExit):
+    """The end of a command by a stop signal.
+
+    Args:
+        number: the signal; the exit code is 128 plus this number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.exit_code = 128 + number
+
+
 def started_by_torchrun() -> bool:
     """Whether torchrun has started this process."""
     return bool(os.environ.get("TORCHELASTIC_RUN_ID"))
@@ -24,17 +36,17 @@ def started_by_torchrun() -> bool:
 
 @contextmanager
 def exiting_on_signals() -> Iterator[None]:
-    """Within this context, a stop signal raises SystemExit, so that temporary files are deleted.
+    """Within this context, a stop signal raises SignalExit, so that temporary files are deleted.
 
     A second signal ends the process at once. SIGHUP stays ignored if it is, as under nohup.
 
     Raises:
-        SystemExit: with 128 plus the number of the signal.
+        SignalExit: at a signal.
     """
 
     def exit_process(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        raise SystemExit(128 + number)
+        raise SignalExit(number)
 
     previous_handlers = _install(exit_process)
     try:
