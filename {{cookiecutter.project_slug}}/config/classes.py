@@ -59,7 +59,7 @@ def find_component(section: type[ClassSection], name: str) -> Any:
             return library_class
         if section.functions or section.libraries:
             available = list_names(section)
-            suggestions = _suggestions(name, available, _own_functions(section))
+            suggestions = _suggestions(name, available, _unlisted_names(section))
             raise UserError(f"there is no such name{suggestions}")
     return find_class(section.package, name, section.project_base or section.base)
 
@@ -78,7 +78,7 @@ def _functions_of_file(
         available = [".".join([*modules, function]) for function in functions]
         available += list_names(section)
         full_name = ".".join([*modules, name])
-        suggestions = _suggestions(full_name, available, _own_functions(section))
+        suggestions = _suggestions(full_name, available, _unlisted_names(section))
         path = _path(section.package, modules)
         raise UserError(f"{path} has no function or class {name}{suggestions}")
     return functions
@@ -206,17 +206,18 @@ def _import_files(package: str, failures: dict[str, str]) -> Iterator[tuple[str,
         yield "".join(f"{name}." for name in modules), module
 
 
-def _own_functions(section: type[ClassSection]) -> list[str]:
-    """The functions of all files in the folder of a section that need the prefix ``FILE.``.
+def _unlisted_names(section: type[ClassSection]) -> list[str]:
+    """What a section can name as ``FILE.NAME`` and `list_names` leaves out.
 
-    Most of them are helpers, which no setting can name: they are suggested, but not listed.
+    Most functions and networks of a project are no schedules or losses: they are only suggested.
     """
     names: list[str] = []
-    if not section.functions:
-        return names
-    for prefix, module in _import_files(section.package, {}):
-        if prefix != f"{section.functions}.":
-            names += [f"{prefix}{name}" for name in _public_functions(module)]
+    if section.functions:
+        for prefix, module in _import_files(section.package, {}):
+            if prefix != f"{section.functions}.":
+                names += [f"{prefix}{name}" for name in _public_functions(module)]
+    if section.project_base:
+        names += list_classes(section.package, section.project_base).classes
     return names
 
 
@@ -323,7 +324,8 @@ def _suggestions(name: str, available: Sequence[str], unlisted: Sequence[str] = 
         unlisted: further names that may be meant.
     """
     listing = textwrap.shorten(", ".join(available), 250, placeholder=" ...")
-    similar = _similar_names(name, [*available, *unlisted])
+    candidates = list(dict.fromkeys([*available, *unlisted]))  # each once
+    similar = _similar_names(name, candidates)
     if similar:
         return f"; did you mean {' or '.join(similar[:MAX_SUGGESTIONS])}? Available: {listing}"
     return f"; available: {listing or 'none'}"

@@ -1011,7 +1011,12 @@ USERS_FILES = {
         pass
     """,
     "model/my.py": """
+    from torch import nn
     from model.networks import ConvNet, MLP
+    class SoftCrossEntropy(nn.Module):
+        pass
+    class Hinge(nn.MultiMarginLoss):
+        pass
     class ConvNetz(ConvNet):
         pass
     class MLP(MLP):
@@ -1048,6 +1053,9 @@ USERS_FILES = {
         ("scheduler.name=wave.triangle", "my.triangle"),
         ("scheduler.name=my.cosine", "cosine"),
         ("loss.name=my.polly", "my.poly"),
+        ("loss.name=SoftCrossEntropy", "my.SoftCrossEntropy"),
+        ("loss.name=my.SoftCrosEntropy", "my.SoftCrossEntropy"),
+        ("loss.name=hinge", "my.Hinge"),
     ],
 )
 def test_classes_and_functions_of_the_user_are_suggested_where_they_are_closer(
