@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # module's name can only mean a file in the folder of the section.
 MODULE_NAME = re.compile(r"[^\W\d_]\w*")
 CLASS_NAME = re.compile(r"[^\W\d]\w*")
+MAX_SUGGESTIONS = 2
+MIN_SIMILARITY_IN_FILE = 0.4  # of a class in the file that a wrong name names
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,14 @@ def find_component(section: type[ClassSection], name: str) -> Any:
             functions = _functions_of_file(section, modules, names[0])
         if names[0] in functions:
             return functions[names[0]]
-        if len(modules) == len(names) == 1:
-            _check_defined(section, modules[0], names[0], functions)
     if not modules:
         library_class = _find_in_libraries(section, name)
         if library_class is not None:
             return library_class
         if section.functions or section.libraries:
-            raise UserError(f"there is no such name{_suggestions(name, list_names(section))}")
+            available = list_names(section)
+            suggestions = _suggestions(name, available, _unlisted_names(section))
+            raise UserError(f"there is no such name{suggestions}")
     return find_class(section.package, name, section.project_base or section.base)
 
 
@@ -73,8 +76,9 @@ def _functions_of_file(
     functions = _public_functions(module)
     if not hasattr(module, name):
         available = [".".join([*modules, function]) for function in functions]
-        available += list_classes(section.package, section.base).classes
-        suggestions = _suggestions(".".join([*modules, name]), available)
+        available += list_names(section)
+        full_name = ".".join([*modules, name])
+        suggestions = _suggestions(full_name, available, _unlisted_names(section))
         path = _path(section.package, modules)
         raise UserError(f"{path} has no function or class {name}{suggestions}")
     return functions
@@ -171,6 +175,21 @@ def list_classes(package: str, base: type | str) -> ClassListing:
     except UserError as error:
         listing.failures[str(base)] = str(error)
         return listing
+    for prefix, module in _import_files(package, listing.failures):
+        for name, value in vars(module).items():
+            defined_here = isinstance(value, type) and value.__module__ == module.__name__
+            if defined_here and issubclass(value, base_class) and not inspect.isabstract(value):
+                listing.classes[f"{prefix}{name}"] = value
+    return listing
+
+
+def _import_files(package: str, failures: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    """Imports all files of a folder: the prefix of the names in each, such as ``FILE.``, and it.
+
+    Args:
+        package: the folder.
+        failures: gets the files that cannot be imported, with the reasons.
+    """
     folder = ROOT / package
     for file in sorted(folder.rglob("*.py")):
         modules = list(file.relative_to(folder).with_suffix("").parts)
@@ -182,13 +201,24 @@ def list_classes(package: str, base: type | str) -> ClassListing:
             module = _import_from_project(package, modules)
         except UserError as error:
             path = file.relative_to(ROOT).as_posix()
-            listing.failures[path] = str(error)
+            failures[path] = str(error)
             continue
-        for name, value in vars(module).items():
-            defined_here = isinstance(value, type) and value.__module__ == module.__name__
-            if defined_here and issubclass(value, base_class) and not inspect.isabstract(value):
-                listing.classes[".".join([*modules, name])] = value
-    return listing
+        yield "".join(f"{name}." for name in modules), module
+
+
+def _unlisted_names(section: type[ClassSection]) -> list[str]:
+    """What a section can name as ``FILE.NAME`` and `list_names` leaves out.
+
+    Most functions and networks of a project are no schedules or losses: they are only suggested.
+    """
+    names: list[str] = []
+    if section.functions:
+        for prefix, module in _import_files(section.package, {}):
+            if prefix != f"{section.functions}.":
+                names += [f"{prefix}{name}" for name in _public_functions(module)]
+    if section.project_base:
+        names += list_classes(section.package, section.project_base).classes
+    return names
 
 
 def _public_functions(module: Any) -> dict[str, Any]:
@@ -199,21 +229,6 @@ def _public_functions(module: Any) -> dict[str, Any]:
         if defined_here and not name.startswith("_"):
             functions[name] = value
     return functions
-
-
-def _check_defined(
-    section: type[ClassSection], module_name: str, name: str, functions: dict[str, Any]
-) -> None:
-    """Raises a UserError if a file defines neither a class nor a function of a name."""
-    module = _import_from_project(section.package, [module_name])
-    if hasattr(module, name):
-        return
-    available = list(list_classes(section.package, section.base).classes)
-    for function_name in functions:
-        available.append(f"{module_name}.{function_name}")
-    path = _path(section.package, [module_name])
-    suggestions = _suggestions(f"{module_name}.{name}", available)
-    raise UserError(f"{path} has no class or function {name}{suggestions}")
 
 
 def _kind_of(value: Any) -> str:
@@ -300,30 +315,57 @@ def _import(name: str, path: str) -> Any:
         raise UserError(f"{message}: it ends the process by SystemExit") from error
 
 
-def _suggestions(name: str, available: list[str]) -> str:
-    """The end of an error message: the most similar name, and all names."""
+def _suggestions(name: str, available: Sequence[str], unlisted: Sequence[str] = ()) -> str:
+    """The end of an error message: what may be meant, and all names.
+
+    Args:
+        name: the wrong name.
+        available: the names that the message lists.
+        unlisted: further names that may be meant.
+    """
     listing = textwrap.shorten(", ".join(available), 250, placeholder=" ...")
-    similar = _most_similar(name, available)
-    if similar is not None:
-        return f"; did you mean {similar}? Available: {listing}"
+    candidates = list(dict.fromkeys([*available, *unlisted]))  # each once
+    similar = _similar_names(name, candidates)
+    if similar:
+        return f"; did you mean {' or '.join(similar[:MAX_SUGGESTIONS])}? Available: {listing}"
     return f"; available: {listing or 'none'}"
 
 
-def _most_similar(name: str, available: list[str]) -> str | None:
-    """The name of the same class in another file, or else the most similar name."""
+def _similar_names(name: str, available: Sequence[str]) -> list[str]:
+    """The names that may be meant by a wrong one, the most similar first.
+
+    The same class in other files counts most. A name without a dot may also be that of a file.
+    """
+    file, _, class_name = name.rpartition(".")
+    same_class = [other for other in available if _last_part(other) == class_name]
+    if same_class:
+        return _sorted_by_similarity(name, same_class)
+    if not file:
+        in_file = [other for other in available if other.startswith(f"{name}.")]
+        if in_file:
+            return in_file
     by_class: dict[str, list[str]] = {}
-    for full_name in available:
-        by_class.setdefault(full_name.rpartition(".")[2], []).append(full_name)
-    class_name = name.rpartition(".")[2]
-    if class_name in by_class:
-        return difflib.get_close_matches(name, by_class[class_name], n=1, cutoff=0)[0]
-    for full_name in available:
-        if full_name.lower() == name.lower():
-            return full_name
-    similar = difflib.get_close_matches(name, available, n=1)
+    classes_in_file: dict[str, str] = {}
+    for other in available:
+        other_class = _last_part(other).lower()
+        by_class.setdefault(other_class, []).append(other)
+        if file and other.rpartition(".")[0] == file:
+            classes_in_file[other_class] = other
+    lower_name = class_name.lower()
+    similar = difflib.get_close_matches(
+        lower_name, classes_in_file, n=1, cutoff=MIN_SIMILARITY_IN_FILE
+    )
     if similar:
-        return similar[0]
-    similar_classes = difflib.get_close_matches(class_name, by_class, n=1)
-    if similar_classes:
-        return by_class[similar_classes[0]][0]
-    return None
+        return [classes_in_file[similar[0]]]
+    similar = difflib.get_close_matches(lower_name, by_class, n=1)
+    if similar:
+        return _sorted_by_similarity(name, by_class[similar[0]])
+    return []
+
+
+def _sorted_by_similarity(name: str, others: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(name, others, n=len(others), cutoff=0)
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2]

@@ -111,7 +111,8 @@ def settings_help() -> str:
     lines = ["settings:"]
     for row in list_settings():
         lines.append(f"  {row.key}  ({row.facts})")
-        lines.append(_indented(row.meaning))
+        if row.meaning:
+            lines.append(_indented(row.meaning))
     for field in Settings.model_fields.values():
         section = section_type(field)
         if section is not None and issubclass(section, ClassSection):

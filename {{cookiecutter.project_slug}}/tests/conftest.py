@@ -34,8 +34,7 @@ FEW_FILES = {  # those of the fixture `few_files`; all projects have them
     "data_loader": ["samplers", "splits", "synthetic"],
     "model": ["losses", "networks"],
     "optim": [
-        *("losses", "moving_average", "muon", "optimizers", "parameter_groups", "schedulers"),
-        "schedules",
+        *("losses", "moving_average", "optimizers", "parameter_groups", "schedulers", "schedules")
     ],
     "trainer": ["classifier"],
 }
@@ -50,6 +49,12 @@ QUICK_SETTINGS = (
     "optimizer.lr=0.05",
     "logger.tensorboard=false",
 )
+
+
+def needs(file: Path) -> pytest.MarkDecorator:
+    """Skips a test of a file that the project does not need, if the user has deleted it."""
+    name = file.relative_to(ROOT).as_posix()
+    return pytest.mark.skipif(not file.exists(), reason=f"{name} was deleted")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, needs
 from matplotlib.text import Text
 from PIL import Image
 from safetensors import safe_open
@@ -546,7 +546,9 @@ FIRST_IMPORTS = {
 }
 
 
-@pytest.mark.parametrize("script", FIRST_IMPORTS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(script, marks=needs(ROOT / script)) for script in FIRST_IMPORTS]
+)
 def test_ctrl_c_during_the_imports_gives_no_traceback(tmp_path: Path, script: str) -> None:
     """A package that raises the signal stands in for one that takes long to import."""
     package = tmp_path / f"{FIRST_IMPORTS[script]}.py"

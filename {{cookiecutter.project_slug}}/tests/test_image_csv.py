@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, needs
 from exported import prepare_image, read_about, run_outside
 from launcher import launch
 from PIL import Image
@@ -265,6 +265,7 @@ def tune(photos: Callable[..., BaseDataset], tmp_path: Path) -> Callable[..., An
     return build
 
 
+@needs(TRANSFER)
 def test_a_backbone_loads_all_weights_except_those_of_the_last_layer(
     tune: Callable[..., Any], weights: Path
 ) -> None:
@@ -276,6 +277,7 @@ def test_a_backbone_loads_all_weights_except_those_of_the_last_layer(
     assert model.head.weight.shape == (2, 512)
 
 
+@needs(TRANSFER)
 def test_the_backbone_is_frozen_until_its_epoch_and_has_its_own_learning_rate(
     tune: Callable[..., Any],
 ) -> None:
@@ -305,6 +307,7 @@ def test_the_backbone_is_frozen_until_its_epoch_and_has_its_own_learning_rate(
         assert slow == pytest.approx(0.1 * fast)
 
 
+@needs(TRANSFER)
 def test_resuming_before_and_after_unfreezing_gives_the_same_weights(
     tune: Callable[..., Any],
 ) -> None:
@@ -323,6 +326,7 @@ def test_resuming_before_and_after_unfreezing_gives_the_same_weights(
             assert torch.equal(value, expected[name]), (step, name)
 
 
+@needs(TRANSFER)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_all_processes_unfreeze_at_the_same_step(
     photos: Callable[..., BaseDataset], tmp_path: Path, strategy: str
@@ -336,6 +340,7 @@ def test_all_processes_unfreeze_at_the_same_step(
     assert state["model"]["network.bn1.num_batches_tracked"] > 0
 
 
+@needs(TRANSFER)
 def test_a_batch_that_is_too_small_once_the_backbone_is_trained_is_refused_at_the_start(
     photos: Callable[..., BaseDataset], tmp_path: Path, command: Command, capsys: Captured
 ) -> None:
@@ -352,6 +357,7 @@ def test_a_batch_that_is_too_small_once_the_backbone_is_trained_is_refused_at_th
     assert command("train", *own, "data.drop_last=true") == 0
 
 
+@needs(TRANSFER)
 def test_unavailable_weights_are_reported_with_what_to_do(
     photos: Callable[..., BaseDataset],
     tmp_path: Path,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import launcher
 import pytest
-from conftest import CONFIG, QUICK_SETTINGS, ROOT, SPLIT_SIZES
+from conftest import CONFIG, QUICK_SETTINGS, ROOT, SPLIT_SIZES, needs
 from launcher import STARTED, free_port, start, wait_for_end, wait_for_step, worker_pids
 from test_distributed import logged_values, weight_difference
 from test_resume import load
@@ -215,6 +215,7 @@ def set_up_slurm(folder: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(name, value)
 
 
+@needs(ROOT / "slurm.sh")
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="bash is not installed")
 def test_the_slurm_script_saves_before_the_time_limit_and_resumes_when_requeued(
     tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch

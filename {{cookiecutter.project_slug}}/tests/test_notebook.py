@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONFIG, ROOT
+from conftest import CONFIG, ROOT, needs
 
 from config import reading
 
 NOTEBOOK = ROOT / "notebooks/explore.ipynb"
 
 
+@needs(NOTEBOOK)
 def test_the_notebook_runs_and_is_saved_without_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """On synthetic data and without Jupyter, because its cells are plain Python."""
     monkeypatch.setattr(reading, "DEFAULT", CONFIG)

@@ -72,7 +72,7 @@ def mean_loss(trainer: BaseTrainer, batch: Batch) -> float:
     ("name", "rate"),
     [
         *[("SGD", 0.1), ("AdamW", 0.01), ("RMSprop", 0.001), ("Adam", 0.01), ("Rprop", 0.001)],
-        *[("muon.MuonAndAdamW", 0.05), ("LBFGS", 0.1)],
+        ("LBFGS", 0.1),
     ],
 )
 def test_optimizer_lowers_the_loss(
@@ -117,21 +117,6 @@ def test_optimizer_calls_its_hooks(
     optimizer.register_step_post_hook(lambda *_: calls.append("after"))
     trainer.update(step_of(all_samples(splits["train"])))
     assert calls == ["before", "after"]
-
-
-def test_muon_trains_matrices_and_adamw_the_other_parameters(make_trainer: MakeTrainer) -> None:
-    changes = ("optimizer.name=muon.MuonAndAdamW", "optimizer.lr=0.03", "optimizer.adamw_lr=0.002")
-    trainer = make_trainer(*changes, "trainer.max_steps=2")
-    (optimizer,) = trainer.optimizers
-    matrices, others = optimizer.param_groups
-    assert [parameter.shape for parameter in matrices["params"]] == [(10, 64)]
-    assert len(others["params"]) == len(list(trainer.model.parameters())) - 1
-    assert matrices["lr"] == 0.03
-    assert others["lr"] == 0.002
-    trainer.fit()
-    muon, adamw = optimizer.parts
-    assert muon.param_groups == [matrices]
-    assert adamw.param_groups == [others]
 
 
 def groups_of(trainer: BaseTrainer) -> dict[str, dict[str, Any]]:
@@ -510,7 +495,7 @@ class Waves(BaseModel):
         return self.head((input.flatten(1).to(self.waves.dtype) @ self.waves).abs().float())
 
 
-@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "LBFGS", "muon.MuonAndAdamW"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "LBFGS"])
 def test_complex_parameters_are_trained_clipped_and_averaged(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, needs
 from exported import read_about, run_outside
 
 from base.base_dataset import BaseDataset
@@ -95,6 +95,7 @@ def test_training_finds_the_line(line: Path, command: Command, capsys: Any) -> N
 FULL_BATCH = ("data.batch_size=1000", "trainer.epochs=300", "optimizer.lr=5e-2")
 
 
+@needs(SINE)
 @pytest.mark.parametrize("batches", [(), FULL_BATCH])
 def test_the_trained_polynomial_is_the_least_squares_fit(
     tmp_path: Path, command: Command, batches: tuple[str, ...]
@@ -120,7 +121,7 @@ def test_a_polynomial_is_a_sum_of_powers() -> None:
     assert model(torch.tensor([[0.0], [2.0], [-4.0]]))[:, 0].tolist() == [1.0, -1.0, 17.0]
 
 
-@pytest.mark.parametrize("config", [LINE, SINE])
+@pytest.mark.parametrize("config", [LINE, pytest.param(SINE, marks=needs(SINE))])
 def test_the_settings_suit_data_in_any_units(
     tmp_path: Path, command: Command, config: Path
 ) -> None:

@@ -162,7 +162,6 @@ def test_stopped_run_ends_as_if_it_had_not_been_stopped(
     "choice",
     [
         "optimizer={name: LBFGS, lr: 0.1, max_iter: 3}",
-        "optimizer={name: muon.MuonAndAdamW}",
         "optimizer={name: schedulefree.AdamWScheduleFree, warmup_steps: 3}",
         "optimizer={name: SGD, lr: 0.1, groups: {'*.bias': {lr: 0.2, momentum: 0.5}}}",
         "scheduler={name: OneCycleLR, max_lr: 0.1, interval: step}",

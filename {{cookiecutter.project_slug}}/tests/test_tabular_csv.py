@@ -14,7 +14,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, needs
 from exported import read_about, run_outside
 
 from base.base_dataset import BaseDataset
@@ -316,6 +316,7 @@ def test_a_model_learns_and_predicts_the_classes_of_a_table(
     assert "new.csv: no column 'floor'" in capsys.readouterr().err
 
 
+@needs(NUMBERS)
 @pytest.mark.parametrize(
     ("offset", "unit"), [("1.7e9", "0.01"), ("1e15", "100"), ("0", "1e30"), ("0", "1e-30")]
 )
@@ -338,6 +339,7 @@ def test_targets_do_not_depend_on_offset_and_unit(tmp_path: Path, offset: str, u
     assert shown == pytest.approx(found.unscaled_targets[:, 0].tolist(), abs=1e-4 * std)
 
 
+@needs(NUMBERS)
 def test_timestamps_are_predicted(tmp_path: Path, command: Command, capsys: Captured) -> None:
     start = 1_700_000_000
     rows = [(k % 50, start + 40 * (k % 50)) for k in range(200)]
@@ -368,6 +370,7 @@ def test_timestamps_are_predicted(tmp_path: Path, command: Command, capsys: Capt
     assert exported.state_dict().keys() == trainer.model.state_dict().keys()
 
 
+@needs(NUMBERS)
 @pytest.mark.parametrize("column", ["kg", "price"])
 def test_numbers_that_float64_cannot_distinguish_are_refused(tmp_path: Path, column: str) -> None:
     rows = [(10**17 + k, k) if column == "kg" else (k, 10**17 + k) for k in range(100)]
@@ -410,6 +413,7 @@ def test_a_number_too_far_from_the_training_rows_is_refused(
         assert part in message
 
 
+@needs(NUMBERS)
 def test_numbers_are_predicted_in_the_unit_of_their_column(
     tmp_path: Path, command: Command
 ) -> None:
