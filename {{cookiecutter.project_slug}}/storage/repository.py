@@ -42,20 +42,21 @@ def describe_repository(folder: Path) -> dict[str, Any]:
     try:
         # The settings of a user may hide untracked files, which a run may use all the same.
         changes = _run_git(folder, "status", "--porcelain", "--untracked-files=normal")
-        is_ignored = not _run_git(folder, *LIST_FILES)
+        files = _run_git(folder, *LIST_FILES)
     except GitError as error:
         log.warning("the state of the code is not recorded in the manifest: %s", error)
         description["reason"] = str(error)
         return description
-    if is_ignored:  # as in a home folder that is a repository of a few files
+    try:
+        commit = _run_git(folder, "rev-parse", "-q", "--verify", "HEAD")
+    except GitError as error:
+        description["dirty"] = bool(changes)
+        description["reason"] = f"there is no commit yet ({error})"
+        return description
+    if not files:  # as in a home folder that is a repository of a few files
         description["reason"] = "the git repository around the project ignores it"
         return description
-    description["dirty"] = bool(changes)
-    try:
-        description["commit"] = _run_git(folder, "rev-parse", "-q", "--verify", "HEAD")
-    except GitError as error:
-        description["reason"] = f"there is no commit yet ({error})"
-    return description
+    return {"commit": commit, "dirty": bool(changes)}
 
 
 def _is_in_repository(folder: Path) -> bool:
