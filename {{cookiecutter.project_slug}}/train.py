@@ -16,10 +16,11 @@ from config.reading import DEFAULT
 from config.schema import Settings
 from logger.console import configure_logging, format_table, log
 from storage import run_folder
+from storage.repository import describe_repository
 from utils.command import next_command, run_command
 from utils.errors import UserError, first_line
 from utils.imports import fast_imports
-from utils.paths import folder_argument, path_argument
+from utils.paths import folder_argument, path_argument, text_argument
 from utils.ranks import is_main_process, world_size
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def main() -> int:
     interrupted = run_folder.find_interrupted_run(settings.name, arguments.run_dir)
     if interrupted is not None:  # torchrun has restarted this command
         return resume_run(interrupted, arguments)
-    return train(settings, arguments.run_dir)
+    return train(settings, arguments, arguments.run_dir)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -74,6 +75,20 @@ def parse_arguments() -> argparse.Namespace:
         help="run folder; default: runs/<name>/<time>; with --resume last, where to look for runs",
     )
     parser.add_argument(
+        "--note",
+        type=text_argument,
+        metavar="TEXT",
+        help="what the run is about, for its manifest; with --resume, another note replaces it",
+    )
+    parser.add_argument(
+        "--tag",
+        type=text_argument,
+        action="append",
+        default=[],
+        metavar="TAG",
+        help="a tag for the manifest; can be repeated, and adds a tag with --resume",
+    )
+    parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as trainer.epochs=3"
     )
     return parser.parse_command_line()
@@ -97,14 +112,14 @@ def resume_run(run: Path, arguments: argparse.Namespace) -> int:
             f"weights, use model.init_from={file}"
         )
     settings = load_settings(state["settings"], arguments.settings)
-    return train(settings, folder, state, arguments.force)
+    return train(settings, arguments, folder, state)
 
 
 def train(
     settings: Settings,
+    arguments: argparse.Namespace,
     folder: Path | None,
     state: Mapping[str, Any] | None = None,
-    force: bool = False,
 ) -> int:
     """Builds the components and trains, from the state of a checkpoint if there is one.
 
@@ -115,9 +130,7 @@ def train(
     with fast_imports():
         import builders
         from logger.run_log import find_tracker
-        from run_length import describe_new_length
         from sanity_check import check_trainer
-        from storage.non_finite_guard import fit_with_recovery
         from utils.device import select_device
         from utils.process_group import destroy_process_group, initialize_process_group
         from utils.randomness import seed_everything
@@ -135,7 +148,7 @@ def train(
         changes = []
         model = builders.build_new_model(settings, dataset)
     else:
-        changes = check_changes(state, settings, dataset, force)
+        changes = check_changes(state, settings, dataset, arguments.force)
         model = builders.build_model(settings, dataset)  # the trainer loads the weights
 
     with open_run(settings.name, folder, resumed=state is not None) as run:
@@ -144,19 +157,37 @@ def train(
         if state is not None:
             restore(trainer, state)
         configure_logging(run / "train.log")
-        if is_main_process():
-            write_manifest(trainer)
-        describe_start(trainer, changes)
-        if state is not None and not changes:
-            describe_new_length(trainer, state["settings"]["trainer"])
-        if settings.trainer.profile is not None:
-            print_profile(trainer, settings.trainer.profile)
-        fit_with_recovery(trainer)
-        if is_main_process():
-            record_test_split(trainer)
+        run_training(trainer, arguments, state, changes)
         exit_code = describe_end(trainer)
     destroy_process_group()
     return exit_code
+
+
+def run_training(
+    trainer: "BaseTrainer",
+    arguments: argparse.Namespace,
+    state: Mapping[str, Any] | None,
+    changes: Sequence[str],
+) -> None:
+    """Trains, and records what the run consists of and how it has ended."""
+    from run_length import describe_new_length
+    from storage.non_finite_guard import fit_with_recovery
+    from storage.run_result import recording_result
+
+    code: dict[str, Any] = {}
+    if is_main_process():
+        code = describe_repository(run_folder.PROJECT)
+    with recording_result(trainer, code):
+        if is_main_process():
+            write_manifest(trainer, code, arguments)
+        describe_start(trainer, changes)
+        if state is not None and not changes:
+            describe_new_length(trainer, state["settings"]["trainer"])
+        if trainer.options.profile is not None:
+            print_profile(trainer, trainer.options.profile)
+        fit_with_recovery(trainer)
+    if is_main_process():
+        record_test_split(trainer)
 
 
 def restore(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
@@ -202,17 +233,21 @@ def check_changes(
     return changes
 
 
-def write_manifest(trainer: "BaseTrainer") -> None:
+def write_manifest(
+    trainer: "BaseTrainer", code: Mapping[str, Any], arguments: argparse.Namespace
+) -> None:
     """Writes what the run consists of into its folder."""
     dataset = trainer.dataset
     data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
     manifest = run_folder.write_manifest(
         trainer.run,
         to_yaml(trainer.settings),
+        git=code,
         device=describe_device(trainer),
         processes=world_size(),
         data=data,
     )
+    run_folder.add_note(trainer.run, arguments.note, arguments.tag)
     log.debug("%s", manifest)
 
 

@@ -23,7 +23,7 @@ from base.validation import describe_early_stop, log_figures, record_validation,
 from config.schema import NO_CLASS, Settings
 from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
-from logger.meter import Meter, read_peak_memory
+from logger.meter import Meter
 from logger.run_log import RunLog
 from metrics.average import MeanLoss, WeightedMeans
 from metrics.protocol import Metric, check_protocol, higher_is_better
@@ -45,6 +45,7 @@ from storage.progress import Progress
 from storage.saving_on_error import SavingOnError
 from storage.state import check_plain, stateful_objects
 from storage.trainer_state import collect_trainer_state, restore_trainer_state
+from storage.training_time import TrainingTime
 from utils.device import select_autocast_dtype, select_device, to_device
 from utils.errors import BAD_INPUT, UserError, naming_source
 from utils.finite import check_finite
@@ -117,6 +118,7 @@ class BaseTrainer(ABC):
         self.scaler = GradScaler(self.device.type, enabled=uses_half)
         self.random_state = GlobalRandomState(self.device)
         self.run_log = RunLog(run, self.dataset.title, settings)
+        self.training_time = TrainingTime(run)
         self.checkpointer = Checkpointer(run / "checkpoints", settings.checkpoint, self.sharded)
         skips = self.options.non_finite == "skip"
         self.guard = NonFiniteGuard(run, skips, self.sharded)
@@ -432,6 +434,7 @@ class BaseTrainer(ABC):
             StopSignals() as signals,
             StopFlag() as stop_flag,
             self.run_log.open(self.progress.step),
+            self.training_time.running(self.progress.step),
             self.checkpointer,
             SavingOnError(self, signals) as saving,
             progress_bar(self.total_steps, self.dataset.title, self.progress.step) as bar,
@@ -507,7 +510,8 @@ class BaseTrainer(ABC):
         values |= learning_rates(self.optimizers)
         if self.gradient_norm is not None:
             values["grad_norm"] = self.gradient_norm.item()
-        logged_values = {**values, **self.meter.read_speed(), **read_peak_memory(self.device)}
+        logged_values = {**values, **self.meter.read_speed()}
+        logged_values |= self.meter.read_peak_memory(self.device)
         self.run_log.scalars("train", self.epoch, self.progress.step, logged_values)
         log.debug("step %d  %s", self.progress.step, format_values(logged_values))
         self.meter.restart_timer()
@@ -702,8 +706,13 @@ class BaseTrainer(ABC):
         if not self.sharded:
             modules = [p for p in stateful_objects(self).values() if isinstance(p, nn.Module)]
             check_replicas_equal(modules, f"step {self.progress.step}")
-        self.checkpointer.save(state, self.progress.step, is_best, self.run_log.flush)
+        self.checkpointer.save(state, self.progress.step, is_best, self._flush_logs)
         self._saved_progress = self.progress.state_dict()
+
+    def _flush_logs(self) -> None:
+        """Makes the log entries and the training time up to this step durable."""
+        self.run_log.flush()
+        self.training_time.record(self.progress.step)
 
     def is_saved(self) -> bool:
         """Whether the last call of `save` has saved the progress so far."""

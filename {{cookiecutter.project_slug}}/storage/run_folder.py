@@ -17,7 +17,6 @@ from typing import Any
 
 import filelock
 
-from storage.repository import describe_repository
 from utils.command import next_command, typed_command
 from utils.errors import UserError
 from utils.files import TEMPORARY_NAME, replace_file
@@ -279,7 +278,7 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
         **facts: more entries of the manifest.
 
     Returns:
-        The manifest of this start as JSON: code, command, versions, machine and `facts`.
+        The manifest of this start as JSON: command, versions, machine and `facts`.
     """
     now = datetime.now(UTC).isoformat()
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -287,7 +286,6 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
     manifest = {
         "started": now,
         "template": project["tool"]["torch-template"]["version"],
-        "git": describe_repository(PROJECT),
         "folder": str(Path.cwd()),
         "command": typed_command(),
         "versions": versions,
@@ -302,6 +300,19 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
     content = _to_json(saved or manifest).encode(errors="backslashreplace")
     replace_file(folder / "manifest.json", content)
     return text
+
+
+def add_note(folder: Path, note: str | None, tags: Iterable[str]) -> None:
+    """Adds a note, which replaces an earlier one, and tags to ``manifest.json``.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    manifest = read_manifest(folder)
+    if note is None:
+        note = manifest.get("note", "")
+    all_tags = dict.fromkeys([*manifest.get("tags", []), *tags])
+    add_to_manifest(folder, note=note, tags=list(all_tags))
 
 
 def add_to_manifest(folder: Path, **facts: Any) -> None:

@@ -38,6 +38,13 @@ def path_argument(text: str) -> Path:
         raise ArgumentTypeError(f"{text!r}: {error}") from error
 
 
+def text_argument(text: str) -> str:
+    """The type of a text in one line for argparse, such as a note."""
+    if not text.strip() or not text.isprintable():
+        raise ArgumentTypeError(f"{text!r}: write a text in one line, in the terminal's encoding")
+    return text.strip()
+
+
 def folder_argument(text: str) -> Path:
     """The type of an output folder for argparse: a folder, or a path that does not exist yet."""
     folder = path_argument(text)
