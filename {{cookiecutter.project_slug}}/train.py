@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from config.differences import describe_settings
 from config.help import SettingsParser
 from config.loading import changes_that_need_force, load_settings, to_yaml
-from config.reading import DEFAULT
+from config.reading import DEFAULT, read_file
 from config.schema import Settings
 from logger.console import configure_logging, format_table, log
 from storage import run_folder
-from storage.repository import describe_repository
+from storage.repository import Code, describe_difference, read_code
 from utils.command import next_command, run_command
 from utils.errors import UserError, first_line
 from utils.imports import fast_imports
@@ -132,7 +133,11 @@ def train(
         from logger.run_log import find_tracker
         from sanity_check import check_trainer
         from utils.device import select_device
-        from utils.process_group import destroy_process_group, initialize_process_group
+        from utils.process_group import (
+            all_gather_object,
+            destroy_process_group,
+            initialize_process_group,
+        )
         from utils.randomness import seed_everything
 
     find_tracker(settings.logger.tracker)  # fails if its package is missing
@@ -159,6 +164,8 @@ def train(
         configure_logging(run / "train.log")
         run_training(trainer, arguments, state, changes)
         exit_code = describe_end(trainer)
+    # After a stop, torchrun ends the other processes as soon as the first one has exited.
+    all_gather_object(None)
     destroy_process_group()
     return exit_code
 
@@ -174,12 +181,13 @@ def run_training(
     from storage.non_finite_guard import fit_with_recovery
     from storage.run_result import recording_result
 
-    code: dict[str, Any] = {}
+    code = Code({})
     if is_main_process():
-        code = describe_repository(run_folder.PROJECT)
-    with recording_result(trainer, code):
+        code = read_code(run_folder.PROJECT, trainer.run)
+    with recording_result(trainer, code.description):
         if is_main_process():
-            write_manifest(trainer, code, arguments)
+            write_manifest(trainer, code, arguments, resumed=state is not None)
+            log.info("%s", describe_origin(trainer.settings, arguments, state))
         describe_start(trainer, changes)
         if state is not None and not changes:
             describe_new_length(trainer, state["settings"]["trainer"])
@@ -234,21 +242,52 @@ def check_changes(
 
 
 def write_manifest(
-    trainer: "BaseTrainer", code: Mapping[str, Any], arguments: argparse.Namespace
+    trainer: "BaseTrainer", code: Code, arguments: argparse.Namespace, resumed: bool
 ) -> None:
     """Writes what the run consists of into its folder."""
-    dataset = trainer.dataset
-    data = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
+    from storage.environment import describe_hardware, installed_versions
+
+    run = trainer.run
+    code_at_start = run_folder.read_manifest(run).get("git")
     manifest = run_folder.write_manifest(
-        trainer.run,
+        run,
         to_yaml(trainer.settings),
-        git=code,
+        resumed,
+        git=code.description,
         device=describe_device(trainer),
         processes=world_size(),
-        data=data,
+        data=describe_data(trainer.dataset),
+        validation=describe_data(trainer.loaders[trainer.monitored_set].dataset),
+        hardware=describe_hardware(trainer.device),
+        versions=installed_versions(),
     )
-    run_folder.add_note(trainer.run, arguments.note, arguments.tag)
+    run_folder.add_note(run, arguments.note, arguments.tag)
     log.debug("%s", manifest)
+    if not resumed:
+        run_folder.write_patch(run, code.patch)
+    elif isinstance(code_at_start, dict):
+        difference = describe_difference(code_at_start, code.description)
+        if difference:
+            log.warning("the code differs from that at the start of the run: %s", difference)
+
+
+def describe_data(dataset: "BaseDataset") -> dict[str, Any]:
+    """A data set in a manifest."""
+    return {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
+
+
+def describe_origin(
+    settings: Settings, arguments: argparse.Namespace, state: Mapping[str, Any] | None
+) -> str:
+    """Which settings the run has: those of a file or of the resumed run, and changes."""
+    if state is not None:
+        values = state["settings"]
+        origin = "those of the run"
+    else:
+        file = arguments.config or DEFAULT
+        values = read_file(file)
+        origin = str(file)
+    return describe_settings(settings, values, origin, arguments.settings)
 
 
 def record_test_split(trainer: "BaseTrainer") -> None:
@@ -262,8 +301,7 @@ def record_test_split(trainer: "BaseTrainer") -> None:
         dataset = build_dataset(trainer.settings, "test")
         dataset.load_state_dict(trainer.dataset.state_dict())
         if len(dataset):
-            test = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
-            run_folder.add_to_manifest(trainer.run, test=test)
+            run_folder.add_to_manifest(trainer.run, test=describe_data(dataset))
     except Exception as error:  # whatever the code of a data set may raise
         log.debug("the test split is not recorded: %s", first_line(error))
 
