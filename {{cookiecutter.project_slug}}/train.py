@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 def main() -> int:
     """Starts a new run, or resumes one; returns the exit code."""
     arguments = parse_arguments()
+    if arguments.repeat is not None:
+        prepare_repetition(arguments)
     if arguments.resume is not None:
         if arguments.config is not None:
             raise UserError(
@@ -76,6 +78,12 @@ def parse_arguments() -> argparse.Namespace:
         help="run folder; default: runs/<name>/<time>; with --resume last, where to look for runs",
     )
     parser.add_argument(
+        "--repeat",
+        type=path_argument,
+        metavar="RUN|last",
+        help="start a new run with the settings of another one, and report what differs",
+    )
+    parser.add_argument(
         "--note",
         type=text_argument,
         metavar="TEXT",
@@ -93,6 +101,26 @@ def parse_arguments() -> argparse.Namespace:
         "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as trainer.epochs=3"
     )
     return parser.parse_command_line()
+
+
+def prepare_repetition(arguments: argparse.Namespace) -> None:
+    """Takes the settings file of the run that is to be repeated; ``repeat`` becomes its folder.
+
+    Raises:
+        UserError: if there is no such run, or another option names other settings.
+    """
+    for option in ("config", "resume"):
+        if getattr(arguments, option) is not None:
+            raise UserError(
+                f"--{option} cannot be combined with --repeat, which starts a new run with the "
+                "settings of another one; change single settings by KEY=VALUE"
+            )
+    files = run_folder.find_checkpoints(arguments.repeat, best=False)
+    folder = run_folder.run_folder_of(files[0])
+    arguments.config = folder / "settings.yaml"
+    if not arguments.config.is_file():
+        raise UserError(f"--repeat {arguments.repeat}: there is no file {arguments.config}")
+    arguments.repeat = folder.resolve()
 
 
 def resume_run(run: Path, arguments: argparse.Namespace) -> int:
@@ -145,8 +173,9 @@ def train(
     step = 0 if state is None else state["progress"]["step"]
     initialize_process_group(select_device(settings.device), step)
     seed_everything(settings.seed, settings.deterministic)
-    if state is not None and folder is not None:
-        settings = builders.find_data_root(settings, folder)
+    earlier_run = arguments.repeat if state is None else folder
+    if earlier_run is not None:
+        settings = builders.find_data_root(settings, earlier_run)
     loaders = builders.build_training_loaders(settings, state)
     dataset = loaders["train"].dataset
     if state is None:
@@ -188,6 +217,8 @@ def run_training(
         if is_main_process():
             write_manifest(trainer, code, arguments, resumed=state is not None)
             log.info("%s", describe_origin(trainer.settings, arguments, state))
+            if arguments.repeat is not None and state is None:
+                record_repetition(trainer.run, arguments.repeat)
         describe_start(trainer, changes)
         if state is not None and not changes:
             describe_new_length(trainer, state["settings"]["trainer"])
@@ -196,6 +227,8 @@ def run_training(
         fit_with_recovery(trainer)
     if is_main_process():
         record_test_split(trainer)
+        if trainer.is_finished():
+            compare_with_original(trainer.run)
 
 
 def restore(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
@@ -269,6 +302,29 @@ def write_manifest(
         difference = describe_difference(code_at_start, code.description)
         if difference:
             log.warning("the code differs from that at the start of the run: %s", difference)
+
+
+def record_repetition(run: Path, original: Path) -> None:
+    """Records which run this one repeats, and logs what differs from it."""
+    from storage.repetition import compare_origins
+
+    run_folder.add_to_manifest(run, repeats=str(original))
+    log.info("%s", "\n  ".join(compare_origins(run, original)))
+
+
+def compare_with_original(run: Path) -> None:
+    """Logs whether a run has the same weights and metrics as the one that it repeats, if any."""
+    from storage.repetition import compare_ends
+
+    original = run_folder.read_manifest(run).get("repeats")
+    if original is None:
+        return
+    try:
+        lines = compare_ends(run, Path(original))
+    except (OSError, UserError) as error:  # it may have been deleted by now
+        log.warning("%s: the final weights are not compared: %s", original, error)
+        return
+    log.info("%s", "\n".join([f"compared with {original}", *lines]))
 
 
 def describe_data(dataset: "BaseDataset") -> dict[str, Any]:

@@ -15,7 +15,7 @@ TIME_LIMIT_SECONDS = 5.0  # a driver without persistence takes two seconds to st
 
 
 def installed_versions() -> dict[str, str]:
-    """The versions of all installed packages by name; of two with a name, that which is imported."""
+    """The versions of all installed packages by name; of two, that which is imported."""
     versions: dict[str, str] = {}
     for distribution in distributions():
         fields = _header_of(distribution)

@@ -112,18 +112,19 @@ def describe_repository(folder: Path, run: Path | None = None) -> dict[str, Any]
 
 def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """How the code differs between two descriptions; empty if it does not, or is unknown."""
-    commits = (before.get("commit"), now.get("commit"))
-    if None in commits:
+    commit_before = before.get("commit")
+    commit = now.get("commit")
+    if commit_before is None or commit is None:
         return ""
-    if commits[0] != commits[1]:
-        return f"commit {commits[0][:10]} -> {commits[1][:10]}"
+    if commit != commit_before:
+        return f"commit {commit_before[:10]} -> {commit[:10]}"
     if before.get("patch") == now.get("patch"):
         return ""
     if not now.get("dirty"):
-        return f"commit {commits[0][:10]}, without the changes in code.patch"
+        return f"commit {commit[:10]}, without the changes in code.patch"
     if not before.get("dirty"):
-        return f"commit {commits[0][:10]}, with changes that are not committed"
-    return f"commit {commits[0][:10]}, with other changes than those in code.patch"
+        return f"commit {commit[:10]}, with changes that are not committed"
+    return f"commit {commit[:10]}, with other changes than those in code.patch"
 
 
 def _make_patch(folder: Path, run: Path) -> tuple[bytes, list[str]]:

@@ -151,7 +151,7 @@ def changed(folder: Path) -> Path:
 def apply(patch: bytes, folder: Path, copy: Path) -> None:
     """Applies a patch to a clone of a repository."""
     git(folder, "clone", "-q", str(folder), str(copy))
-    command = ["git", "-C", copy, "apply", "-"]
+    command = ["git", "-C", str(copy), "apply", "-"]
     subprocess.run(command, input=patch, check=True, capture_output=True)
 
 
