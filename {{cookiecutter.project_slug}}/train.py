@@ -27,6 +27,7 @@ from utils.ranks import is_main_process, world_size
 if TYPE_CHECKING:
     from base.base_dataset import BaseDataset
     from base.base_trainer import BaseTrainer
+    from base.batch_loader import BatchLoader
 
 
 def main() -> int:
@@ -44,7 +45,7 @@ def main() -> int:
             raise UserError("--run-dir cannot be combined with --resume RUN; leave it out")
         return resume_run(arguments.resume, arguments)
     settings = load_settings(arguments.config or DEFAULT, arguments.settings)
-    interrupted = run_folder.find_interrupted_run(settings.name, arguments.run_dir)
+    interrupted = run_folder.find_interrupted_run(settings.run_name, arguments.run_dir)
     if interrupted is not None:  # torchrun has restarted this command
         return resume_run(interrupted, arguments)
     return train(settings, arguments, arguments.run_dir)
@@ -185,7 +186,7 @@ def train(
         changes = check_changes(state, settings, dataset, arguments.force)
         model = builders.build_model(settings, dataset)  # the trainer loads the weights
 
-    with open_run(settings.name, folder, resumed=state is not None) as run:
+    with open_run(settings.run_name, folder, resumed=state is not None) as run:
         trainer = builders.build_trainer(settings, model, loaders, run)
         check_trainer(trainer)
         if state is not None:
@@ -240,6 +241,7 @@ def restore(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
     from optim.schedulers import check_total_steps
 
     trainer.load_state_dict(state)
+    trainer.training_time.continue_from(trainer.progress.step)
     check_total_steps(
         trainer.schedulers, trainer.settings.scheduler, trainer.total_steps, trainer.steps_per_epoch
     )
@@ -289,8 +291,8 @@ def write_manifest(
         git=code.description,
         device=describe_device(trainer),
         processes=world_size(),
-        data=describe_data(trainer.dataset),
-        validation=describe_data(trainer.loaders[trainer.monitored_set].dataset),
+        data=describe_data(trainer.loaders["train"]),
+        validation=describe_data(trainer.loaders[trainer.monitored_set]),
         hardware=describe_hardware(trainer.device),
         versions=installed_versions(),
     )
@@ -327,9 +329,11 @@ def compare_with_original(run: Path) -> None:
     log.info("%s", "\n".join([f"compared with {original}", *lines]))
 
 
-def describe_data(dataset: "BaseDataset") -> dict[str, Any]:
-    """A data set in a manifest."""
-    return {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
+def describe_data(loader: "BatchLoader") -> dict[str, Any]:
+    """The samples of a loader in a manifest; the hash is that of the whole data set."""
+    dataset = loader.dataset
+    samples = loader.sample_count
+    return {"title": dataset.title, "samples": samples, "hash": dataset.fingerprint}
 
 
 def describe_origin(
@@ -357,7 +361,8 @@ def record_test_split(trainer: "BaseTrainer") -> None:
         dataset = build_dataset(trainer.settings, "test")
         dataset.load_state_dict(trainer.dataset.state_dict())
         if len(dataset):
-            run_folder.add_to_manifest(trainer.run, test=describe_data(dataset))
+            test = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
+            run_folder.add_to_manifest(trainer.run, test=test)
     except Exception as error:  # whatever the code of a data set may raise
         log.debug("the test split is not recorded: %s", first_line(error))
 
@@ -375,6 +380,8 @@ def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
         log.info("trainer.compile: the first steps wait until the model is compiled")
     if settings.trainer.ema is not None:
         describe_average(settings.trainer.ema, trainer.total_steps)
+    if settings.subset:
+        log.warning("%s: the results are not those of all samples", settings.subset)
     log.info("run folder: %s", trainer.run)
     progress = trainer.progress
     if progress.step > 0:
@@ -383,6 +390,8 @@ def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
         log.info("the trainer ended the run at step %d: %s", progress.step, progress.stop_reason)
     elif trainer.stops_early and progress.step < trainer.total_steps:
         log.info("%s; trainer.early_stop=N continues it", trainer.describe_early_stop())
+    elif trainer.time_is_up and progress.step < trainer.total_steps:
+        log.info("%s; trainer.max_minutes=N continues it", trainer.describe_end_of_time())
     elif trainer.is_finished():
         log.info("all %d steps are done; trainer.epochs=N extends the run", progress.step)
 

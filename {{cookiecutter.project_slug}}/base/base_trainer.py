@@ -36,6 +36,7 @@ from optim.schedulers import (
     build_schedulers,
     check_direction,
     check_schedule,
+    check_span,
     scale_learning_rates,
 )
 from storage.checkpointer import Checkpointer
@@ -195,6 +196,7 @@ class BaseTrainer(ABC):
     def schedule(self) -> Schedule | None:
         """The function in `scheduler.name`; None if it is a class of torch."""
         options = self.settings.scheduler
+        check_span(options, self.options.max_minutes)
         schedule = build_schedule(options, self.total_steps, self.steps_per_epoch)
         if schedule is not None:
             check_schedule(schedule, self.total_steps)
@@ -280,14 +282,27 @@ class BaseTrainer(ABC):
         """Sets the learning rate of each parameter group before a step.
 
         It is the rate that `configure_optimizers` set times a factor, which follows from the
-        schedule and the number of the step alone. On resume, the saved rates are ignored. A
+        schedule and the number of the step alone (or the time, see `scheduled_step`). On resume, the saved rates are ignored. A
         scheduler of torch keeps its own state instead, see `step_schedulers`.
 
         Args:
             step: the number of steps before it.
         """
         if self.schedule is not None:
-            scale_learning_rates(self.optimizers, self.schedule(step))
+            scale_learning_rates(self.optimizers, self.schedule(self.scheduled_step(step)))
+
+    def scheduled_step(self, step: int) -> int:
+        """The step of the schedule that applies to a step of the run, see `scheduler.span`.
+
+        With ``minutes``, it is the same fraction of all steps as the time is of
+        `trainer.max_minutes`. Before training, as in the preview, it is the step itself.
+        """
+        minutes = self.options.max_minutes
+        is_timed = self.settings.scheduler.span == "minutes" and self.training_time.is_running
+        if not is_timed or minutes is None:
+            return step
+        fraction = self.training_time.agreed_seconds / (60 * minutes)
+        return min(int(fraction * self.total_steps), self.total_steps - 1)
 
     def update(self, step: Step) -> dict[str, Tensor]:
         """One optimizer step: forward, backward, clip, step; by default `optimize`.
@@ -463,7 +478,9 @@ class BaseTrainer(ABC):
                     values = self.log_training()
                     bar.set_postfix_str(format_values(values), refresh=False)
                 saving.end_step()
-                self.stop_signal = stop_flag.exchange(signals.received)
+                seconds = self.training_time.seconds
+                self.stop_signal = stop_flag.exchange(signals.received, seconds)
+                self.use_time(stop_flag.seconds)
                 if self.stop_signal:
                     self.save()
                     break
@@ -559,6 +576,8 @@ class BaseTrainer(ABC):
         if self.higher_is_better(self.monitored_metric):
             direction = "highest"
         data = self.loaders[self.monitored_set].dataset.fingerprint
+        if self.settings.subset:
+            data += f", {self.settings.subset}"
         return f"{direction} {self.settings.checkpoint.monitor} (data {data})"
 
     # When something is due.
@@ -594,7 +613,7 @@ class BaseTrainer(ABC):
         step = self.progress.step
         if self.progress.validated_step >= step:
             return False
-        if step == self.total_steps or self.progress.stop_reason:
+        if step == self.total_steps or self.progress.stop_reason or self.time_is_up:
             return True
         every_steps = self.options.validate_every_steps
         if every_steps is None:
@@ -610,10 +629,11 @@ class BaseTrainer(ABC):
         return self.checkpointer.is_due(step, self.is_log_step(step))
 
     def is_finished(self) -> bool:
-        """Whether all steps are made, or `trainer.early_stop` applies."""
+        """Whether all steps are made, or an early stop or the end of the time applies."""
         is_over = (
             self.progress.step >= self.total_steps
             or self.stops_early
+            or self.time_is_up
             or bool(self.progress.stop_reason)
         )
         return is_over and not self.validation_is_due()
@@ -630,10 +650,30 @@ class BaseTrainer(ABC):
         """Why the run ends before its last step, and the best value."""
         return describe_early_stop(self.progress, self.settings.checkpoint.monitor)
 
+    @property
+    def time_is_up(self) -> bool:
+        """Whether `trainer.max_minutes` are over, in all processes at the same step."""
+        minutes = self.options.max_minutes
+        return minutes is not None and self.training_time.agreed_seconds >= 60 * minutes
+
+    def describe_end_of_time(self) -> str:
+        """Why the run ends before its last step."""
+        return (
+            f"trainer.max_minutes = {self.options.max_minutes:g} ends the run at step "
+            f"{self.progress.step} of {self.total_steps}"
+        )
+
     def _ends_epoch(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0 or step == self.total_steps
 
     # Parts of a step.
+
+    def use_time(self, seconds: float) -> None:
+        """Sets the time of the schedule and of `trainer.max_minutes`; logs that it is up."""
+        was_up = self.time_is_up
+        self.training_time.agreed_seconds = max(seconds, self.training_time.agreed_seconds)
+        if self.time_is_up and not was_up:
+            log.info("%s", self.describe_end_of_time())
 
     def step_schedulers(self, monitored_value: float | None = None) -> None:
         """Makes a step of each scheduler of torch, if one is due.

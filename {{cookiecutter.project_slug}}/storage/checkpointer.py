@@ -194,9 +194,7 @@ def write_step_files(
     _delete_unused_shards(folder)
 
 
-def _delete_other_steps(
-    folder: Path, step: int, keep: int, best_steps: Collection[int]
-) -> None:
+def _delete_other_steps(folder: Path, step: int, keep: int, best_steps: Collection[int]) -> None:
     """Deletes ``step_*.pt`` of later steps and, up to this one, all but the last and the best."""
     earlier: dict[int, Path] = {}
     later: dict[int, Path] = {}

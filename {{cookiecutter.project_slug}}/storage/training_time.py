@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.files import replace_file
+from utils.process_group import broadcast_object
 
 FILE = "training_time.json"
 MAX_STEPS = 1000  # in the file
@@ -21,13 +22,26 @@ class TrainingTime:
 
     Args:
         folder: the run folder.
+
+    Attributes:
+        agreed_seconds: the time after the last step that all processes know of, the same in each.
+        is_running: whether training is in progress.
     """
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / FILE
+        self.agreed_seconds = 0.0
+        self.is_running = False
         self._seconds_by_step: dict[int, float] | None = None
         self._seconds_before = 0.0
-        self._started: float | None = None
+        self._started = 0.0
+
+    def continue_from(self, step: int) -> None:
+        """Continues from the time at a step; later calls have no effect."""
+        if self._seconds_by_step is None:
+            self._seconds_by_step = broadcast_object(_read(self.file))
+            self._seconds_before = _seconds_at(step, self._seconds_by_step)
+            self.agreed_seconds = self._seconds_before
 
     @contextmanager
     def running(self, step: int) -> Iterator[None]:
@@ -36,20 +50,19 @@ class TrainingTime:
         Args:
             step: the step from which the run continues.
         """
-        if self._seconds_by_step is None:  # otherwise this process has already trained
-            self._seconds_by_step = _read(self.file)
-            self._seconds_before = _seconds_at(step, self._seconds_by_step)
+        self.continue_from(step)
         self._started = time.monotonic()
+        self.is_running = True
         try:
             yield
         finally:
             self._seconds_before = self.seconds
-            self._started = None
+            self.is_running = False
 
     @property
     def seconds(self) -> float:
-        """The seconds until now."""
-        if self._started is None:
+        """The seconds until now, by the clock of this process."""
+        if not self.is_running:
             return self._seconds_before
         return self._seconds_before + time.monotonic() - self._started
 

@@ -1,8 +1,8 @@
 """Several processes, started by torchrun: the same training as in one, and no deadlock."""
 # ruff: noqa: D103  the names of the tests say what they test
 
-import multiprocessing
 import json
+import multiprocessing
 import os
 import random
 import shutil
