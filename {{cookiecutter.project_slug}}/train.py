@@ -383,6 +383,11 @@ def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
     if settings.subset:
         log.warning("%s: the results are not those of all samples", settings.subset)
     log.info("run folder: %s", trainer.run)
+    describe_progress(trainer)
+
+
+def describe_progress(trainer: "BaseTrainer") -> None:
+    """Logs how far a resumed run has come."""
     progress = trainer.progress
     if progress.step > 0:
         log.info("resuming from step %d", progress.step)

@@ -282,8 +282,9 @@ class BaseTrainer(ABC):
         """Sets the learning rate of each parameter group before a step.
 
         It is the rate that `configure_optimizers` set times a factor, which follows from the
-        schedule and the number of the step alone (or the time, see `scheduled_step`). On resume, the saved rates are ignored. A
-        scheduler of torch keeps its own state instead, see `step_schedulers`.
+        schedule and the number of the step alone, or from the time (see `scheduled_step`). On
+        resume, the saved rates are ignored. A scheduler of torch keeps its own state instead, see
+        `step_schedulers`.
 
         Args:
             step: the number of steps before it.

@@ -77,7 +77,7 @@ class StepSource(Dataset["Step | LoadingError"]):
             batch.
         world_size: processes that train together.
         order: the indices of the samples of an epoch, int64, shape (N,), on the device of the data
-            set. By default all samples; in training, they are shuffled, which is computed in blocks.
+            set. By default all samples, which training shuffles; that is computed in blocks.
         drop_last: for training: whether an epoch leaves out the last batch if it is smaller.
         augments: for training: whether batches are augmented.
     """

@@ -12,7 +12,7 @@ import pydantic
 from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
-from utils.paths import check_path
+from utils.paths import check_path, check_web_address
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -274,6 +274,8 @@ class LoggerSettings(Section):
     """Write TensorBoard files, with figures of the first inputs and of the last results."""
     tracker: str = "none"
     """Experiment tracker: none, or NAME if the project has logger/NAME_tracker.py."""
+    notify: Annotated[str, BeforeValidator(check_web_address)] | None = None
+    """Web address to which a line of JSON is posted when a run ends, such as a webhook of Slack."""
 
 
 class Settings(Section):

@@ -175,8 +175,8 @@ def write_step_files(
     """Writes ``step_*.pt``, also named ``last.pt`` and, if it is the best, ``best.pt``.
 
     The last `keep` of the ``step_*.pt`` up to this step are kept, and those of `best_steps`. Others
-    are deleted after the new one is safe. Those of later steps are others, too: the run has returned to an earlier step, and
-    would otherwise resume from a step that it has left.
+    are deleted after the new one is safe. Those of later steps are others, too: the run has
+    returned to an earlier step, and would otherwise resume from a step that it has left.
 
     Raises:
         OSError: if it cannot be written.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from logger.console import log
 from storage.checkpoint_file import load_first_usable, read_step, save_checkpoint
+from storage.non_finite_cause import find_cause
 from storage.run_folder import find_checkpoints, step_in_name
 from utils.command import next_command
 from utils.errors import TRAINING_FAILED, NonFiniteError, UserError
@@ -24,7 +25,7 @@ MAX_SKIPPED_FIRST_STEPS = 10  # if none of the first steps is finite, skipping d
 class NonFiniteGuard:
     """Checks each step up to `checked_until`, which synchronises the host with the device.
 
-    Training checks its values only at log entries and before a save. If one is not finite, it
+    A step with a non-finite value is repeated, to find the operation and the layer. Training checks its values only at log entries and before a save. If one is not finite, it
     repeats the steps since the last checkpoint, which are reproducible, and checks each of them.
 
     Args:
@@ -79,6 +80,11 @@ class NonFiniteGuard:
         if non_finite_inputs:
             names = " and ".join(non_finite_inputs)
             description += f"; the batch from the data set has non-finite values in {names}"
+        else:
+            trainer.load_state_dict(copy.deepcopy(state_before))  # which shares its tensors
+            cause = find_cause(trainer, step)
+            if cause:
+                description += f"; {cause}"
         file = self.folder / f"non_finite_{number:08d}.pt"
         if progress.skipped_steps < MAX_SAVED_STEPS:
             self._save(file, {**state_before, "batches": batches}, number)

@@ -13,6 +13,7 @@ import torch
 
 from logger.console import log
 from logger.meter import BYTES_PER_GIB, MEASURED_DEVICES
+from logger.notification import post_result
 from utils.command import exit_code_of
 from utils.errors import LOST_CONNECTION, UserError, describe_error, is_lost_connection
 from utils.files import replace_file, sync_to_disk, to_json
@@ -44,9 +45,16 @@ def recording_result(trainer: Any, code: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        _write(folder, describe_result(trainer, code, error))
+        _publish(trainer, describe_result(trainer, code, error))
         raise
-    _write(folder, describe_result(trainer, code))
+    _publish(trainer, describe_result(trainer, code))
+
+
+def _publish(trainer: Any, result: Mapping[str, Any]) -> None:
+    _write(trainer.run, result)
+    settings = trainer.settings
+    if settings.logger.notify is not None:
+        post_result(settings.logger.notify, settings.run_name, trainer.run, result)
 
 
 def read_result(folder: Path) -> dict[str, Any]:

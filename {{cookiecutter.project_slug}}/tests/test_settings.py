@@ -432,7 +432,7 @@ MAY_CHANGE = {
     *("trainer.tf32", "trainer.profile", "trainer.strategy", "optimizer.lr"),
     *("optimizer.adamw_lr", "optimizer.weight_decay", "data.validation_sets"),
     *("trainer.validate_every_epochs", "trainer.validate_every_steps"),
-    "trainer.find_unused_parameters",
+    *("trainer.find_unused_parameters", "trainer.max_minutes"),
 }
 
 

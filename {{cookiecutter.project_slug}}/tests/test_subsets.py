@@ -4,6 +4,7 @@
 import csv
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def test_fraction_takes_the_same_part_of_each_class(
         assert indices_of(train, epoch=1) != indices_of(train)
     else:
         assert indices_of(train) == indices_of(train, epoch=1)
-    assert sorted(sum(indices_of(train, epoch=1), [])) == sorted(sum(indices_of(train), []))
+    first, second = (sorted(chain(*indices_of(train, epoch))) for epoch in (0, 1))
+    assert first == second
 
 
 def test_a_fraction_of_any_targets_has_samples(splits: dict[str, Any]) -> None:
@@ -130,8 +132,8 @@ def test_results_of_a_part_are_marked(
     with (run / "metrics.csv").open(newline="") as file:
         assert {row["data"] for row in csv.DictReader(file)} == {f"synthetic data ({mark})"}
     assert command("evaluate", run) == 0
-    file = run / f"evaluation/test-{mark}/metrics.json"
-    assert json.loads(file.read_text())["data"] == f"synthetic data ({mark})"
+    metrics = run / f"evaluation/test-{mark}/metrics.json"
+    assert json.loads(metrics.read_text())["data"] == f"synthetic data ({mark})"
 
     capsys.readouterr()
     unmarked = ("trainer.overfit=null", "trainer.fraction=null", "trainer.epochs=2")

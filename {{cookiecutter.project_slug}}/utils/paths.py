@@ -1,4 +1,4 @@
-"""Paths that a user has written: in settings, on the command line, in the environment."""
+"""Paths and addresses that a user has written: in settings, arguments, the environment."""
 
 import re
 from argparse import ArgumentTypeError
@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+WEB_ADDRESS = re.compile(r"https?://[^/\s]+(/[!-~]*)?")
 IN_HOME = re.compile(r"~[^/\\]*[/\\]")
 
 
@@ -28,6 +29,17 @@ def check_path(text: Any) -> Any:
         raise ValueError(
             f"there is no such user; for a folder of this name, write ./{text}"
         ) from error
+
+
+def check_web_address(text: Any) -> Any:
+    """The address itself; values that are no text are returned unchanged.
+
+    Raises:
+        ValueError: if it is not an address of a web server.
+    """
+    if isinstance(text, str) and not WEB_ADDRESS.fullmatch(text):
+        raise ValueError("write an address that begins with https:// or http://")
+    return text
 
 
 def path_argument(text: str) -> Path:
