@@ -5,7 +5,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -34,8 +34,10 @@ def find_cause(trainer: Any, step: Any) -> str:
     layers = _LayerObserver()
     operations = _OperationObserver(layers)
     operation_in_backward = ""
-    stance = "force_eager" if trainer.options.compile else "default"  # else no layer is called
-    with torch.compiler.set_stance(stance), layers.observing(trainer.model), operations:
+    eager: Any = nullcontext()
+    if trainer.options.compile:  # compiled code does not call the layers
+        eager = torch.compiler.set_stance("force_eager")
+    with eager, layers.observing(trainer.model), operations:
         if world_size() == 1:
             operation_in_backward = _update_with_anomaly_detection(trainer, step)
         else:  # an error in the backward pass of one process would let the others wait for it

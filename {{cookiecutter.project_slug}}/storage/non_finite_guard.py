@@ -25,8 +25,9 @@ MAX_SKIPPED_FIRST_STEPS = 10  # if none of the first steps is finite, skipping d
 class NonFiniteGuard:
     """Checks each step up to `checked_until`, which synchronises the host with the device.
 
-    A step with a non-finite value is repeated, to find the operation and the layer. Training checks its values only at log entries and before a save. If one is not finite, it
+    Training checks its values only at log entries and before a save. If one is not finite, it
     repeats the steps since the last checkpoint, which are reproducible, and checks each of them.
+    The step with the value is made once more, to find the operation and the layer.
 
     Args:
         folder: the run folder, for the file with the batches and the state before the step.

@@ -40,11 +40,11 @@ class Part(nn.Module):
 
 
 @pytest.fixture
-def part(monkeypatch: pytest.MonkeyPatch) -> type[Part]:
+def part(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A layer of the network that has a fault in one step, in training."""
     original_init = MLP.__init__
     original_step = Classifier.training_step
-    changed = type("Part", (Part,), {"fault": ""})
+    changed: Any = type("Part", (Part,), {"fault": ""})
 
     @functools.wraps(original_init)
     def init(network: Any, *arguments: Any, **options: Any) -> None:

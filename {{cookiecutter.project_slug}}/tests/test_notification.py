@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,10 +23,11 @@ SECRET = "T123/secret"
 class Webhook(BaseHTTPRequestHandler):
     """Keeps the texts that it receives, and answers with a status."""
 
-    texts: list[str] = []
+    texts: ClassVar[list[str]] = []
     status = 200
 
     def do_POST(self) -> None:
+        """Keeps the text."""
         length = int(self.headers["Content-Length"])
         assert self.headers["Content-Type"] == "application/json"
         content = json.loads(self.rfile.read(length))
@@ -43,7 +44,7 @@ class Webhook(BaseHTTPRequestHandler):
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Webhook]]:
     """A server on this machine; its address is in the setting that `setting_of` returns."""
     monkeypatch.setenv("no_proxy", "*")
-    handler = type("Handler", (Webhook,), {"texts": []})
+    handler: Any = type("Handler", (Webhook,), {"texts": []})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         handler.port = server.server_port
         thread = threading.Thread(target=server.serve_forever)
