@@ -18,7 +18,7 @@ from config.classes import find_component
 from config.constructors import construct
 from config.loading import load_section, load_settings
 from config.schema import DataSettings, SamplerSettings, Settings
-from data_loader import samplers
+from data_loader import samplers, subsets
 from logger.console import log
 from storage.checkpoint_file import load_first_usable
 from storage.run_folder import run_folder_of, start_folder_of
@@ -50,7 +50,7 @@ def build_dataset(
     The files of an example are only created for `create_example`. Otherwise a wrong data folder
     would get them, and the results would be those of other data.
     """
-    return construct(
+    dataset = construct(
         settings.data,
         BaseDataset,
         root=settings.data.root,
@@ -58,6 +58,14 @@ def build_dataset(
         seed=settings.seed,
         create_example=create_example,
     )
+    mark_title(dataset, settings)
+    return dataset
+
+
+def mark_title(dataset: BaseDataset, settings: Settings) -> None:
+    """Adds `trainer.overfit` or `trainer.fraction` to the title of a data set."""
+    if settings.subset:
+        dataset.title = f"{dataset.title} ({settings.subset})"
 
 
 def build_loader(settings: Settings, dataset: BaseDataset, training: bool = False) -> BatchLoader:
@@ -134,7 +142,62 @@ def build_training_loaders(
     for loader in loaders.values():
         loader.check()
         broadcast_fingerprint(loader)
+    if settings.trainer.overfit is not None:
+        return restrict_to_batches(settings, loaders, settings.trainer.overfit)
+    if settings.trainer.fraction is not None:
+        return restrict_to_fraction(settings, loaders, settings.trainer.fraction)
     return loaders
+
+
+def restrict_to_batches(
+    settings: Settings, loaders: Mapping[str, BatchLoader], count: int
+) -> dict[str, BatchLoader]:
+    """Loaders of the first batches of the training set, for training and for validation.
+
+    Both have the same samples in each epoch, without augmentation. The sets in
+    `data.validation_sets` stay as they are.
+
+    Raises:
+        UserError: if `trainer.fraction` is set as well.
+    """
+    if settings.trainer.fraction is not None:
+        raise UserError("trainer.overfit and trainer.fraction cannot be combined; leave one out")
+    train = loaders["train"]
+    dataset = train.dataset
+    indices = subsets.first_batches(train, count)
+    validation = build_loader(settings, dataset)
+    return {
+        **loaders,
+        "train": train.restricted(subsets.in_fixed_order(dataset, indices), augments=False),
+        "validation": validation.restricted(subsets.in_fixed_order(dataset, indices.unique())),
+    }
+
+
+def restrict_to_fraction(
+    settings: Settings, loaders: Mapping[str, BatchLoader], fraction: float
+) -> dict[str, BatchLoader]:
+    """Loaders of a fraction of the samples of each set.
+
+    Raises:
+        UserError: if the sampler is not one that takes each sample once.
+    """
+    seed = settings.seed
+    sampler = find_component(SamplerSettings, settings.data.sampler.name)
+    if sampler not in (samplers.shuffled, samplers.sequential):
+        raise UserError(
+            f"trainer.fraction = {fraction}: data.sampler = {settings.data.sampler.name!r} selects "
+            "samples itself; use shuffled or sequential"
+        )
+    restricted = {}
+    for name, loader in loaders.items():
+        dataset = loader.dataset
+        indices = subsets.stratified_fraction(dataset, fraction, seed)
+        if name == "train" and sampler is samplers.shuffled:
+            order = subsets.in_random_order(dataset, indices, seed)
+        else:
+            order = subsets.in_fixed_order(dataset, indices)
+        restricted[name] = loader.restricted(order)
+    return restricted
 
 
 def fit_dataset(train: BaseDataset) -> BaseDataset:
@@ -210,6 +273,7 @@ def build_validation_set(
             seed=settings.seed,
             create_example=False,
         )
+    mark_title(dataset, settings)
     for attribute in dataset.fitted:
         if attribute not in training_state:
             raise UserError(

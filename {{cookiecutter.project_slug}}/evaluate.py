@@ -93,6 +93,8 @@ def results_folder(trainer: "BaseTrainer", checkpoint: Path, split: str) -> Path
     is_other_data = dataset.title != dataset.trained_on
     if is_other_data and split not in trainer.settings.data.validation_sets:
         name = f"{dataset.title} {split}"
+    if trainer.settings.subset:
+        name += f"-{trainer.settings.subset}"
     return run_folder_of(checkpoint) / "evaluation" / name
 
 

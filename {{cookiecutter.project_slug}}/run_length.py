@@ -20,6 +20,7 @@ def describe_new_length(trainer: BaseTrainer, saved: Mapping[str, Any]) -> None:
         value = getattr(trainer.options, name)
         if value != saved[name]:
             changes.append(f"trainer.{name} {saved[name]} -> {value}")
+    describe_new_time(trainer, saved.get("max_minutes"))
     steps_before = saved["epochs"] * trainer.steps_per_epoch
     if saved["max_steps"] is not None:
         steps_before = min(steps_before, saved["max_steps"])
@@ -32,6 +33,17 @@ def describe_new_length(trainer: BaseTrainer, saved: Mapping[str, Any]) -> None:
         log.warning("%s: %s", change, effect)
     elif total_steps < steps_before:
         log.warning("%s: the run ends at step %d instead of %d", change, total_steps, steps_before)
+
+
+def describe_new_time(trainer: BaseTrainer, minutes_before: float | None) -> None:
+    """Logs that a schedule over the training time spans another time."""
+    minutes = trainer.options.max_minutes
+    if trainer.settings.scheduler.span == "minutes" and minutes != minutes_before:
+        log.warning(
+            "trainer.max_minutes %s -> %s: the learning rate follows the new time",
+            minutes_before,
+            minutes,
+        )
 
 
 def describe_new_rate(trainer: BaseTrainer, steps_before: int) -> str:
@@ -52,7 +64,8 @@ def describe_new_rate(trainer: BaseTrainer, steps_before: int) -> str:
     if step >= trainer.total_steps or trainer.is_finished():
         return ""
     sets_rates_itself = type(trainer).set_learning_rates is not BaseTrainer.set_learning_rates
-    if trainer.schedule is None or sets_rates_itself:
+    spans_minutes = trainer.settings.scheduler.span == "minutes"
+    if trainer.schedule is None or sets_rates_itself or spans_minutes:
         return ""
     schedule_before = build_schedule(
         trainer.settings.scheduler, steps_before, trainer.steps_per_epoch

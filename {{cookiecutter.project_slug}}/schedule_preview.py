@@ -50,6 +50,11 @@ def preview_schedule(settings: Settings, folder: Path) -> None:
     print(format_table(summary_rows(record.rates)))
     for label, values in record.momenta.items():
         print(f"momentum of {label}: from {values.min():.4g} to {values.max():.4g}")
+    if settings.scheduler.span == "minutes":
+        print(
+            f"scheduler.span = minutes: the steps stand for trainer.max_minutes = "
+            f"{settings.trainer.max_minutes:g} of training, whatever the number of steps"
+        )
     if depends_on_training(trainer):
         print(
             f"scheduler.name = {name}: it reduces the rates when checkpoint.monitor = "

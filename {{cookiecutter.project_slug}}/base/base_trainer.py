@@ -23,7 +23,7 @@ from base.validation import describe_early_stop, log_figures, record_validation,
 from config.schema import NO_CLASS, Settings
 from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
-from logger.meter import Meter, read_peak_memory
+from logger.meter import Meter
 from logger.run_log import RunLog
 from metrics.average import MeanLoss, WeightedMeans
 from metrics.protocol import Metric, check_protocol, higher_is_better
@@ -36,6 +36,7 @@ from optim.schedulers import (
     build_schedulers,
     check_direction,
     check_schedule,
+    check_span,
     scale_learning_rates,
 )
 from storage.checkpointer import Checkpointer
@@ -45,6 +46,7 @@ from storage.progress import Progress
 from storage.saving_on_error import SavingOnError
 from storage.state import check_plain, stateful_objects
 from storage.trainer_state import collect_trainer_state, restore_trainer_state
+from storage.training_time import TrainingTime
 from utils.device import select_autocast_dtype, select_device, to_device
 from utils.errors import BAD_INPUT, UserError, naming_source
 from utils.finite import check_finite
@@ -117,6 +119,7 @@ class BaseTrainer(ABC):
         self.scaler = GradScaler(self.device.type, enabled=uses_half)
         self.random_state = GlobalRandomState(self.device)
         self.run_log = RunLog(run, self.dataset.title, settings)
+        self.training_time = TrainingTime(run)
         self.checkpointer = Checkpointer(run / "checkpoints", settings.checkpoint, self.sharded)
         skips = self.options.non_finite == "skip"
         self.guard = NonFiniteGuard(run, skips, self.sharded)
@@ -193,6 +196,7 @@ class BaseTrainer(ABC):
     def schedule(self) -> Schedule | None:
         """The function in `scheduler.name`; None if it is a class of torch."""
         options = self.settings.scheduler
+        check_span(options, self.options.max_minutes)
         schedule = build_schedule(options, self.total_steps, self.steps_per_epoch)
         if schedule is not None:
             check_schedule(schedule, self.total_steps)
@@ -278,14 +282,28 @@ class BaseTrainer(ABC):
         """Sets the learning rate of each parameter group before a step.
 
         It is the rate that `configure_optimizers` set times a factor, which follows from the
-        schedule and the number of the step alone. On resume, the saved rates are ignored. A
-        scheduler of torch keeps its own state instead, see `step_schedulers`.
+        schedule and the number of the step alone, or from the time (see `scheduled_step`). On
+        resume, the saved rates are ignored. A scheduler of torch keeps its own state instead, see
+        `step_schedulers`.
 
         Args:
             step: the number of steps before it.
         """
         if self.schedule is not None:
-            scale_learning_rates(self.optimizers, self.schedule(step))
+            scale_learning_rates(self.optimizers, self.schedule(self.scheduled_step(step)))
+
+    def scheduled_step(self, step: int) -> int:
+        """The step of the schedule that applies to a step of the run, see `scheduler.span`.
+
+        With ``minutes``, it is the same fraction of all steps as the time is of
+        `trainer.max_minutes`. Before training, as in the preview, it is the step itself.
+        """
+        minutes = self.options.max_minutes
+        is_timed = self.settings.scheduler.span == "minutes" and self.training_time.is_running
+        if not is_timed or minutes is None:
+            return step
+        fraction = self.training_time.agreed_seconds / (60 * minutes)
+        return min(int(fraction * self.total_steps), self.total_steps - 1)
 
     def update(self, step: Step) -> dict[str, Tensor]:
         """One optimizer step: forward, backward, clip, step; by default `optimize`.
@@ -432,6 +450,7 @@ class BaseTrainer(ABC):
             StopSignals() as signals,
             StopFlag() as stop_flag,
             self.run_log.open(self.progress.step),
+            self.training_time.running(self.progress.step),
             self.checkpointer,
             SavingOnError(self, signals) as saving,
             progress_bar(self.total_steps, self.dataset.title, self.progress.step) as bar,
@@ -459,7 +478,9 @@ class BaseTrainer(ABC):
                     values = self.log_training()
                     bar.set_postfix_str(format_values(values), refresh=False)
                 saving.end_step()
-                self.stop_signal = stop_flag.exchange(signals.received)
+                seconds = self.training_time.seconds
+                self.stop_signal = stop_flag.exchange(signals.received, seconds)
+                self.use_time(stop_flag.seconds)
                 if self.stop_signal:
                     self.save()
                     break
@@ -506,7 +527,8 @@ class BaseTrainer(ABC):
         values |= learning_rates(self.optimizers)
         if self.gradient_norm is not None:
             values["grad_norm"] = self.gradient_norm.item()
-        logged_values = {**values, **self.meter.read_speed(), **read_peak_memory(self.device)}
+        logged_values = {**values, **self.meter.read_speed()}
+        logged_values |= self.meter.read_peak_memory(self.device)
         self.run_log.scalars("train", self.epoch, self.progress.step, logged_values)
         log.debug("step %d  %s", self.progress.step, format_values(logged_values))
         self.meter.restart_timer()
@@ -554,6 +576,8 @@ class BaseTrainer(ABC):
         if self.higher_is_better(self.monitored_metric):
             direction = "highest"
         data = self.loaders[self.monitored_set].dataset.fingerprint
+        if self.settings.subset:
+            data += f", {self.settings.subset}"
         return f"{direction} {self.settings.checkpoint.monitor} (data {data})"
 
     # When something is due.
@@ -589,7 +613,7 @@ class BaseTrainer(ABC):
         step = self.progress.step
         if self.progress.validated_step >= step:
             return False
-        if step == self.total_steps or self.progress.stop_reason:
+        if step == self.total_steps or self.progress.stop_reason or self.time_is_up:
             return True
         every_steps = self.options.validate_every_steps
         if every_steps is None:
@@ -605,10 +629,11 @@ class BaseTrainer(ABC):
         return self.checkpointer.is_due(step, self.is_log_step(step))
 
     def is_finished(self) -> bool:
-        """Whether all steps are made, or `trainer.early_stop` applies."""
+        """Whether all steps are made, or an early stop or the end of the time applies."""
         is_over = (
             self.progress.step >= self.total_steps
             or self.stops_early
+            or self.time_is_up
             or bool(self.progress.stop_reason)
         )
         return is_over and not self.validation_is_due()
@@ -625,10 +650,30 @@ class BaseTrainer(ABC):
         """Why the run ends before its last step, and the best value."""
         return describe_early_stop(self.progress, self.settings.checkpoint.monitor)
 
+    @property
+    def time_is_up(self) -> bool:
+        """Whether `trainer.max_minutes` are over, in all processes at the same step."""
+        minutes = self.options.max_minutes
+        return minutes is not None and self.training_time.agreed_seconds >= 60 * minutes
+
+    def describe_end_of_time(self) -> str:
+        """Why the run ends before its last step."""
+        return (
+            f"trainer.max_minutes = {self.options.max_minutes:g} ends the run at step "
+            f"{self.progress.step} of {self.total_steps}"
+        )
+
     def _ends_epoch(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0 or step == self.total_steps
 
     # Parts of a step.
+
+    def use_time(self, seconds: float) -> None:
+        """Sets the time of the schedule and of `trainer.max_minutes`; logs that it is up."""
+        was_up = self.time_is_up
+        self.training_time.agreed_seconds = max(seconds, self.training_time.agreed_seconds)
+        if self.time_is_up and not was_up:
+            log.info("%s", self.describe_end_of_time())
 
     def step_schedulers(self, monitored_value: float | None = None) -> None:
         """Makes a step of each scheduler of torch, if one is due.
@@ -701,8 +746,13 @@ class BaseTrainer(ABC):
         if not self.sharded:
             modules = [p for p in stateful_objects(self).values() if isinstance(p, nn.Module)]
             check_replicas_equal(modules, f"step {self.progress.step}")
-        self.checkpointer.save(state, self.progress.step, is_best, self.run_log.flush)
+        self.checkpointer.save(state, self.progress.step, is_best, self._flush_logs)
         self._saved_progress = self.progress.state_dict()
+
+    def _flush_logs(self) -> None:
+        """Makes the log entries and the training time up to this step durable."""
+        self.run_log.flush()
+        self.training_time.record(self.progress.step)
 
     def is_saved(self) -> bool:
         """Whether the last call of `save` has saved the progress so far."""

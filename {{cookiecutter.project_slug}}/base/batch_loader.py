@@ -1,5 +1,6 @@
 """The loader: which batches an optimizer step consists of, and the workers that load them."""
 
+import copy
 import multiprocessing
 import signal
 import threading
@@ -75,9 +76,10 @@ class StepSource(Dataset["Step | LoadingError"]):
         rank: this process has the samples at the positions rank, rank + world_size, ... of a
             batch.
         world_size: processes that train together.
-        order: for training: the indices of the samples of an epoch, int64, shape (N,), on the
-            device of the data set. By default all samples, shuffled, which is computed in blocks.
+        order: the indices of the samples of an epoch, int64, shape (N,), on the device of the data
+            set. By default all samples, which training shuffles; that is computed in blocks.
         drop_last: for training: whether an epoch leaves out the last batch if it is smaller.
+        augments: for training: whether batches are augmented.
     """
 
     dataset: BaseDataset
@@ -88,6 +90,7 @@ class StepSource(Dataset["Step | LoadingError"]):
     world_size: int = 1
     order: Callable[[int], Tensor] | None = None
     drop_last: bool = False
+    augments: bool = True
 
     @cached_property
     def step_size(self) -> int:
@@ -149,6 +152,8 @@ class StepSource(Dataset["Step | LoadingError"]):
         if self.seed is None:
             if step_of_epoch == self.steps_per_epoch - 1:
                 stop = self.samples_per_epoch
+            if self.order is not None:
+                return self.order(0)[start:stop]
             return torch.arange(start, stop, device=self.dataset.device)
         if self.order is not None:
             return self.order(epoch)[start:stop]
@@ -181,7 +186,7 @@ class StepSource(Dataset["Step | LoadingError"]):
     def _load_step(self, step: int, indices: Tensor) -> Step:
         self.seed_loading(step)
         rng = None
-        if self.seed is not None and self._has_transform:
+        if self.seed is not None and self.augments and self._has_transform:
             rng = make_generator(self.seed, RandomStream.LOADING, step)
         parts = [indices]  # one batch, even if the last of an evaluation is larger
         if self.accumulate > 1:
@@ -305,7 +310,7 @@ class BatchLoader:
         workers: processes that load batches; 0 loads them in this process.
         rank: number of this process among those that train together.
         world_size: the number of those processes.
-        order: the order of the samples in training; None shuffles them.
+        order: the order of the samples; None takes all of them, and shuffles them in training.
         drop_last: whether training leaves out the last batch of an epoch if it is smaller.
     """
 
@@ -327,7 +332,28 @@ class BatchLoader:
         self.source = StepSource(
             dataset, batch_size, seed, accumulate, rank, world_size, order, drop_last
         )
+        self.restricted_to: int | None = None
         self._pins_memory = False
+
+    def restricted(self, order: SampleOrder, augments: bool = True) -> "BatchLoader":
+        """A loader of the samples of another order only.
+
+        Args:
+            order: the samples of each epoch.
+            augments: whether training batches are augmented.
+        """
+        loader = copy.copy(self)
+        loader.restricted_to = len(order(0))
+        loader.order = order
+        loader.source = replace(self.source, order=order, augments=augments)
+        return loader
+
+    @property
+    def sample_count(self) -> int:
+        """Samples that are used: those of the data set, unless the loader is `restricted`."""
+        if self.restricted_to is None:
+            return len(self.dataset)
+        return self.restricted_to
 
     @property
     def step_size(self) -> int:

@@ -24,9 +24,9 @@ from utils.ranks import world_size
 def evaluate(trainer: Any, split: str) -> dict[str, Tensor]:
     """See `BaseTrainer.evaluate`."""
     loader = trainer.loaders[split]
-    if trainer.sharded and len(loader.dataset) < world_size():
+    if trainer.sharded and loader.sample_count < world_size():
         raise UserError(
-            f"{loader.dataset.title}, {split}: {len(loader.dataset)} "
+            f"{loader.dataset.title}, {split}: {loader.sample_count} "
             f"samples are too few for {world_size()} processes with "
             "trainer.strategy=fsdp; use ddp or fewer processes"
         )

@@ -188,7 +188,7 @@ def _may_change_on_resume(settings: Settings) -> set[str]:
             continue
         inner_fields: dict[str, Any] = dict(type(section).model_fields)
         if isinstance(section, ClassSection) and section.name != NO_CLASS:
-            inner_fields |= _settings_of_class(section).fields
+            inner_fields |= settings_of_class(section).fields
         for name, inner_field in inner_fields.items():
             if _is_marked(field) or _is_marked(inner_field):
                 keys.add(f"{key}.{name}")
@@ -220,7 +220,12 @@ def _check_schema(
         raise UserError(_join(problems)) from error
 
 
-def _settings_of_class(section: ClassSection) -> ClassSettings:
+def settings_of_class(section: ClassSection) -> ClassSettings:
+    """The settings of the class that a section names.
+
+    Raises:
+        UserError: if there is no such class.
+    """
     component = find_component(type(section), section.name)
     return class_settings(component, type(section), section.name)
 
@@ -245,7 +250,7 @@ def _check_arguments(
             problems.append(f"{key}.{name}: {key}.name is missing, whose argument this is")
         return section, problems
     try:
-        settings = _settings_of_class(section)
+        settings = settings_of_class(section)
     except UserError as error:
         name_key = f"{key}.name"
         if isinstance(section, SamplerSettings):

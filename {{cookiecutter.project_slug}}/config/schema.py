@@ -12,7 +12,7 @@ import pydantic
 from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
-from utils.paths import check_path
+from utils.paths import check_path, check_web_address
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -165,6 +165,14 @@ class TrainerSettings(ClassSection):
     """Passes over the training set."""
     max_steps: Annotated[Count | None, MayChangeOnResume()] = None
     """Largest number of optimizer steps; training may end before its last epoch."""
+    max_minutes: Annotated[Positive | None, MayChangeOnResume()] = None
+    """Largest training time of all starts of a run together, validations included."""
+    overfit: Count | None = None
+    """Train and validate on the first batches of the training set alone, without augmentation.
+
+    This number of batches shows whether the model can learn at all; the results are not real."""
+    fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Train and validate on this fraction of the samples, to try something out quickly."""
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], MayChangeOnResume()] = "auto"
     """Autocast dtype; auto selects bf16 if the hardware supports it, else fp32 (no autocast)."""
     tf32: Annotated[bool, MayChangeOnResume()] = False
@@ -232,6 +240,8 @@ class SchedulerSettings(ClassSection):
     """Length of the linear warm-up before a function, as a fraction of all steps."""
     start: Fraction = 0.0
     """Rate before the warm-up, as a fraction of the highest."""
+    span: Literal["steps", "minutes"] = "steps"
+    """What a function spans: all steps, or the training time in trainer.max_minutes."""
     interval: Literal["step", "epoch"] = "epoch"
     """When a class of torch.optim.lr_scheduler makes a step."""
 
@@ -245,6 +255,8 @@ class CheckpointSettings(Section):
     """Minutes between two checkpoints, in addition to one at the end of each epoch."""
     keep: Count = 2
     """Number of the newest step_*.pt files to keep, in addition to best.pt."""
+    keep_best: Count = 1
+    """Number of the best validated checkpoints to keep; with 2 or more, also as step_*.pt."""
     monitor: str = "loss"
     """Validation metric that selects best.pt and controls early stopping.
 
@@ -262,6 +274,8 @@ class LoggerSettings(Section):
     """Write TensorBoard files, with figures of the first inputs and of the last results."""
     tracker: str = "none"
     """Experiment tracker: none, or NAME if the project has logger/NAME_tracker.py."""
+    notify: Annotated[str, BeforeValidator(check_web_address)] | None = None
+    """Web address to which a line of JSON is posted when a run ends, such as a webhook of Slack."""
 
 
 class Settings(Section):
@@ -283,6 +297,25 @@ class Settings(Section):
     scheduler: Annotated[SchedulerSettings, MayChangeOnResume()] = SchedulerSettings()
     checkpoint: Annotated[CheckpointSettings, MayChangeOnResume()] = CheckpointSettings()
     logger: Annotated[LoggerSettings, MayChangeOnResume()] = LoggerSettings()
+
+    @property
+    def subset(self) -> str:
+        """What the samples of a run are limited to, as in ``overfit-1``; empty for all samples.
+
+        Titles and the names of folders contain it, so that nobody takes the results for real ones.
+        """
+        if self.trainer.overfit is not None:
+            return f"overfit-{self.trainer.overfit}"
+        if self.trainer.fraction is not None:
+            return f"fraction-{self.trainer.fraction:g}"
+        return ""
+
+    @property
+    def run_name(self) -> str:
+        """The folder in runs/ for the run folders: the name, with the subset."""
+        if not self.subset:
+            return self.name
+        return f"{self.name}-{self.subset}"
 
 
 def section_type(field: FieldInfo) -> type[Section] | None:

@@ -66,6 +66,21 @@ def split_rows(
     return rows[split]
 
 
+def select_stratified(targets: Tensor, count: int, seed: int) -> Tensor:
+    """Selects `count` samples with the same distribution of targets as all of them.
+
+    Args:
+        targets: classes (int64) or numbers (floating point) of all samples, shape (N,).
+        count: number of samples to select.
+        seed: random seed that selects them.
+
+    Returns:
+        Sorted indices, int64, shape (count,).
+    """
+    _, selected = _hold_out(_strata(targets, stratify=True), count, seed)
+    return selected
+
+
 def _hold_out(strata: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Divides samples into those to keep and `count` to hold out, stratified.
 

@@ -23,10 +23,14 @@ class Meter:
     """Means over the samples since the last log entry, and samples per second.
 
     The state differs between processes: each has the sums of its own samples.
+
+    Attributes:
+        peak_memory_gb: the largest value that `read_peak_memory` has returned.
     """
 
     def __init__(self) -> None:
         self.means = WeightedMeans()
+        self.peak_memory_gb = 0.0
         self.restart_timer()
 
     def add(self, outputs: Mapping[str, Tensor], samples: int) -> None:
@@ -69,6 +73,12 @@ class Meter:
             "samples_per_second": samples / elapsed,
             "waiting_for_data": self.seconds_waiting / elapsed,
         }
+
+    def read_peak_memory(self, device: torch.device) -> dict[str, float]:
+        """See the function `read_peak_memory`."""
+        values = read_peak_memory(device)
+        self.peak_memory_gb = max([self.peak_memory_gb, *values.values()])
+        return values
 
     def state_dict(self) -> dict[str, Any]:
         """The sums since the last log entry."""

@@ -51,7 +51,7 @@ class Tracker(LogWriter):
         if resumed:
             run = self.client.get_run(id_file.read_text())
         else:
-            run = self._create_run(folder.name, settings.name)
+            run = self._create_run(folder.name, settings.run_name)
             replace_file(id_file, run.info.run_id.encode())
         self.run = run.info.run_id
         self.active = not resumed  # a resumed run keeps its final state until there are new values

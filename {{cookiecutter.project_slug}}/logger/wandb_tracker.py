@@ -57,7 +57,7 @@ class Tracker(LogWriter):
         known_options = wandb.Settings.model_fields
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or _project_name(),
-            group=settings.name,
+            group=settings.run_name,
             name=folder.name,
             id=self.state["id"],
             resume="allow",

@@ -59,6 +59,24 @@ def build_schedule(
     return schedule
 
 
+def check_span(options: SchedulerSettings, max_minutes: float | None) -> None:
+    """Checks that a schedule over the training time is a function, and that this time is set.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if options.span == "steps":
+        return
+    problem = f"scheduler.span = {options.span!r}"
+    if not inspect.isfunction(find_component(SchedulerSettings, options.name)):
+        raise UserError(
+            f"{problem}: {options.name} counts its steps; use a function of optim/schedules.py, or "
+            "scheduler.span=steps"
+        )
+    if max_minutes is None:
+        raise UserError(f"{problem}: set trainer.max_minutes, the time that the schedule spans")
+
+
 def check_schedule(schedule: Schedule, total_steps: int) -> None:
     """Computes up to a thousand rates of a run, so that errors show before training.
 

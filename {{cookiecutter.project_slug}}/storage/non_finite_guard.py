@@ -9,6 +9,7 @@ from torch import Tensor
 
 from logger.console import log
 from storage.checkpoint_file import load_first_usable, read_step, save_checkpoint
+from storage.non_finite_cause import find_cause
 from storage.run_folder import find_checkpoints, step_in_name
 from utils.command import next_command
 from utils.errors import TRAINING_FAILED, NonFiniteError, UserError
@@ -26,6 +27,7 @@ class NonFiniteGuard:
 
     Training checks its values only at log entries and before a save. If one is not finite, it
     repeats the steps since the last checkpoint, which are reproducible, and checks each of them.
+    The step with the value is made once more, to find the operation and the layer.
 
     Args:
         folder: the run folder, for the file with the batches and the state before the step.
@@ -79,6 +81,11 @@ class NonFiniteGuard:
         if non_finite_inputs:
             names = " and ".join(non_finite_inputs)
             description += f"; the batch from the data set has non-finite values in {names}"
+        else:
+            trainer.load_state_dict(copy.deepcopy(state_before))  # which shares its tensors
+            cause = find_cause(trainer, step)
+            if cause:
+                description += f"; {cause}"
         file = self.folder / f"non_finite_{number:08d}.pt"
         if progress.skipped_steps < MAX_SAVED_STEPS:
             self._save(file, {**state_before, "batches": batches}, number)

@@ -10,14 +10,11 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from storage.repository import describe_repository
 from utils.command import next_command, typed_command
 from utils.errors import UserError
 from utils.files import TEMPORARY_NAME, replace_file
@@ -26,7 +23,6 @@ from utils.imports import fast_imports
 PROJECT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints/*.pt"
-RECORDED_PACKAGES = ("torch", "torchvision", "numpy")
 
 
 @contextmanager
@@ -268,7 +264,7 @@ def has_checkpoint(folder: Path) -> bool:
     return any(folder.glob(CHECKPOINTS))
 
 
-def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
+def write_manifest(folder: Path, settings: str, resumed: bool, **facts: Any) -> str:
     """Writes ``settings.yaml`` and ``manifest.json``.
 
     If a run is resumed, its manifest remains that of its first start, with the time added.
@@ -276,32 +272,55 @@ def write_manifest(folder: Path, settings: str, **facts: Any) -> str:
     Args:
         folder: the run folder.
         settings: all settings as YAML.
+        resumed: whether the run continues.
         **facts: more entries of the manifest.
 
     Returns:
-        The manifest of this start as JSON: code, command, versions, machine and `facts`.
+        The manifest of this start as JSON: command, machine and `facts`.
     """
     now = datetime.now(UTC).isoformat()
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-    versions = {name: version(name) for name in RECORDED_PACKAGES if find_spec(name)}
     manifest = {
         "started": now,
         "template": project["tool"]["torch-template"]["version"],
-        "git": describe_repository(PROJECT),
         "folder": str(Path.cwd()),
         "command": typed_command(),
-        "versions": versions,
         "machine": f"Python {platform.python_version()}, {platform.platform()}",
         **facts,
     }
     text = _to_json(manifest)
     replace_file(folder / "settings.yaml", settings.encode())
-    saved = read_manifest(folder)
-    if saved:
-        saved["resumed"] = now
-    content = _to_json(saved or manifest).encode(errors="backslashreplace")
-    replace_file(folder / "manifest.json", content)
+    if resumed:
+        saved = read_manifest(folder)
+        if saved:
+            manifest = {**saved, "resumed": now}
+    replace_file(folder / "manifest.json", _to_json(manifest).encode(errors="backslashreplace"))
     return text
+
+
+def write_patch(folder: Path, patch: bytes) -> None:
+    """Writes ``code.patch``, the changes that were not committed; without any, there is no file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    if patch:
+        replace_file(folder / "code.patch", patch)
+    else:
+        (folder / "code.patch").unlink(missing_ok=True)
+
+
+def add_note(folder: Path, note: str | None, tags: Iterable[str]) -> None:
+    """Adds a note, which replaces an earlier one, and tags to ``manifest.json``.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    manifest = read_manifest(folder)
+    if note is None:
+        note = manifest.get("note", "")
+    all_tags = dict.fromkeys([*manifest.get("tags", []), *tags])
+    add_to_manifest(folder, note=note, tags=list(all_tags))
 
 
 def add_to_manifest(folder: Path, **facts: Any) -> None:

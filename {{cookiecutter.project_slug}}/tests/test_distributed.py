@@ -1,6 +1,7 @@
 """Several processes, started by torchrun: the same training as in one, and no deadlock."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import json
 import multiprocessing
 import os
 import random
@@ -295,8 +296,12 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path, rece
     (run,) = (tmp_path / "runs/synthetic").iterdir()
     step = load(run)["progress"]["step"]
     assert step < 400
+    stopped = json.loads((run / "result.json").read_text())
+    assert (stopped["state"], stopped["exit_code"]) == ("stopped", 128 + signal.SIGTERM)
+    assert stopped["step"] == step
     launch(2, ROOT / "train.py", "--resume", run, f"trainer.max_steps={step + 5}")
     assert load(run)["progress"]["step"] == step + 5
+    assert json.loads((run / "result.json").read_text())["state"] == "finished"
 
 
 def test_an_error_in_one_process_ends_all_with_its_traceback(tmp_path: Path) -> None:

@@ -460,7 +460,7 @@ MAY_CHANGE = {
     *("trainer.compile", "trainer.precision", "trainer.non_finite", "trainer.clip_norm"),
     *("trainer.tf32", "trainer.profile", "trainer.strategy", "optimizer.lr"),
     *("optimizer.weight_decay", "data.validation_sets", "trainer.find_unused_parameters"),
-    *("trainer.validate_every_epochs", "trainer.validate_every_steps"),
+    *("trainer.validate_every_epochs", "trainer.validate_every_steps", "trainer.max_minutes"),
 }
 
 

@@ -16,6 +16,7 @@ from typing import NoReturn
 from utils.errors import (
     BAD_INPUT,
     COMMAND_PREFIX,
+    LOST_CONNECTION,
     TRAINING_FAILED,
     OtherProcessError,
     UserError,
@@ -76,45 +77,56 @@ def run_command(main: Callable[[], int | None]) -> None:
     sys.exit(exit_code)
 
 
-def _report(error: BaseException) -> int | None:
-    """Reports what ended a command; returns the exit code, or None if it needs a traceback."""
+def exit_code_of(error: BaseException) -> int:
+    """What a command exits with after an error."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if isinstance(error, BrokenPipeError):  # the reader of the output, as in `| head`, has exited
-        discard_output(sys.stdout)
+    if isinstance(error, BrokenPipeError):
         return CLOSED_PIPE
-    logging.getLogger("run").debug("traceback of the error", exc_info=error)  # in train.log
-    if isinstance(error, OtherProcessError):
-        return error.exit_code
     if isinstance(error, UserError):
-        print_error(error)
         return error.exit_code
     if isinstance(error, OSError):  # of a file that cannot be read or written
-        print_error(UserError(_describe_os_error(error)))
         return BAD_INPUT
+    if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code != 0:
+        return error.code
+    return TRAINING_FAILED
+
+
+def _report(error: BaseException) -> int | None:
+    """Reports what ended a command; returns the exit code, or None if it needs a traceback."""
+    exit_code = exit_code_of(error)
+    if isinstance(error, KeyboardInterrupt):
+        return exit_code
+    if isinstance(error, BrokenPipeError):  # the reader of the output, as in `| head`, has exited
+        discard_output(sys.stdout)
+        return exit_code
+    logging.getLogger("run").debug("traceback of the error", exc_info=error)  # in train.log
+    if isinstance(error, OtherProcessError):
+        return exit_code
+    if isinstance(error, UserError):
+        print_error(error)
+        return exit_code
+    if isinstance(error, OSError):
+        print_error(UserError(_describe_os_error(error)))
+        return exit_code
     if is_lost_connection(error):
-        print_error(UserError("another process has ended; if it was an error, it reports it"))
-        return TRAINING_FAILED
+        print_error(UserError(LOST_CONNECTION))
+        return exit_code
     if isinstance(error, SignalExit):
-        return error.exit_code
+        return exit_code
     if isinstance(error, SystemExit):
-        return _report_exit(error)
+        _report_exit(error)
+        return exit_code
     return None
 
 
-def _report_exit(error: SystemExit) -> int:
-    """Reports `sys.exit` in code of the project or a library; the exit code, which is not 0.
-
-    The command has not done its work.
-    """
+def _report_exit(error: SystemExit) -> None:
+    """Reports `sys.exit` in code of the project or a library: the work is not done."""
     message = (
         f"sys.exit({error.code!r}) ended the command ({place_of(error)}); raise an error instead, "
         "or call `stop` of the trainer to end training"
     )
     print_error(UserError(message))
-    if isinstance(error.code, int) and error.code != 0:
-        return error.code
-    return TRAINING_FAILED
 
 
 def _describe_os_error(error: OSError) -> str:

@@ -13,6 +13,7 @@ DATA_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 COMMAND_PREFIX = "uv run " if os.environ.get("UV") else ""
 MAX_MESSAGE_CHARACTERS = 300
 MAX_FIRST_LINE_CHARACTERS = 150
+LOST_CONNECTION = "another process has ended; if it was an error, it reports it"
 
 
 class UserError(Exception):

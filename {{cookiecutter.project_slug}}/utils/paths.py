@@ -1,4 +1,4 @@
-"""Paths that a user has written: in settings, on the command line, in the environment."""
+"""Paths and addresses that a user has written: in settings, arguments, the environment."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+WEB_ADDRESS = re.compile(r"https?://[^/\s]+(/[!-~]*)?")
 IN_HOME = re.compile(r"~[^/\\]*[/\\]")
 VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
@@ -53,12 +54,30 @@ def _expand(text: str) -> Path:
     return path.expanduser()
 
 
+def check_web_address(text: Any) -> Any:
+    """The address itself; values that are no text are returned unchanged.
+
+    Raises:
+        ValueError: if it is not an address of a web server.
+    """
+    if isinstance(text, str) and not WEB_ADDRESS.fullmatch(text):
+        raise ValueError("write an address that begins with https:// or http://")
+    return text
+
+
 def path_argument(text: str) -> Path:
     """The type of a path for argparse: as `check_path`."""
     try:
         return Path(check_path(text))
     except ValueError as error:
         raise ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def text_argument(text: str) -> str:
+    """The type of a text in one line for argparse, such as a note."""
+    if not text.strip() or not text.isprintable():
+        raise ArgumentTypeError(f"{text!r}: write a text in one line, in the terminal's encoding")
+    return text.strip()
 
 
 def folder_argument(text: str) -> Path:

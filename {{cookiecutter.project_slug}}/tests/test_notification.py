@@ -1,0 +1,120 @@
+"""logger.notify posts one line to a web server when a run ends."""
+# ruff: noqa: D103  the names of the tests state what they test
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from logger import notification
+from trainer.classifier import Classifier
+
+Command = Callable[..., int]
+Captured = pytest.CaptureFixture[str]
+SMALL = ("model.name=networks.MLP", "model.width=4", "trainer.epochs=1")
+SECRET = "T123/secret"
+
+
+class Webhook(BaseHTTPRequestHandler):
+    """Keeps the texts that it receives, and answers with a status."""
+
+    texts: ClassVar[list[str]] = []
+    status = 200
+
+    def do_POST(self) -> None:
+        """Keeps the text."""
+        length = int(self.headers["Content-Length"])
+        assert self.headers["Content-Type"] == "application/json"
+        content = json.loads(self.rfile.read(length))
+        assert list(content) == ["text"]
+        self.texts.append(content["text"])
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Prints nothing."""
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Webhook]]:
+    """A server on this machine; its address is in the setting that `setting_of` returns."""
+    monkeypatch.setenv("no_proxy", "*")
+    handler: Any = type("Handler", (Webhook,), {"texts": []})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        handler.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield handler
+        server.shutdown()
+        thread.join()
+
+
+def setting_of(webhook: Any) -> str:
+    return f"logger.notify=http://127.0.0.1:{webhook.port}/{SECRET}"
+
+
+def test_the_end_of_a_run_is_posted(
+    tmp_path: Path, train: Command, webhook: type[Webhook], capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, *SMALL, "checkpoint.monitor=accuracy", setting_of(webhook)) == 0
+    (text,) = webhook.texts
+    for part in ("synthetic finished", "step 16 of 16", "best accuracy 0.", str(run), "minutes"):
+        assert part in text
+    assert "\n" not in text
+    assert SECRET not in capsys.readouterr().out.replace(setting_of(webhook), "")
+
+
+def test_a_failure_is_posted_with_its_error(
+    tmp_path: Path, train: Command, webhook: type[Webhook], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after_step(trainer: Classifier, outputs: object) -> None:
+        raise ValueError("too\nbad")
+
+    monkeypatch.setattr(Classifier, "after_step", after_step)
+    with pytest.raises(ValueError, match="bad"):
+        train(tmp_path / "run", *SMALL, setting_of(webhook))
+    (text,) = webhook.texts
+    assert "synthetic failed at step 1 of 16" in text
+    assert "ValueError: too bad" in text
+
+
+@pytest.mark.parametrize("failure", ["status", "closed port", "no answer"])
+def test_a_server_that_fails_is_a_warning(
+    tmp_path: Path,
+    train: Command,
+    webhook: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    failure: str,
+) -> None:
+    monkeypatch.setattr(notification, "TIMEOUT_SECONDS", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if failure == "status":
+            webhook.status = 500
+        else:
+            webhook.port = silent.getsockname()[1]
+        if failure == "no answer":
+            silent.listen()
+        assert train(tmp_path / "run", *SMALL, setting_of(webhook)) == 0
+    output = capsys.readouterr().out
+    assert "logger.notify: 127.0.0.1 could not be notified: " in output
+    assert json.loads((tmp_path / "run/result.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://a.b/c", "file:///etc/passwd", "a.b/c", "https://", "''"]
+)
+def test_other_addresses_are_errors(
+    tmp_path: Path, train: Command, capsys: Captured, address: str
+) -> None:
+    assert train(tmp_path / "run", *SMALL, f"logger.notify={address}") == 2
+    message = capsys.readouterr().err
+    assert "logger.notify" in message
+    assert "https://" in message
