@@ -131,7 +131,7 @@ def test_a_final_state_that_cannot_be_saved_is_a_failure(
 def test_a_full_disk_is_detected_before_training(
     tmp_path: Path, train: Command, capsys: Captured
 ) -> None:
-    limit_files(5000)  # enough for the settings
+    limit_files(50_000)  # enough for the settings and the manifest
     try:
         assert train(tmp_path / "run") == 2
     finally:
