@@ -1,0 +1,21 @@
+"""Names of runs for tables: their folders without what all of them have in common."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.runs import Run
+
+
+def common_folder(runs: Sequence[Run]) -> Path:
+    """The folder that contains all runs."""
+    parents = [run.folder.absolute().parent for run in runs]
+    return Path(os.path.commonpath(parents))
+
+
+def short_names(runs: Sequence[Run]) -> dict[Path, str]:
+    """The path of each run below their common folder, by the run folder."""
+    if not runs:
+        return {}
+    common = common_folder(runs)
+    return {run.folder: run.folder.absolute().relative_to(common).as_posix() for run in runs}
