@@ -27,6 +27,7 @@ from utils.paths import path_argument
 
 RUNS = Path("runs")
 FORMATS = {"html": (".html", ".htm"), "csv": (".csv",), "md": (".md",)}
+MAX_SHOWN_CHARACTERS = 60  # of an option that a message quotes
 MAX_SHOWN_SAMPLES = 5  # for each of two runs
 UNLIMITED_WIDTH = 100_000  # of an output that is no terminal
 
@@ -97,7 +98,9 @@ def parse_arguments() -> argparse.Namespace:
             metavar="FILE",
             help=f"write a report; default: report{suffixes[0]} in the folder of the runs",
         )
-    arguments = parser.parse_intermixed_args()
+    arguments, unknown = parser.parse_known_intermixed_args()
+    if unknown:
+        raise UserError(f"unknown option {unknown[0][:MAX_SHOWN_CHARACTERS]}; see --help")
     check_arguments(arguments)
     return arguments
 

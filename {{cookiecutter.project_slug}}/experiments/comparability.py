@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.names import list_runs
 from experiments.runs import Run
 
 PROJECT = Path(__file__).resolve().parent.parent
-MAX_NAMED_RUNS = 2
 MAX_SHOWN_VALUES = 3
 HASHED_SPLITS = {"data": "training data", "validation": "validation data", "test": "test data"}
 PACKAGES = {"data.name": "data_loader", "model.name": "model", "trainer.name": "trainer"}
@@ -60,7 +60,7 @@ def _uncommitted_code(runs: Sequence[Run], names: Mapping[Path, str]) -> list[st
     dirty = [run for run in runs if run.git.get("dirty")]
     warnings = []
     if dirty:
-        warnings.append(f"uncommitted code: {_list_runs(dirty, names)}")
+        warnings.append(f"uncommitted code: {list_runs(dirty, names)}")
     commits = []
     for run in runs:
         commit = run.git.get("commit")
@@ -76,7 +76,7 @@ def _marked_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[str]:
             by_mark.setdefault(run.mark, []).append(run)
     warnings = []
     for mark, marked in by_mark.items():
-        warnings.append(f"no real results (trainer.{mark}): {_list_runs(marked, names)}")
+        warnings.append(f"no real results (trainer.{mark}): {list_runs(marked, names)}")
     return warnings
 
 
@@ -90,7 +90,7 @@ def _foreign_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> list[str]:
                 by_class.setdefault(f"{key}={name}", []).append(run)
     warnings = []
     for name, foreign in by_class.items():
-        warnings.append(f"{name} is not in this project: {_list_runs(foreign, names)}")
+        warnings.append(f"{name} is not in this project: {list_runs(foreign, names)}")
     return warnings
 
 
@@ -113,14 +113,7 @@ def _difference(
         return ""
     parts = []
     for value, with_value in list(by_value.items())[:MAX_SHOWN_VALUES]:
-        parts.append(f"{value} in {_list_runs(with_value, names)}")
+        parts.append(f"{value} in {list_runs(with_value, names)}")
     if len(by_value) > MAX_SHOWN_VALUES:
         parts.append(f"and {len(by_value) - MAX_SHOWN_VALUES} other values")
     return f"different {label}: {'; '.join(parts)}"
-
-
-def _list_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> str:
-    text = ", ".join(names[run.folder] for run in runs[:MAX_NAMED_RUNS])
-    if len(runs) > MAX_NAMED_RUNS:
-        text += f" and {len(runs) - MAX_NAMED_RUNS} more"
-    return text

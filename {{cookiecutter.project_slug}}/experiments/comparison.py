@@ -11,11 +11,10 @@ from typing import Any
 from experiments import statistics
 from experiments.comparability import find_warnings
 from experiments.metric import HIGHEST, Metric, choose_metric
-from experiments.names import short_names
+from experiments.names import list_runs, short_names
 from experiments.runs import Run, is_repeated
 from utils.errors import UserError
 
-COMPLETE_STATES = ("finished", "unknown")
 # Settings that say where and how a run is recorded; the results do not depend on them.
 NOT_COMPARED = ("name", "device", "data.root", "data.workers", "trainer.profile")
 NOT_COMPARED_PREFIXES = ("logger.", "checkpoint.every_", "checkpoint.keep")
@@ -134,18 +133,16 @@ class Comparison:
         self.rows.sort(key=key)
 
     def label(self, row: Row) -> str:
-        """What distinguishes a row from the others: its settings, or else its name."""
-        parts = []
-        for key in self.keys:
-            parts.append(f"{key}={format_setting(row.setting(key))}")
-        labels = ", ".join(parts)
-        same = [other for other in self.rows if self._values_of(other) == self._values_of(row)]
-        if not parts or len(same) > 1:
+        """What distinguishes a row from those that it is compared with, or else its name."""
+        others = self.compared
+        if row not in others:
+            others = self.rows
+        keys = [key for key in self.keys if len({_written(other, key) for other in others}) > 1]
+        settings = [_written(row, key) for key in keys]
+        same = [other for other in others if [_written(other, key) for key in keys] == settings]
+        if len(same) > 1 or not keys:
             return self.row_name(row)
-        return labels
-
-    def _values_of(self, row: Row) -> list[str]:
-        return [format_setting(row.setting(key)) for key in self.keys]
+        return ", ".join(settings)
 
     def row_name(self, row: Row) -> str:
         """The name of a row: that of the folder of its runs, or of the newest one."""
@@ -197,14 +194,18 @@ def compare_runs(
     comparison.warnings += find_warnings(
         [run for row in compared or rows for run in row.runs], comparison.names
     )
-    for run in superseded:
+    if superseded:
+        listed = list_runs(superseded, comparison.names)
         comparison.warnings.append(
-            f"{comparison.names[run.folder]} is not used: a newer run has the same settings, code "
-            "and seed"
+            f"not used, as a newer run has the same settings, code and seed: {listed}"
         )
     if by:
         comparison.warnings += _mixed_settings(rows, by)
     return comparison
+
+
+def _written(row: Row, key: str) -> str:
+    return f"{key}={format_setting(row.setting(key))}"
 
 
 def format_setting(value: Any) -> str:
@@ -232,10 +233,10 @@ def _check_keys(runs: Sequence[Run], by: Sequence[str]) -> None:
 
 def _group_key(run: Run, by: Sequence[str]) -> str:
     """The same text for all runs of one row."""
-    if run.state not in COMPLETE_STATES or not run.settings:
+    if not run.is_complete:
         return str(run.folder)
     if by:
-        return json.dumps([run.settings.get(key) for key in by], default=str)
+        return json.dumps([run.mark, *(run.settings.get(key) for key in by)], default=str)
     return _identity(run)
 
 
@@ -243,10 +244,14 @@ def _identity(run: Run) -> str:
     """What the result of a run depends on, besides its seed."""
     settings = {}
     for key, value in run.settings.items():
-        is_compared = key not in NOT_COMPARED and not key.startswith(NOT_COMPARED_PREFIXES)
-        if is_compared and not is_repeated(key) and value is not None:
+        if _is_compared(key) and value is not None:
             settings[key] = value
     return json.dumps([settings, run.code, run.patch_hash], sort_keys=True, default=str)
+
+
+def _is_compared(key: str) -> bool:
+    is_record = key in NOT_COMPARED or key.startswith(NOT_COMPARED_PREFIXES)
+    return not is_record and not is_repeated(key)
 
 
 def _without_repeated(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
@@ -258,7 +263,7 @@ def _without_repeated(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     superseded = []
     for run in runs:
         key: object = run.folder
-        if run.state in COMPLETE_STATES and run.settings:
+        if run.is_complete:
             key = (_identity(run), run.repetition)
         if key in used:
             superseded.append(run)
@@ -277,17 +282,17 @@ def _values(runs: Sequence[Run], metric: Metric) -> list[float]:
 
 
 def _differing_keys(runs: Sequence[Run]) -> list[str]:
-    """The settings that differ between runs; a missing one counts as null."""
-    readable = [run for run in runs if run.settings]
-    keys: dict[str, None] = {}
-    for run in readable:
-        keys.update(dict.fromkeys(run.settings))
+    """The settings that differ between runs.
+
+    One that a run lacks does not count: another setting says why, such as the name of a class.
+    """
+    values: dict[str, list[Any]] = {}
+    for run in runs:
+        for key, value in run.settings.items():
+            values.setdefault(key, []).append(value)
     differing = []
-    for key in keys:
-        if is_repeated(key) or key in NOT_COMPARED or key.startswith(NOT_COMPARED_PREFIXES):
-            continue
-        first = readable[0].settings.get(key)
-        if any(run.settings.get(key) != first for run in readable):
+    for key, found in values.items():
+        if _is_compared(key) and any(value != found[0] for value in found):
             differing.append(key)
     return differing
 
@@ -296,7 +301,7 @@ def _comparable_rows(rows: Sequence[Row]) -> list[Row]:
     """The rows of complete runs; those on a part of the data only if all are."""
     complete = []
     for row in rows:
-        if row.values and row.state in COMPLETE_STATES:
+        if row.values and row.runs[0].is_complete:
             complete.append(row)
     unmarked = [row for row in complete if not row.runs[0].mark]
     return unmarked or complete

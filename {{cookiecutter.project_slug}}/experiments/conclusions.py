@@ -19,9 +19,11 @@ MAX_LISTED_ROWS = 3
 
 def describe_comparison(comparison: Comparison) -> str:
     """What the table shows: how many runs, which metric, and which value of it is best."""
-    runs = _count(len(comparison.runs), "run")
     metric = comparison.metric
-    text = f"{runs} in {_count(len(comparison.rows), 'row')}; {metric.name} on validation"
+    text = _count(len(comparison.runs), "run")
+    if len(comparison.rows) < len(comparison.runs):
+        text += f" in {_count(len(comparison.rows), 'row')}"
+    text += f"; {metric.name} on validation"
     if metric.direction is not None:
         text += f" at the best step, {metric.direction} is best"
     return text
@@ -33,7 +35,8 @@ def conclude(comparison: Comparison) -> list[str]:
     if best is None:
         return ["There is no finished run to compare."]
     result = format_result(best)
-    seeds = _count(len(best.runs), "seed")
+    noun = "seed" if len(best.runs[0].repetition) == 1 else "repetition"
+    seeds = _count(len(best.runs), noun)
     sentence = f"{comparison.label(best)}: {comparison.metric.name} {result} ({seeds})."
     others = [row for row in comparison.compared if row is not best]
     if not others:

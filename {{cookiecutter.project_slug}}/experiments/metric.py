@@ -158,12 +158,10 @@ def _check_available(runs: Sequence[Run], name: str) -> None:
             available[metric] = None
     if name in available:
         return
-    message = f"--metric {name!r}: no run has it on validation"
+    problem = "no run has it on validation"
     if name.startswith("test/"):
-        message = f"--metric {name!r}: the test set does not choose between runs"
+        problem = "the test set does not choose between runs"
     similar = difflib.get_close_matches(name, available, n=1)
     if similar:
-        message += f"; did you mean {similar[0]}?"
-    if available:
-        message += f" The runs have {', '.join(available)}"
-    raise UserError(message)
+        problem += f"; did you mean {similar[0]}?"
+    raise UserError(f"--metric {name!r}: {problem}\nmetrics of the runs: {', '.join(available)}")

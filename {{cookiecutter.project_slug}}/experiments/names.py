@@ -1,10 +1,12 @@
 """Names of runs for tables: their folders without what all of them have in common."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.runs import Run
+
+MAX_NAMED_RUNS = 2
 
 
 def common_folder(runs: Sequence[Run]) -> Path:
@@ -19,3 +21,11 @@ def short_names(runs: Sequence[Run]) -> dict[Path, str]:
         return {}
     common = common_folder(runs)
     return {run.folder: run.folder.absolute().relative_to(common).as_posix() for run in runs}
+
+
+def list_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> str:
+    """The names of the first runs, and how many there are besides."""
+    text = ", ".join(names[run.folder] for run in runs[:MAX_NAMED_RUNS])
+    if len(runs) > MAX_NAMED_RUNS:
+        text += f" and {len(runs) - MAX_NAMED_RUNS} more"
+    return text

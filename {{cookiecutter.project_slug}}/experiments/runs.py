@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -19,9 +18,9 @@ from ruamel.yaml import YAML
 
 from utils.errors import UserError, first_line
 
-CSV_COLUMNS = 6  # data, split, epoch, step, metric, value
 RUN_FILES = ("manifest.json", ".pid")  # a run that was killed early has no manifest yet
 RECORDED_STATES = ("finished", "stopped", "failed")
+COMPLETE_STATES = ("finished", "unknown")
 REPEATED = ("seed", "fold")  # settings of repetitions, whose results are averaged
 MARKS = ("trainer.overfit", "trainer.fraction")
 
@@ -33,6 +32,18 @@ class LoggedValue(NamedTuple):
     step: int
     metric: str
     value: float
+
+
+class MetricsFile(NamedTuple):
+    """The content of metrics.csv.
+
+    Attributes:
+        values: the complete rows with a finite value.
+        damaged: the number of rows that cannot be read, without the last one if it is incomplete.
+    """
+
+    values: list[LoggedValue]
+    damaged: int
 
 
 @dataclass(frozen=True)
@@ -76,9 +87,19 @@ class Run:
     problems: Sequence[str]
 
     @cached_property
+    def log(self) -> MetricsFile:
+        """What is in metrics.csv."""
+        return read_metrics(self.folder / "metrics.csv")
+
+    @property
     def values(self) -> list[LoggedValue]:
         """The complete rows of metrics.csv."""
-        return read_metrics(self.folder / "metrics.csv")
+        return self.log.values
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has trained to its end, as far as it is known, and its files are whole."""
+        return self.state in COMPLETE_STATES and not self.problems
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -278,24 +299,33 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def read_metrics(file: Path) -> list[LoggedValue]:
-    """The complete rows of a metrics.csv with a finite value; none if it cannot be read."""
+def read_metrics(file: Path) -> MetricsFile:
+    """Reads a metrics.csv; a file that is missing has no values."""
     try:
         content = file.read_bytes()
     except OSError:
-        return []
+        return MetricsFile([], 0)
     complete, _, _ = content.rpartition(b"\n")  # a process that was killed may leave half a row
-    text = complete.decode(errors="replace").replace("\0", "")
+    lines = complete.decode(errors="replace").replace("\0", "").splitlines()
     values = []
-    for row in csv.reader(io.StringIO(text)):
-        if len(row) != CSV_COLUMNS:
-            continue
-        _, split, _, step, metric, number = row
-        with suppress(ValueError):  # the header, or a damaged row
-            value = float(number)
-            if math.isfinite(value):
-                values.append(LoggedValue(split, int(step), metric, value))
-    return values
+    damaged = 0
+    for line in lines[1:]:
+        value = _read_row(line)
+        if value is None:
+            damaged += 1
+        elif math.isfinite(value.value):
+            values.append(value)
+    return MetricsFile(values, damaged)
+
+
+def _read_row(line: str) -> LoggedValue | None:
+    """A row of metrics.csv; None if it is damaged."""
+    try:
+        (row,) = csv.reader([line])
+        _, split, _, step, metric, value = row
+        return LoggedValue(split, int(step), metric, float(value))
+    except (ValueError, csv.Error):
+        return None
 
 
 def _ends_with_line_break(file: Path) -> bool:

@@ -122,6 +122,8 @@ def remarks_of_run(run: Run) -> list[str]:
     if run.state == "failed" and error:
         texts.append(str(error))
     texts += run.problems
+    if not run.best and run.log.damaged:
+        texts.append(f"metrics.csv has damaged rows: {run.log.damaged}")
     if run.mark:
         texts.append(f"trainer.{run.mark}")
     if run.note:

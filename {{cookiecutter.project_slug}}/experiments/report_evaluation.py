@@ -1,0 +1,163 @@
+"""What evaluate.py has saved about runs, on the page: confusion matrices, figures, samples."""
+
+import base64
+import csv
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from experiments.report_html import element, html_table, paragraph, text
+from experiments.runs import Evaluation, Run
+from experiments.samples import SampleComparison, describe_samples, sample_table
+
+MAX_CLASSES = 20  # of a confusion matrix on the page
+MAX_MATRICES = 4
+MAX_TABLE_ROWS = 200
+MAX_OPEN_ROWS = 15  # of a table that is not folded
+MAX_TABLE_COLUMNS = 8
+MAX_IMAGE_BYTES = 3_000_000
+MAX_SHOWN_SAMPLES = 10
+STRONG_COLOR = 0.7
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CONFUSION = "confusion_matrix"
+
+
+def confusion_matrices(evaluations: Sequence[tuple[str, Evaluation]]) -> str:
+    """Confusion matrices side by side.
+
+    Args:
+        evaluations: what the runs are called, and the results on the same split.
+    """
+    figures = []
+    for label, evaluation in evaluations:
+        content = _confusion_matrix(evaluation)
+        if content:
+            figures.append(element("figure", element("h3", text(label)), content))
+    if not figures:
+        return ""
+    note = paragraph(
+        "Rows are true classes, columns predicted ones; the colour shows the share of the row.",
+        "note",
+    )
+    return element("div", *figures[:MAX_MATRICES], class_="grid wide") + note
+
+
+def _confusion_matrix(evaluation: Evaluation) -> str:
+    rows = read_table(evaluation.folder / f"{CONFUSION}.csv")
+    if len(rows) < 2 or any(len(row) != len(rows) for row in rows):
+        return embed_png(evaluation.folder / f"{CONFUSION}.png")
+    if len(rows) - 1 > MAX_CLASSES:
+        return embed_png(evaluation.folder / f"{CONFUSION}.png")
+    names = [_class_header(name, "col") for name in rows[0][1:]]
+    lines = [element("tr", element("th"), *names)]
+    for row in rows[1:]:
+        cells = [_confusion_cell(cell, row[1:]) for cell in row[1:]]
+        lines.append(element("tr", _class_header(row[0], "row"), *cells))
+    table = element("table", element("thead", lines[0]), element("tbody", *lines[1:]))
+    return element("div", table, class_="scroll confusion")
+
+
+def _class_header(name: str, scope: str) -> str:
+    """The name of a class, which may be too long to be shown as a whole."""
+    return element("th", element("span", text(name), title=name), scope=scope)
+
+
+def _confusion_cell(cell: str, row: Sequence[str]) -> str:
+    counts = [int(number) for number in row if number.isdecimal()]
+    share = 0.0
+    if cell.isdecimal() and sum(counts) > 0:
+        share = math.sqrt(int(cell) / sum(counts))  # few errors are visible, too
+    class_ = ""
+    if share > STRONG_COLOR:
+        class_ = "strong"
+    if cell == "0":
+        return element("td")
+    return element(
+        "td", text(cell), class_=class_, style=f"background:rgba(var(--heat),{share:.2f})"
+    )
+
+
+def other_tables(evaluation: Evaluation) -> str:
+    """The small tables of an evaluation, except for the confusion matrix."""
+    parts = []
+    for name in _files(evaluation, ".csv"):
+        rows = read_table(evaluation.folder / name)
+        if name.startswith(CONFUSION) or not 1 < len(rows) <= MAX_TABLE_ROWS:
+            continue
+        if len(rows[0]) <= MAX_TABLE_COLUMNS and all(len(row) == len(rows[0]) for row in rows):
+            if len(rows) > MAX_OPEN_ROWS:
+                summary = element("summary", text(f"Table: {_title(name)}"))
+                parts.append(element("details", summary, html_table(rows)))
+            else:
+                parts += [element("h3", text(_title(name))), html_table(rows)]
+    return "".join(parts)
+
+
+def figures(evaluations: Sequence[tuple[str, Evaluation]]) -> str:
+    """The figures of evaluations, except for the confusion matrices."""
+    parts = []
+    for label, evaluation in evaluations:
+        for name in _files(evaluation, ".png"):
+            if name.startswith(CONFUSION):
+                continue
+            image = embed_png(evaluation.folder / name)
+            if image:
+                caption = f"{_title(name)}: {label}" if label else _title(name)
+                parts.append(element("figure", element("h3", text(caption)), image))
+    if not parts:
+        return ""
+    return element("div", *parts, class_="grid wide")
+
+
+def sample_comparisons(comparisons: Sequence[SampleComparison], pair: Sequence[str]) -> str:
+    """The samples on which two runs differ.
+
+    Args:
+        comparisons: one for each split.
+        pair: the names of the runs.
+    """
+    parts = []
+    for samples in comparisons:
+        parts += [paragraph(line) for line in describe_samples(samples, pair)]
+        if samples.only_first or samples.only_second:
+            parts.append(html_table(sample_table(samples, pair, MAX_SHOWN_SAMPLES)))
+    return "".join(parts)
+
+
+def embed_png(file: Path) -> str:
+    """A PNG file as an image in the page itself; empty if it is missing, damaged or large."""
+    with suppress(OSError):
+        if file.stat().st_size <= MAX_IMAGE_BYTES:
+            content = file.read_bytes()
+            if content.startswith(PNG_SIGNATURE):
+                data = base64.b64encode(content).decode()
+                return f'<img src="data:image/png;base64,{data}" alt="{text(_title(file.name))}">'
+    return ""
+
+
+def read_table(file: Path) -> list[list[str]]:
+    """The rows of a CSV file; none if it is missing or damaged."""
+    try:
+        with file.open(encoding="utf-8", errors="replace", newline="") as stream:
+            return [row for row in csv.reader(stream) if row]
+    except (OSError, csv.Error):
+        return []
+
+
+def evaluated_runs(runs: Sequence[Run], split: str) -> list[Run]:
+    """The runs that were evaluated on a split."""
+    return [run for run in runs if split in run.evaluations]
+
+
+def _files(evaluation: Evaluation, suffix: str) -> list[str]:
+    """The files that metrics.json lists, without paths that lead out of the folder."""
+    listed = evaluation.metrics.get("files")
+    if not isinstance(listed, list):
+        return []
+    names = [Path(str(name)).name for name in listed]
+    return [name for name in names if name.endswith(suffix) and name != "predictions.csv"]
+
+
+def _title(name: str) -> str:
+    return Path(name).stem.replace("_", " ")
