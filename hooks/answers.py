@@ -26,7 +26,7 @@ PAYLOAD = "{{cookiecutter.project_slug}}"
 
 PACKAGES = "base config data_loader experiments logger metrics model optim storage tests trainer utils"
 MODULES = (
-    "builders profiling run_length sanity_check schedule_preview "
+    "builders profiling run_length sample_figures sanity_check schedule_preview "
     "train evaluate predict export preview compare"
 )
 FOLDERS = "runs data"

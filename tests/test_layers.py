@@ -17,7 +17,7 @@ LAYERS = (
     {"base"},
     {"data_loader", "model", "trainer"},
     {"experiments"},
-    {"builders", "sanity_check", "profiling", "run_length", "schedule_preview"},
+    {"builders", "sanity_check", "profiling", "run_length", "sample_figures", "schedule_preview"},
     {"train", "evaluate", "predict", "export", "preview", "compare"},
 )
 NOT_SOURCE = {"tests", ".venv", "build"}

@@ -14,20 +14,22 @@ if __name__ == "__main__":  # Ctrl-C during the imports below ends the process w
 from experiments.comparison import Comparison, compare_runs
 from experiments.conclusions import conclude, describe_comparison, footnotes
 from experiments.markdown import to_markdown
-from experiments.pair import difference_table, find_differences
+from experiments.pair import Pair, compare_pair, difference_table
 from experiments.removal import failed_runs, remove_run
 from experiments.runs import Run, find_runs
-from experiments.samples import compare_samples, describe_samples, sample_table
+from experiments.samples import SampleComparison, describe_samples, sample_table
 from experiments.tables import comparison_table, format_console, remarks_of_run, to_csv
 from logger.console import escape_invisible
 from utils.command import CommandParser, next_command, run_command
-from utils.errors import UserError
+from utils.errors import USER_CODE_ERRORS, UserError, first_line
 from utils.files import replace_file
 from utils.paths import path_argument
 
 RUNS = Path("runs")
 FORMATS = {"html": (".html", ".htm"), "csv": (".csv",), "md": (".md",)}
 MAX_SHOWN_CHARACTERS = 60  # of an option that a message quotes
+MAX_DRAWN_SAMPLES = 16  # for each of two runs
+DRAWN_SPLITS = ("train", "validation", "test")
 MAX_SHOWN_SAMPLES = 5  # for each of two runs
 UNLIMITED_WIDTH = 100_000  # of an output that is no terminal
 
@@ -40,14 +42,16 @@ def main() -> None:
     if arguments.failed:
         list_failed(runs, arguments.remove, arguments.yes)
         return
-    pair = find_pair(arguments.runs)
-    if pair is not None:
-        runs = list(pair)
+    two_runs = find_two_runs(arguments.runs)
+    if two_runs is not None:
+        runs = list(two_runs)
     comparison = compare_runs(runs, arguments.by, arguments.metric, arguments.mode)
     if arguments.sort == "best":
         comparison.sort_by_value()
-    if pair is not None:
-        print_pair(pair, comparison)
+    pair = None
+    if two_runs is not None:
+        pair = compare_pair(*two_runs, comparison.metric)
+        print_pair(pair)
     print_comparison(comparison)
     for warning in comparison.warnings:
         print(f"warning: {escape_invisible(warning)}")
@@ -156,7 +160,7 @@ def resolve_paths(paths: Sequence[Path]) -> list[Path]:
     return resolved
 
 
-def find_pair(paths: Sequence[Path]) -> tuple[Run, Run] | None:
+def find_two_runs(paths: Sequence[Path]) -> tuple[Run, Run] | None:
     """The two runs that the command line names; None if it names others, or folders of runs."""
     if len(paths) != 2:
         return None
@@ -169,11 +173,8 @@ def find_pair(paths: Sequence[Path]) -> tuple[Run, Run] | None:
 
 def print_comparison(comparison: Comparison) -> None:
     """Prints the table, and what follows from it."""
-    width = UNLIMITED_WIDTH
-    if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns
     print(f"{describe_comparison(comparison)}\n")
-    print(format_console(comparison_table(comparison), width))
+    print(format_console(comparison_table(comparison), output_width()))
     print()
     for note in footnotes(comparison):
         print(note)
@@ -181,22 +182,24 @@ def print_comparison(comparison: Comparison) -> None:
         print(escape_invisible(sentence))
 
 
-def print_pair(pair: tuple[Run, Run], comparison: Comparison) -> None:
+def print_pair(pair: Pair) -> None:
     """Prints all that differs between two runs, and on which samples."""
-    width = UNLIMITED_WIDTH
-    if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns
-    differences = find_differences(*pair, comparison.metric)
-    print(format_console(difference_table(differences, pair), width))
-    names = [comparison.names[run.folder] for run in pair]
-    for samples in compare_samples(*pair):
+    print(format_console(difference_table(pair), output_width()))
+    for samples in pair.samples:
         print()
-        for line in describe_samples(samples, names):
+        for line in describe_samples(samples, pair.names):
             print(escape_invisible(line))
         if samples.only_first or samples.only_second:
-            table = sample_table(samples, names, MAX_SHOWN_SAMPLES)
-            print(f"\n{format_console(table, width)}")
+            table = sample_table(samples, pair.names, MAX_SHOWN_SAMPLES)
+            print(f"\n{format_console(table, output_width())}")
     print()
+
+
+def output_width() -> int:
+    """The width of the terminal in characters; unlimited for a file or a pipe."""
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return UNLIMITED_WIDTH
 
 
 def list_failed(runs: Sequence[Run], remove: bool, yes: bool) -> None:
@@ -237,9 +240,7 @@ def is_confirmed(question: str) -> bool:
     return answer.strip().lower() in ("y", "yes")
 
 
-def write_reports(
-    arguments: argparse.Namespace, comparison: Comparison, pair: tuple[Run, Run] | None
-) -> None:
+def write_reports(arguments: argparse.Namespace, comparison: Comparison, pair: Pair | None) -> None:
     """Writes the reports that the command line asks for."""
     default_folder = Path()
     if len(arguments.runs) == 1:
@@ -256,15 +257,48 @@ def write_reports(
         print(f"saved in {file}")
 
 
-def make_report(name: str, comparison: Comparison, pair: tuple[Run, Run] | None) -> str:
+def make_report(name: str, comparison: Comparison, pair: Pair | None) -> str:
     """The content of a report: html, csv or md."""
     if name == "html":
         from experiments.report import make_page
 
-        return make_page(comparison, pair)
+        images = {}
+        if pair is not None:
+            images = draw_differing_samples(pair)
+        return make_page(comparison, pair, images)
     if name == "csv":
         return to_csv(comparison)
     return to_markdown(comparison)
+
+
+def draw_differing_samples(pair: Pair) -> dict[str, list[bytes]]:
+    """PNG files of the samples on which one of two runs is better, by split.
+
+    If the data are unavailable, that is a warning, and the page has no images.
+    """
+    images: dict[str, list[bytes]] = {}
+    try:
+        for samples in pair.samples:
+            if samples.is_class and samples.split in DRAWN_SPLITS:
+                images[samples.split] = draw_split(pair, samples)
+    except (UserError, *USER_CODE_ERRORS) as error:
+        print(f"warning: no images of samples: {first_line(error)}")
+    return images
+
+
+def draw_split(pair: Pair, samples: SampleComparison) -> list[bytes]:
+    """A figure of those on which only the first run is correct, and one for the second."""
+    from sample_figures import draw_samples  # imports torch, which takes 1.3 s
+
+    folder = pair.runs[0].folder
+    drawn = []
+    for name, names in zip(pair.names, (samples.only_first, samples.only_second), strict=True):
+        titles = {}
+        for sample in names[:MAX_DRAWN_SAMPLES]:
+            titles[sample] = samples.describe(sample)
+        if titles:
+            drawn.append(draw_samples(folder, samples.split, titles, f"correct only in {name}"))
+    return [image for image in drawn if image is not None]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from experiments.comparison import format_setting
 from experiments.metric import Metric, validation_metrics, value_at
 from experiments.names import short_names
 from experiments.runs import Run
+from experiments.samples import SampleComparison, compare_samples
 from experiments.tables import format_value
 
 CODE_FACTS = ("commit", "dirty")
@@ -37,8 +38,41 @@ class Difference:
     second: str
 
 
-def find_differences(first: Run, second: Run, metric: Metric) -> list[Difference]:
-    """Every setting, version, commit and metric that differs between two runs."""
+@dataclass(frozen=True)
+class Pair:
+    """Two runs in detail.
+
+    Attributes:
+        runs: the two.
+        names: what they are called.
+        differences: every setting, version, commit and metric that differs.
+        samples: one comparison for each split on which both were evaluated.
+    """
+
+    runs: tuple[Run, Run]
+    names: tuple[str, str]
+    differences: Sequence[Difference]
+    samples: Sequence[SampleComparison]
+
+
+def compare_pair(first: Run, second: Run, metric: Metric) -> Pair:
+    """Compares two runs in detail.
+
+    Args:
+        first: a run.
+        second: another one.
+        metric: what decides which step of a run is best.
+    """
+    names = short_names([first, second])
+    return Pair(
+        runs=(first, second),
+        names=(names[first.folder], names[second.folder]),
+        differences=_find_differences(first, second, metric),
+        samples=compare_samples(first, second),
+    )
+
+
+def _find_differences(first: Run, second: Run, metric: Metric) -> list[Difference]:
     sections: list[tuple[str, Mapping[str, Any], Mapping[str, Any]]] = [
         ("run", _facts_of_run(first), _facts_of_run(second)),
         ("settings", first.settings, second.settings),
@@ -57,11 +91,10 @@ def find_differences(first: Run, second: Run, metric: Metric) -> list[Difference
     return differences
 
 
-def difference_table(differences: Sequence[Difference], pair: Sequence[Run]) -> list[list[str]]:
+def difference_table(pair: Pair) -> list[list[str]]:
     """Differences as rows below a header that names the two runs."""
-    names = short_names(pair)
-    table = [["", *(names[run.folder] for run in pair)]]
-    for difference in differences:
+    table = [["", *pair.names]]
+    for difference in pair.differences:
         label = f"{difference.section}: {difference.name}"
         if difference.section == "settings":
             label = difference.name

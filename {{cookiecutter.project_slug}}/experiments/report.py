@@ -3,7 +3,7 @@
 It has no scripts and loads nothing: all figures are in the file itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from statistics import fmean, median
 
@@ -11,7 +11,7 @@ from experiments.comparison import Comparison, Row, format_setting
 from experiments.conclusions import conclude, describe_comparison, footnotes
 from experiments.metric import validation_metrics
 from experiments.names import common_folder
-from experiments.pair import difference_table, find_differences
+from experiments.pair import Pair, difference_table
 from experiments.report_curves import MAX_CURVES, curve_of_row, curves_figure, legend, rows_figure
 from experiments.report_evaluation import (
     MAX_MATRICES,
@@ -23,21 +23,24 @@ from experiments.report_evaluation import (
 from experiments.report_html import code_block, element, html_table, paragraph, section, text
 from experiments.report_style import STYLE
 from experiments.runs import Evaluation, Run
-from experiments.samples import compare_samples
 from experiments.tables import comparison_table, format_result, format_value, mean_of
 from utils.command import next_command, typed_command
 
 MAX_PLOTTED_ROWS = 20
 MAX_CURVE_FIGURES = 6
-Pair = tuple[Run, Run]
 
 
-def make_page(comparison: Comparison, pair: Pair | None = None) -> str:
+def make_page(
+    comparison: Comparison,
+    pair: Pair | None = None,
+    images: Mapping[str, Sequence[bytes]] | None = None,
+) -> str:
     """The whole page.
 
     Args:
         comparison: the runs; its rows are sorted, the best first.
         pair: the two runs, if these are compared in detail.
+        images: PNG files of samples on which they differ, by split.
     """
     comparison.sort_by_value()
     if len(comparison.runs) == 1:
@@ -46,8 +49,8 @@ def make_page(comparison: Comparison, pair: Pair | None = None) -> str:
     else:
         title = f"Comparison: {common_folder(comparison.runs).name}"
         if pair is not None:
-            title = " and ".join(comparison.names[run.folder] for run in pair)
-        parts = _parts_of_comparison(comparison, pair)
+            title = " and ".join(pair.names)
+        parts = _parts_of_comparison(comparison, pair, images or {})
     body = element("main", _header(title, comparison), *parts, _footer())
     return (
         "<!doctype html>\n"
@@ -58,16 +61,15 @@ def make_page(comparison: Comparison, pair: Pair | None = None) -> str:
     )
 
 
-def _parts_of_comparison(comparison: Comparison, pair: Pair | None) -> list[str]:
+def _parts_of_comparison(
+    comparison: Comparison, pair: Pair | None, images: Mapping[str, Sequence[bytes]]
+) -> list[str]:
     best_row = comparison.best or comparison.rows[0]
     shown = comparison.rows[:MAX_CURVES]
     parts = [_verdict(comparison), _warnings(comparison), _rows(comparison)]
     if pair is not None:
-        names = [comparison.names[run.folder] for run in pair]
-        differences = difference_table(find_differences(*pair, comparison.metric), pair)
-        parts.append(section("What differs", html_table(differences)))
-        samples = compare_samples(*pair)
-        parts.append(section("Sample by sample", sample_comparisons(samples, names)))
+        parts.append(section("What differs", html_table(difference_table(pair))))
+        parts.append(section("Sample by sample", sample_comparisons(pair, images)))
     parts += [
         section("Curves", _curves_of_rows(comparison, shown)),
         *_evaluations(comparison, shown),
@@ -143,13 +145,13 @@ def _rows(comparison: Comparison) -> str:
     if comparison.best is not None:
         highlighted = comparison.rows.index(comparison.best)
     notes = footnotes(comparison)
-    if len(plotted) > 1:
+    if any(len(row.values) > 1 for row in plotted):
         notes.insert(0, "dots: seeds; line: mean; bar: ± standard deviation")
     return section(
         f"Results: {comparison.metric.name} on validation",
         rows_figure(labels, plotted, comparison.metric.name),
         html_table(comparison_table(comparison), highlighted),
-        paragraph("; ".join(notes), "note"),
+        paragraph("; ".join(notes), "note") if notes else "",
     )
 
 
@@ -165,7 +167,7 @@ def _curves_of_rows(comparison: Comparison, rows: Sequence[Row]) -> str:
         parts.append(curves_figure(f"{name}, {split}", curves))
     if not any(parts):
         return ""
-    note = "mean over the seeds; the band is ± standard deviation"
+    note = "the mean over the seeds; the band is ± standard deviation"
     if len(comparison.rows) > len(rows):
         note += f"; the best {len(rows)} of {len(comparison.rows)} rows"
     figures_part = element("div", *parts, class_="grid")

@@ -20,6 +20,7 @@ BOTTOM = 34
 MAX_POINTS = 200  # of a curve
 LINE_PATTERNS = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")  # for those who see no colours
 MAX_CURVES = len(LINE_PATTERNS)
+MIN_SHOWN = 4  # points of a curve that must lie within the figure
 BEGINNING = 0.2  # of training, whose values may lie outside of the figure
 LOGARITHMIC_FROM = 50  # the ratio of the largest and the smallest value
 LABEL_CHARACTERS = 44
@@ -119,9 +120,9 @@ class Scale:
         self.first_step = min(steps)
         self.last_step = max(steps)
         beginning = self.first_step + BEGINNING * (self.last_step - self.first_step)
+        if any(sum(step >= beginning for step, _ in curve.points) < MIN_SHOWN for curve in curves):
+            beginning = self.first_step
         values = _values_after(curves, beginning)
-        if len(values) < 2:
-            values = _values_after(curves, self.first_step)
         self.low = min(values)
         self.high = max(values)
         self.is_logarithmic = self.low > 0 and self.high / self.low > LOGARITHMIC_FROM

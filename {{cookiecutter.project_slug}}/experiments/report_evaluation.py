@@ -3,13 +3,14 @@
 import base64
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from experiments.pair import Pair
 from experiments.report_html import element, html_table, paragraph, text
-from experiments.runs import Evaluation, Run
-from experiments.samples import SampleComparison, describe_samples, sample_table
+from experiments.runs import Evaluation
+from experiments.samples import describe_samples, sample_table
 
 MAX_CLASSES = 20  # of a confusion matrix on the page
 MAX_MATRICES = 4
@@ -110,19 +111,30 @@ def figures(evaluations: Sequence[tuple[str, Evaluation]]) -> str:
     return element("div", *parts, class_="grid wide")
 
 
-def sample_comparisons(comparisons: Sequence[SampleComparison], pair: Sequence[str]) -> str:
+def sample_comparisons(pair: Pair, images: Mapping[str, Sequence[bytes]]) -> str:
     """The samples on which two runs differ.
 
     Args:
-        comparisons: one for each split.
-        pair: the names of the runs.
+        pair: the runs.
+        images: PNG files of such samples, by split.
     """
     parts = []
-    for samples in comparisons:
-        parts += [paragraph(line) for line in describe_samples(samples, pair)]
+    for samples in pair.samples:
+        parts += [paragraph(line) for line in describe_samples(samples, pair.names)]
+        drawn = [element("figure", png_image(image)) for image in images.get(samples.split, ())]
+        if drawn:
+            parts.append(element("div", *drawn, class_="grid wide"))
         if samples.only_first or samples.only_second:
-            parts.append(html_table(sample_table(samples, pair, MAX_SHOWN_SAMPLES)))
+            table = html_table(sample_table(samples, pair.names, MAX_SHOWN_SAMPLES))
+            summary = element("summary", text(f"Table: samples of {samples.split}"))
+            parts.append(element("details", summary, table))
     return "".join(parts)
+
+
+def png_image(content: bytes, description: str = "") -> str:
+    """An image in the page itself."""
+    data = base64.b64encode(content).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{text(description)}">'
 
 
 def embed_png(file: Path) -> str:
@@ -131,8 +143,7 @@ def embed_png(file: Path) -> str:
         if file.stat().st_size <= MAX_IMAGE_BYTES:
             content = file.read_bytes()
             if content.startswith(PNG_SIGNATURE):
-                data = base64.b64encode(content).decode()
-                return f'<img src="data:image/png;base64,{data}" alt="{text(_title(file.name))}">'
+                return png_image(content, _title(file.name))
     return ""
 
 
@@ -143,11 +154,6 @@ def read_table(file: Path) -> list[list[str]]:
             return [row for row in csv.reader(stream) if row]
     except (OSError, csv.Error):
         return []
-
-
-def evaluated_runs(runs: Sequence[Run], split: str) -> list[Run]:
-    """The runs that were evaluated on a split."""
-    return [run for run in runs if split in run.evaluations]
 
 
 def _files(evaluation: Evaluation, suffix: str) -> list[str]:

@@ -65,6 +65,13 @@ class SampleComparison:
     first: Mapping[str, Prediction] = field(default_factory=dict)
     second: Mapping[str, Prediction] = field(default_factory=dict)
 
+    def describe(self, name: str) -> str:
+        """A sample in three lines: its name, the true class, and what was predicted instead."""
+        wrong = self.first[name]
+        if wrong.is_correct:
+            wrong = self.second[name]
+        return f"{name}\n{wrong.true}\nas {wrong.predicted}"
+
 
 def compare_samples(first: Run, second: Run) -> list[SampleComparison]:
     """Compares two runs on each split on which both have been evaluated."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
@@ -23,7 +24,7 @@ def compared(folder: Path, *by: str, metric: str | None = None) -> Comparison:
     return compare_runs(find_runs([folder]), by, metric)
 
 
-def write_seeds(folder: Path, values: list[float], **settings: object) -> None:
+def write_seeds(folder: Path, values: list[float], **settings: Any) -> None:
     for seed, value in enumerate(values):
         write_run(folder / f"seed={seed}", accuracy=value, seed=seed, **settings)
 
