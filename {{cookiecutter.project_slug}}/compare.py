@@ -297,8 +297,10 @@ def draw_split(pair: Pair, samples: SampleComparison) -> list[bytes]:
         for sample in names[:MAX_DRAWN_SAMPLES]:
             titles[sample] = samples.describe(sample)
         if titles:
-            drawn.append(draw_samples(folder, samples.split, titles, f"correct only in {name}"))
-    return [image for image in drawn if image is not None]
+            image = draw_samples(folder, samples.split, titles, f"correct only in {name}")
+            if image is not None:
+                drawn.append(image)
+    return drawn
 
 
 if __name__ == "__main__":

@@ -33,17 +33,18 @@ def draw_samples(run: Path, split: str, titles: Mapping[str, str], heading: str)
     settings = load_settings(state["settings"])
     settings = find_data_root(settings, run_folder_of(checkpoint))
     dataset = restore_dataset(settings, split, state)
-    indices = {}
+    indices = []
+    shown_titles = []
     for index in range(len(dataset)):
-        name = dataset.sample_name(index)
-        if name in titles:
-            indices[name] = index
-    names = [name for name in titles if name in indices]
-    if not names:
+        title = titles.get(dataset.sample_name(index))
+        if title is not None:
+            indices.append(index)
+            shown_titles.append(title)
+    if not indices:
         return None
-    batch = dataset.__getitems__(torch.tensor([indices[name] for name in names]))
+    batch = dataset.__getitems__(torch.tensor(indices))
     batch = dataset.transform(batch, None)
-    figure = dataset.draw(batch, heading, [titles[name] for name in names])
+    figure = dataset.draw(batch, heading, shown_titles)
     if figure is None:
         return None
     image = io.BytesIO()

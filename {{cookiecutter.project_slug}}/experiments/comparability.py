@@ -1,6 +1,7 @@
 """Warns about runs whose results mean different things."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,52 +21,44 @@ def find_warnings(runs: Sequence[Run], names: Mapping[Path, str]) -> list[str]:
         runs: the runs that are compared.
         names: what they are called, by their folders.
     """
-    warnings = [
-        *_different_data(runs, names),
-        *_uncommitted_code(runs, names),
-        _difference("torch", runs, names, [run.fact("versions", "torch") for run in runs]),
-        _difference("number of steps", runs, names, [run.step for run in runs]),
-        _difference("checkpoint.monitor", runs, names, [run.monitor or None for run in runs]),
-        _difference("device", runs, names, [run.manifest.get("device") for run in runs]),
-        *_marked_runs(runs, names),
-        *_foreign_runs(runs, names),
-    ]
-    return [warning for warning in warnings if warning]
+    warnings = _different_data(runs, names)
+    warnings += _uncommitted_code(runs, names)
+    warnings += _difference("torch", runs, names, lambda run: run.fact("versions", "torch"))
+    warnings += _difference("number of steps", runs, names, lambda run: run.step)
+    warnings += _difference("checkpoint.monitor", runs, names, lambda run: run.monitor or None)
+    warnings += _difference("device", runs, names, lambda run: run.manifest.get("device"))
+    warnings += _marked_runs(runs, names)
+    warnings += _foreign_runs(runs, names)
+    return warnings
 
 
 def _different_data(runs: Sequence[Run], names: Mapping[Path, str]) -> list[str]:
     """Compares the fingerprints of runs with the same seed, which may decide on the splits."""
-    titles = [run.fact("data", "title") for run in runs]
-    warning = _difference("data set", runs, names, titles)
-    if warning:
-        return [warning]
-    warnings = []
+    warnings = _difference("data set", runs, names, lambda run: run.fact("data", "title"))
+    if warnings:
+        return warnings
+    by_repetition: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        by_repetition.setdefault(run.repetition, []).append(run)
     for split, label in HASHED_SPLITS.items():
-        by_repetition: dict[tuple[Any, ...], list[Run]] = {}
-        for run in runs:
-            by_repetition.setdefault(run.repetition, []).append(run)
+        hash_of = partial(Run.fact, section=split, name="hash")
+        samples_of = partial(Run.fact, section=split, name="samples")
+        found: list[str] = []
         for repeated in by_repetition.values():
-            hashes = [run.fact(split, "hash") for run in repeated]
-            warning = _difference(f"{label} (fingerprint)", repeated, names, hashes)
-            if warning:
-                warnings.append(warning)
-                break
-        else:
-            samples = [run.fact(split, "samples") for run in runs]
-            warnings.append(_difference(f"{label} (number of samples)", runs, names, samples))
+            found += _difference(f"{label} (fingerprint)", repeated, names, hash_of)
+        found += _difference(f"{label} (number of samples)", runs, names, samples_of)
+        warnings += found[:1]
     return warnings
 
 
 def _uncommitted_code(runs: Sequence[Run], names: Mapping[Path, str]) -> list[str]:
-    dirty = [run for run in runs if run.git.get("dirty")]
-    warnings = []
+    dirty = []
+    for run in runs:
+        if run.git.get("dirty"):
+            dirty.append(run)
+    warnings = _difference("commit", runs, names, lambda run: run.commit)
     if dirty:
         warnings.append(f"uncommitted code: {list_runs(dirty, names)}")
-    commits = []
-    for run in runs:
-        commit = run.git.get("commit")
-        commits.append(str(commit)[:8] if commit else None)
-    warnings.append(_difference("commit", runs, names, commits))
     return warnings
 
 
@@ -102,18 +95,19 @@ def _has_module(package: str, name: str) -> bool:
 
 
 def _difference(
-    label: str, runs: Sequence[Run], names: Mapping[Path, str], values: Sequence[Any]
-) -> str:
-    """A line about a value that differs between runs; empty if it does not or is unknown."""
+    label: str, runs: Sequence[Run], names: Mapping[Path, str], value_of: Callable[[Run], Any]
+) -> list[str]:
+    """A line about a value that differs between runs; none if it does not or is unknown."""
     by_value: dict[str, list[Run]] = {}
-    for run, value in zip(runs, values, strict=True):
+    for run in runs:
+        value = value_of(run)
         if value is not None:
             by_value.setdefault(str(value), []).append(run)
     if len(by_value) < 2:
-        return ""
+        return []
     parts = []
     for value, with_value in list(by_value.items())[:MAX_SHOWN_VALUES]:
         parts.append(f"{value} in {list_runs(with_value, names)}")
     if len(by_value) > MAX_SHOWN_VALUES:
         parts.append(f"and {len(by_value) - MAX_SHOWN_VALUES} other values")
-    return f"different {label}: {'; '.join(parts)}"
+    return [f"different {label}: {'; '.join(parts)}"]

@@ -2,8 +2,11 @@
 
 import difflib
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -134,25 +137,38 @@ class Comparison:
 
     def label(self, row: Row) -> str:
         """What distinguishes a row from those that it is compared with, or else its name."""
-        others = self.compared
-        if row not in others:
-            others = self.rows
-        keys = [key for key in self.keys if len({_written(other, key) for other in others}) > 1]
-        settings = [_written(row, key) for key in keys]
-        same = [other for other in others if [_written(other, key) for key in keys] == settings]
-        if len(same) > 1 or not keys:
-            return self.row_name(row)
-        return ", ".join(settings)
+        return self._labels[row.runs[0].folder]
+
+    @cached_property
+    def _labels(self) -> dict[Path, str]:
+        """The labels of all rows, by the folder of their newest run."""
+        return self._labels_of(self.rows) | self._labels_of(self.compared)
+
+    def _labels_of(self, rows: Sequence[Row]) -> dict[Path, str]:
+        columns = []
+        for key in self.keys:
+            column = [f"{key}={format_setting(row.setting(key))}" for row in rows]
+            if len(set(column)) > 1:
+                columns.append(column)
+        settings = list(map(", ".join, zip(*columns, strict=True)))
+        counts = Counter(settings)
+        labels = {}
+        for index, row in enumerate(rows):
+            label = self.row_name(row)
+            if columns and counts[settings[index]] == 1:
+                label = settings[index]
+            labels[row.runs[0].folder] = label
+        return labels
 
     def row_name(self, row: Row) -> str:
         """The name of a row: that of the folder of its runs, or of the newest one."""
         newest = self.names[row.runs[0].folder]
         if len(row.runs) == 1:
             return newest
-        parents = {run.folder.parent for run in row.runs}
-        in_parents = [run for run in self.runs if run.folder.parent in parents]
+        folder = row.runs[0].folder.parent
+        in_folder = [run for run in self.runs if run.folder.parent == folder]
         parent, slash, _ = newest.rpartition("/")
-        if len(parents) == 1 and len(in_parents) == len(row.runs) and slash:
+        if slash and {run.folder for run in in_folder} == {run.folder for run in row.runs}:
             return parent
         return f"{newest} +{len(row.runs) - 1}"
 
@@ -181,7 +197,9 @@ def compare_runs(
     groups: dict[str, list[Run]] = {}
     for run in used:
         groups.setdefault(_group_key(run, by), []).append(run)
-    rows = [Row(group, _values(group, metric)) for group in groups.values()]
+    rows = []
+    for group in groups.values():
+        rows.append(Row(group, _values(group, metric)))
     keys = by or _differing_keys(runs)
     comparison = Comparison(runs, rows, metric, keys, short_names(runs))
     compared = _comparable_rows(rows)
@@ -191,9 +209,10 @@ def compare_runs(
             f"no run says whether higher or lower {metric.name} is better; add --mode max or min"
         )
     _compare_with_best(compared, metric)
-    comparison.warnings += find_warnings(
-        [run for row in compared or rows for run in row.runs], comparison.names
-    )
+    compared_runs: list[Run] = []
+    for row in compared or rows:
+        compared_runs += row.runs
+    comparison.warnings += find_warnings(compared_runs, comparison.names)
     if superseded:
         listed = list_runs(superseded, comparison.names)
         comparison.warnings.append(
@@ -202,10 +221,6 @@ def compare_runs(
     if by:
         comparison.warnings += _mixed_settings(rows, by)
     return comparison
-
-
-def _written(row: Row, key: str) -> str:
-    return f"{key}={format_setting(row.setting(key))}"
 
 
 def format_setting(value: Any) -> str:
@@ -236,7 +251,7 @@ def _group_key(run: Run, by: Sequence[str]) -> str:
     if not run.is_complete:
         return str(run.folder)
     if by:
-        return json.dumps([run.mark, *(run.settings.get(key) for key in by)], default=str)
+        return json.dumps([run.mark, *map(run.settings.get, by)], default=str)
     return _identity(run)
 
 
@@ -316,11 +331,12 @@ def _compare_with_best(rows: Sequence[Row], metric: Metric) -> None:
     else:
         best = min(rows, key=lambda row: fmean(row.values))
     best.verdict = Verdict(BEST)
-    others = [row for row in rows if row is not best]
     pooled = statistics.pooled_deviation([row.values for row in rows])
     tested: list[Row] = []
     p_values: list[float] = []
-    for row in others:
+    for row in rows:
+        if row is best:
+            continue
         p_value = _p_value(row.values, best.values, pooled)
         if p_value is None:
             row.verdict = Verdict(_why_unknown(row, best, pooled))
@@ -357,14 +373,17 @@ def _why_unknown(row: Row, best: Row, pooled: tuple[float, int] | None) -> str:
 def _seeds_needed(
     values: Sequence[float], best: Sequence[float], pooled: tuple[float, int] | None
 ) -> int | None:
-    deviations = [statistics.deviation(values), statistics.deviation(best)]
-    if None in deviations:
-        deviations = [pooled[0] if pooled else None]
-    variances = [spread**2 for spread in deviations if spread is not None]
-    variance = fmean(variances)
-    if variance == 0:
+    own = statistics.deviation(values)
+    of_best = statistics.deviation(best)
+    if own is not None and of_best is not None:
+        spread = math.hypot(own, of_best) / math.sqrt(2)
+    elif pooled is not None:
+        spread, _ = pooled
+    else:
         return None
-    return statistics.seeds_needed(fmean(values) - fmean(best), variance**0.5)
+    if spread == 0:
+        return None
+    return statistics.seeds_needed(fmean(values) - fmean(best), spread)
 
 
 def _mixed_settings(rows: Sequence[Row], by: Sequence[str]) -> list[str]:

@@ -35,53 +35,57 @@ def conclude(comparison: Comparison) -> list[str]:
     if best is None:
         return ["There is no finished run to compare."]
     result = format_result(best)
-    noun = "seed" if len(best.runs[0].repetition) == 1 else "repetition"
+    noun = "seed"
+    if len(best.runs[0].repetition) > 1:  # a seed and a fold
+        noun = "repetition"
     seeds = _count(len(best.runs), noun)
     sentence = f"{comparison.label(best)}: {comparison.metric.name} {result} ({seeds})."
-    others = [row for row in comparison.compared if row is not best]
-    if not others:
-        return [sentence]
     by_verdict: dict[str, list[Row]] = {}
-    for row in others:
+    for row in comparison.compared:
         if row.verdict is not None:
             by_verdict.setdefault(row.verdict.text, []).append(row)
+    if len(comparison.compared) == 1:
+        return [sentence]
     sentences = [f"The {comparison.metric.direction} mean: {sentence}"]
     for verdict in (WORSE, WITHIN_NOISE, SINGLE_SEED, NO_SPREAD, EQUAL):
-        rows = by_verdict.get(verdict, [])
-        if not rows:
-            continue
-        labels = _list_labels(comparison, rows)
-        if verdict == WORSE:
-            sentences.append(f"It is better than {labels}: {_certainty(rows)}.")
-        elif verdict == WITHIN_NOISE:
-            sentences.append(f"Within noise: {labels}.{_advice(rows)}")
-        elif verdict == SINGLE_SEED:
-            settings = best.runs[0].folder / "settings.yaml"
-            repeat = next_command("train.py", "--config", settings, "seed=1")
-            sentences.append(
-                f"A single seed shows no noise, so nothing can be said about {labels}. "
-                f"Repeat with other seeds: {repeat}"
-            )
-        else:
-            sentences.append(f"{verdict.capitalize()}: {labels}.")
+        if verdict in by_verdict:
+            sentences.append(_describe(comparison, verdict, by_verdict[verdict]))
     return sentences
+
+
+def _describe(comparison: Comparison, verdict: str, rows: Sequence[Row]) -> str:
+    """One sentence about the rows that have a verdict."""
+    labels = _list_labels(comparison, rows)
+    if verdict == WORSE:
+        return f"It is better than {labels}: {_certainty(rows)}."
+    if verdict == WITHIN_NOISE:
+        return f"Within noise: {labels}.{_advice(rows)}"
+    if verdict == SINGLE_SEED:
+        settings = comparison.compared[0].runs[0].folder / "settings.yaml"
+        repeat = next_command("train.py", "--config", settings, "seed=1")
+        return (
+            f"A single seed shows no noise, so nothing can be said about {labels}. "
+            f"Repeat with other seeds: {repeat}"
+        )
+    return f"{verdict.capitalize()}: {labels}."
 
 
 def footnotes(comparison: Comparison) -> list[str]:
     """How the columns of the table were computed."""
-    verdicts = [row.verdict for row in comparison.compared if row.verdict is not None]
-    notes = []
-    if any(verdict.p_value is not None for verdict in verdicts):
-        notes.append("p: difference from the best row, Welch's t-test, corrected by Holm's method")
-    if any(verdict.is_pooled for verdict in verdicts):
-        notes.append("*: of a single seed; the test uses the pooled spread of the other rows")
-    if any(verdict.seeds is not None for verdict in verdicts):
-        notes.append("seeds to tell: in each row, for this difference (power 80 %, alpha 5 %)")
-    return notes
+    notes: dict[str, None] = {}
+    for row in comparison.compared:
+        if row.verdict is None or row.verdict.p_value is None:
+            continue
+        notes["p: difference from the best row, Welch's t-test, corrected by Holm's method"] = None
+        if row.verdict.is_pooled:
+            notes["*: of a single seed; the test uses the pooled spread of the other rows"] = None
+        if row.verdict.seeds is not None:
+            notes["seeds to tell: in each row, for this difference (power 80 %, alpha 5 %)"] = None
+    return list(notes)
 
 
 def _list_labels(comparison: Comparison, rows: Sequence[Row]) -> str:
-    labels = [comparison.label(row) for row in rows[:MAX_LISTED_ROWS]]
+    labels = map(comparison.label, rows[:MAX_LISTED_ROWS])
     text = "; ".join(labels)
     if len(rows) > MAX_LISTED_ROWS:
         text += f"; and {len(rows) - MAX_LISTED_ROWS} more"

@@ -12,10 +12,11 @@ def to_markdown(comparison: Comparison) -> str:
     """A comparison in Markdown."""
     lines = [describe_comparison(comparison), ""]
     table = comparison_table(comparison)
+    rule = ["---"] * len(table[0])
     for row in table:
-        cells = [_escape_markdown(cell) for cell in row]
+        cells = map(_escape_markdown, row)
         lines.append(f"| {' | '.join(cells)} |")
-    lines.insert(3, f"|{'---|' * len(table[0])}")
+    lines.insert(3, f"| {' | '.join(rule)} |")
     lines.append("")
     for note in footnotes(comparison):
         lines.append(f"{_escape_markdown(note)}\n")

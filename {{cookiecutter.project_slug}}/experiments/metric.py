@@ -77,7 +77,8 @@ def choose_metric(runs: Sequence[Run], name: str | None, mode: str | None) -> Me
     """
     directions = find_directions(runs)
     if name is None:
-        monitors = Counter(run.monitor for run in runs if run.monitor)
+        monitors = Counter(run.monitor for run in runs)
+        monitors.pop("", None)  # of runs without readable settings
         name = "loss"
         if monitors:
             name = monitors.most_common(1)[0][0]

@@ -11,7 +11,9 @@ MAX_NAMED_RUNS = 2
 
 def common_folder(runs: Sequence[Run]) -> Path:
     """The folder that contains all runs."""
-    parents = [run.folder.absolute().parent for run in runs]
+    parents = []
+    for run in runs:
+        parents.append(run.folder.absolute().parent)
     return Path(os.path.commonpath(parents))
 
 
@@ -20,7 +22,10 @@ def short_names(runs: Sequence[Run]) -> dict[Path, str]:
     if not runs:
         return {}
     common = common_folder(runs)
-    return {run.folder: run.folder.absolute().relative_to(common).as_posix() for run in runs}
+    names = {}
+    for run in runs:
+        names[run.folder] = run.folder.absolute().relative_to(common).as_posix()
+    return names
 
 
 def list_runs(runs: Sequence[Run], names: Mapping[Path, str]) -> str:

@@ -11,7 +11,6 @@ from experiments.runs import Run
 from experiments.samples import SampleComparison, compare_samples
 from experiments.tables import format_value
 
-CODE_FACTS = ("commit", "dirty")
 COSTS = {
     "minutes": "minutes",
     "samples_per_second": "samples per second",
@@ -135,10 +134,12 @@ def _facts_of_run(run: Run) -> dict[str, Any]:
 
 
 def _code(run: Run) -> dict[str, Any]:
-    code = {name: run.git.get(name) for name in CODE_FACTS}
-    code["uncommitted changes"] = run.patch_hash or None
-    code["template"] = run.manifest.get("template")
-    return code
+    return {
+        "commit": run.git.get("commit"),
+        "dirty": run.git.get("dirty"),
+        "uncommitted changes": run.patch_hash or None,
+        "template": run.manifest.get("template"),
+    }
 
 
 def _versions(run: Run) -> dict[str, Any]:
@@ -174,7 +175,10 @@ def _metrics(run: Run, metric: Metric) -> dict[str, Any]:
 
 
 def _costs(run: Run) -> dict[str, Any]:
-    return {label: run.number(name) for name, label in COSTS.items()}
+    costs = {}
+    for name, label in COSTS.items():
+        costs[label] = run.number(name)
+    return costs
 
 
 def _evaluation(run: Run, split: str) -> dict[str, Any]:

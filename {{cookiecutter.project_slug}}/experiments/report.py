@@ -83,11 +83,12 @@ def _parts_of_comparison(
 def _parts_of_run(comparison: Comparison) -> list[str]:
     run = comparison.runs[0]
     parts = [_tiles(comparison), _warnings(comparison)]
-    remarks = [*run.problems]
+    problems = [*run.problems]
     if run.result.get("error"):
-        remarks.insert(0, str(run.result["error"]))
-    parts.append(section("Problems", *(paragraph(remark) for remark in remarks)))
-    parts.append(section("Note", paragraph(run.note)) if run.note else "")
+        problems.insert(0, str(run.result["error"]))
+    parts.append(section("Problems", *map(paragraph, problems)))
+    if run.note:
+        parts.append(section("Note", paragraph(run.note)))
     parts.append(section("Curves", _curves_of_run(run)))
     for split, evaluation in run.evaluations.items():
         parts.append(
@@ -114,14 +115,13 @@ def _header(title: str, comparison: Comparison) -> str:
     validation = run.fact("validation", "samples")
     if validation is not None:
         facts.append(f"{validation} validation samples")
-    days = sorted({run.started[:10] for run in comparison.runs if run.started})
-    if days:
-        facts.append(" to ".join(dict.fromkeys([days[0], days[-1]])))
+    days = sorted({run.started[:10] for run in comparison.runs})
+    facts.append(" to ".join(dict.fromkeys([days[0], days[-1]])))
     return element(
         "header",
         element("h1", text(title)),
         paragraph(describe_comparison(comparison), "muted"),
-        paragraph(", ".join(facts), "muted"),
+        paragraph(", ".join(filter(None, facts)), "muted"),
     )
 
 
@@ -133,31 +133,33 @@ def _verdict(comparison: Comparison) -> str:
 def _warnings(comparison: Comparison) -> str:
     if not comparison.warnings:
         return ""
-    items = [element("li", text(warning)) for warning in comparison.warnings]
     heading = element("h2", text("Before you rely on this"))
+    items = []
+    for warning in comparison.warnings:
+        items.append(element("li", text(warning)))
     return element("div", heading, element("ul", *items), class_="warnings")
 
 
 def _rows(comparison: Comparison) -> str:
     plotted = [row for row in comparison.rows if row.values][:MAX_PLOTTED_ROWS]
-    labels = [comparison.label(row) for row in plotted]
+    labels = list(map(comparison.label, plotted))
     highlighted = None
     if comparison.best is not None:
         highlighted = comparison.rows.index(comparison.best)
     notes = footnotes(comparison)
-    if any(len(row.values) > 1 for row in plotted):
+    if len(comparison.runs) > len(comparison.rows):
         notes.insert(0, "dots: seeds; line: mean; bar: ± standard deviation")
     return section(
         f"Results: {comparison.metric.name} on validation",
         rows_figure(labels, plotted, comparison.metric.name),
         html_table(comparison_table(comparison), highlighted),
-        paragraph("; ".join(notes), "note") if notes else "",
+        paragraph("; ".join(notes), "note"),
     )
 
 
 def _curves_of_rows(comparison: Comparison, rows: Sequence[Row]) -> str:
     metric = comparison.metric.name
-    labels = [comparison.label(row) for row in rows]
+    labels = list(map(comparison.label, rows))
     panels = [(metric, "validation"), ("loss", "validation"), ("loss", "train")]
     parts = []
     for name, split in dict.fromkeys(panels):
@@ -176,11 +178,11 @@ def _curves_of_rows(comparison: Comparison, rows: Sequence[Row]) -> str:
 
 def _curves_of_run(run: Run) -> str:
     row = Row([run], [])
-    names = [name for name in validation_metrics(run) if "/" not in name]
     parts = []
-    for name in names[:MAX_CURVE_FIGURES]:
-        curves = [curve_of_row(split, row, name, split) for split in ("train", "validation")]
-        parts.append(curves_figure(name, curves))
+    for name in validation_metrics(run)[:MAX_CURVE_FIGURES]:
+        of_training = curve_of_row("train", row, name, "train")
+        of_validation = curve_of_row("validation", row, name, "validation")
+        parts.append(curves_figure(name, [of_training, of_validation]))
     for name in ("lr", "grad_norm"):
         parts.append(curves_figure(name, [curve_of_row(name, row, name, "train")]))
     if not any(parts):
@@ -258,7 +260,7 @@ def _logged_speed(row: Row) -> float | None:
     """The median of the logged speeds, of runs that are older than result.json."""
     speeds = []
     for run in row.runs:
-        values = [value for _, value in run.logged("samples_per_second", "train")]
+        values = dict(run.logged("samples_per_second", "train")).values()
         if values:
             speeds.append(median(values))
     if not speeds:
@@ -271,27 +273,39 @@ def _cost_table(comparison: Comparison) -> list[list[str]]:
     table = [["row", "runs", "steps", *labels]]
     for row in comparison.rows:
         costs = dict(_costs(row))
-        steps = sorted({run.step for run in row.runs if run.step is not None})
         cells = [costs.get(label, "-") for label in labels]
-        span = "–".join(str(step) for step in dict.fromkeys([*steps[:1], *steps[-1:]]))
-        table.append([comparison.label(row), str(len(row.runs)), span or "-", *cells])
+        table.append([comparison.label(row), str(len(row.runs)), _steps(row), *cells])
     return table
+
+
+def _steps(row: Row) -> str:
+    """The number of steps, or the range of those of several runs."""
+    steps = []
+    for run in row.runs:
+        if run.step is not None:
+            steps.append(run.step)
+    if not steps:
+        return "-"
+    if min(steps) < max(steps):
+        return f"{min(steps)}–{max(steps)}"
+    return str(steps[0])
 
 
 def _settings(run: Run, owner: str) -> str:
     """All settings; first those that were set on the command line."""
     command = str(run.manifest.get("command") or "")
-    changed = [key for key in run.settings if f" {key}=" in command.replace("'", "")]
-    parts = []
-    if changed:
-        rows = [["set on the command line", "value"]]
-        rows += [[key, format_setting(run.settings[key])] for key in changed]
-        parts.append(html_table(rows))
+    changed = [["set on the command line", "value"]]
     rows = [["setting", "value"]]
-    rows += [[key, format_setting(value)] for key, value in run.settings.items()]
-    summary = element("summary", text(f"All {len(rows) - 1} settings {owner}"))
-    parts.append(element("details", summary, html_table(rows)))
-    return "".join(parts)
+    for key, value in run.settings.items():
+        row = [key, format_setting(value)]
+        rows.append(row)
+        if f" {key}=" in command.replace("'", ""):
+            changed.append(row)
+    summary = element("summary", text(f"All {len(run.settings)} settings {owner}"))
+    settings = element("details", summary, html_table(rows))
+    if len(changed) == 1:
+        return settings
+    return html_table(changed) + settings
 
 
 def _environment(run: Run) -> list[list[str]]:

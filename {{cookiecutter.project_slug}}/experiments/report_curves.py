@@ -1,6 +1,7 @@
 """Figures of the page as SVG: curves with a band over the seeds, and a plot of all rows."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -20,7 +21,7 @@ BOTTOM = 34
 MAX_POINTS = 200  # of a curve
 LINE_PATTERNS = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")  # for those who see no colours
 MAX_CURVES = len(LINE_PATTERNS)
-MIN_SHOWN = 4  # points of a curve that must lie within the figure
+MIN_POINTS = 6  # of a curve whose beginning may lie outside of the figure
 BEGINNING = 0.2  # of training, whose values may lie outside of the figure
 LOGARITHMIC_FROM = 50  # the ratio of the largest and the smallest value
 LABEL_CHARACTERS = 44
@@ -44,16 +45,18 @@ class Curve:
 
 def curve_of_row(label: str, row: Row, metric: str, split: str) -> Curve:
     """The mean of a metric over the runs of a row, at the steps that all of them have logged."""
-    all_series = [dict(_series(run, metric, split)) for run in row.runs]
-    all_series = [series for series in all_series if series]
+    all_series = []
+    for run in row.runs:
+        series = dict(_series(run, metric, split))
+        if series:
+            all_series.append(series)
     if not all_series:
         return Curve(label, [])
-    steps = [step for step in all_series[0] if all(step in series for series in all_series)]
+    steps = sorted(set(all_series[0]).intersection(*all_series[1:]))
     if not steps:
         all_series = all_series[:1]
-        steps = list(all_series[0])
+        steps = sorted(all_series[0])
     stride = math.ceil(len(steps) / MAX_POINTS)
-    steps = sorted(steps)
     # The last step is always among those that are drawn.
     steps = steps[::-1][::stride][::-1]
     points = []
@@ -116,13 +119,11 @@ class Scale:
     """
 
     def __init__(self, curves: Sequence[Curve]) -> None:
-        steps = [step for curve in curves for step, _ in curve.points]
-        self.first_step = min(steps)
-        self.last_step = max(steps)
-        beginning = self.first_step + BEGINNING * (self.last_step - self.first_step)
-        if any(sum(step >= beginning for step, _ in curve.points) < MIN_SHOWN for curve in curves):
-            beginning = self.first_step
-        values = _values_after(curves, beginning)
+        self.first_step = min(curve.points[0][0] for curve in curves)
+        self.last_step = max(curve.points[-1][0] for curve in curves)
+        values: list[float] = []
+        for curve in curves:
+            values += _shown_values(curve)
         self.low = min(values)
         self.high = max(values)
         self.is_logarithmic = self.low > 0 and self.high / self.low > LOGARITHMIC_FROM
@@ -149,20 +150,32 @@ class Scale:
     def value_ticks(self) -> list[float]:
         """Round values for the vertical axis."""
         if self.is_logarithmic:
-            first = math.ceil(math.log10(self.low))
-            last = math.floor(math.log10(self.high))
-            return [10.0**exponent for exponent in range(first, last + 1)]
+            return powers_of_ten(self.low, self.high)
         return round_ticks(self.low, self.high)
 
 
-def _values_after(curves: Sequence[Curve], first_step: float) -> list[float]:
+def _shown_values(curve: Curve) -> list[float]:
+    """The values of a curve that must lie within the figure, with their spread.
+
+    These are all values after the beginning of training, if there are enough.
+    """
+    last_step = curve.points[-1][0]
+    first_step = curve.points[0][0]
+    beginning = first_step + BEGINNING * (last_step - first_step)
+    if len(curve.points) < MIN_POINTS:
+        beginning = first_step
     values = []
-    for curve in curves:
-        for index, (step, value) in enumerate(curve.points):
-            if step >= first_step:
-                spread = curve.spreads[index] if curve.spreads else 0.0
-                values += [value - spread, value + spread]
+    spreads = curve.spreads or [0.0] * len(curve.points)
+    for (step, value), spread in zip(curve.points, spreads, strict=True):
+        if step >= beginning:
+            values += [value - spread, value + spread]
     return values
+
+
+def powers_of_ten(low: float, high: float) -> list[float]:
+    """The powers of ten between two values."""
+    exponents = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    return [10.0**exponent for exponent in exponents]
 
 
 def round_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -224,7 +237,7 @@ def _stroke(index: int) -> str:
 
 
 def _identifier(title: str) -> str:
-    return "clip-" + "".join(character if character.isalnum() else "-" for character in title)
+    return "clip-" + re.sub(r"\W", "-", title)
 
 
 def rows_figure(labels: Sequence[str], rows: Sequence[Row], metric: str) -> str:

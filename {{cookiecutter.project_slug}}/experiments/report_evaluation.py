@@ -46,16 +46,18 @@ def confusion_matrices(evaluations: Sequence[tuple[str, Evaluation]]) -> str:
 
 def _confusion_matrix(evaluation: Evaluation) -> str:
     rows = read_table(evaluation.folder / f"{CONFUSION}.csv")
-    if len(rows) < 2 or any(len(row) != len(rows) for row in rows):
+    is_square = set(map(len, rows)) == {len(rows)}
+    if not is_square or not 1 < len(rows) <= MAX_CLASSES + 1:
         return embed_png(evaluation.folder / f"{CONFUSION}.png")
-    if len(rows) - 1 > MAX_CLASSES:
-        return embed_png(evaluation.folder / f"{CONFUSION}.png")
-    names = [_class_header(name, "col") for name in rows[0][1:]]
-    lines = [element("tr", element("th"), *names)]
-    for row in rows[1:]:
-        cells = [_confusion_cell(cell, row[1:]) for cell in row[1:]]
-        lines.append(element("tr", _class_header(row[0], "row"), *cells))
-    table = element("table", element("thead", lines[0]), element("tbody", *lines[1:]))
+    header = [element("th")]
+    for name in rows[0][1:]:
+        header.append(_class_header(name, "col"))
+    lines = []
+    for name, *counts in rows[1:]:
+        cells = [_confusion_cell(count, counts) for count in counts]
+        lines.append(element("tr", _class_header(name, "row"), *cells))
+    head = element("thead", element("tr", *header))
+    table = element("table", head, element("tbody", *lines))
     return element("div", table, class_="scroll confusion")
 
 
@@ -65,10 +67,10 @@ def _class_header(name: str, scope: str) -> str:
 
 
 def _confusion_cell(cell: str, row: Sequence[str]) -> str:
-    counts = [int(number) for number in row if number.isdecimal()]
+    total = sum(map(int, filter(str.isdecimal, row)))
     share = 0.0
-    if cell.isdecimal() and sum(counts) > 0:
-        share = math.sqrt(int(cell) / sum(counts))  # few errors are visible, too
+    if cell.isdecimal() and total > 0:
+        share = math.sqrt(int(cell) / total)  # few errors are visible, too
     class_ = ""
     if share > STRONG_COLOR:
         class_ = "strong"
@@ -86,7 +88,7 @@ def other_tables(evaluation: Evaluation) -> str:
         rows = read_table(evaluation.folder / name)
         if name.startswith(CONFUSION) or not 1 < len(rows) <= MAX_TABLE_ROWS:
             continue
-        if len(rows[0]) <= MAX_TABLE_COLUMNS and all(len(row) == len(rows[0]) for row in rows):
+        if len(rows[0]) <= MAX_TABLE_COLUMNS and len(set(map(len, rows))) == 1:
             if len(rows) > MAX_OPEN_ROWS:
                 summary = element("summary", text(f"Table: {_title(name)}"))
                 parts.append(element("details", summary, html_table(rows)))
@@ -104,7 +106,9 @@ def figures(evaluations: Sequence[tuple[str, Evaluation]]) -> str:
                 continue
             image = embed_png(evaluation.folder / name)
             if image:
-                caption = f"{_title(name)}: {label}" if label else _title(name)
+                caption = _title(name)
+                if label:
+                    caption += f": {label}"
                 parts.append(element("figure", element("h3", text(caption)), image))
     if not parts:
         return ""
@@ -118,10 +122,12 @@ def sample_comparisons(pair: Pair, images: Mapping[str, Sequence[bytes]]) -> str
         pair: the runs.
         images: PNG files of such samples, by split.
     """
-    parts = []
+    parts: list[str] = []
     for samples in pair.samples:
-        parts += [paragraph(line) for line in describe_samples(samples, pair.names)]
-        drawn = [element("figure", png_image(image)) for image in images.get(samples.split, ())]
+        parts += map(paragraph, describe_samples(samples, pair.names))
+        drawn = []
+        for image in images.get(samples.split, ()):
+            drawn.append(element("figure", png_image(image)))
         if drawn:
             parts.append(element("div", *drawn, class_="grid wide"))
         if samples.only_first or samples.only_second:
@@ -151,7 +157,7 @@ def read_table(file: Path) -> list[list[str]]:
     """The rows of a CSV file; none if it is missing or damaged."""
     try:
         with file.open(encoding="utf-8", errors="replace", newline="") as stream:
-            return [row for row in csv.reader(stream) if row]
+            return list(filter(None, csv.reader(stream)))
     except (OSError, csv.Error):
         return []
 
@@ -161,8 +167,12 @@ def _files(evaluation: Evaluation, suffix: str) -> list[str]:
     listed = evaluation.metrics.get("files")
     if not isinstance(listed, list):
         return []
-    names = [Path(str(name)).name for name in listed]
-    return [name for name in names if name.endswith(suffix) and name != "predictions.csv"]
+    names = []
+    for path in map(str, listed):
+        name = Path(path).name
+        if name.endswith(suffix) and name != "predictions.csv":
+            names.append(name)
+    return names
 
 
 def _title(name: str) -> str:

@@ -31,14 +31,15 @@ def element(tag: str, *contents: str, **attributes: object) -> str:
 
 def section(title: str, *contents: str) -> str:
     """A section with a heading; empty without any content."""
-    shown = [content for content in contents if content]
-    if not shown:
+    if not any(contents):
         return ""
-    return element("section", element("h2", text(title)), *shown)
+    return element("section", element("h2", text(title)), *contents)
 
 
 def paragraph(value: object, class_: str = "") -> str:
-    """A paragraph of text."""
+    """A paragraph of text; empty without any."""
+    if not value:
+        return ""
     return element("p", text(value), class_=class_)
 
 
@@ -60,14 +61,22 @@ def html_table(
             if position == 0 and row_headers:
                 cells.append(element("th", text(cell), scope="row"))
             else:
-                class_ = "short" if len(cell) <= SHORT_CELL_CHARACTERS else ""
-                cells.append(element("td", text(cell), class_=class_))
-        class_ = "best" if index == highlighted else ""
+                cells.append(_cell(cell))
+        class_ = ""
+        if index == highlighted:
+            class_ = "best"
         body.append(element("tr", *cells, class_=class_))
     table = element("table", element("thead", header), element("tbody", *body))
     return element("div", table, class_="scroll")
 
 
+def _cell(content: str) -> str:
+    class_ = ""
+    if len(content) <= SHORT_CELL_CHARACTERS:
+        class_ = "short"
+    return element("td", text(content), class_=class_)
+
+
 def code_block(lines: Sequence[str]) -> str:
     """Commands to copy."""
-    return element("pre", element("code", "\n".join(text(line) for line in lines)))
+    return element("pre", element("code", "\n".join(map(text, lines))))

@@ -112,8 +112,12 @@ footer { color: var(--muted); font-size: .8rem; overflow-wrap: anywhere; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   body { font-size: 11pt; }
   main { max-width: none; padding: 0; }
-  section, figure, .verdict, .warnings { break-inside: avoid; }
-  section.long { break-inside: auto; }
+  figure, tr, .verdict, .warnings, .tiles { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+  .grid, .grid.wide { grid-template-columns: 1fr 1fr; }
+  .confusion table, .confusion thead th { font-size: 6pt; }
+  .confusion th, .confusion td { padding: 2px; min-width: 0; }
+  .confusion tbody span { max-width: 70px; }
   .scroll, pre { overflow: visible; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   table { font-size: 8pt; }

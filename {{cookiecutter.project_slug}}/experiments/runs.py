@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from utils.errors import UserError, first_line
 
-RUN_FILES = ("manifest.json", ".pid")  # a run that was killed early has no manifest yet
+RUN_FILES = frozenset({"manifest.json", ".pid"})  # a run that was killed early has no manifest yet
 RECORDED_STATES = ("finished", "stopped", "failed")
 COMPLETE_STATES = ("finished", "unknown")
 REPEATED = ("seed", "fold")  # settings of repetitions, whose results are averaged
@@ -131,13 +131,17 @@ class Run:
         step = as_number(self.result.get("step"))
         if step is not None:
             return int(step)
-        return max((row.step for row in self.values), default=None)
+        if not self.values:
+            return None
+        return max(self.values, key=lambda row: row.step).step
 
     @property
     def repetition(self) -> tuple[Any, ...]:
         """The seed and the fold: runs that differ in nothing else are repetitions."""
-        keys = sorted(key for key in self.settings if is_repeated(key))
-        return tuple(str(self.settings[key]) for key in keys)
+        values = []
+        for key in sorted(filter(is_repeated, self.settings)):
+            values.append(str(self.settings[key]))
+        return tuple(values)
 
     @property
     def mark(self) -> str:
@@ -155,7 +159,7 @@ class Run:
         tags = self.manifest.get("tags")
         if not isinstance(tags, list):
             return []
-        return [str(tag) for tag in tags]
+        return list(map(str, tags))
 
     @property
     def note(self) -> str:
@@ -168,9 +172,17 @@ class Run:
         return as_mapping(self.manifest.get("git"))
 
     @property
+    def commit(self) -> str | None:
+        """The commit in short; None if it is unknown."""
+        commit = self.git.get("commit")
+        if not commit:
+            return None
+        return str(commit)[:8]
+
+    @property
     def code(self) -> str:
         """The commit in short, with a plus sign if files differed from it."""
-        commit = str(self.git.get("commit") or "")[:8]
+        commit = self.commit or ""
         if self.git.get("dirty"):
             commit += "+"
         return commit
@@ -222,7 +234,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
             raise UserError(f"{path} {problem}")
         for folder in found:
             folders.setdefault(folder.resolve(), folder)
-    runs = [read_run(folder) for folder in folders.values()]
+    runs = map(read_run, folders.values())
     return sorted(runs, key=lambda run: (run.started, str(run.folder)), reverse=True)
 
 
@@ -236,7 +248,7 @@ def _run_folders(path: Path) -> Iterator[Path]:
             continue
         seen.add(real_path)
         inner_folders.sort()
-        if any(file in files for file in RUN_FILES):
+        if not RUN_FILES.isdisjoint(files):
             inner_folders.clear()
             yield Path(folder)
 

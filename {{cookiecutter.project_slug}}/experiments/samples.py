@@ -92,11 +92,13 @@ def _compare_split(split: str, first: Evaluation, second: Evaluation) -> SampleC
     except (OSError, ValueError, csv.Error) as error:
         advice = "run evaluate.py on both again"
         return SampleComparison(split, f"{error}; {advice}")
-    names = [name for name in first_predictions if name in second_predictions]
-    if len(names) < len(first_predictions) or len(names) < len(second_predictions):
+    if not first_predictions:
+        return SampleComparison(split, "there are no samples")
+    if first_predictions.keys() != second_predictions.keys():
         return SampleComparison(split, "they were evaluated on samples with different names")
-    if any(first_predictions[name].true != second_predictions[name].true for name in names):
-        return SampleComparison(split, "the true values of the same samples differ")
+    for name, prediction in first_predictions.items():
+        if prediction.true != second_predictions[name].true:
+            return SampleComparison(split, f"the true values of {name!r} differ")
     return _compare_predictions(split, first_predictions, second_predictions)
 
 
@@ -106,7 +108,7 @@ def _compare_predictions(
     only_first = []
     only_second = []
     both_correct = 0
-    is_class = all(prediction.is_class for prediction in first.values())
+    is_class = next(iter(first.values())).is_class
     for name, prediction in first.items():
         other = second[name]
         if is_class and prediction.is_correct and other.is_correct:
@@ -201,7 +203,9 @@ def describe_samples(samples: SampleComparison, names: Sequence[str]) -> list[st
         test = "sign test"
     verdict = "the difference is within noise"
     if samples.p_value < statistics.ALPHA:
-        better = names[0] if first > second else names[1]
+        better = names[1]
+        if first > second:
+            better = names[0]
         verdict = f"{better} is better"
     return [
         f"{samples.split}, {samples.samples} samples: {counts}",

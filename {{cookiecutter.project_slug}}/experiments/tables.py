@@ -51,28 +51,37 @@ def format_p_value(p_value: float | None) -> str:
 
 def comparison_table(comparison: Comparison) -> Table:
     """The rows of a comparison below a header, with the columns in which they differ."""
-    columns: dict[str, list[str]] = {"run": []}
-    rows = comparison.rows
-    columns["run"] = [comparison.row_name(row) for row in rows]
-    columns["state"] = [row.state for row in rows]
-    for key in comparison.keys:
-        columns[key] = [format_setting(row.setting(key)) for row in rows]
-    columns["commit"] = [row.runs[0].code or "-" for row in rows]
-    columns["n"] = [str(len(row.runs)) for row in rows]
-    columns[comparison.metric.name] = [format_result(row) for row in rows]
-    columns["p"] = [_p_value_cell(row) for row in rows]
-    columns["verdict"] = [row.verdict.text if row.verdict else "-" for row in rows]
-    columns["seeds to tell"] = [_seeds_cell(row) for row in rows]
-    name = comparison.metric.name
-    columns[f"test {name}"] = [_test_cell(row, name) for row in rows]
-    columns["minutes"] = [format_value(mean_of(row, "minutes")) for row in rows]
-    columns["tags"] = [", ".join(_tags(row)) for row in rows]
-    columns["remark"] = ["; ".join(remarks(row)) for row in rows]
+    columns: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        for name, cell in _cells(comparison, row).items():
+            columns.setdefault(name, []).append(cell)
     for name in list(columns):
         is_needed = name in ("run", comparison.metric.name)
         if not is_needed and _is_superfluous(name, columns[name]):
             del columns[name]
     return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+
+
+def _cells(comparison: Comparison, row: Row) -> dict[str, str]:
+    """All columns of a row."""
+    name = comparison.metric.name
+    verdict = row.verdict or Verdict("-")
+    cells = {"run": comparison.row_name(row), "state": row.state}
+    for key in comparison.keys:
+        cells[key] = format_setting(row.setting(key))
+    return {
+        **cells,
+        "commit": row.runs[0].code or "-",
+        "n": str(len(row.runs)),
+        name: format_result(row),
+        "p": _p_value_cell(verdict),
+        "verdict": verdict.text,
+        "seeds to tell": str(verdict.seeds or "-"),
+        f"test {name}": _test_cell(row, name),
+        "minutes": format_value(mean_of(row, "minutes")),
+        "tags": ", ".join(_tags(row)),
+        "remark": "; ".join(remarks(row)),
+    }
 
 
 def _is_superfluous(name: str, cells: Sequence[str]) -> bool:
@@ -99,8 +108,9 @@ def test_values(row: Row, metric: str) -> list[float]:
     """The metric on the test set of the runs that have been evaluated."""
     values = []
     for run in row.runs:
-        evaluation = run.evaluations.get("test")
-        value = None if evaluation is None else evaluation.number(metric)
+        if "test" not in run.evaluations:
+            continue
+        value = run.evaluations["test"].number(metric)
         if value is not None:
             values.append(value)
     return values
@@ -138,19 +148,11 @@ def _tags(row: Row) -> list[str]:
     return list(tags)
 
 
-def _p_value_cell(row: Row) -> str:
-    if row.verdict is None or row.verdict.p_value is None:
-        return "-"
-    text = format_p_value(row.verdict.p_value)
-    if row.verdict.is_pooled:
+def _p_value_cell(verdict: Verdict) -> str:
+    text = format_p_value(verdict.p_value)
+    if verdict.is_pooled:
         text += "*"
     return text
-
-
-def _seeds_cell(row: Row) -> str:
-    if row.verdict is None or row.verdict.seeds is None:
-        return "-"
-    return str(row.verdict.seeds)
 
 
 def _test_cell(row: Row, metric: str) -> str:
@@ -170,9 +172,8 @@ def format_console(table: Table, width: int) -> str:
         table: the header and the rows.
         width: of the terminal, in characters.
     """
-    cells = [[_shortened(cell) for cell in row] for row in table]
-    text = format_table(cells)
-    if max(display_width(line) for line in text.splitlines()) <= width:
+    text = format_table([list(map(_shortened, row)) for row in table])
+    if max(map(display_width, text.splitlines())) <= width:
         return text
     header, *rows = table
     paragraphs = []
@@ -193,11 +194,11 @@ def _shortened(cell: str) -> str:
 
 def to_csv(comparison: Comparison) -> str:
     """All numbers of a comparison, with full precision, one line for each row."""
-    lines = [_csv_values(comparison, row) for row in comparison.rows]
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(lines[0]))
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(text)
+    writer.writerow(_csv_values(comparison, comparison.rows[0]))
+    for row in comparison.rows:
+        writer.writerow(_csv_values(comparison, row).values())
     return text.getvalue()
 
 
@@ -223,7 +224,7 @@ def _csv_values(comparison: Comparison, row: Row) -> Mapping[str, Any]:
         "commit": row.runs[0].code,
         "tags": " ".join(_tags(row)),
         "remark": "; ".join(remarks(row)),
-        "folders": " ".join(str(run.folder) for run in row.runs),
+        "folder": row.runs[0].folder,
     }
     test = test_values(row, name)
     if test:
