@@ -270,7 +270,11 @@ def read_run(folder: Path) -> Run:
                 problems.append(f"{name} is missing")
         except (OSError, ValueError) as error:
             problems.append(f"{name} cannot be read: {first_line(error)}")
-    state = _find_state(folder, contents["manifest.json"], contents["result.json"])
+    state = "unknown"
+    try:
+        state = _find_state(folder, contents["manifest.json"], contents["result.json"])
+    except OSError as error:  # the folder of somebody else, which cannot be written
+        problems.append(f"whether it is running is unknown: {first_line(error)}")
     if state != "running" and not _ends_with_line_break(folder / "metrics.csv"):
         problems.append("metrics.csv ends in the middle of a row")
     return Run(
@@ -296,7 +300,11 @@ def _find_state(folder: Path, manifest: Mapping[str, Any], result: Mapping[str, 
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process trains in a run folder."""
+    """Whether a process trains in a run folder.
+
+    Raises:
+        OSError: if the lock file cannot be opened for writing.
+    """
     file = folder / ".lock"
     if not file.exists():
         return False
@@ -305,8 +313,6 @@ def is_locked(folder: Path) -> bool:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         return True
-    except OSError:  # a folder of somebody else, which cannot be written
-        return False
     lock.release()
     return False
 

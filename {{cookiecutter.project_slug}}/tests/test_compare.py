@@ -195,6 +195,15 @@ def test_states_are_found(tmp_path: Path) -> None:
         assert read_run(killed).state == "running"
 
 
+def test_a_run_whose_lock_cannot_be_opened_is_not_compared(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", state=None)
+    (run / ".lock").unlink()
+    (run / ".lock").mkdir()
+    found = read_run(run)
+    assert found.state == "unknown"
+    assert not found.is_complete
+
+
 def test_only_finished_runs_are_compared(tmp_path: Path) -> None:
     write_run(tmp_path / "a", accuracy=0.90)
     write_run(tmp_path / "b", accuracy=0.95, state="stopped", seed=1)
