@@ -24,7 +24,9 @@ TEMPLATE = Path(__file__).parent.parent
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 PAYLOAD = "{{cookiecutter.project_slug}}"
 
-PACKAGES = "base config data_loader experiments logger metrics model optim storage tests trainer utils"
+PACKAGES = (
+    "base config data_loader experiments logger metrics model optim storage tests trainer utils"
+)
 MODULES = (
     "builders profiling run_length sample_figures sanity_check schedule_preview "
     "train evaluate predict export preview compare"
