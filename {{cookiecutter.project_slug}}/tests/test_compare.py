@@ -16,6 +16,7 @@ from run_folders import write_evaluation, write_metrics, write_run
 from experiments.comparison import Comparison, compare_runs
 from experiments.runs import find_runs, read_run
 from experiments.statistics import welch_test
+from sample_figures import draw_samples
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -121,6 +122,12 @@ def test_a_metric_is_that_of_the_best_step(tmp_path: Path) -> None:
     write_run(tmp_path / "a", accuracy=0.9)
     (row,) = compared(tmp_path, metric="loss").rows
     assert row.values == [1.5 / 3]  # not the lowest, which is the last
+
+
+def test_a_killed_run_has_the_best_value_of_its_log(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", accuracy=0.9, state=None)
+    (row,) = compared(tmp_path).rows
+    assert row.values == [0.9]  # not the last one
 
 
 def test_a_lower_value_is_best_if_the_runs_say_so(tmp_path: Path) -> None:
@@ -324,7 +331,15 @@ def test_two_runs_are_compared_in_everything(
     for expected in ("model.width", "2.14.0", "other", "0.9100", "McNemar", "sample 1 "):
         assert expected in output
     assert "p = 1.9e-06" in output  # 2 / 2 ** 20
+    assert "no images of samples" in output  # these runs have no checkpoint
     assert "McNemar" in Path("page.html").read_text(encoding="utf-8")
+
+
+def test_samples_are_drawn_by_their_names(trained_run: Path) -> None:
+    image = draw_samples(trained_run, "test", {"sample 7": "a", "sample 3": "b"}, "two samples")
+    assert image is not None
+    assert image.startswith(b"\x89PNG")
+    assert draw_samples(trained_run, "test", {"other": "a"}, "none") is None
 
 
 def test_samples_of_different_evaluations_are_not_compared(
