@@ -22,7 +22,7 @@ from experiments.report_evaluation import (
 )
 from experiments.report_html import code_block, element, html_table, paragraph, section, text
 from experiments.report_style import STYLE
-from experiments.runs import Evaluation, Run
+from experiments.runs import Evaluation, Run, as_mapping
 from experiments.tables import comparison_table, format_result, format_value, mean_of
 from utils.command import next_command, typed_command
 
@@ -234,10 +234,18 @@ def _as_tiles(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def _evaluation_tiles(evaluation: Evaluation) -> str:
+    """The metrics of an evaluation, with their confidence intervals if it has some."""
+    intervals = as_mapping(evaluation.metrics.get("intervals"))
     facts = []
-    for name, value in evaluation.metrics.items():
-        if isinstance(value, int | float) and name != "step":
-            facts.append((name, format_setting(value)))
+    for name in evaluation.metrics:
+        value = evaluation.number(name)
+        if value is None or name == "step":
+            continue
+        label = name
+        if isinstance(intervals.get(name), list):
+            limits = map(format_setting, intervals[name])
+            label += f" (95 %: {' to '.join(limits)})"
+        facts.append((label, format_setting(evaluation.metrics[name])))
     return _as_tiles(facts)
 
 
