@@ -73,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--by",
-        type=lambda text: text.split(","),
+        type=split_keys,
         default=[],
         metavar="KEY,...",
         help="settings that make a row; other settings may differ within it",
@@ -107,6 +107,11 @@ def parse_arguments() -> argparse.Namespace:
         raise UserError(f"unknown option {unknown[0][:MAX_SHOWN_CHARACTERS]}; see --help")
     check_arguments(arguments)
     return arguments
+
+
+def split_keys(text: str) -> list[str]:
+    """The keys in a text such as ``optimizer.lr,model.width``."""
+    return list(map(str.strip, text.split(",")))
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -166,7 +171,7 @@ def find_two_runs(paths: Sequence[Path]) -> tuple[Run, Run] | None:
         return None
     first = find_runs(paths[:1])
     second = find_runs(paths[1:])
-    if len(first) > 1 or len(second) > 1 or first[0].folder == second[0].folder:
+    if len(first) > 1 or len(second) > 1 or first[0].folder.samefile(second[0].folder):
         return None
     return first[0], second[0]
 

@@ -15,8 +15,7 @@ from experiments.pair import Pair, difference_table
 from experiments.report_curves import MAX_CURVES, curve_of_row, curves_figure, legend, rows_figure
 from experiments.report_evaluation import (
     MAX_MATRICES,
-    confusion_matrices,
-    figures,
+    evaluation_figures,
     other_tables,
     sample_comparisons,
 )
@@ -95,8 +94,7 @@ def _parts_of_run(comparison: Comparison) -> list[str]:
             section(
                 f"Evaluation: {split}",
                 _evaluation_tiles(evaluation),
-                confusion_matrices([("confusion matrix", evaluation)]),
-                figures([("", evaluation)]),
+                evaluation_figures([("", evaluation)]),
                 other_tables(evaluation),
             )
         )
@@ -204,7 +202,7 @@ def _evaluations(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     sections = []
     for split, evaluations in by_split.items():
         shown = evaluations[:MAX_MATRICES]
-        sections.append(section(f"Evaluation: {split}", confusion_matrices(shown), figures(shown)))
+        sections.append(section(f"Evaluation: {split}", evaluation_figures(shown)))
     return sections
 
 

@@ -24,24 +24,30 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CONFUSION = "confusion_matrix"
 
 
-def confusion_matrices(evaluations: Sequence[tuple[str, Evaluation]]) -> str:
-    """Confusion matrices side by side.
+def evaluation_figures(evaluations: Sequence[tuple[str, Evaluation]]) -> str:
+    """Confusion matrices side by side, and the other figures.
 
     Args:
-        evaluations: what the runs are called, and the results on the same split.
+        evaluations: what the runs are called, or an empty text, and the results on the same split.
     """
-    figures = []
+    parts = []
     for label, evaluation in evaluations:
-        content = _confusion_matrix(evaluation)
-        if content:
-            figures.append(element("figure", element("h3", text(label)), content))
-    if not figures:
+        matrix = _confusion_matrix(evaluation)
+        if matrix:
+            heading = element("h3", text(_heading("confusion matrix", label)))
+            caption = element("figcaption", "rows: true classes; columns: predicted ones")
+            parts.append(element("figure", heading, matrix, caption))
+    for label, evaluation in evaluations:
+        parts += _saved_figures(label, evaluation)
+    if not parts:
         return ""
-    note = paragraph(
-        "Rows are true classes, columns predicted ones; the colour shows the share of the row.",
-        "note",
-    )
-    return element("div", *figures[:MAX_MATRICES], class_="grid wide") + note
+    return element("div", *parts, class_="grid wide")
+
+
+def _heading(name: str, label: str) -> str:
+    if label:
+        return f"{name}: {label}"
+    return name
 
 
 def _confusion_matrix(evaluation: Evaluation) -> str:
@@ -97,22 +103,15 @@ def other_tables(evaluation: Evaluation) -> str:
     return "".join(parts)
 
 
-def figures(evaluations: Sequence[tuple[str, Evaluation]]) -> str:
-    """The figures of evaluations, except for the confusion matrices."""
+def _saved_figures(label: str, evaluation: Evaluation) -> list[str]:
+    """The figures of evaluate.py, except for the confusion matrix."""
     parts = []
-    for label, evaluation in evaluations:
-        for name in _files(evaluation, ".png"):
-            if name.startswith(CONFUSION):
-                continue
-            image = embed_png(evaluation.folder / name)
-            if image:
-                caption = _title(name)
-                if label:
-                    caption += f": {label}"
-                parts.append(element("figure", element("h3", text(caption)), image))
-    if not parts:
-        return ""
-    return element("div", *parts, class_="grid wide")
+    for name in _files(evaluation, ".png"):
+        image = embed_png(evaluation.folder / name)
+        if image and not name.startswith(CONFUSION):
+            heading = element("h3", text(_heading(_title(name), label)))
+            parts.append(element("figure", heading, image))
+    return parts
 
 
 def sample_comparisons(pair: Pair, images: Mapping[str, Sequence[bytes]]) -> str:

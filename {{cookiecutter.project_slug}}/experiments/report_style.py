@@ -47,6 +47,7 @@ section, .verdict, .warnings {
 .tile b { display: block; font-size: 1.3rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--muted); font-size: .85rem; }
 section .tiles { margin-bottom: 12px; }
+section .tiles:last-child { margin-bottom: 0; }
 .scroll { overflow-x: auto; margin-bottom: 10px; }
 .scroll:last-child { margin-bottom: 0; }
 table { border-collapse: collapse; font-size: .9rem; min-width: 100%; }

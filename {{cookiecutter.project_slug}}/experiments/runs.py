@@ -224,7 +224,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     """
     folders: dict[Path, Path] = {}
     for path in paths:
-        found = list(_run_folders(path))
+        found = list(run_folders(path))
         if not found:
             problem = "contains no run: a run folder has a manifest.json"
             if not path.exists():
@@ -238,7 +238,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     return sorted(runs, key=lambda run: (run.started, str(run.folder)), reverse=True)
 
 
-def _run_folders(path: Path) -> Iterator[Path]:
+def run_folders(path: Path) -> Iterator[Path]:
     """The run folders at or below a path; those below another run folder do not count."""
     seen = set()  # links may lead in circles
     for folder, inner_folders, files in os.walk(path, followlinks=True):

@@ -14,7 +14,7 @@ import pytest
 from run_folders import write_evaluation, write_metrics, write_run
 
 from experiments.comparison import Comparison, compare_runs
-from experiments.runs import find_runs, read_run
+from experiments.runs import find_runs, read_run, run_folders
 from experiments.statistics import welch_test
 from sample_figures import draw_samples
 
@@ -404,6 +404,7 @@ def test_a_narrow_terminal_gets_paragraphs(widths: Path) -> None:
 def test_links_do_not_lead_in_circles(tmp_path: Path) -> None:
     write_run(tmp_path / "runs/a")
     (tmp_path / "runs/again").symlink_to(tmp_path / "runs", target_is_directory=True)
+    assert len(list(run_folders(tmp_path / "runs"))) == 1
     assert len(find_runs([tmp_path / "runs", tmp_path / "runs/a"])) == 1
 
 
