@@ -86,6 +86,7 @@ h3, .scroll + details, .grid + details { margin-top: 16px; }
 figure h3, section > h3:first-of-type { margin-top: 0; }
 .tiles + .grid { margin-top: 4px; }
 figure.rows { margin-bottom: 16px; }
+figure.rows svg { overflow: visible; }
 .grid + .grid, .note + .grid { margin-top: 18px; }
 .note { margin: 8px 0 0; }
 details summary { cursor: pointer; color: var(--accent); }
