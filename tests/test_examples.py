@@ -124,7 +124,7 @@ def test_imported_modules_exist_and_dependencies_are_declared(project: Path) -> 
 
 
 def test_the_readmes_commands_train_an_example_and_it_resumes_exactly(project: Path) -> None:
-    if example_of(project) != "image_csv" and "ALL" not in os.environ:
+    if example_of(project) != "tabular_csv" and "ALL" not in os.environ:
         pytest.skip("only make test-all runs this example")
     for commands in bash_blocks(project / "README.md", "Commands"):
         run_bash(commands, project)
