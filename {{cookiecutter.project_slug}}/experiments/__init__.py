@@ -1,0 +1,1 @@
+"""Work with many runs: comparisons and their reports. Nothing here imports torch."""
