@@ -224,7 +224,7 @@ class Scheduler:
             self._record(job)
             self._finish_if_done(job.active)
             return
-        if process.was_killed(exit_code) or is_locked(run.folder / ".lock"):
+        if process.can_be_resumed(exit_code) or is_locked(run.folder / ".lock"):
             run.starts_without_progress += 1
             if process.has_made_progress() or process.stop_requested:
                 run.starts_without_progress = 0

@@ -288,6 +288,17 @@ def _as_yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def describe_values(values: Mapping[str, Any]) -> str:
+    """Settings as ``KEY=VALUE`` for people: numbers are rounded."""
+    shown: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, float):
+            shown[key] = float(f"{value:.6g}")
+        else:
+            shown[key] = value
+    return " ".join(to_overrides(shown))
+
+
 # Checking
 
 

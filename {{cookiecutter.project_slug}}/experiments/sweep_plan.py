@@ -112,9 +112,9 @@ def make_plan(given: Mapping[str, Any], overrides: Iterable[str]) -> SweepPlan:
     options |= {key: value for key, value in given.items() if key != "config"}
     values |= dict(parse_overrides(overrides))
     space = make_search_space(values)
-    options["method"] = _choose_method(space, options)
     options.setdefault("name", _default_name(space))
     checked = _check_options(options)
+    checked = checked.model_copy(update={"method": _choose_method(space, checked)})
     folder = RUNS / str(checked.name)
     return SweepPlan(folder, config or DEFAULT, values, space, checked)
 
@@ -167,22 +167,21 @@ def _advice(key: str, known: list[str]) -> str:
     return f"use one of {', '.join(known)}"
 
 
-def _choose_method(space: SearchSpace, options: Mapping[str, Any]) -> Any:
+def _choose_method(space: SearchSpace, options: SweepOptions) -> str:
     """The method; by default a grid if there are enough trials for all combinations, else TPE."""
-    method = options.get("method")
     grid = space.grid()
-    trials = options.get("trials")
+    method = options.method
     if method == "grid" and grid is None:
         raise UserError("--method grid needs lists, such as [a, b, c] or range(3), and no ranges")
     if method is None:
         method = "tpe"
-        if grid is not None and (not isinstance(trials, int) or len(grid) <= trials):
+        if grid is not None and (options.trials is None or len(grid) <= options.trials):
             method = "grid"
-    if method != "grid" and trials is None and options.get("minutes") is None:
+    if method != "grid" and options.trials is None and options.minutes is None:
         raise UserError(f"a sweep by {method} has no end; add --trials N, --minutes N, or both")
-    if options.get("halving") is not None and method == "tpe":
+    if options.halving is not None and method == "tpe":
         raise UserError("--halving needs --method random or grid: TPE compares complete trials")
-    if options.get("halving") is not None and method == "random" and trials is None:
+    if options.halving is not None and method == "random" and options.trials is None:
         raise UserError("--halving compares all trials; add --trials N")
     return method
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.search_space import to_overrides
+from experiments.search_space import describe_values
 from experiments.study import ClaimedTrial, SweepStudy
 from experiments.sweep_plan import SweepPlan
 
@@ -61,7 +61,7 @@ class SweepProgress:
             value = trial.intermediate_values[claimed.rung]
             metric = self.study.objective.metric
             result = f"{metric} {value:.6g} after {claimed.rung} validations"
-        values = " ".join(to_overrides(claimed.values))
+        values = describe_values(claimed.values)
         total = self.plan.trial_count or "?"
         print(f"trial {claimed.index:04d}: {result}  ({values}; {ended} of {total})", flush=True)
 

@@ -6,7 +6,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from config.reading import DEFAULT
-from experiments.search_space import to_overrides
+from experiments.search_space import describe_values, to_overrides
 from experiments.study import ERROR, SweepStudy
 from experiments.sweep_plan import SweepPlan
 from logger.console import format_number, format_table
@@ -74,7 +74,7 @@ def describe_failures(study: SweepStudy) -> str:
     """The failed trials with their errors, one in a line."""
     lines = []
     for index, trial in study.failed_trials().items():
-        values = " ".join(to_overrides(trial.params))
+        values = describe_values(trial.params)
         lines.append(f"{index:04d}  {values}: {trial.user_attrs[ERROR]}")
     return "\n".join(lines)
 

@@ -71,6 +71,7 @@ class RunProcess:
         self, run: Run, config: Path, processes: int, variables: Mapping[str, str]
     ) -> None:
         self.run = run
+        self.processes = processes
         self.first_step = run.saved_step()
         self.is_resumed = has_checkpoint(run.folder)
         self.stop_requested = False
@@ -85,6 +86,7 @@ class RunProcess:
             command += ["--config", str(config), "--run-dir", str(run.folder), *run.overrides]
         run.output.parent.mkdir(parents=True, exist_ok=True)
         with run.output.open("ab") as output:
+            self._output_start = output.tell()
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -130,10 +132,12 @@ class RunProcess:
         """Whether a later step has been saved since the process started."""
         return self.run.saved_step() > self.first_step
 
-    def was_killed(self, exit_code: int) -> bool:
-        """Whether a signal has ended the process, so that the run can be resumed."""
-        if exit_code < 0 or exit_code > 128:
+    def can_be_resumed(self, exit_code: int) -> bool:
+        """Whether no error, but a signal has ended the process."""
+        if self.stop_requested or exit_code < 0 or exit_code > 128:
             return True
+        if self.processes > 1 and not self._reported_errors():
+            return True  # torchrun exits with 1, whatever has ended a process
         # A process of an earlier sweep has saved a checkpoint while this one was starting.
         return exit_code == BAD_INPUT and not self.is_resumed and has_checkpoint(self.run.folder)
 
@@ -142,14 +146,19 @@ class RunProcess:
         error = read_result(self.run.folder).get("error")
         if isinstance(error, str) and error:
             return error
-        with self.run.output.open("rb") as output:
-            output.seek(0, os.SEEK_END)
-            output.seek(max(0, output.tell() - MAX_OUTPUT_BYTES))
-            text = output.read().decode(errors="replace")
-        errors = ERROR_LINE.findall(text)
+        errors = self._reported_errors()
         if errors:
-            return str(errors[-1])[:MAX_ERROR_CHARACTERS]
+            return errors[-1][:MAX_ERROR_CHARACTERS]
         return f"exit code {exit_code}, see {self.run.output}"
+
+    def _reported_errors(self) -> list[str]:
+        """The lines of its output that report errors, without the word error."""
+        with self.run.output.open("rb") as output:
+            end = output.seek(0, os.SEEK_END)
+            output.seek(max(self._output_start, end - MAX_OUTPUT_BYTES))
+            text = output.read().decode(errors="replace")
+        errors: list[str] = ERROR_LINE.findall(text)
+        return errors
 
 
 # Devices
