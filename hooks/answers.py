@@ -24,17 +24,19 @@ TEMPLATE = Path(__file__).parent.parent
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 PAYLOAD = "{{cookiecutter.project_slug}}"
 
-PACKAGES = "base config data_loader logger metrics model optim storage tests trainer utils"
+PACKAGES = (
+    "base config data_loader experiments logger metrics model optim storage tests trainer utils"
+)
 MODULES = (
     "builders profiling run_length sanity_check schedule_preview "
-    "train evaluate predict export preview"
+    "train evaluate predict export preview sweep"
 )
 FOLDERS = "runs data"
 DEPENDENCIES = (
     "filelock matplotlib numpy pillow pydantic ruamel ruamel-yaml safetensors tensorboard torch "
     "torchmetrics torchvision tqdm onnx onnxruntime onnxscript mypy pre-commit pre-commit-hooks "
     "hypothesis pytest pytest-xdist ruff types-tqdm pip setuptools uv "
-    "openpyxl pandas pyarrow "
+    "openpyxl optuna pandas pyarrow "
     "alembic mlflow mlflow-skinny sqlalchemy wandb"
 )
 DEVICES = "con prn aux nul " + " ".join(f"com{n} lpt{n}" for n in range(10))

@@ -16,8 +16,9 @@ LAYERS = (
     {"storage", "logger", "metrics", "optim"},
     {"base"},
     {"data_loader", "model", "trainer"},
+    {"experiments"},
     {"builders", "sanity_check", "profiling", "run_length", "schedule_preview"},
-    {"train", "evaluate", "predict", "export", "preview"},
+    {"train", "evaluate", "predict", "export", "preview", "sweep"},
 )
 NOT_SOURCE = {"tests", ".venv", "build"}
 Graph = dict[str, set[str]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from config.loading import load_settings
-from config.reading import parse
+from config.reading import parse, read_file
 from utils.errors import UserError
 
 CALL = re.compile(r"(\w+)\s*\(.*", re.DOTALL)
@@ -315,10 +315,11 @@ def check_search_space(space: SearchSpace, config: Path) -> None:
     Raises:
         UserError: with the message of the settings, and the values of the trial.
     """
+    settings = read_file(config)
     for values in _combinations_to_check(space):
         overrides = to_overrides({**space.fixed, **values})
         try:
-            load_settings(config, overrides)
+            load_settings(settings, overrides)
         except UserError as error:
             trial = " ".join(to_overrides(values))
             raise UserError(f"{error}\n       (a trial with {trial[:300]})") from error

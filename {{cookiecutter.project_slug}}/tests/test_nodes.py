@@ -191,7 +191,7 @@ def test_machines_with_different_run_folders_are_an_error(port: int, trained_run
 
 # Replacements of the commands of SLURM that slurm.sh calls.
 SLURM_COMMANDS = {
-    "srun": 'while [ "$1" != torchrun ]; do shift || exit 1; done\necho $$ > step\nexec "$@"',
+    "srun": 'while [ "$1" != torchrun ] && [ "$1" != python ]; do shift || exit 1; done\necho $$ > step\nexec "$@"',
     "scontrol": '[ "$1" = show ] && echo 127.0.0.1 && echo other || echo "$@" >> requeued',
     "scancel": '[ "$*" = "--signal=TERM $SLURM_JOB_ID.0" ] && kill -TERM $(cat step)',
 }

@@ -136,12 +136,17 @@ def test_values_that_the_settings_refuse_are_an_error(values: dict[str, Any], wo
     assert "a trial with " in str(caught.value)
 
 
-def test_both_ends_and_large_grids_are_checked() -> None:
-    widths = [*range(1, 150)]
-    check_search_space(make_search_space({"model.width": widths}), CONFIG)
-    for values in ({"model.width": [*widths, 0]}, {"optimizer.weight_decay": "uniform(-1, 0.9)"}):
-        with pytest.raises(UserError):
-            check_search_space(make_search_space(values), CONFIG)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model.width": [*range(1, 15), 0], "data.batch_size": [*range(1, 9)]},
+        {"optimizer.weight_decay": "uniform(-1, 0.9)"},
+        {"data.batch_size": "int(8, 10000000000)"},
+    ],
+)
+def test_all_values_of_large_grids_and_both_ends_are_checked(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        check_search_space(make_search_space(values), CONFIG)
 
 
 def test_a_sweep_file_is_merged_with_the_command_line(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from conftest import CONFIG, ROOT
 
+from config.loading import load_settings
+from config.reading import read_file
+from config.schema import Settings
 from experiments import trials
 from experiments.halving import Stage, Standing, find_stage
 from experiments.objective import Objective, count_validations, find_objective
@@ -108,8 +111,7 @@ def test_a_grid_runs_each_trial_once(command: Command, capsys: Captured) -> None
     assert accuracy is not None
     assert f"best: trial 0000, accuracy {accuracy:.6g}" in output
     assert "optimizer.lr=0.1 seed=3" in output
-    (failure,) = [line for line in output.splitlines() if line.startswith("0001  ")]
-    assert "optimizer.lr=1e+30: " in failure
+    (failure,) = [line for line in output.splitlines() if "optimizer.lr=1e+30: " in line]
     assert "not finite" in failure
 
     logs = {file: file.read_text() for file in (folder / "output").iterdir()}
@@ -129,12 +131,13 @@ def test_a_grid_runs_each_trial_once(command: Command, capsys: Captured) -> None
 
 
 @needs_optuna
-def test_a_killed_sweep_ends_with_the_same_bits(train: Command, command: Command) -> None:
+def test_a_killed_sweep_ends_with_the_same_bits(command: Command) -> None:
     steps = "trainer.max_steps=60"
     arguments = ["--config", str(CONFIG), *TRIAL, steps, "--name=a", "--method=random"]
     arguments += ["--trials=1", "optimizer.lr=log(0.01, 0.1)"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, str(ROOT / "sweep.py"), *arguments], env=environment) as sweep:
+    program = [sys.executable, str(ROOT / "sweep.py")]
+    with subprocess.Popen([*program, *arguments], env=environment) as sweep:
         run = Path("runs/a/0000")
         wait_for(lambda: any(run.glob("checkpoints/step_000000[1-9]*.pt")))
         sweep.kill()
@@ -142,8 +145,7 @@ def test_a_killed_sweep_ends_with_the_same_bits(train: Command, command: Command
     os.kill(trial, signal.SIGKILL)
     assert command("sweep", *arguments) == 0
     assert "resuming from step" in (run / "train.log").read_text()
-    (overrides,) = [line for line in (run / "settings.yaml").read_text().splitlines() if "lr:" in line]
-    rate = overrides.split(":")[1].strip()
+    rate = read_file(run / "settings.yaml")["optimizer"]["lr"]
     uninterrupted = [sys.executable, str(ROOT / "train.py"), "--config", str(CONFIG)]
     uninterrupted += ["--run-dir=b", *TRIAL, steps, f"optimizer.lr={rate}"]
     subprocess.run(uninterrupted, env=environment, check=True)
@@ -162,7 +164,7 @@ def test_a_signal_stops_the_trials_with_their_state_saved() -> None:
         sweep.send_signal(signal.SIGINT)
         output, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 128 + signal.SIGINT
-    assert "sweep.py --name a" in output
+    assert output.splitlines()[-1].endswith(" --name a")
     for name in ("0000", "0001"):
         assert "stopped; resume" in Path(f"runs/a/output/{name}.log").read_text()
 
@@ -364,25 +366,19 @@ def test_the_best_validation_counts(tmp_path: Path) -> None:
     assert ACCURACY.best([float("nan")]) is None
 
 
-def test_the_direction_is_that_of_the_metric(load: Callable[..., Any]) -> None:
+def load(*overrides: str) -> Settings:
+    return load_settings(CONFIG, overrides)
+
+
+def test_the_direction_is_that_of_the_metric() -> None:
     assert find_objective(load("checkpoint.monitor=accuracy")) == ACCURACY
     assert not find_objective(load("checkpoint.monitor=loss")).higher_is_better
     given = load("checkpoint.monitor=shifted/score", "checkpoint.mode=max")
     assert find_objective(given) == Objective("shifted/score", higher_is_better=True)
-    with pytest.raises(UserError, match="checkpoint.mode=max"):
+    with pytest.raises(UserError, match=r"checkpoint\.mode=max"):
         find_objective(load("checkpoint.monitor=score"))
     assert count_validations(load("trainer.epochs=7", "trainer.validate_every_epochs=3")) == 3
     assert count_validations(load("trainer.max_steps=7")) is None
-
-
-@pytest.fixture
-def load() -> Callable[..., Any]:
-    from config.loading import load_settings
-
-    def load_with(*overrides: str) -> Any:
-        return load_settings(CONFIG, overrides)
-
-    return load_with
 
 
 # Devices
