@@ -15,7 +15,7 @@ import filelock
 from config.help import SettingsParser
 from config.loading import load_settings
 from config.schema import Settings
-from experiments.objective import count_validations, find_objective
+from experiments.objective import Objective, count_validations, find_objective
 from experiments.search_space import check_search_space, to_overrides
 from experiments.sweep_plan import PLAN_FILE, SweepPlan, check_same_plan, make_plan, save_plan
 from experiments.trials import find_devices
@@ -119,13 +119,24 @@ def check_plan(plan: SweepPlan) -> Settings:
     check_search_space(plan.space, plan.config)
     first = {key: axis.checked_values[0] for key, axis in plan.space.ranges.items()}
     settings = load_settings(plan.config, to_overrides({**plan.space.fixed, **first}))
-    find_objective(settings)
+    warn_about_losses(plan, find_objective(settings))
     find_devices(settings.device, plan.options.processes)
     if plan.options.storage is not None:
         from experiments.study import check_storage  # imports Optuna, which takes 0.3 s
 
         check_storage(plan.options.storage)
     return settings
+
+
+def warn_about_losses(plan: SweepPlan, objective: Objective) -> None:
+    """Warns if the sweep compares losses that are different functions."""
+    keys = [key for key in plan.space.ranges if key.startswith("loss.")]
+    if keys and objective.metric.rpartition("/")[2] == "loss":
+        print(
+            f"warning: checkpoint.monitor = {objective.metric}: losses with other values of "
+            f"{', '.join(keys)} cannot be compared; monitor another metric",
+            file=sys.stderr,
+        )
 
 
 def create_folder(plan: SweepPlan) -> SweepPlan:

@@ -150,6 +150,7 @@ class Scheduler:
         while not self.waiting and time.monotonic() >= self._next_claim_time:
             claimed = self.study.claim()
             if claimed is None:
+                self.progress.show_waiting(has_own_trials=bool(self.active))
                 self._next_claim_time = time.monotonic() + WAIT_SECONDS
                 return
             active = ActiveTrial(claimed, self._make_runs(claimed))

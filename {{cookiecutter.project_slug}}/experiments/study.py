@@ -125,7 +125,8 @@ class SweepStudy:
         found: dict[int, FrozenTrial] = {}
         for trial in self.study.get_trials(deepcopy=False):
             lost_its_worker = trial.state == TrialState.FAIL and ERROR not in trial.user_attrs
-            if lost_its_worker or trial.number in removed:
+            is_foreign = INDEX not in trial.user_attrs  # as of a script of the user
+            if lost_its_worker or is_foreign or trial.number in removed:
                 continue
             found.setdefault(trial.user_attrs[INDEX], trial)
         return dict(sorted(found.items()))

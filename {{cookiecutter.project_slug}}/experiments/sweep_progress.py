@@ -24,6 +24,7 @@ class SweepProgress:
         self.plan = plan
         self.study = study
         self._next_refresh_time = 0.0
+        self._has_shown_waiting = False
 
     def __enter__(self) -> "SweepProgress":
         self._bar: tqdm[Any] = tqdm(
@@ -64,6 +65,13 @@ class SweepProgress:
         values = describe_values(claimed.values)
         total = self.plan.trial_count or "?"
         print(f"trial {claimed.index:04d}: {result}  ({values}; {ended} of {total})", flush=True)
+
+    def show_waiting(self, has_own_trials: bool) -> None:
+        """Says once that this worker has nothing to do while others run the last trials."""
+        if has_own_trials or self._has_shown_waiting or self.study.is_complete():
+            return
+        self._has_shown_waiting = True
+        tqdm.write("waiting for the trials of other workers, in case one of them dies")
 
     def _update(self) -> int:
         """Updates the numbers of the bar; returns the number of trials that have ended."""

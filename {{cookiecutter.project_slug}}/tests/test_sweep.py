@@ -169,6 +169,19 @@ def test_a_signal_stops_the_trials_with_their_state_saved() -> None:
         assert "stopped; resume" in Path(f"runs/a/output/{name}.log").read_text()
 
 
+@needs_optuna
+def test_the_time_is_limited_and_losses_that_differ_are_reported(
+    command: Command, capsys: Captured
+) -> None:
+    arguments = ("--config", CONFIG, "loss.label_smoothing=uniform(0,0.5)", "--minutes=0.0001")
+    assert command("sweep", *arguments, "checkpoint.monitor=loss") == 0
+    captured = capsys.readouterr()
+    assert "loss.label_smoothing cannot be compared" in captured.err
+    assert "--minutes 0.0001" in captured.out
+    assert "sweep.py --name sweep_label_smoothing" in captured.out
+    assert not Path("runs/sweep_label_smoothing/output").exists()
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     for _ in range(2400):
         if condition():
