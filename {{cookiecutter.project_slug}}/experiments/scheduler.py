@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import statistics
 import time
@@ -21,6 +22,7 @@ POLL_SECONDS = 0.05
 WAIT_SECONDS = 1.0  # between two looks for a trial that another worker has released
 STOP_SECONDS = 15  # for all processes to save their state
 MAX_STARTS_WITHOUT_PROGRESS = 3
+MIN_FREE_BYTES = 2**20  # with less, a run that fails has failed for lack of space
 
 
 @dataclass
@@ -235,11 +237,18 @@ class Scheduler:
             job.active.error = f"killed {run.starts_without_progress} times before it saved a step"
         else:
             job.active.error = process.describe_failure(exit_code)
-        if os.strerror(errno.ENOSPC) in job.active.error:
+        if self._disk_is_full(job.active.error):
             raise UserError(
-                f"{run.folder}: {job.active.error}\n       free some space, and repeat the command"
+                f"the disk of {self.plan.folder} is full: {job.active.error}\n"
+                "       free some space, and repeat the command; nothing is lost"
             )
         self._finish_if_done(job.active)
+
+    def _disk_is_full(self, error: str) -> bool:
+        """Whether a run has failed because the disk is full: it can be resumed later."""
+        if os.strerror(errno.ENOSPC) in error:
+            return True
+        return shutil.disk_usage(self.plan.folder).free < MIN_FREE_BYTES
 
     # Recording
 

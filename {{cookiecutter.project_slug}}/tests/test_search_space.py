@@ -194,7 +194,7 @@ def test_an_invalid_sweep_file_is_an_error(tmp_path: Path, content: str, words: 
     ("trials", "method"), [(None, "grid"), (4, "grid"), (9, "grid"), (3, "tpe")]
 )
 def test_lists_are_a_grid_unless_there_are_too_few_trials(trials: int | None, method: str) -> None:
-    options = {"config": CONFIG}
+    options: dict[str, Any] = {"config": CONFIG}
     if trials is not None:
         options["trials"] = trials
     plan = make_plan(options, ["model.width=[4,8]", "optimizer.lr=[0.1,1]"])

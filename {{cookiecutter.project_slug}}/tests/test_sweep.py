@@ -101,7 +101,9 @@ def test_a_folder_of_something_else_is_not_used(command: Command, capsys: Captur
 
 
 @needs_optuna
-def test_a_grid_runs_each_trial_once(command: Command, capsys: Captured) -> None:
+def test_a_grid_runs_each_trial_once(
+    command: Command, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ("--config", CONFIG, *TRIAL, "trainer.max_steps=3", "--name=넓이 a", "--jobs=2")
     ranges = ("optimizer.lr=[0.1, 1e30]", "seed=[3]")
     assert command("sweep", *arguments, *ranges) == 0
@@ -125,6 +127,10 @@ def test_a_grid_runs_each_trial_once(command: Command, capsys: Captured) -> None
     assert (folder / "output/0001_seed=3.log").exists()
     assert command("sweep", "--name=넓이 a", "--clean=failed", "--yes") == 0
     assert not (folder / "output/0001_seed=3.log").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.scheduler.MIN_FREE_BYTES", 2**60)
+        assert command("sweep", "--name=넓이 a") == 2
+    assert "free some space" in capsys.readouterr().err
     assert command("sweep", "--name=넓이 a", "--max-failures=1") == 1
     assert "1 trials in a row have failed" in capsys.readouterr().out
     assert (folder / "output/0001_seed=3.log").exists()
@@ -139,7 +145,7 @@ def test_a_killed_sweep_ends_with_the_same_bits(command: Command) -> None:
     program = [sys.executable, str(ROOT / "sweep.py")]
     with subprocess.Popen([*program, *arguments], env=environment) as sweep:
         run = Path("runs/a/0000")
-        wait_for(lambda: any(run.glob("checkpoints/step_000000[1-9]*.pt")))
+        wait_for(has_checkpoint, run)
         sweep.kill()
     trial = int((run / ".pid").read_text())
     os.kill(trial, signal.SIGKILL)
@@ -160,7 +166,7 @@ def test_a_signal_stops_the_trials_with_their_state_saved() -> None:
         [sys.executable, str(ROOT / "sweep.py"), *arguments], stdout=subprocess.PIPE, text=True
     ) as sweep:
         for name in ("0000", "0001"):
-            wait_for(lambda name=name: any(Path("runs/a", name).glob("checkpoints/step_*5.pt")))
+            wait_for(has_checkpoint, Path("runs/a", name))
         sweep.send_signal(signal.SIGINT)
         output, _ = sweep.communicate(timeout=60)
     assert sweep.returncode == 128 + signal.SIGINT
@@ -182,9 +188,14 @@ def test_the_time_is_limited_and_losses_that_differ_are_reported(
     assert not Path("runs/sweep_label_smoothing/output").exists()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
+def has_checkpoint(run: Path) -> bool:
+    """Whether a step after the first one has been saved."""
+    return any(run.glob("checkpoints/step_*[1-9]*.pt"))
+
+
+def wait_for(condition: Callable[[Path], bool], path: Path) -> None:
     for _ in range(2400):
-        if condition():
+        if condition(path):
             return
         time.sleep(0.05)
     raise AssertionError("the sweep does not get that far")
