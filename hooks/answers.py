@@ -28,8 +28,8 @@ PACKAGES = (
     "base config data_loader experiments logger metrics model optim storage tests trainer utils"
 )
 MODULES = (
-    "builders profiling run_length sanity_check schedule_preview "
-    "train evaluate predict export preview sweep"
+    "builders profiling run_length sample_figures sanity_check schedule_preview "
+    "train evaluate predict export preview compare sweep"
 )
 FOLDERS = "runs data"
 DEPENDENCIES = (

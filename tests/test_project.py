@@ -62,8 +62,8 @@ def test_the_projects_own_tests_pass(project: Path) -> None:
 
 
 def run_commands(project: Path) -> None:
-    """Runs the commands in the README's chapters on commands and settings."""
-    for heading in ("Commands", "Settings"):
+    """Runs the commands in the README's chapters on commands, experiments and settings."""
+    for heading in ("Commands", "Experiments", "Settings"):
         for commands in bash_blocks(project / "README.md", heading):
             run_bash(commands, project)
 

@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -110,16 +111,34 @@ def escape_invisible(text: str) -> str:
     return INVISIBLE.sub(lambda match: repr(match[0])[1:-1], text)
 
 
+def display_width(text: str) -> int:
+    """The number of columns of a terminal: two for a Chinese, Japanese or Korean character."""
+    width = 0
+    for character in text:
+        if unicodedata.combining(character):
+            continue
+        width += 1
+        if unicodedata.east_asian_width(character) in "WF":
+            width += 1
+    return width
+
+
 def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Formats rows of text, the header first; all columns but the first are right-aligned."""
     rows = [[escape_invisible(cell) for cell in row] for row in rows]
     columns = zip(*rows, strict=True)
-    widths = [max(len(cell) for cell in column) for column in columns]
+    widths = [max(display_width(cell) for cell in column) for column in columns]
     lines = []
     for row in rows:
-        cells = [row[0].ljust(widths[0])]
+        cells = [row[0].ljust(_length_for(row[0], widths[0]))]
         for cell, width in zip(row[1:], widths[1:], strict=True):
-            cells.append(cell.rjust(width))
+            cells.append(cell.rjust(_length_for(cell, width)))
         lines.append("  ".join(cells))
-    rule = "-" * len(lines[0])
+    width = sum(widths) + 2 * (len(widths) - 1)
+    rule = "-" * width
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _length_for(cell: str, width: int) -> int:
+    """The length to which spaces must extend a cell, so that it has a width on the terminal."""
+    return len(cell) + width - display_width(cell)

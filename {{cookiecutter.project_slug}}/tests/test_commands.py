@@ -533,6 +533,7 @@ FIRST_IMPORTS = {
     "preview.py": "pydantic",
     "predict.py": "filelock",
     "export.py": "filelock",
+    "compare.py": "filelock",
     "config/__main__.py": "pydantic",
     "data_loader/convert.py": "numpy",
 }

@@ -1,0 +1,128 @@
+"""What a comparison says, in sentences."""
+
+from collections.abc import Sequence
+
+from experiments.comparison import (
+    EQUAL,
+    NO_SPREAD,
+    SINGLE_SEED,
+    WITHIN_NOISE,
+    WORSE,
+    Comparison,
+    Row,
+)
+from experiments.tables import MIN_P_VALUE, format_p_value, format_result
+from utils.command import next_command
+
+MAX_LISTED_ROWS = 3
+
+
+def describe_comparison(comparison: Comparison) -> str:
+    """What the table shows: how many runs, which metric, and which value of it is best."""
+    metric = comparison.metric
+    text = _count(len(comparison.runs), "run")
+    if len(comparison.rows) < len(comparison.runs):
+        text += f" in {_count(len(comparison.rows), 'row')}"
+    text += f"; {metric.name} on validation"
+    if metric.direction is not None:
+        text += f" at the best step, {metric.direction} is best"
+    return text
+
+
+def conclude(comparison: Comparison) -> list[str]:
+    """Which row is best, and how certain that is: one sentence for each group of rows."""
+    best = comparison.best
+    if best is None:
+        return ["There is no finished run to compare."]
+    result = format_result(best)
+    noun = "seed"
+    if len(best.runs[0].repetition) > 1:  # a seed and a fold
+        noun = "repetition"
+    seeds = _count(len(best.runs), noun)
+    sentence = f"{comparison.label(best)}: {comparison.metric.name} {result} ({seeds})."
+    by_verdict: dict[str, list[Row]] = {}
+    for row in comparison.compared:
+        if row.verdict is not None:
+            by_verdict.setdefault(row.verdict.text, []).append(row)
+    if len(comparison.compared) == 1:
+        return [sentence]
+    sentences = [f"The {comparison.metric.direction} mean: {sentence}"]
+    for verdict in (WORSE, WITHIN_NOISE, SINGLE_SEED, NO_SPREAD, EQUAL):
+        if verdict in by_verdict:
+            sentences.append(_describe(comparison, verdict, by_verdict[verdict]))
+    return sentences
+
+
+def _describe(comparison: Comparison, verdict: str, rows: Sequence[Row]) -> str:
+    """One sentence about the rows that have a verdict."""
+    labels = _list_labels(comparison, rows)
+    if verdict == WORSE:
+        return f"It is better than {labels}: {_certainty(rows)}."
+    if verdict == WITHIN_NOISE:
+        return f"Within noise: {labels}.{_advice(rows)}"
+    if verdict == SINGLE_SEED:
+        settings = comparison.compared[0].runs[0].folder / "settings.yaml"
+        repeat = next_command("train.py", "--config", settings, "seed=1")
+        return (
+            f"A single seed shows no noise, so nothing can be said about {labels}. "
+            f"Repeat with other seeds: {repeat}"
+        )
+    return f"{verdict.capitalize()}: {labels}."
+
+
+def footnotes(comparison: Comparison) -> list[str]:
+    """How the columns of the table were computed."""
+    notes: dict[str, None] = {}
+    for row in comparison.compared:
+        if row.verdict is None or row.verdict.p_value is None:
+            continue
+        notes["p: difference from the best row, Welch's t-test, corrected by Holm's method"] = None
+        if row.verdict.is_pooled:
+            notes["*: of a single seed; the test uses the pooled spread of the other rows"] = None
+        if row.verdict.seeds is not None:
+            notes["seeds to tell: in each row, for this difference (power 80 %, alpha 5 %)"] = None
+    return list(notes)
+
+
+def _list_labels(comparison: Comparison, rows: Sequence[Row]) -> str:
+    labels = map(comparison.label, rows[:MAX_LISTED_ROWS])
+    text = "; ".join(labels)
+    if len(rows) > MAX_LISTED_ROWS:
+        text += f"; and {len(rows) - MAX_LISTED_ROWS} more"
+    return text
+
+
+def _certainty(rows: Sequence[Row]) -> str:
+    """The largest of the p values."""
+    p_values = []
+    is_pooled = False
+    for row in rows:
+        if row.verdict is not None and row.verdict.p_value is not None:
+            p_values.append(row.verdict.p_value)
+            is_pooled = is_pooled or row.verdict.is_pooled
+    largest = max(p_values)
+    sign = "= "
+    if len(rows) > 1:
+        sign = "≤ "
+    if largest < MIN_P_VALUE:
+        sign = ""  # format_p_value has its own
+    test = "Welch's t-test"
+    if is_pooled:
+        test = "t-test with a pooled spread"
+    return f"p {sign}{format_p_value(largest)} ({test})"
+
+
+def _advice(rows: Sequence[Row]) -> str:
+    """How many seeds would tell, if this is about one row."""
+    verdict = rows[0].verdict
+    if len(rows) > 1 or verdict is None:
+        return ""
+    if verdict.seeds is None:
+        return " More seeds would hardly tell."
+    return f" About {verdict.seeds} seeds in each row would tell."
+
+
+def _count(number: int, noun: str) -> str:
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}s"

@@ -1,0 +1,52 @@
+"""Draws single samples of the data that a run was evaluated on."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from builders import find_data_root, restore_dataset
+from config.loading import load_settings
+from logger.figures import save_figure
+from storage.checkpoint_file import load_first_usable
+from storage.run_folder import find_checkpoints, run_folder_of
+
+
+def draw_samples(run: Path, split: str, titles: Mapping[str, str], heading: str) -> bytes | None:
+    """Draws samples as the model gets them.
+
+    Args:
+        run: the run folder.
+        split: the split that contains the samples.
+        titles: what is written above each sample, by its name.
+        heading: title of the figure.
+
+    Returns:
+        A PNG file; None if the samples are no images, or have other names by now.
+
+    Raises:
+        OSError: if the data cannot be read.
+        UserError: if there is no usable checkpoint, or no such data any more.
+    """
+    checkpoint, state = load_first_usable(find_checkpoints(run))
+    settings = load_settings(state["settings"])
+    settings = find_data_root(settings, run_folder_of(checkpoint))
+    dataset = restore_dataset(settings, split, state)
+    indices = []
+    shown_titles = []
+    for index in range(len(dataset)):
+        title = titles.get(dataset.sample_name(index))
+        if title is not None:
+            indices.append(index)
+            shown_titles.append(title)
+    if not indices:
+        return None
+    batch = dataset.__getitems__(torch.tensor(indices))
+    batch = dataset.transform(batch, None)
+    figure = dataset.draw(batch, heading, shown_titles)
+    if figure is None:
+        return None
+    image = io.BytesIO()
+    save_figure(figure, image)
+    return image.getvalue()

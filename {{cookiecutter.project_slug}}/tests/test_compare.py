@@ -1,0 +1,419 @@
+"""compare.py: rows of seeds, which differences are real, and what it says about broken runs."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+import csv
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+from run_folders import write_evaluation, write_metrics, write_run
+
+from experiments.comparison import Comparison, compare_runs
+from experiments.runs import find_runs, read_run, run_folders
+from experiments.statistics import welch_test
+from sample_figures import draw_samples
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def compared(folder: Path, *by: str, metric: str | None = None) -> Comparison:
+    return compare_runs(find_runs([folder]), by, metric)
+
+
+def write_seeds(folder: Path, values: list[float], **settings: Any) -> None:
+    for seed, value in enumerate(values):
+        write_run(folder / f"seed={seed}", accuracy=value, seed=seed, **settings)
+
+
+@pytest.fixture
+def widths(tmp_path: Path) -> Path:
+    """Three widths with four seeds each; the second is best, the third hardly differs from it."""
+    folder = tmp_path / "width"
+    write_seeds(folder / "0", [0.900, 0.902, 0.904, 0.901], width=32)
+    write_seeds(folder / "1", [0.931, 0.935, 0.930, 0.933], width=64)
+    write_seeds(folder / "2", [0.930, 0.933, 0.931, 0.932], width=128)
+    return folder
+
+
+def test_runs_that_differ_only_in_the_seed_form_a_row(widths: Path) -> None:
+    comparison = compared(widths)
+    assert comparison.keys == ["model.width"]
+    verdicts = {}
+    for row in comparison.rows:
+        assert len(row.values) == 4
+        assert row.verdict is not None
+        verdicts[row.setting("model.width")] = row.verdict
+    assert verdicts[64].text == "best"
+    assert verdicts[32].text == "worse"
+    assert verdicts[128].text == "within noise"
+    assert verdicts[128].seeds is not None
+    assert verdicts[128].seeds > 4
+
+
+def test_p_values_are_corrected_for_the_number_of_rows(widths: Path) -> None:
+    comparison = compared(widths)
+    rows = {row.setting("model.width"): row for row in comparison.rows}
+    raw = welch_test(rows[32].values, rows[64].values)
+    assert raw is not None
+    assert rows[32].verdict is not None
+    assert rows[32].verdict.p_value == pytest.approx(2 * raw)
+
+
+def test_a_single_seed_is_judged_by_the_spread_of_the_others(tmp_path: Path) -> None:
+    write_seeds(tmp_path / "a", [0.90, 0.91, 0.92], width=32)
+    write_run(tmp_path / "b", accuracy=0.95, width=64)
+    comparison = compared(tmp_path)
+    worse = comparison.rows[1]
+    assert worse.verdict is not None
+    assert worse.verdict.is_pooled
+    assert worse.verdict.p_value is not None
+
+
+def test_without_repetitions_nothing_is_claimed(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "runs/a", accuracy=0.90, width=32)
+    write_run(tmp_path / "runs/b", accuracy=0.95, width=64)
+    assert command("compare") == 0
+    output = capsys.readouterr().out
+    assert "single seed" in output
+    assert "seed=1" in output  # how to repeat it
+    assert "better" not in output
+
+
+def test_the_same_seed_twice_is_no_repetition(tmp_path: Path) -> None:
+    for minute, name in enumerate(("old", "new")):
+        started = {"started": f"2026-11-30T10:0{minute}:00+00:00"}
+        write_run(tmp_path / name, accuracy=0.9 + minute / 100, manifest=started)
+    comparison = compared(tmp_path)
+    assert [run.folder.name for row in comparison.rows for run in row.runs] == ["new"]
+    assert any("old" in warning for warning in comparison.warnings)
+
+
+def test_runs_of_other_code_form_another_row(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", manifest={"git": {"commit": "a" * 40, "dirty": False}})
+    write_run(tmp_path / "b", manifest={"git": {"commit": "b" * 40, "dirty": True}})
+    comparison = compared(tmp_path)
+    assert len(comparison.rows) == 2
+    assert any("uncommitted" in warning for warning in comparison.warnings)
+
+
+def test_settings_that_do_not_change_the_result_do_not_separate_runs(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", seed=0, name="first")
+    write_run(tmp_path / "b", seed=1, name="second")
+    assert len(compared(tmp_path).rows) == 1
+
+
+def test_by_averages_over_all_other_settings(tmp_path: Path) -> None:
+    for width in (32, 64):
+        for rate in (0.1, 0.2):
+            write_run(tmp_path / f"{width}-{rate}", width=width, lr=rate)
+    comparison = compared(tmp_path, "model.width")
+    assert sorted(len(row.runs) for row in comparison.rows) == [2, 2]
+    assert any("optimizer.lr" in warning for warning in comparison.warnings)
+
+
+def test_a_metric_is_that_of_the_best_step(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", accuracy=0.9)
+    (row,) = compared(tmp_path, metric="loss").rows
+    assert row.values == [1.5 / 3]  # not the lowest, which is the last
+
+
+def test_a_killed_run_has_the_best_value_of_its_log(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", accuracy=0.9, state=None)
+    (row,) = compared(tmp_path).rows
+    assert row.values == [0.9]  # not the last one
+
+
+def test_a_lower_value_is_best_if_the_runs_say_so(tmp_path: Path) -> None:
+    for name, value in (("a", 3.0), ("b", 2.0)):
+        best = {"metric": "regret", "direction": "lowest", "value": value, "step": 48}
+        width = int(value)
+        write_run(tmp_path / name, result={"best": best}, monitor="regret", width=width)
+    best_row = compared(tmp_path).best
+    assert best_row is not None
+    assert best_row.values == [2.0]
+
+
+def test_an_unknown_direction_is_not_guessed(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "a", state=None, monitor="bleu")
+    file = run / "metrics.csv"
+    file.write_text(file.read_text().replace("accuracy", "bleu"))
+    assert compared(tmp_path).best is None
+    assert command("compare", tmp_path) == 0
+    assert "--mode" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ({"data": {"title": "a", "hash": "1"}}, {"data": {"title": "a", "hash": "2"}}, "training"),
+        ({"data": {"title": "a"}}, {"data": {"title": "b"}}, "data set"),
+        ({"validation": {"hash": "1"}}, {"validation": {"hash": "2"}}, "validation data"),
+        ({"versions": {"torch": "2.14.0"}}, {"versions": {"torch": "2.15.0"}}, "torch"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_reported(
+    tmp_path: Path, first: dict[str, object], second: dict[str, object], expected: str
+) -> None:
+    write_run(tmp_path / "a", manifest=first, width=32)
+    write_run(tmp_path / "b", manifest=second, width=64)
+    (warning,) = compared(tmp_path).warnings
+    assert expected in warning
+
+
+def test_other_splits_of_another_seed_are_no_difference(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", seed=0, manifest={"validation": {"hash": "1"}})
+    write_run(tmp_path / "b", seed=1, manifest={"validation": {"hash": "2"}})
+    assert compared(tmp_path).warnings == []
+
+
+def test_other_numbers_of_steps_and_classes_of_other_projects_are_reported(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", width=32)
+    other = write_run(tmp_path / "b", width=64, result={"step": 32})
+    settings = other / "settings.yaml"
+    settings.write_text(settings.read_text().replace("synthetic.Synthetic", "elsewhere.Data"))
+    warnings = " ".join(compared(tmp_path).warnings)
+    assert "steps: " in warnings
+    assert "elsewhere.Data" in warnings
+
+
+def test_an_overfitted_run_is_not_compared_with_real_ones(tmp_path: Path) -> None:
+    write_run(tmp_path / "real", accuracy=0.9)
+    write_run(tmp_path / "overfitted", accuracy=1.0, overfit=2)
+    comparison = compared(tmp_path)
+    assert comparison.best is not None
+    assert comparison.best.runs[0].folder.name == "real"
+
+
+def test_states_are_found(tmp_path: Path) -> None:
+    for state in ("finished", "stopped", "failed"):
+        assert read_run(write_run(tmp_path / state, state=state)).state == state
+    killed = write_run(tmp_path / "killed", state=None)
+    assert read_run(killed).state == "killed"
+    with filelock.FileLock(killed / ".lock"):
+        assert read_run(killed).state == "running"
+
+
+def test_a_run_whose_lock_cannot_be_opened_is_not_compared(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", state=None)
+    (run / ".lock").unlink()
+    (run / ".lock").mkdir()
+    found = read_run(run)
+    assert found.state == "unknown"
+    assert not found.is_complete
+
+
+def test_only_finished_runs_are_compared(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", accuracy=0.90)
+    write_run(tmp_path / "b", accuracy=0.95, state="stopped", seed=1)
+    write_run(tmp_path / "c", accuracy=0.96, state=None, seed=2)
+    comparison = compared(tmp_path)
+    assert len(comparison.rows) == 3
+    assert [row.runs[0].folder.name for row in comparison.compared] == ["a"]
+
+
+def test_broken_files_are_stated_in_rows(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for name in ("settings.yaml", "manifest.json", "result.json"):
+        (write_run(runs / name.partition(".")[0]) / name).write_text('{"a": [1,')
+    log = write_run(runs / "log", state=None) / "metrics.csv"
+    log.write_bytes(log.read_bytes()[:-4])
+    (runs / "early").mkdir()
+    (runs / "early/.pid").write_text("1")
+    assert command("compare", "--html", "page.html") == 0
+    output = capsys.readouterr().out
+    for problem in ("settings.yaml cannot", "manifest.json cannot", "result.json cannot"):
+        assert problem in output
+    assert "metrics.csv ends in the middle of a row" in output
+    assert "manifest.json is missing" in output
+    assert Path("page.html").exists()
+
+
+def test_half_a_value_is_not_read(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", accuracy=0.9, state=None)
+    log = run / "metrics.csv"
+    complete = read_run(run).values
+    log.write_bytes(log.read_bytes()[:-4])  # the last number lacks digits now
+    assert read_run(run).values == complete[:-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("nowhere",), "nowhere does not exist"),
+        (("empty",), "manifest.json"),
+        (("runs/a/settings.yaml",), "is a file"),
+        (("--metric", "acuracy"), "did you mean accuracy?"),
+        (("--metric", "test/accuracy"), "test set"),
+        (("--by", "model.widht"), "did you mean model.width?"),
+        (("--tag", "ablaton"), "did you mean ablation?"),
+        (("--remove",), "--failed"),
+        (("--failed", "--yes"), "--remove"),
+        (("--html", "empty"), ".html"),
+        (("--csv", "runs/a/metrics.csv"), "file of a run"),
+        (("--colour",), "--colour"),
+    ],
+)
+def test_bad_input_is_refused(
+    tmp_path: Path,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    expected: str,
+) -> None:
+    run = write_run(tmp_path / "runs/a", manifest={"tags": ["ablation"]})
+    before = (run / "metrics.csv").read_bytes()
+    (tmp_path / "empty").mkdir()
+    assert command("compare", *arguments) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert len(error.splitlines()) <= 2
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_tags_and_notes_are_shown_and_select_runs(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "runs/a", manifest={"tags": ["ablation"], "note": "wider"}, width=64)
+    write_run(tmp_path / "runs/b")
+    assert command("compare") == 0
+    assert "wider" in capsys.readouterr().out
+    assert command("compare", "--tag", "ablation") == 0
+    assert "1 run;" in capsys.readouterr().out
+
+
+def test_failed_runs_are_removed_after_a_confirmation(
+    tmp_path: Path,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_run(tmp_path / "runs/good")
+    failed = write_run(tmp_path / "runs/bad", state="failed", result={"error": "no memory"})
+    killed = write_run(tmp_path / "runs/killed", state=None)
+    running = write_run(tmp_path / "runs/running", state=None)
+    with filelock.FileLock(running / ".lock"):
+        assert command("compare", "--failed") == 0
+        assert "no memory" in capsys.readouterr().out
+        monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+        assert command("compare", "--failed", "--remove") == 0
+        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+        assert command("compare", "--failed", "--remove") == 2
+        assert "--yes" in capsys.readouterr().err
+        assert failed.exists()
+        assert command("compare", "--failed", "--remove", "--yes") == 0
+    assert not failed.exists()
+    assert not killed.exists()
+    assert running.exists()
+    assert (tmp_path / "runs/good").exists()
+
+
+def test_two_runs_are_compared_in_everything(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_run(tmp_path / "a", width=32, manifest={"versions": {"torch": "2.14.0"}})
+    second = write_run(tmp_path / "b", width=64, accuracy=0.91, name="other")
+    true = ["cat", "dog"] * 20
+    write_evaluation(first, predicted=true, true=true)
+    write_evaluation(second, predicted=["cat"] * 40, true=true)
+    assert command("compare", first, second, "--html", "page.html") == 0
+    output = capsys.readouterr().out
+    for expected in ("model.width", "2.14.0", "other", "0.9100", "McNemar", "sample 1 "):
+        assert expected in output
+    assert "p = 1.9e-06" in output  # 2 / 2 ** 20
+    assert "no images of samples" in output  # these runs have no checkpoint
+    assert "McNemar" in Path("page.html").read_text(encoding="utf-8")
+
+
+def test_samples_are_drawn_by_their_names(trained_run: Path) -> None:
+    image = draw_samples(trained_run, "test", {"sample 7": "a", "sample 3": "b"}, "two samples")
+    assert image is not None
+    assert image.startswith(b"\x89PNG")
+    assert draw_samples(trained_run, "test", {"other": "a"}, "none") is None
+
+
+def test_samples_of_different_evaluations_are_not_compared(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_run(tmp_path / "a", width=32)
+    second = write_run(tmp_path / "b", width=64)
+    write_evaluation(first, predicted=["cat", "dog"], true=["cat", "dog"])
+    write_evaluation(second, predicted=["cat", "dog"], true=["dog", "cat"])
+    assert command("compare", first, second) == 0
+    output = capsys.readouterr().out
+    assert "true values" in output
+    assert "McNemar" not in output
+
+
+def test_csv_has_full_precision(widths: Path, command: Callable[..., int]) -> None:
+    assert command("compare", widths, "--csv") == 0
+    with (widths / "report.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    means = {row["model.width"]: float(row["accuracy mean"]) for row in rows}
+    assert means["64"] == pytest.approx((0.931 + 0.935 + 0.930 + 0.933) / 4, abs=1e-12)
+
+
+def test_names_of_any_script_are_aligned_and_escaped(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "실험 <b>|x"
+    write_run(runs / "너비 64", width=64)
+    write_run(runs / "narrow", width=32)
+    assert command("compare", runs, "--html", "page.html", "--md", "page.md") == 0
+    lines = capsys.readouterr().out.splitlines()
+    korean = next(line for line in lines if line.startswith("너비 64"))
+    other = next(line for line in lines if line.startswith("narrow"))
+    # Each of the two Korean letters takes two columns.
+    assert korean.index("64 ", 6) + 2 == other.index("32 ")
+    assert "<b>" not in Path("page.html").read_text(encoding="utf-8")
+
+
+def test_the_page_needs_nothing_else(widths: Path, command: Callable[..., int]) -> None:
+    run = widths / "1/seed=0"
+    write_evaluation(run, predicted=["a", "b", "b"], true=["a", "b", "a"])
+    assert command("compare", widths, "--html") == 0
+    assert command("compare", run, "--html") == 0
+    for folder in (widths, run):
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert "prefers-color-scheme" in page
+        assert "<svg" in page
+        for forbidden in ("<script", "<link", 'src="http', "url(http", "@import"):
+            assert forbidden not in page
+
+
+def test_a_narrow_terminal_gets_paragraphs(widths: Path) -> None:
+    from experiments.tables import comparison_table, format_console
+    from logger.console import display_width
+
+    table = comparison_table(compared(widths))
+    text = format_console(table, width=40)
+    assert max(display_width(line) for line in text.splitlines()) <= 40
+    assert "model.width: 64" in text
+
+
+def test_links_do_not_lead_in_circles(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a")
+    (tmp_path / "runs/again").symlink_to(tmp_path / "runs", target_is_directory=True)
+    assert len(list(run_folders(tmp_path / "runs"))) == 1
+    assert len(find_runs([tmp_path / "runs", tmp_path / "runs/a"])) == 1
+
+
+def test_torch_is_not_imported(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs/a")
+    write_metrics(run / "metrics.csv", 0.9)
+    code = (
+        "import sys; sys.argv = ['compare.py', '--html']; import compare; compare.main(); "
+        "assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
