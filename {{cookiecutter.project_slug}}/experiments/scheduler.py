@@ -82,7 +82,7 @@ class Scheduler:
         self.devices = devices
         self.stop_signal = 0
         self.stop_reason = ""
-        self.jobs: list[Job | None] = [None] * plan.options.jobs
+        self.jobs: list[Job | None] = [None for _ in range(plan.options.jobs)]
         self.waiting: deque[Job] = deque()  # runs of claimed trials that have not started
         self.active: list[ActiveTrial] = []
         self.failures_in_a_row = 0
