@@ -182,8 +182,7 @@ class Scheduler:
 
     def _start(self, slot: int, job: Job) -> None:
         self.jobs[slot] = job
-        lock = job.run.folder / ".lock"
-        if lock.exists() and is_locked(lock):  # by a process of an earlier sweep
+        if is_locked(job.run.folder / ".lock"):  # by a process of an earlier sweep
             return
         options = self.plan.options
         variables = job_variables(slot, options.jobs, options.processes, self.devices)
