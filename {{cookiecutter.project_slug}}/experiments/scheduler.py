@@ -82,7 +82,7 @@ class Scheduler:
         self.devices = devices
         self.stop_signal = 0
         self.stop_reason = ""
-        self.jobs: list[Job | None] = [None] * plan.options.jobs
+        self.jobs: list[Job | None] = [None for _ in range(plan.options.jobs)]
         self.waiting: deque[Job] = deque()  # runs of claimed trials that have not started
         self.active: list[ActiveTrial] = []
         self.failures_in_a_row = 0
@@ -182,8 +182,7 @@ class Scheduler:
 
     def _start(self, slot: int, job: Job) -> None:
         self.jobs[slot] = job
-        lock = job.run.folder / ".lock"
-        if lock.exists() and is_locked(lock):  # by a process of an earlier sweep
+        if is_locked(job.run.folder / ".lock"):  # by a process of an earlier sweep
             return
         options = self.plan.options
         variables = job_variables(slot, options.jobs, options.processes, self.devices)

@@ -320,7 +320,9 @@ def remove_trial_files(plan: SweepPlan, index: int) -> None:
 
 
 def is_locked(file: Path) -> bool:
-    """Whether a process holds a lock file."""
+    """Whether a process holds a lock file, which may not exist."""
+    if not file.exists():
+        return False
     lock = filelock.FileLock(file)
     try:
         lock.acquire(blocking=False)
