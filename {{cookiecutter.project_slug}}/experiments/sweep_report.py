@@ -1,30 +1,30 @@
 """What a sweep prints at its end: its trials, the importance of the settings, the best trial."""
 
+import shutil
+import sys
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from config.reading import DEFAULT
+from experiments.comparison import compare_runs
+from experiments.conclusions import conclude, describe_comparison, footnotes
+from experiments.runs import find_runs
 from experiments.search_space import describe_values, to_overrides
 from experiments.study import ERROR, SweepStudy
 from experiments.sweep_plan import SweepPlan
-from logger.console import format_number, format_table
+from experiments.tables import comparison_table, format_console
+from logger.console import escape_invisible, format_number
 from utils.command import next_command
 
 MIN_TRIALS_FOR_IMPORTANCES = 10
-STATES = {
-    TrialState.COMPLETE: "finished",
-    TrialState.FAIL: "failed",
-    TrialState.PRUNED: "eliminated",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-}
+UNLIMITED_WIDTH = 10_000  # of a table in a file or a pipe
 
 
 def describe_sweep(plan: SweepPlan, study: SweepStudy) -> str:
-    """The table of all trials, the failures, the importances and the best trial."""
-    parts = [trial_table(plan, study)]
+    """The table of all runs, the failed trials, the importances and the best trial."""
+    parts = [compare_trials(plan, study)]
     failures = describe_failures(study)
     if failures:
         parts.append(f"failed trials:\n{failures}")
@@ -38,36 +38,24 @@ def describe_sweep(plan: SweepPlan, study: SweepStudy) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def trial_table(plan: SweepPlan, study: SweepStudy) -> str:
-    """The trials, the best first."""
-    settings = list(plan.space.ranges)
-    rows = [["trial", *settings, study.objective.metric, "state"]]
-    trials = sorted(study.trials().items(), key=lambda item: _rank(study, item[1]))
-    for index, trial in trials:
-        cells = [f"{index:04d}"]
-        for key in settings:
-            cells.append(_format(trial.params.get(key, "")))
-        value = ""
-        if trial.value is not None:
-            value = format_number(trial.value)
-        rows.append([*cells, value, STATES[trial.state]])
-    return format_table(rows)
-
-
-def _rank(study: SweepStudy, trial: FrozenTrial) -> tuple[bool, bool, float]:
-    """Complete trials first, the best of them first of all."""
-    if trial.value is None:
-        return True, True, 0.0
-    cost = trial.value
+def compare_trials(plan: SweepPlan, study: SweepStudy) -> str:
+    """The table of compare.py with all runs of the sweep; empty if no trial has a result."""
+    if study.best_trial() is None:
+        return ""
+    mode = "min"
     if study.objective.higher_is_better:
-        cost = -cost
-    return trial.state != TrialState.COMPLETE, False, cost
-
-
-def _format(value: object) -> str:
-    if isinstance(value, float):
-        return format_number(value)
-    return str(value)
+        mode = "max"
+    comparison = compare_runs(
+        find_runs([plan.folder]), metric_name=study.objective.metric, mode=mode
+    )
+    comparison.sort_by_value()
+    width = UNLIMITED_WIDTH
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+    table = format_console(comparison_table(comparison), width)
+    lines = [describe_comparison(comparison), "", table, "", *footnotes(comparison)]
+    lines += map(escape_invisible, conclude(comparison))
+    return "\n".join(lines)
 
 
 def describe_failures(study: SweepStudy) -> str:

@@ -367,8 +367,7 @@ def test_a_trial_is_stopped_at_its_rung_and_resumed_when_it_is_promoted(
     assert command("sweep", *arguments, *options) == 0
     output = capsys.readouterr().out
     assert output.count("after 1 validations") == 2
-    (eliminated,) = [line for line in output.splitlines() if line.endswith("eliminated")]
-    assert eliminated.split()[:2] == ["0000", "1e-06"]
+    assert "best: trial 0001" in output
     log = Path("runs/a/0001/train.log").read_text()
     assert "resuming from step" in log
     assert "resuming from step 0" not in log
