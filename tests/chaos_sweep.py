@@ -97,10 +97,11 @@ class SweepChaos:
 
 
 def table_of(name: str) -> list[str]:
-    """Returns the table of trials that a sweep has printed at its end."""
+    """Returns the table that a sweep has printed at its end: from its rule to an empty line."""
     lines = Path(f"{name}.log").read_text().splitlines()
-    (start,) = [number for number, line in enumerate(lines) if line.startswith("trial  ")]
-    return lines[start : start + 2 + TRIALS]
+    (rule,) = [number for number, line in enumerate(lines) if line and not line.strip("-")]
+    end = lines.index("", rule)
+    return lines[rule - 1 : end]
 
 
 def main() -> None:
