@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import statistics
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from experiments.trials import Run, RunProcess, job_variables
 from utils.errors import UserError
 from utils.signals import StopSignals
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2  # between two looks at signals, rungs and the time
 WAIT_SECONDS = 1.0  # between two looks for a trial that another worker has released
 STOP_SECONDS = 15  # for all processes to save their state
 MAX_STARTS_WITHOUT_PROGRESS = 3
@@ -86,6 +87,7 @@ class Scheduler:
         self.waiting: deque[Job] = deque()  # runs of claimed trials that have not started
         self.active: list[ActiveTrial] = []
         self.failures_in_a_row = 0
+        self._process_ended = threading.Event()
         self._next_claim_time = 0.0
         self._next_heartbeat_time = 0.0
 
@@ -186,17 +188,16 @@ class Scheduler:
             return
         options = self.plan.options
         variables = job_variables(slot, options.jobs, options.processes, self.devices)
-        job.process = RunProcess(job.run, self.plan.config, options.processes, variables)
+        job.process = RunProcess(
+            job.run, self.plan.config, options.processes, variables, self._process_ended
+        )
 
     # Waiting
 
     def _wait(self) -> None:
-        """Waits for a moment, but not longer than for the end of a single process."""
-        processes = [job.process for job in self.jobs if job is not None and job.process]
-        if len(processes) == 1:
-            processes[0].wait(POLL_SECONDS)
-        else:
-            time.sleep(POLL_SECONDS)
+        """Waits for the end of a process, but not for long."""
+        self._process_ended.wait(POLL_SECONDS)
+        self._process_ended.clear()
         self.progress.refresh()
 
     def _check_jobs(self) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,19 @@ class RunProcess:
         config: the settings file of a new run.
         processes: the number of training processes.
         variables: the environment variables of the process.
+        ended: is set when the process has ended.
     """
 
     def __init__(
-        self, run: Run, config: Path, processes: int, variables: Mapping[str, str]
+        self,
+        run: Run,
+        config: Path,
+        processes: int,
+        variables: Mapping[str, str],
+        ended: threading.Event,
     ) -> None:
         self.run = run
+        self.ended = ended
         self.processes = processes
         self.first_step = run.saved_step()
         self.is_resumed = has_checkpoint(run.folder)
@@ -95,6 +103,13 @@ class RunProcess:
                 env={**os.environ, **variables},
                 start_new_session=True,  # the sweep decides which signals reach it
             )
+
+        threading.Thread(target=self._await_end, daemon=True).start()
+
+    def _await_end(self) -> None:
+        """Waits in a thread: looking again and again would take CPU time from the trials."""
+        self.process.wait()
+        self.ended.set()
 
     def request_stop(self) -> None:
         """Asks the process to save its state and to end."""
