@@ -34,6 +34,7 @@ check: .venv/ready
 
 chaos: .venv/ready
 	$(BIN)/python tests/chaos.py
+	$(BIN)/python tests/chaos_sweep.py
 
 bench: .venv/ready
 	$(BIN)/uv pip install --quiet --python .venv -r benchmarks/requirements.txt

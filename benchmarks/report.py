@@ -18,6 +18,7 @@ from picture import PICTURE, RESULTS, draw
 FOLDER = Path(__file__).resolve().parent
 SCRIPTS = (
     "loop", "accelerator", "data", "mapped", "recipes", "growth", "start", "saving", "figures",
+    "sweeps",
 )  # fmt: skip
 
 

@@ -29,14 +29,14 @@ PACKAGES = (
 )
 MODULES = (
     "builders profiling run_length sample_figures sanity_check schedule_preview "
-    "train evaluate predict export preview compare"
+    "train evaluate predict export preview compare sweep"
 )
 FOLDERS = "runs data"
 DEPENDENCIES = (
     "filelock matplotlib numpy pillow pydantic ruamel ruamel-yaml safetensors tensorboard torch "
     "torchmetrics torchvision tqdm onnx onnxruntime onnxscript mypy pre-commit pre-commit-hooks "
     "hypothesis pytest pytest-xdist ruff types-tqdm pip setuptools uv "
-    "openpyxl pandas pyarrow "
+    "openpyxl optuna pandas pyarrow "
     "alembic mlflow mlflow-skinny sqlalchemy wandb"
 )
 DEVICES = "con prn aux nul " + " ".join(f"com{n} lpt{n}" for n in range(10))

@@ -16,6 +16,7 @@ LINES = {
     "mapped": ("in memory", "mapped, [012] workers", "without advice"),
     "saving": ("one save:", r"saving every \d+ steps costs"),
     "start": ("import torch:",),
+    "sweeps": ("shell loop", "sweep.py", "study.optimize"),
     "figures": ("train.py --help:", "train.py optimizer.lr=fast:"),
 }
 

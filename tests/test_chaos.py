@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import run
+from conftest import needs_all, run
 
 CHAOS = Path(__file__).with_name("chaos.py")
 
@@ -20,3 +20,10 @@ def test_killed_and_resumed_runs_end_like_an_uninterrupted_one(tmp_path: Path, s
     assert int(table["killed by SIGKILL"]) >= 10
     assert int(table["killed by SIGTERM"]) >= 4
     assert table["wrong results"] == "0"
+
+
+@needs_all
+def test_a_killed_sweep_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    done = run("python", str(CHAOS.with_name("chaos_sweep.py")), "--kills", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "wrong results                    0" in done.stdout

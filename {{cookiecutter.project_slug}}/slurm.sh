@@ -3,7 +3,9 @@
 # Submit it in the project's folder, on a shared file system, with the environment activated:
 #
 #     sbatch --nodes=2 --gpus-per-node=8 --cpus-per-task=64 --time=8:00:00 slurm.sh [KEY=VALUE ...]
+#     sbatch --array=0-7 --gpus-per-node=1 --time=8:00:00 slurm.sh sweep --name NAME [KEY=RANGE ...]
 #
+# Each job of the array is a worker of the same sweep.
 #SBATCH --job-name=train
 #SBATCH --ntasks-per-node=1   # one torchrun, which starts one process per GPU
 #SBATCH --output=slurm-%j.log
@@ -14,15 +16,21 @@
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 10000)) # jobs on the same machine need different ports
 
-# The job's number identifies the run, also after a requeue. srun must not kill processes that are
-# still saving when those of another machine have ended.
+if [ "$1" = sweep ]; then
+    shift
+    command=(python sweep.py "$@")
+else # the job's number identifies the run, also after a requeue
+    command=(torchrun --nnodes="$SLURM_NNODES" --nproc-per-node="${SLURM_GPUS_ON_NODE:-1}"
+        --max-restarts=3 --rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id="$SLURM_JOB_ID"
+        train.py "$@")
+fi
+
+# srun must not kill processes that are still saving when those of another machine have ended.
 srun --kill-on-bad-exit=0 --wait=0 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
-    torchrun --nnodes="$SLURM_NNODES" --nproc-per-node="${SLURM_GPUS_ON_NODE:-1}" \
-    --max-restarts=3 --rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id="$SLURM_JOB_ID" \
-    train.py "$@" &
+    "${command[@]}" &
 step=$!
 
-# After SIGTERM, torchrun stops training, and the state is saved. It is sent to the job step, because
+# After SIGTERM, training stops, and the state is saved. It is sent to the job step, because
 # srun itself would kill the processes. Shortly before the time limit, the job is requeued. scancel
 # sends SIGTERM to all processes.
 again=no

@@ -191,7 +191,8 @@ def test_machines_with_different_run_folders_are_an_error(port: int, trained_run
 
 # Replacements of the commands of SLURM that slurm.sh calls.
 SLURM_COMMANDS = {
-    "srun": 'while [ "$1" != torchrun ]; do shift || exit 1; done\necho $$ > step\nexec "$@"',
+    "srun": "until [[ $1 =~ ^(torchrun|python)$ ]]; do shift || exit 1; done\n"
+    'echo $$ > step\nexec "$@"',
     "scontrol": '[ "$1" = show ] && echo 127.0.0.1 && echo other || echo "$@" >> requeued',
     "scancel": '[ "$*" = "--signal=TERM $SLURM_JOB_ID.0" ] && kill -TERM $(cat step)',
 }
@@ -236,4 +237,32 @@ def test_the_slurm_script_saves_before_the_time_limit_and_resumes_when_requeued(
     assert subprocess.run(command, timeout=120).returncode == 0
     assert only_run(tmp_path) == run
     assert load(run)["progress"]["step"] == 60
+    assert (tmp_path / "requeued").read_text() == f"requeue {port}\n"
+
+
+WAITING_SWEEP = """
+import signal, sys, time
+from pathlib import Path
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+Path("arguments").write_text(" ".join(sys.argv[1:]))
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="bash is not installed")
+def test_the_slurm_script_stops_a_sweep_before_the_time_limit(
+    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sweep.py").write_text(WAITING_SWEEP)
+    set_up_slurm(tmp_path, port, monkeypatch)
+    script = subprocess.Popen(["/bin/bash", str(ROOT / "slurm.sh"), "sweep", "--name", "a b"])
+    STARTED.append(script)
+    for _ in range(600):
+        if (tmp_path / "arguments").exists():
+            break
+        time.sleep(0.05)
+    script.send_signal(signal.SIGUSR1)
+    script.wait(60)
+    assert (tmp_path / "arguments").read_text() == "--name a b"
     assert (tmp_path / "requeued").read_text() == f"requeue {port}\n"

@@ -1,0 +1,313 @@
+"""Runs the trials of a sweep: starts their processes, stops them, and records their values."""
+
+import errno
+import os
+import shutil
+import signal
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from experiments.search_space import to_overrides
+from experiments.study import HEARTBEAT_SECONDS, OUTPUT, ClaimedTrial, SweepStudy, is_locked
+from experiments.sweep_plan import SweepPlan
+from experiments.sweep_progress import SweepProgress
+from experiments.trials import Run, RunProcess, job_variables
+from utils.errors import UserError
+from utils.signals import StopSignals
+
+POLL_SECONDS = 0.2  # between two looks at signals, rungs and the time
+WAIT_SECONDS = 1.0  # between two looks for a trial that another worker has released
+STOP_SECONDS = 15  # for all processes to save their state
+MAX_STARTS_WITHOUT_PROGRESS = 3
+MIN_FREE_BYTES = 2**20  # with less, a run that fails has failed for lack of space
+
+
+@dataclass
+class ActiveTrial:
+    """A trial that this worker has claimed.
+
+    Attributes:
+        claimed: the trial.
+        runs: all its runs.
+        values: the value of each run that is done, by the position of the run.
+        error: why the trial has failed; empty if it has not.
+    """
+
+    claimed: ClaimedTrial
+    runs: list[Run]
+    values: dict[int, float] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass
+class Job:
+    """A run that trains, or waits for a process of an earlier sweep that still trains it.
+
+    Attributes:
+        active: the trial.
+        position: the position of the run in its trial.
+        process: the process; None while it waits.
+    """
+
+    active: ActiveTrial
+    position: int
+    process: RunProcess | None
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self.active.runs[self.position]
+
+
+class Scheduler:
+    """Runs the trials of a sweep until all have ended, or it is stopped.
+
+    Args:
+        plan: the sweep.
+        study: its trials.
+        devices: the GPUs, as in CUDA_VISIBLE_DEVICES; empty if the CPU trains.
+
+    Attributes:
+        stop_signal: the number of the signal that has stopped the sweep, or 0.
+        stop_reason: why the sweep has stopped before its end; empty if it has not.
+    """
+
+    def __init__(self, plan: SweepPlan, study: SweepStudy, devices: Sequence[str]) -> None:
+        self.plan = plan
+        self.study = study
+        self.objective = study.objective
+        self.devices = devices
+        self.stop_signal = 0
+        self.stop_reason = ""
+        self.jobs: list[Job | None] = [None for _ in range(plan.options.jobs)]
+        self.waiting: deque[Job] = deque()  # runs of claimed trials that have not started
+        self.active: list[ActiveTrial] = []
+        self.failures_in_a_row = 0
+        self._process_ended = threading.Event()
+        self._next_claim_time = 0.0
+        self._next_heartbeat_time = 0.0
+
+    def run(self) -> None:
+        """Runs trials; afterwards, no process of this sweep is left.
+
+        Raises:
+            OSError: if the study cannot be written; what the processes have saved is not lost.
+            UserError: if a trial has found a full disk.
+        """
+        started = time.monotonic()
+        with StopSignals() as signals, SweepProgress(self.plan, self.study) as self.progress:
+            try:
+                while True:
+                    self.stop_signal = signals.received
+                    if self._is_stopped(started) or not self._has_work():
+                        break
+                    self._start_runs()
+                    self._wait()
+                    self._check_jobs()
+                    self._record_heartbeats()
+                self._stop_runs()
+                self._check_jobs()
+                for active in list(self.active):
+                    self._release(active, None)
+            finally:
+                self._stop_runs()  # after an error, too
+            self.stop_signal = signals.received
+
+    def _is_stopped(self, started: float) -> bool:
+        options = self.plan.options
+        minutes = (time.monotonic() - started) / 60
+        if self.stop_signal:
+            self.stop_reason = f"stopped by {signal.Signals(self.stop_signal).name}"
+        elif options.minutes is not None and minutes >= options.minutes:
+            self.stop_reason = f"--minutes {options.minutes:g} are over"
+        elif self.has_too_many_failures():
+            self.stop_reason = f"{self.failures_in_a_row} trials in a row have failed"
+        return bool(self.stop_reason)
+
+    def has_too_many_failures(self) -> bool:
+        """Whether so many trials have failed in a row that the sweep stops."""
+        return self.failures_in_a_row >= self.plan.options.max_failures
+
+    def _has_work(self) -> bool:
+        if self.active or time.monotonic() < self._next_claim_time:
+            return True
+        return not self.study.is_complete()
+
+    # Starting
+
+    def _start_runs(self) -> None:
+        for slot, job in enumerate(self.jobs):
+            if job is not None:
+                continue
+            if not self.waiting:
+                self._claim()
+            if not self.waiting:
+                return
+            self._start(slot, self.waiting.popleft())
+
+    def _claim(self) -> None:
+        """Claims trials until one of them has a run to start, or there is no trial."""
+        while not self.waiting and time.monotonic() >= self._next_claim_time:
+            claimed = self.study.claim()
+            if claimed is None:
+                self.progress.show_waiting(has_own_trials=bool(self.active))
+                self._next_claim_time = time.monotonic() + WAIT_SECONDS
+                return
+            active = ActiveTrial(claimed, self._make_runs(claimed))
+            self.active.append(active)
+            for position, run in enumerate(active.runs):
+                job = Job(active, position, None)
+                if run.is_finished() or self._has_reached_rung(job):
+                    self._record(job)
+                else:
+                    self.waiting.append(job)
+            self._finish_if_done(active)
+
+    def _make_runs(self, claimed: ClaimedTrial) -> list[Run]:
+        name = f"{claimed.index:04d}"
+        runs = []
+        for settings in self.plan.space.repeated_settings():
+            folder = self.plan.folder / name
+            output = name
+            if settings:
+                repetition = ",".join(f"{key}={value}" for key, value in settings.items())
+                folder /= repetition
+                output += f"_{repetition}"
+            overrides = to_overrides({**self.plan.space.fixed, **claimed.values, **settings})
+            file = self.plan.folder / OUTPUT / f"{output}.log"
+            runs.append(Run(folder, file, overrides))
+        return runs
+
+    def _start(self, slot: int, job: Job) -> None:
+        self.jobs[slot] = job
+        if is_locked(job.run.folder / ".lock"):  # by a process of an earlier sweep
+            return
+        options = self.plan.options
+        variables = job_variables(slot, options.jobs, options.processes, self.devices)
+        job.process = RunProcess(
+            job.run, self.plan.config, options.processes, variables, self._process_ended
+        )
+
+    # Waiting
+
+    def _wait(self) -> None:
+        """Waits for the end of a process, but not for long."""
+        self._process_ended.wait(POLL_SECONDS)
+        self._process_ended.clear()
+        self.progress.refresh()
+
+    def _check_jobs(self) -> None:
+        for slot, job in enumerate(self.jobs):
+            if job is None:
+                continue
+            if job.process is None:
+                if not is_locked(job.run.folder / ".lock"):
+                    self.jobs[slot] = None
+                    self.waiting.appendleft(job)
+                continue
+            exit_code = job.process.process.poll()
+            if exit_code is not None:
+                self.jobs[slot] = None
+                self._handle_end(job, job.process, exit_code)
+            elif not job.process.stop_requested and self._has_reached_rung(job):
+                job.process.request_stop()
+
+    def _has_reached_rung(self, job: Job) -> bool:
+        rung = job.active.claimed.rung
+        return rung is not None and len(self.objective.validations(job.run.folder)) >= rung
+
+    def _handle_end(self, job: Job, process: RunProcess, exit_code: int) -> None:
+        """Decides what the end of a process means."""
+        run = job.run
+        if exit_code == 0 or self._has_reached_rung(job):
+            self._record(job)
+            self._finish_if_done(job.active)
+            return
+        if process.can_be_resumed(exit_code) or is_locked(run.folder / ".lock"):
+            run.starts_without_progress += 1
+            if process.has_made_progress() or process.stop_requested:
+                run.starts_without_progress = 0
+            if run.starts_without_progress < MAX_STARTS_WITHOUT_PROGRESS:
+                self.waiting.appendleft(Job(job.active, job.position, None))
+                return
+            job.active.error = f"killed {run.starts_without_progress} times before it saved a step"
+        else:
+            job.active.error = process.describe_failure(exit_code)
+        if self._disk_is_full(job.active.error):
+            raise UserError(
+                f"the disk of {self.plan.folder} is full: {job.active.error}\n"
+                "       free some space, and repeat the command; nothing is lost"
+            )
+        self._finish_if_done(job.active)
+
+    def _disk_is_full(self, error: str) -> bool:
+        """Whether a run has failed because the disk is full: it can be resumed later."""
+        if os.strerror(errno.ENOSPC) in error:
+            return True
+        return shutil.disk_usage(self.plan.folder).free < MIN_FREE_BYTES
+
+    # Recording
+
+    def _record(self, job: Job) -> None:
+        """Records the value of a run that is done."""
+        validations = self.objective.validations(job.run.folder)
+        value = self.objective.best(validations[: job.active.claimed.rung])
+        if value is None:
+            job.active.error = (
+                f"no validation of {job.run.folder} has a finite {self.objective.metric}"
+            )
+        else:
+            job.active.values[job.position] = value
+
+    def _finish_if_done(self, active: ActiveTrial) -> None:
+        """Records the result of a trial if no run of it is left to do."""
+        claimed = active.claimed
+        if active.error:
+            self.waiting = deque(job for job in self.waiting if job.active is not active)
+        is_running = any(job is not None and job.active is active for job in self.jobs)
+        if is_running or any(job.active is active for job in self.waiting):
+            return
+        if active.error:
+            self.failures_in_a_row += 1
+            self.active.remove(active)
+            self.study.fail(claimed, active.error)
+        elif len(active.values) == len(active.runs):
+            self.failures_in_a_row = 0
+            value = statistics.fmean(active.values[position] for position in sorted(active.values))
+            if claimed.rung is not None:
+                self._release(active, value)
+            else:
+                self.active.remove(active)
+                self.study.finish(claimed, value)
+        else:
+            return
+        self._next_claim_time = 0.0
+        self.progress.show_end(claimed)
+
+    def _release(self, active: ActiveTrial, value: float | None) -> None:
+        self.active.remove(active)
+        self.study.release(active.claimed, value)
+
+    def _record_heartbeats(self) -> None:
+        if time.monotonic() < self._next_heartbeat_time:
+            return
+        for active in self.active:
+            self.study.record_heartbeat(active.claimed.trial)
+        self._next_heartbeat_time = time.monotonic() + HEARTBEAT_SECONDS / 2
+
+    # Stopping
+
+    def _stop_runs(self) -> None:
+        """Stops all processes with their state saved; kills those that take too long."""
+        processes = [job.process for job in self.jobs if job is not None and job.process]
+        for process in processes:
+            process.request_stop()
+        end = time.monotonic() + STOP_SECONDS
+        for process in processes:
+            if not process.wait(max(0.0, end - time.monotonic())):
+                process.kill()
+                process.wait(None)

@@ -1,0 +1,88 @@
+"""What a sweep prints at its end: its trials, the importance of the settings, the best trial."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from config.reading import DEFAULT
+from experiments.comparison import compare_runs
+from experiments.conclusions import conclude, describe_comparison, footnotes
+from experiments.runs import find_runs
+from experiments.search_space import describe_values, to_overrides
+from experiments.study import ERROR, SweepStudy
+from experiments.sweep_plan import SweepPlan
+from experiments.tables import comparison_table, format_console
+from logger.console import escape_invisible, format_number
+from utils.command import next_command
+
+MIN_TRIALS_FOR_IMPORTANCES = 10
+UNLIMITED_WIDTH = 10_000  # of a table in a file or a pipe
+
+
+def describe_sweep(plan: SweepPlan, study: SweepStudy) -> str:
+    """The table of all runs, the failed trials, the importances and the best trial."""
+    parts = [compare_trials(plan, study)]
+    failures = describe_failures(study)
+    if failures:
+        parts.append(f"failed trials:\n{failures}")
+    parts.append(describe_importances(study))
+    best = study.best_trial()
+    if best is not None:
+        index, value = best
+        metric = study.objective.metric
+        text = f"best: trial {index:04d}, {metric} {format_number(value)}; repeat it:"
+        parts.append(f"{text}\n{repeat_command(plan, study, index)}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def compare_trials(plan: SweepPlan, study: SweepStudy) -> str:
+    """The table of compare.py with all runs of the sweep; empty if no trial has a result."""
+    if study.best_trial() is None:
+        return ""
+    mode = "min"
+    if study.objective.higher_is_better:
+        mode = "max"
+    comparison = compare_runs(
+        find_runs([plan.folder]), metric_name=study.objective.metric, mode=mode
+    )
+    comparison.sort_by_value()
+    width = UNLIMITED_WIDTH
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+    table = format_console(comparison_table(comparison), width)
+    lines = [describe_comparison(comparison), "", table, "", *footnotes(comparison)]
+    lines += map(escape_invisible, conclude(comparison))
+    return "\n".join(lines)
+
+
+def describe_failures(study: SweepStudy) -> str:
+    """The failed trials with their errors, one in a line."""
+    lines = []
+    for index, trial in study.failed_trials().items():
+        values = describe_values(trial.params)
+        lines.append(f"{index:04d}  {values}: {trial.user_attrs[ERROR]}")
+    return "\n".join(lines)
+
+
+def describe_importances(study: SweepStudy) -> str:
+    """How much each setting matters for being among the best trials; empty with one setting."""
+    complete = study.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(study.plan.space.ranges) < 2:
+        return ""
+    if len(complete) < MIN_TRIALS_FOR_IMPORTANCES:
+        return f"importances: at least {MIN_TRIALS_FOR_IMPORTANCES} complete trials are needed"
+    importances = optuna.importance.get_param_importances(study.study)
+    cells = [f"{key} {importance:.2f}" for key, importance in importances.items()]
+    return f"importances (PED-ANOVA): {', '.join(cells)}"
+
+
+def repeat_command(plan: SweepPlan, study: SweepStudy, index: int) -> str:
+    """The command that trains the first run of a trial again."""
+    options: list[str | Path] = []
+    if plan.config != DEFAULT:
+        options += ["--config", plan.config]
+    values = {**plan.space.fixed, **study.values_of(index), **plan.space.repeated_settings()[0]}
+    return next_command("train.py", *options, *to_overrides(values))

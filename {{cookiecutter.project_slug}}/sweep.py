@@ -1,0 +1,231 @@
+"""Searches settings by many training runs, on one or several machines: python sweep.py --help."""
+
+import argparse
+import shutil
+import signal
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import filelock
+
+from config.help import SettingsParser
+from config.loading import load_settings
+from config.schema import Settings
+from experiments.objective import Objective, count_validations, find_objective
+from experiments.search_space import check_search_space, to_overrides
+from experiments.sweep_plan import PLAN_FILE, SweepPlan, check_same_plan, make_plan, save_plan
+from experiments.trials import find_devices
+from storage.run_folder import RUNS
+from utils.command import next_command, run_command
+from utils.errors import TRAINING_FAILED, UserError
+from utils.paths import path_argument
+from utils.ranks import world_size
+
+if TYPE_CHECKING:
+    from experiments.scheduler import Scheduler
+    from experiments.study import SweepStudy
+
+COMMAND_ARGUMENTS = ("settings", "clean", "yes")  # the others are options of the sweep
+
+
+def main() -> int:
+    """Runs a sweep, or continues it; returns the exit code."""
+    arguments = parse_arguments()
+    if world_size() > 1:
+        raise UserError("sweep.py starts torchrun itself; run it without, and use --processes N")
+    if find_spec("optuna") is None:
+        raise UserError("sweep.py requires the package optuna; pip install -e '.[sweep]'")
+    options = {}
+    for name, value in vars(arguments).items():
+        if value is not None and name not in COMMAND_ARGUMENTS:
+            options[name] = value
+    plan = make_plan(options, arguments.settings)
+    if arguments.clean is not None:
+        return remove_failed_trials(plan, arguments.yes)
+    settings = check_plan(plan)
+    plan = create_folder(plan)
+    study = open_study(plan, settings)
+    scheduler = run_trials(plan, study, settings)
+    return describe_end(plan, study, scheduler)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The arguments of the command line."""
+    parser = SettingsParser(
+        description="Searches settings: each trial is a run of train.py with other values. The "
+        "same command again continues a sweep, also on other machines at the same time."
+    )
+    parser.add_argument(
+        "--config",
+        type=path_argument,
+        metavar="FILE",
+        help="settings file of the trials, or a sweep file such as those in config/sweeps",
+    )
+    parser.add_argument(
+        "--name", help="folder in runs/; alone: continue this sweep, or use config/sweeps/NAME.yaml"
+    )
+    parser.add_argument(
+        "--method",
+        choices=("grid", "random", "tpe"),
+        help="default: grid for lists, unless --trials is smaller; otherwise tpe",
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="number of trials")
+    parser.add_argument(
+        "--minutes", type=float, metavar="M", help="stop after M minutes, with all states saved"
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time; default: 1")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="training processes of each run; default: 1"
+    )
+    parser.add_argument(
+        "--halving", type=int, metavar="N", help="only the best 1/N of the trials train on"
+    )
+    parser.add_argument(
+        "--storage", metavar="URL", help="database of the study; default: a file in runs/NAME"
+    )
+    parser.add_argument(
+        "--max-failures", type=int, metavar="N", help="stop after N failures in a row; default: 5"
+    )
+    parser.add_argument(
+        "--sampler-seed", type=int, metavar="N", help="seed of the chosen values; default: 0"
+    )
+    parser.add_argument(
+        "--clean", choices=("failed",), help="remove failed trials; the next start repeats them"
+    )
+    parser.add_argument("--yes", action="store_true", help="remove them without a question")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="KEY=RANGE",
+        help="[a, b, c], range(n), log(a, b), uniform(a, b) or int(a, b); one value is fixed",
+    )
+    return parser.parse_command_line()
+
+
+def check_plan(plan: SweepPlan) -> Settings:
+    """Checks everything that can be checked before the first trial.
+
+    Returns:
+        The settings of the first trial.
+    """
+    if (plan.folder / PLAN_FILE).exists():
+        check_same_plan(plan)
+    elif any(not file.name.startswith(".") for file in plan.folder.glob("*")):
+        raise UserError(f"{plan.folder} is not the folder of a sweep; use another --name")
+    check_search_space(plan.space, plan.config)
+    first = {key: axis.checked_values[0] for key, axis in plan.space.ranges.items()}
+    settings = load_settings(plan.config, to_overrides({**plan.space.fixed, **first}))
+    warn_about_losses(plan, find_objective(settings))
+    find_devices(settings.device, plan.options.processes)
+    if plan.options.storage is not None:
+        from experiments.study import check_storage  # imports Optuna, which takes 0.3 s
+
+        check_storage(plan.options.storage)
+    return settings
+
+
+def warn_about_losses(plan: SweepPlan, objective: Objective) -> None:
+    """Warns if the sweep compares losses that are different functions."""
+    keys = [key for key in plan.space.ranges if key.startswith("loss.")]
+    if keys and objective.metric.rpartition("/")[2] == "loss":
+        print(
+            f"warning: checkpoint.monitor = {objective.metric}: losses with other values of "
+            f"{', '.join(keys)} cannot be compared; monitor another metric",
+            file=sys.stderr,
+        )
+
+
+def create_folder(plan: SweepPlan) -> SweepPlan:
+    """Creates the folder of a new sweep; other workers may do it at the same time.
+
+    Returns:
+        The plan with the order of its ranges in the folder.
+    """
+    is_new = not plan.folder.exists()
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(plan.folder / ".lock"):
+            if not (plan.folder / PLAN_FILE).exists():
+                save_plan(plan)
+            return check_same_plan(plan)
+    except OSError:
+        if is_new:
+            shutil.rmtree(plan.folder, ignore_errors=True)
+        raise
+
+
+def open_study(plan: SweepPlan, settings: Settings) -> "SweepStudy":
+    """Opens the study of a sweep, or creates it."""
+    from experiments.study import SweepStudy
+
+    validations = count_validations(settings)
+    if {"trainer.epochs", "trainer.validate_every_epochs"} & plan.space.ranges.keys():
+        validations = None
+    return SweepStudy(plan, find_objective(settings), validations)
+
+
+def run_trials(plan: SweepPlan, study: "SweepStudy", settings: Settings) -> "Scheduler":
+    """Runs the trials until the sweep ends."""
+    from experiments.scheduler import Scheduler
+
+    print(f"sweep: {plan.folder}", flush=True)
+    devices = find_devices(settings.device, plan.options.processes)
+    scheduler = Scheduler(plan, study, devices)
+    scheduler.run()
+    return scheduler
+
+
+def describe_end(plan: SweepPlan, study: "SweepStudy", scheduler: "Scheduler") -> int:
+    """Prints the results and the next command; returns the exit code."""
+    from experiments.sweep_report import describe_sweep
+
+    print(describe_sweep(plan, study))
+    if scheduler.stop_reason:
+        print(f"\n{scheduler.stop_reason}; continue: {continue_command(plan)}")
+    if scheduler.stop_signal:
+        return 128 + scheduler.stop_signal
+    has_no_result = study.is_complete() and study.best_trial() is None
+    if scheduler.has_too_many_failures() or has_no_result:
+        return TRAINING_FAILED
+    return 0
+
+
+def continue_command(plan: SweepPlan) -> str:
+    """The command that continues a sweep."""
+    return next_command("sweep.py", "--name", plan.folder.relative_to(RUNS))
+
+
+def remove_failed_trials(plan: SweepPlan, is_confirmed: bool) -> int:
+    """Removes the failed trials of a sweep, after a question; returns the exit code."""
+    from experiments.study import remove_trial_files
+    from experiments.sweep_report import describe_failures
+
+    if not (plan.folder / PLAN_FILE).exists():
+        raise UserError(f"--clean: {plan.folder} is not the folder of a sweep")
+    plan = check_same_plan(plan)
+    study = open_study(plan, check_plan(plan))
+    failed = study.failed_trials()
+    if not failed:
+        print("no trial has failed")
+        return 0
+    print(describe_failures(study))
+    if not is_confirmed:
+        if not sys.stdin.isatty():
+            raise UserError("--clean failed asks for a confirmation; add --yes")
+        answer = input(f"remove {len(failed)} failed trials? [y/N] ")
+        if answer.strip().lower() not in ("y", "yes"):
+            print("nothing was removed")
+            return 0
+    study.remove(failed)
+    for index in failed:
+        remove_trial_files(plan, index)
+    print(f"{len(failed)} removed; run them again: {continue_command(plan)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,224 @@
+"""The search space of a sweep: ranges, their errors, and the check against the settings."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CONFIG
+
+from experiments.search_space import (
+    Choices,
+    FloatRange,
+    IntRange,
+    Range,
+    check_search_space,
+    make_search_space,
+    parse_range,
+    to_overrides,
+)
+from experiments.sweep_plan import check_same_plan, make_plan, save_plan
+from utils.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("log(1e-4, 1e-1)", FloatRange(1e-4, 0.1, log=True)),
+        (" uniform( -1 , 2.5 ) ", FloatRange(-1.0, 2.5, log=False)),
+        ("int(2, 8)", IntRange(2, 8)),
+        ("range(3)", Choices((0, 1, 2))),
+        ("range(8, 2, -3)", Choices((8, 5))),
+        (["SGD", None, 0.5], Choices(("SGD", None, 0.5))),
+        ([[32, 64], [32]], Choices(([32, 64], [32]))),
+        ("networks.MLP", None),
+        (0.1, None),
+        ({"lr": [1, 2]}, None),
+        ("gelu(tanh)", None),
+    ],
+)
+def test_a_range_is_read(written: Any, expected: Range | None) -> None:
+    assert parse_range("model.width", written) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("log(0, 1)", "greater than 0"),
+        ("log(1, 0.1)", "below"),
+        ("uniform(2, 2)", "below"),
+        ("log(0.1)", "both ends"),
+        ("log(1, 2, 3)", "both ends"),
+        ("log(1, 2", "log(1e-4, 1e-1)"),
+        ("log(1, high=2)", "only numbers"),
+        ("log(1, 1e999)", "only numbers"),
+        ("int(1, 2.5)", "whole numbers"),
+        ("int(true, 4)", "only numbers"),
+        ("uniform(__import__('os').getpid(), 9)", "only numbers"),
+        ("lgo(1, 2)", "did you mean log"),
+        ("Range(3)", "did you mean range"),
+        ("range(0)", "no values"),
+        ("range(1.5)", "whole numbers"),
+        ("range(1, 2, 0)", "whole numbers"),
+        ("range(1000000000000000000000)", "int(a, b)"),
+        ([], "no values"),
+        ([3, 4, 3], "3 occurs twice"),
+    ],
+)
+def test_an_invalid_range_is_an_error(written: Any, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_range("model.width", written)
+    message = str(caught.value)
+    assert message.startswith("model.width = ")
+    assert words in message
+    assert len(message.splitlines()) == 1
+
+
+def test_settings_are_searched_repeated_or_fixed() -> None:
+    space = make_search_space({"a.b": [1, 2], "c.d": "x", "seed": "range(2)", "e.f": ["y", "z"]})
+    assert space.fixed == {"c.d": "x"}
+    assert space.repeated_settings() == [{"seed": 0}, {"seed": 1}]
+    assert space.grid() == [
+        {"a.b": 1, "e.f": "y"},
+        {"a.b": 1, "e.f": "z"},
+        {"a.b": 2, "e.f": "y"},
+        {"a.b": 2, "e.f": "z"},
+    ]
+    assert make_search_space({"a.b": "int(1, 2)"}).grid() is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"seed": "int(0, 9)", "a.b": [1]}, "range(3)"),
+        ({"checkpoint.monitor": ["loss", "accuracy"]}, "checkpoint.monitor"),
+        ({"a.b": 1}, "no range"),
+    ],
+)
+def test_an_impossible_search_space_is_an_error(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_search_space(values)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.001, "k=0.001"),
+        (None, "k=null"),
+        (True, "k=true"),
+        ("SGD", "k=SGD"),
+        ("true", 'k="true"'),
+        ("", 'k=""'),
+        ([1, "a b"], 'k=[1, "a b"]'),
+        ("한국어", "k=한국어"),
+    ],
+)
+def test_values_are_written_as_train_reads_them(value: Any, text: str) -> None:
+    assert to_overrides({"k": value}) == [text]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model.widht": [4, 8]}, "did you mean model.width"),
+        ({"model.width": [4, 8, "wide"]}, "model.width = "),
+        ({"model.width": "uniform(4, 8)"}, "model.width = 4.0"),
+        ({"optimizer.momentum": "uniform(0, 0.9)", "optimizer.name": ["SGD", "AdamW"]}, "momentum"),
+        ({"seed": "range(-1, 2)"}, "seed = -1"),
+        ({"model.width": ["range(3)"], "seed": "range(2)"}, "model.width = "),
+    ],
+)
+def test_values_that_the_settings_refuse_are_an_error(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_search_space(make_search_space(values), CONFIG)
+    assert words in str(caught.value)
+    assert "a trial with " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model.width": [*range(1, 15), 0], "data.batch_size": [*range(1, 9)]},
+        {"optimizer.weight_decay": "uniform(-1, 0.9)"},
+        {"data.batch_size": "int(8, 10000000000)"},
+    ],
+)
+def test_all_values_of_large_grids_and_both_ends_are_checked(values: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        check_search_space(make_search_space(values), CONFIG)
+
+
+def test_a_sweep_file_is_merged_with_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "sweeps/넓이 a.yaml"
+    file.parent.mkdir()
+    file.write_text(
+        "config: ../c.yaml\ntrials: 3\njobs: 2\nranges:\n  optimizer: {lr: 'log(0.1, 1)'}\n"
+        "  model.width: [4, 8]\n"
+    )
+    plan = make_plan({"config": file, "trials": 5}, ["model.width=16", "seed=range(2)"])
+    assert plan.folder == Path("runs/넓이 a")
+    assert plan.config.resolve() == tmp_path / "c.yaml"
+    assert plan.space.ranges == {"optimizer.lr": FloatRange(0.1, 1.0, log=True)}
+    assert plan.space.fixed == {"model.width": 16}
+    assert plan.options.jobs == 2
+    assert plan.options.method == "tpe"
+    assert plan.trial_count == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("trails: 3\nranges: {model.width: [4, 8]}", "did you mean trials"),
+        ("model.width: [4, 8]", "below the key ranges"),
+        ("ranges: [4, 8]", "ranges must contain"),
+        ("jobs: 0\nranges: {model.width: [4, 8]}", "--jobs"),
+        ("trials: many\nranges: {model.width: [4, 8]}", "--trials"),
+        ("method: gird\nranges: {model.width: [4, 8]}", "--method"),
+        ("method: grid\nranges: {model.width: 'int(4, 8)'}", "needs lists"),
+        ("ranges: {model.width: 'int(4, 8)'}", "no end"),
+        ("halving: 3\ntrials: 2\nranges: {model.width: 'int(4, 8)'}", "--halving"),
+        ("name: a/b\nranges: {model.width: [4, 8]}", "--name"),
+    ],
+)
+def test_an_invalid_sweep_file_is_an_error(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "sweeps/width.yaml"
+    file.parent.mkdir()
+    file.write_text(content)
+    with pytest.raises(UserError) as caught:
+        make_plan({"config": file}, [])
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("trials", "method"), [(None, "grid"), (4, "grid"), (9, "grid"), (3, "tpe")]
+)
+def test_lists_are_a_grid_unless_there_are_too_few_trials(trials: int | None, method: str) -> None:
+    options: dict[str, Any] = {"config": CONFIG}
+    if trials is not None:
+        options["trials"] = trials
+    plan = make_plan(options, ["model.width=[4,8]", "optimizer.lr=[0.1,1]"])
+    assert plan.options.method == method
+    assert plan.trial_count == min(trials or 4, 4)
+
+
+def test_a_folder_continues_only_the_same_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"config": CONFIG, "name": "a"}
+    plan = make_plan(options, ["model.width=[4,8]", "optimizer.lr=[0.10, 1]"])
+    plan.folder.mkdir(parents=True)
+    save_plan(plan)
+    same = make_plan({**options, "jobs": 3}, ["optimizer.lr=[1e-1,1]", "model.width=[4, 8]"])
+    assert list(check_same_plan(same).space.ranges) == ["model.width", "optimizer.lr"]
+    assert make_plan({"name": "a"}, []).space == plan.space
+    for changes, words in (
+        (["model.width=[4,9]", "optimizer.lr=[0.1,1]"], "model.width: [4, 8] -> [4, 9]"),
+        (["model.width=[4,8]"], "optimizer.lr: [0.1, 1] -> none"),
+        (["model.width=[4,8]", "optimizer.lr=[0.1,1]", "seed=[1]"], "seed: none -> [1]"),
+    ):
+        with pytest.raises(UserError) as caught:
+            check_same_plan(make_plan(options, changes))
+        assert words in str(caught.value)
+        assert "--name" in str(caught.value)
