@@ -395,8 +395,9 @@ def describe_progress(trainer: "BaseTrainer") -> None:
         log.info("the trainer ended the run at step %d: %s", progress.step, progress.stop_reason)
     elif trainer.stops_early and progress.step < trainer.total_steps:
         log.info("%s; trainer.early_stop=N continues it", trainer.describe_early_stop())
-    elif trainer.time_is_up and progress.step < trainer.total_steps:
-        log.info("%s; trainer.max_minutes=N continues it", trainer.describe_end_of_time())
+    elif trainer.training_time.is_up and progress.step < trainer.total_steps:
+        end = trainer.training_time.describe_end(progress.step)
+        log.info("%s; trainer.max_minutes=N continues it", end)
     elif trainer.is_finished():
         log.info("all %d steps are done; trainer.epochs=N extends the run", progress.step)
 

@@ -119,7 +119,7 @@ class BaseTrainer(ABC):
         self.scaler = GradScaler(self.device.type, enabled=uses_half)
         self.random_state = GlobalRandomState(self.device)
         self.run_log = RunLog(run, self.dataset.title, settings)
-        self.training_time = TrainingTime(run)
+        self.training_time = TrainingTime(run, self.options.max_minutes)
         self.checkpointer = Checkpointer(run / "checkpoints", settings.checkpoint, self.sharded)
         skips = self.options.non_finite == "skip"
         self.guard = NonFiniteGuard(run, skips, self.sharded)
@@ -298,12 +298,9 @@ class BaseTrainer(ABC):
         With ``minutes``, it is the same fraction of all steps as the time is of
         `trainer.max_minutes`. Before training, as in the preview, it is the step itself.
         """
-        minutes = self.options.max_minutes
-        is_timed = self.settings.scheduler.span == "minutes" and self.training_time.is_running
-        if not is_timed or minutes is None:
+        if self.settings.scheduler.span == "steps" or not self.training_time.is_running:
             return step
-        fraction = self.training_time.agreed_seconds / (60 * minutes)
-        return min(int(fraction * self.total_steps), self.total_steps - 1)
+        return min(int(self.training_time.fraction * self.total_steps), self.total_steps - 1)
 
     def update(self, step: Step) -> dict[str, Tensor]:
         """One optimizer step: forward, backward, clip, step; by default `optimize`.
@@ -480,7 +477,7 @@ class BaseTrainer(ABC):
                 saving.end_step()
                 seconds = self.training_time.seconds
                 self.stop_signal = stop_flag.exchange(signals.received, seconds)
-                self.use_time(stop_flag.seconds)
+                self.training_time.agree_on(stop_flag.seconds, self.progress.step)
                 if self.stop_signal:
                     self.save()
                     break
@@ -613,7 +610,7 @@ class BaseTrainer(ABC):
         step = self.progress.step
         if self.progress.validated_step >= step:
             return False
-        if step == self.total_steps or self.progress.stop_reason or self.time_is_up:
+        if step == self.total_steps or self.progress.stop_reason or self.training_time.is_up:
             return True
         every_steps = self.options.validate_every_steps
         if every_steps is None:
@@ -633,7 +630,7 @@ class BaseTrainer(ABC):
         is_over = (
             self.progress.step >= self.total_steps
             or self.stops_early
-            or self.time_is_up
+            or self.training_time.is_up
             or bool(self.progress.stop_reason)
         )
         return is_over and not self.validation_is_due()
@@ -650,30 +647,10 @@ class BaseTrainer(ABC):
         """Why the run ends before its last step, and the best value."""
         return describe_early_stop(self.progress, self.settings.checkpoint.monitor)
 
-    @property
-    def time_is_up(self) -> bool:
-        """Whether `trainer.max_minutes` are over, in all processes at the same step."""
-        minutes = self.options.max_minutes
-        return minutes is not None and self.training_time.agreed_seconds >= 60 * minutes
-
-    def describe_end_of_time(self) -> str:
-        """Why the run ends before its last step."""
-        return (
-            f"trainer.max_minutes = {self.options.max_minutes:g} ends the run at step "
-            f"{self.progress.step} of {self.total_steps}"
-        )
-
     def _ends_epoch(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0 or step == self.total_steps
 
     # Parts of a step.
-
-    def use_time(self, seconds: float) -> None:
-        """Sets the time of the schedule and of `trainer.max_minutes`; logs that it is up."""
-        was_up = self.time_is_up
-        self.training_time.agreed_seconds = max(seconds, self.training_time.agreed_seconds)
-        if self.time_is_up and not was_up:
-            log.info("%s", self.describe_end_of_time())
 
     def step_schedulers(self, monitored_value: float | None = None) -> None:
         """Makes a step of each scheduler of torch, if one is due.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from logger.console import log
 from utils.files import replace_file
 from utils.process_group import broadcast_object
 
@@ -22,14 +23,16 @@ class TrainingTime:
 
     Args:
         folder: the run folder.
+        max_minutes: `trainer.max_minutes`, after which the run ends; None if there is no limit.
 
     Attributes:
         agreed_seconds: the time after the last step that all processes know of, the same in each.
         is_running: whether training is in progress.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_minutes: float | None = None) -> None:
         self.file = folder / FILE
+        self.max_minutes = max_minutes
         self.agreed_seconds = 0.0
         self.is_running = False
         self._seconds_by_step: dict[int, float] | None = None
@@ -65,6 +68,29 @@ class TrainingTime:
         if not self.is_running:
             return self._seconds_before
         return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def fraction(self) -> float:
+        """The agreed time as a fraction of the limit; 0 if there is none."""
+        if self.max_minutes is None:
+            return 0.0
+        return self.agreed_seconds / (60 * self.max_minutes)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the limit is reached, in all processes at the same step."""
+        return self.fraction >= 1
+
+    def agree_on(self, seconds: float, step: int) -> None:
+        """Sets the time of all processes after a step; logs that the limit is reached."""
+        was_up = self.is_up
+        self.agreed_seconds = max(seconds, self.agreed_seconds)
+        if self.is_up and not was_up:
+            log.info("%s", self.describe_end(step))
+
+    def describe_end(self, step: int) -> str:
+        """Why the run ends at a step."""
+        return f"trainer.max_minutes = {self.max_minutes:g} ends the run at step {step}"
 
     def record(self, step: int) -> None:
         """Writes the time at a step, which is about to be saved; for the main process.

@@ -89,12 +89,12 @@ def test_a_schedule_over_the_time_follows_it(make_trainer: Callable[..., Any]) -
     assert group["lr"] == pytest.approx(highest / 2)
     with trainer.training_time.running(0):
         for seconds, factor in ((0, 1), (150, 0.75), (450, 0.25), (400, 0.25), (599, 1 / 600)):
-            trainer.use_time(seconds)
+            trainer.training_time.agree_on(seconds, step=3)
             trainer.set_learning_rates(3)
             assert group["lr"] == pytest.approx(factor * highest, abs=1e-3 * highest)
-            assert not trainer.time_is_up
-        trainer.use_time(600)
-        assert trainer.time_is_up
+            assert not trainer.training_time.is_up
+        trainer.training_time.agree_on(600, step=3)
+        assert trainer.training_time.is_up
         trainer.set_learning_rates(3)
         assert group["lr"] >= 0
 
