@@ -67,7 +67,9 @@ def record_validation(trainer: Any, all_results: Mapping[str, Mapping[str, Tenso
             monitorable[f"{prefix}{name}"] = value
     monitored_value = monitorable[trainer.settings.checkpoint.monitor]
     is_best = trainer.progress.record_validation(
-        monitored_value, trainer.higher_is_better(trainer.monitored_metric)
+        monitored_value,
+        trainer.higher_is_better(trainer.monitored_metric),
+        trainer.settings.checkpoint.keep_best,
     )
     trainer.step_schedulers(monitored_value)
     for split, values in scalars.items():

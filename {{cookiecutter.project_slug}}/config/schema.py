@@ -245,6 +245,8 @@ class CheckpointSettings(Section):
     """Minutes between two checkpoints, in addition to one at the end of each epoch."""
     keep: Count = 2
     """Number of the newest step_*.pt files to keep, in addition to best.pt."""
+    keep_best: Count = 1
+    """Number of the best validated checkpoints to keep; with 2 or more, also as step_*.pt."""
     monitor: str = "loss"
     """Validation metric that selects best.pt and controls early stopping.
 

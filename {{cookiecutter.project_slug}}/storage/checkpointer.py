@@ -3,15 +3,15 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from config.schema import CheckpointSettings
 from logger.console import log
-from storage.checkpoint_file import read_verified, save_checkpoint
-from storage.run_folder import step_in_name
+from storage.checkpoint_file import load_first_usable, read_verified, save_checkpoint
+from storage.run_folder import find_checkpoints, step_in_name
 from utils.command import next_command
 from utils.errors import TRAINING_FAILED, UserError
 from utils.files import replacing
@@ -101,8 +101,13 @@ class Checkpointer:
         if any(all_gather_object(self._failure)):
             return
 
+        best_steps: list[int] = []
+        if self.settings.keep_best > 1:  # otherwise best.pt is enough
+            best_steps += state["progress"]["best_values"]
+
         def publish(whole_state: Mapping[str, Any]) -> None:
-            write_step_files(self.folder, whole_state, step, self.settings.keep, is_best)
+            keep = self.settings.keep
+            write_step_files(self.folder, whole_state, step, keep, is_best, best_steps)
 
         with self._continuing_on_failure(step):
             if self.sharded:
@@ -138,13 +143,39 @@ class Checkpointer:
             log.warning("%s; training continues, and the next save tries again", self._failure)
 
 
+def best_checkpoints(folder: Path) -> dict[Path, float]:
+    """The checkpoints that `checkpoint.keep_best` keeps, with their monitored values.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        The values by file, the best first; files that were deleted are left out.
+
+    Raises:
+        UserError: if the run has no usable checkpoint.
+    """
+    _, state = load_first_usable(find_checkpoints(folder, best=False))
+    best: dict[Path, float] = {}
+    for step, value in state["progress"]["best_values"].items():
+        file = folder / f"checkpoints/step_{step:08d}.pt"
+        if file.exists():
+            best[file] = value
+    return best
+
+
 def write_step_files(
-    folder: Path, state: Mapping[str, Any], step: int, keep: int, is_best: bool
+    folder: Path,
+    state: Mapping[str, Any],
+    step: int,
+    keep: int,
+    is_best: bool,
+    best_steps: Collection[int] = (),
 ) -> None:
     """Writes ``step_*.pt``, also named ``last.pt`` and, if it is the best, ``best.pt``.
 
-    The last `keep` of the ``step_*.pt`` up to this step are kept. Others are deleted after the new
-    one is safe. Those of later steps are others, too: the run has returned to an earlier step, and
+    The last `keep` of the ``step_*.pt`` up to this step are kept, and those of `best_steps`. Others
+    are deleted after the new one is safe. Those of later steps are others, too: the run has returned to an earlier step, and
     would otherwise resume from a step that it has left.
 
     Raises:
@@ -159,12 +190,14 @@ def write_step_files(
     save_checkpoint(first_file, state)
     for name in names[1:]:
         _link_or_copy(first_file, folder / name)
-    _delete_other_steps(folder, step, keep)
+    _delete_other_steps(folder, step, keep, best_steps)
     _delete_unused_shards(folder)
 
 
-def _delete_other_steps(folder: Path, step: int, keep: int) -> None:
-    """Deletes ``step_*.pt`` of later steps, and all but the last `keep` up to this one."""
+def _delete_other_steps(
+    folder: Path, step: int, keep: int, best_steps: Collection[int]
+) -> None:
+    """Deletes ``step_*.pt`` of later steps and, up to this one, all but the last and the best."""
     earlier: dict[int, Path] = {}
     later: dict[int, Path] = {}
     for file in folder.glob("step_*.pt"):
@@ -176,7 +209,8 @@ def _delete_other_steps(folder: Path, step: int, keep: int) -> None:
         else:
             later[file_step] = file
     for old_step in sorted(earlier)[:-keep]:
-        earlier[old_step].unlink()
+        if old_step not in best_steps:
+            earlier[old_step].unlink()
     for file in later.values():
         log.info("deleted %s: the run has returned to step %d", file, step)
         file.unlink()

@@ -1,8 +1,9 @@
 """How far a run has come."""
 
+import copy
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -16,6 +17,7 @@ class Progress:
         criterion: what the best value is the best of: metric, direction and data.
         best: the best value of `checkpoint.monitor`; NaN before the first finite one.
         best_step: the step of that value; 0 before the first finite one.
+        best_values: the best values by step, the best first; `checkpoint.keep_best` of them.
         validations_without_improvement: validations since that value.
         skipped_steps: steps that were undone because of a non-finite value.
         stop_reason: why the trainer has ended the run before its last step, or empty.
@@ -26,6 +28,7 @@ class Progress:
     criterion: str = ""
     best: float = math.nan
     best_step: int = 0
+    best_values: dict[int, float] = field(default_factory=dict)
     validations_without_improvement: int = 0
     skipped_steps: int = 0
     stop_reason: str = ""
@@ -36,15 +39,25 @@ class Progress:
             self.criterion = criterion
             self.best = math.nan
             self.best_step = 0
+            self.best_values = {}
             self.validations_without_improvement = 0
 
-    def record_validation(self, value: float, higher_is_better: bool) -> bool:
+    def record_validation(self, value: float, higher_is_better: bool, keep_best: int) -> bool:
         """Records the monitored value of a validation; returns whether it is an improvement.
 
         Only a finite value that is better than the best one is an improvement. This alone decides
         on ``best.pt``, on the patience of early stopping and on the wording of the log.
+
+        Args:
+            value: the monitored value.
+            higher_is_better: whether higher values are better.
+            keep_best: the number of values in `best_values`; of equal ones, the first are kept.
         """
         self.validated_step = self.step
+        if math.isfinite(value):
+            values = {**self.best_values, self.step: value}
+            steps = sorted(values, key=values.__getitem__, reverse=higher_is_better)
+            self.best_values = {step: values[step] for step in steps[:keep_best]}
         is_improvement = self._is_improvement(value, higher_is_better)
         if is_improvement:
             self.best = value
@@ -69,5 +82,5 @@ class Progress:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the counters."""
-        for field in fields(self):
-            setattr(self, field.name, state[field.name])
+        for counter in fields(self):
+            setattr(self, counter.name, copy.copy(state[counter.name]))

@@ -1,0 +1,77 @@
+"""checkpoint.keep_best keeps the checkpoints of the best validations."""
+# ruff: noqa: D103  the names of the tests state what they test
+
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.checkpoint_file import load_checkpoint
+from storage.checkpointer import best_checkpoints
+from storage.progress import Progress
+from storage.run_folder import find_checkpoints
+from trainer.classifier import Classifier
+
+Command = Callable[..., int]
+# The rate is so high that the validation loss rises and falls.
+OPTIONS = (
+    "model.name=networks.MLP",
+    "model.width=4",
+    "optimizer.lr=0.5",
+    "trainer.validate_every_steps=3",
+    "checkpoint.keep=1",
+    "checkpoint.keep_best=3",
+    "checkpoint.monitor=loss",
+)
+
+
+def steps_of(run: Path) -> list[int]:
+    return sorted(int(file.stem[5:]) for file in run.glob("checkpoints/step_*.pt"))
+
+
+def test_the_best_checkpoints_are_kept_over_all_starts(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    logged: Callable[..., list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def after_step(trainer: Classifier, outputs: Any) -> None:
+        if trainer.progress.step == 14:
+            signal.raise_signal(signal.SIGTERM)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "after_step", after_step)
+        assert train(run, *OPTIONS) == 128 + signal.SIGTERM
+    assert command("train", "--resume", run) == 0
+    losses = logged(run, "validation", "loss")
+    steps = [*range(3, 32, 3), 32]
+    best_steps = sorted(steps, key=dict(zip(steps, losses, strict=True)).__getitem__)[:3]
+    assert steps_of(run) == sorted({*best_steps, 32})
+
+    best = best_checkpoints(run)
+    assert [load_checkpoint(file)["progress"]["step"] for file in best] == best_steps
+    assert list(best.values()) == pytest.approx(sorted(losses)[:3])
+    best_file, *_ = find_checkpoints(run)
+    assert best_file.name == "best.pt"
+    assert load_checkpoint(best_file)["progress"]["step"] == best_steps[0]
+
+
+def test_of_equal_values_the_first_are_kept_and_others_never() -> None:
+    progress = Progress()
+    for step, value in enumerate([2.0, math.nan, 3.0, 3.0, 1.0, math.inf, 2.0], start=1):
+        progress.step = step
+        progress.record_validation(value, higher_is_better=True, keep_best=3)
+    assert list(progress.best_values.items()) == [(3, 3.0), (4, 3.0), (1, 2.0)]
+    progress.compare_by("another criterion")
+    assert progress.best_values == {}
+
+
+def test_without_the_setting_only_the_last_are_kept(tmp_path: Path, train: Command) -> None:
+    run = tmp_path / "run"
+    assert train(run, *OPTIONS, "checkpoint.keep_best=1") == 0
+    assert steps_of(run) == [32]
