@@ -175,8 +175,8 @@ def write_step_files(
     """Writes ``step_*.pt``, also named ``last.pt`` and, if it is the best, ``best.pt``.
 
     The last `keep` of the ``step_*.pt`` up to this step are kept, and those of `best_steps`. Others
-    are deleted after the new one is safe. Those of later steps are others, too: the run has returned to an earlier step, and
-    would otherwise resume from a step that it has left.
+    are deleted after the new one is safe. Those of later steps are others, too: the run has
+    returned to an earlier step, and would otherwise resume from a step that it has left.
 
     Raises:
         OSError: if it cannot be written.
@@ -194,9 +194,7 @@ def write_step_files(
     _delete_unused_shards(folder)
 
 
-def _delete_other_steps(
-    folder: Path, step: int, keep: int, best_steps: Collection[int]
-) -> None:
+def _delete_other_steps(folder: Path, step: int, keep: int, best_steps: Collection[int]) -> None:
     """Deletes ``step_*.pt`` of later steps and, up to this one, all but the last and the best."""
     earlier: dict[int, Path] = {}
     later: dict[int, Path] = {}
