@@ -165,7 +165,9 @@ def reliability_figure(calibration: "Calibration", heading: str) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     upper.plot((0, 1), (0, 1), color="grey", linewidth=1, label="perfect calibration")
-    upper.bar(centres, accuracy, width=1 / bins, edgecolor="white", label="accuracy in the bin")
+    upper.bar(
+        centres, accuracy, width=1 / bins, alpha=0.6, edgecolor="white", label="accuracy in the bin"
+    )
     upper.plot(
         confidence[has_samples],
         accuracy[has_samples],
@@ -175,7 +177,8 @@ def reliability_figure(calibration: "Calibration", heading: str) -> Figure:
         label="at the mean probability",
     )
     upper.legend(loc="upper left")
-    lower.bar(centres, calibration.counts.numpy(), width=1 / bins, edgecolor="white")
+    counts = calibration.counts.numpy()
+    lower.bar(centres, counts, width=1 / bins, alpha=0.6, edgecolor="white")
     lower.set(xlabel="probability of the predicted class", ylabel="samples")
     return figure
 

@@ -37,7 +37,7 @@ def confidence_intervals(
     results: dict[str, list[float]] = {}
     for _ in range(RESAMPLES):
         rows = torch.randint(count, (count,), generator=rng)
-        drawn = {name: value[rows] for name, value in samples.items()}
+        drawn = {name: value.index_select(0, rows) for name, value in samples.items()}
         for name, result in metrics(drawn).items():
             results.setdefault(name, []).append(float(result))
     tail = (1 - CONFIDENCE) / 2

@@ -1,4 +1,8 @@
-"""Calibration: whether the probability of a predicted class is how often it is correct."""
+"""Calibration: whether the probability of a predicted class is how often it is correct.
+
+Samples are divided by the probability of their predicted class into bins of equal width, as by Guo
+et al. (arXiv:1706.04599). A bin excludes its lower and includes its upper limit.
+"""
 
 from dataclasses import dataclass
 
@@ -9,10 +13,10 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Calibration:
-    """Samples by the probability of their predicted class, in bins of equal width.
+    """The samples in each of B bins.
 
     Attributes:
-        counts: the number of samples in each bin, int64, shape (B,).
+        counts: their number, int64, shape (B,).
         confidence: the mean probability of the predicted class; 0 in an empty bin.
         accuracy: the fraction of correct predictions; 0 in an empty bin.
     """
@@ -21,28 +25,33 @@ class Calibration:
     confidence: Tensor
     accuracy: Tensor
 
-    @property
-    def error(self) -> Tensor:
-        """The expected calibration error (ECE) of Guo et al., arXiv:1706.04599, a scalar.
-
-        It is the difference between accuracy and confidence, averaged over the samples.
-        """
-        gaps = (self.accuracy - self.confidence).abs()
-        return (self.counts * gaps).sum() / self.counts.sum()
-
 
 def calibrate(probability: Tensor, is_correct: Tensor, bins: int = BINS) -> Calibration:
-    """Divides samples into bins, each of which excludes its lower and includes its upper limit.
+    """Compares probabilities with correct predictions.
 
     Args:
         probability: that of the predicted class, shape (N,).
-        is_correct: whether the prediction is the true class, bool, shape (N,).
+        is_correct: 1 if the prediction is the true class, else 0, float64, shape (N,).
         bins: their number, B.
     """
-    positions = (probability.double() * bins).ceil().long() - 1
-    positions = positions.clamp(0, bins - 1)
+    positions = _positions(probability, bins)
     counts = positions.bincount(minlength=bins)
-    divisors = counts.clamp(min=1)
-    confidence = positions.bincount(probability.double(), minlength=bins) / divisors
-    accuracy = positions.bincount(is_correct.double(), minlength=bins) / divisors
-    return Calibration(counts, confidence, accuracy)
+    confidence = positions.bincount(probability.double(), minlength=bins)
+    accuracy = positions.bincount(is_correct, minlength=bins)
+    divisor = counts.clamp(min=1)
+    return Calibration(counts, confidence / divisor, accuracy / divisor)
+
+
+def calibration_error(probability: Tensor, is_correct: Tensor, bins: int = BINS) -> Tensor:
+    """The expected calibration error (ECE), a scalar; the arguments are those of `calibrate`.
+
+    It is the difference between accuracy and mean probability in a bin, averaged over the samples.
+    """
+    positions = _positions(probability, bins)
+    gaps = positions.bincount(is_correct - probability, minlength=bins)
+    return gaps.abs().sum() / len(probability)
+
+
+def _positions(probability: Tensor, bins: int) -> Tensor:
+    """The number of the bin of each sample, int64, shape (N,)."""
+    return (probability * bins).ceil().clamp(1, bins).long() - 1

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from metrics.calibration import calibrate
+from metrics.calibration import calibration_error
 from utils.process_group import all_reduce_sum
 
 
@@ -105,16 +105,16 @@ def metrics_of_predictions(samples: Mapping[str, Tensor], classes: int) -> dict[
         classes: number of classes.
     """
     true = samples["true"]
-    is_correct = true == samples["predicted"]
+    is_correct = (true == samples["predicted"]).double()
     support = true.bincount(minlength=classes)
-    correct = true[is_correct].bincount(minlength=classes)
+    correct = true.bincount(is_correct, minlength=classes)
     predicted = samples["predicted"].bincount(minlength=classes)
     metrics = {}
     if "loss" in samples:
         metrics["loss"] = samples["loss"].double().mean()
-    metrics["accuracy"] = is_correct.double().mean()
+    metrics["accuracy"] = is_correct.mean()
     metrics["f1"] = _f1_by_class(correct, support, predicted)[support > 0].mean()
-    metrics["ece"] = calibrate(samples["probability"], is_correct).error
+    metrics["ece"] = calibration_error(samples["probability"], is_correct)
     return metrics
 
 

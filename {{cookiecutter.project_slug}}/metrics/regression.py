@@ -93,8 +93,9 @@ def _coefficient_of_determination(true: Tensor, error: Tensor) -> Tensor:
     """Computes R² from targets and errors, float64, shape (N, K)."""
     # Not by a sum of squares: that of constant numbers is rarely exactly 0.
     varies = true.amax(0) > true.amin(0)
-    true = true[:, varies]
-    error = error[:, varies]
+    if not varies.all():
+        true = true[:, varies]
+        error = error[:, varies]
     residual_sums = error.square().sum(0)
     total_sums = (true - true.mean(0)).square().sum(0)
     return (1 - residual_sums / total_sums).mean()

@@ -11,7 +11,7 @@ from base.base_trainer import BaseTrainer
 from base.ensemble import mean_probabilities
 from base.invalid_labels import NO_INDEX, describe_invalid_label, first_invalid_label
 from logger.figures import Figure, confusion_matrix_figure, reliability_figure
-from metrics.calibration import calibrate
+from metrics.calibration import calibrate, calibration_error
 from metrics.classification import ClassificationMetrics, metrics_of_predictions, predictions_of
 from metrics.worst_samples import Misclassified, worst_misclassified
 from utils.errors import UserError
@@ -143,9 +143,11 @@ class Classifier(BaseTrainer):
 
     def sample_figures(self, split: str, samples: Mapping[str, Tensor]) -> dict[str, Figure]:
         """The reliability diagram."""
-        calibration = calibrate(samples["probability"], samples["true"] == samples["predicted"])
-        heading = f"{self.dataset.title}: {split}, calibration error {calibration.error:.2%}"
-        return {"reliability": reliability_figure(calibration, heading)}
+        probability = samples["probability"]
+        is_correct = (samples["true"] == samples["predicted"]).double()
+        error = calibration_error(probability, is_correct)
+        heading = f"{self.dataset.title}: {split}, calibration error {error:.2%}"
+        return {"reliability": reliability_figure(calibrate(probability, is_correct), heading)}
 
     def ensemble_outputs(self, outputs: Sequence[Any], members: Sequence[BaseTrainer]) -> Tensor:
         """Logits whose probabilities are the means of those of the members."""
