@@ -1,7 +1,6 @@
 """The evaluation of an ensemble: several trained models whose outputs are averaged."""
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,19 +111,6 @@ def _evaluate_step(
     model.outputs = to_device(combined, ensemble.device)
     evaluate_step(ensemble, model, split, number, steps[0], means)
     model.outputs = None
-
-
-def mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
-    """The logarithms of the means of class probabilities, which are logits as well.
-
-    Args:
-        logits: those of each model, shape (N, C).
-
-    Returns:
-        float32, shape (N, C).
-    """
-    log_probabilities = torch.stack([values.float().log_softmax(1) for values in logits])
-    return log_probabilities.logsumexp(0) - math.log(len(logits))
 
 
 def _find_difference(first: BaseTrainer, member: BaseTrainer, split: str) -> str:

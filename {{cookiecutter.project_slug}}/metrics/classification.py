@@ -1,6 +1,7 @@
 """Metrics of classifiers."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -116,6 +117,19 @@ def metrics_of_predictions(samples: Mapping[str, Tensor], classes: int) -> dict[
     metrics["f1"] = _f1_by_class(correct, support, predicted)[support > 0].mean()
     metrics["ece"] = calibration_error(samples["probability"], is_correct)
     return metrics
+
+
+def mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
+    """The logarithms of the means of class probabilities, which are logits as well.
+
+    Args:
+        logits: those of each model, shape (N, C).
+
+    Returns:
+        float32, shape (N, C).
+    """
+    log_probabilities = torch.stack([values.float().log_softmax(1) for values in logits])
+    return log_probabilities.logsumexp(0) - math.log(len(logits))
 
 
 def _f1_by_class(correct: Tensor, support: Tensor, predicted: Tensor) -> Tensor:

@@ -13,15 +13,10 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from base.ensemble import (
-    MeanOutputs,
-    build_ensemble,
-    check_same_targets,
-    evaluate_ensemble,
-    mean_probabilities,
-)
+from base.ensemble import MeanOutputs, build_ensemble, check_same_targets, evaluate_ensemble
 from builders import restore_trainer
 from data_loader import synthetic
+from metrics.classification import mean_probabilities
 from utils.errors import UserError
 
 Command = Callable[..., int]

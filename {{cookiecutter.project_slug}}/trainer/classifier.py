@@ -8,11 +8,15 @@ from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch, class_labels
 from base.base_trainer import BaseTrainer
-from base.ensemble import mean_probabilities
 from base.invalid_labels import NO_INDEX, describe_invalid_label, first_invalid_label
 from logger.figures import Figure, confusion_matrix_figure, reliability_figure
 from metrics.calibration import calibrate, calibration_error
-from metrics.classification import ClassificationMetrics, metrics_of_predictions, predictions_of
+from metrics.classification import (
+    ClassificationMetrics,
+    mean_probabilities,
+    metrics_of_predictions,
+    predictions_of,
+)
 from metrics.worst_samples import Misclassified, worst_misclassified
 from utils.errors import UserError
 

@@ -8,8 +8,12 @@ from torch.nn import functional
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from base.ensemble import mean_probabilities
-from metrics.classification import ClassificationMetrics, metrics_of_predictions, predictions_of
+from metrics.classification import (
+    ClassificationMetrics,
+    mean_probabilities,
+    metrics_of_predictions,
+    predictions_of,
+)
 
 
 class MyTrainer(BaseTrainer):
