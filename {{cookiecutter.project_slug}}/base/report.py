@@ -9,8 +9,9 @@ from torch import Tensor
 
 from base.base_trainer import BaseTrainer
 from logger.console import log
-from logger.figures import Figure
+from logger.figures import Figure, reliability_figure
 from metrics.bootstrap import confidence_intervals
+from metrics.calibration import calibrate, calibration_error
 from metrics.protocol import scalar_results
 from utils.errors import naming_source
 from utils.ranks import is_main_process
@@ -56,11 +57,30 @@ def make_report(trainer: BaseTrainer, split: str, results: Mapping[str, Tensor])
         report.intervals = _without_other_metrics(trainer, samples, intervals, report.metrics)
     with naming_source(f"{kind}.sample_figures"):
         report.figures |= trainer.sample_figures(split, samples)
+    if has_class_probabilities(samples):
+        report.figures["reliability"] = draw_reliability(trainer, split, samples)
     with naming_source(f"{kind}.sample_columns"):
         report.predictions = trainer.sample_columns(samples)
     dataset = trainer.loaders[split].dataset
     report.names = [dataset.sample_name(index) for index in samples["index"].tolist()]
     return report
+
+
+def has_class_probabilities(samples: Mapping[str, Tensor]) -> bool:
+    """Whether the values of samples are classes with the probability of the predicted one."""
+    for name in ("true", "predicted", "probability"):
+        if name not in samples or samples[name].ndim != 1:
+            return False
+    return not samples["predicted"].is_floating_point()
+
+
+def draw_reliability(trainer: BaseTrainer, split: str, samples: Mapping[str, Tensor]) -> Figure:
+    """The reliability diagram of a classifier."""
+    probability = samples["probability"]
+    is_correct = (samples["true"] == samples["predicted"]).double()
+    error = calibration_error(probability, is_correct)
+    heading = f"{trainer.dataset.title}: {split}, calibration error {error:.2%}"
+    return reliability_figure(calibrate(probability, is_correct), heading)
 
 
 def all_metrics(

@@ -186,7 +186,7 @@ def test_intervals_agree_with_those_of_scipy() -> None:
     samples = random_predictions(400, 4)
     intervals = confidence_intervals(lambda drawn: metrics_of_predictions(drawn, 4), samples)
     correct = (samples["true"] == samples["predicted"]).double().numpy()
-    for name, values in (("loss", samples["loss"].numpy()), ("accuracy", correct)):
+    for name, values in (("loss", samples["loss"].double().numpy()), ("accuracy", correct)):
         expected = stats.bootstrap(
             (values,), np.mean, n_resamples=5000, method="percentile", rng=0
         ).confidence_interval

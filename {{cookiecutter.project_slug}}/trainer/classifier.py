@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from base.base_dataset import BaseDataset, Batch, class_labels
 from base.base_trainer import BaseTrainer
 from base.invalid_labels import NO_INDEX, describe_invalid_label, first_invalid_label
-from logger.figures import Figure, confusion_matrix_figure, reliability_figure
-from metrics.calibration import calibrate, calibration_error
+from logger.figures import Figure, confusion_matrix_figure
 from metrics.classification import (
     ClassificationMetrics,
     mean_probabilities,
@@ -144,14 +143,6 @@ class Classifier(BaseTrainer):
     def sample_metrics(self, samples: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Loss, accuracy, F1, and the expected calibration error."""
         return metrics_of_predictions(samples, len(self.dataset.classes))
-
-    def sample_figures(self, split: str, samples: Mapping[str, Tensor]) -> dict[str, Figure]:
-        """The reliability diagram."""
-        probability = samples["probability"]
-        is_correct = (samples["true"] == samples["predicted"]).double()
-        error = calibration_error(probability, is_correct)
-        heading = f"{self.dataset.title}: {split}, calibration error {error:.2%}"
-        return {"reliability": reliability_figure(calibrate(probability, is_correct), heading)}
 
     def ensemble_outputs(self, outputs: Sequence[Any], members: Sequence[BaseTrainer]) -> Tensor:
         """Logits whose probabilities are the means of those of the members."""
