@@ -180,7 +180,7 @@ def average_best(run: Path, count: int, settings: Sequence[str]) -> Path:
     file = average_file(folder, count)
     with locking(folder):
         save_checkpoint(file, state)
-    steps = ", ".join(str(step) for step in state["averaged_steps"])
+    steps = ", ".join(map(str, state["averaged_steps"]))
     print(f"{file}: the mean of the checkpoints of steps {steps}")
     return file
 
@@ -203,7 +203,12 @@ def about_model(trainer: "BaseTrainer", checkpoint: Path) -> dict[str, Any]:
 
 def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics with the digits that are saved."""
-    return {name: float(f"{value:.{SIGNIFICANT_DIGITS}g}") for name, value in metrics.items()}
+    return {name: round_digits(value) for name, value in metrics.items()}
+
+
+def round_digits(value: float) -> float:
+    """A number with six significant digits."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
 
 
 def table_of_members(
@@ -212,7 +217,10 @@ def table_of_members(
     """The metrics of each model of an ensemble and, in the last row, of the ensemble."""
     table = [["checkpoint", *metrics]]
     for member in members:
-        table.append([member["checkpoint"], *(f"{member.get(name, '-')}" for name in metrics)])
+        row = [member["checkpoint"]]
+        for name in metrics:
+            row.append(str(member.get(name, "-")))
+        table.append(row)
     table.append(["ensemble", *map(str, metrics.values())])
     return table
 
@@ -222,10 +230,10 @@ def save_report(folder: Path, summary: dict[str, Any], report: "Report") -> None
     from storage.results import tabulate_predictions
 
     if report.intervals:
-        summary["intervals"] = {
-            name: list(rounded({"low": low, "high": high}).values())
-            for name, (low, high) in report.intervals.items()
-        }
+        intervals = {}
+        for name, limits in report.intervals.items():
+            intervals[name] = [round_digits(limit) for limit in limits]
+        summary["intervals"] = intervals
     tables: dict[str, Table] = dict(report.tables)
     if report.predictions:
         tables["predictions"] = tabulate_predictions(report.names, report.predictions)

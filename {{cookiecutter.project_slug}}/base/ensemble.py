@@ -79,12 +79,13 @@ def evaluate_ensemble(
         members: the trainers of its models.
         split: the split to evaluate.
     """
-    loaders = [member.loaders[split] for member in members]
-    count = loaders[0].steps_per_epoch
+    count = members[0].loaders[split].steps_per_epoch
+    member_steps = []
+    for member in members:
+        member_steps.append(member.loaders[split].steps(0, count))
     means = WeightedMeans()
     begin_evaluation(ensemble, split)
     with torch.no_grad(), failing_together(), progress_bar(count, "ensemble") as bar:
-        member_steps = [loader.steps(0, count) for loader in loaders]
         for number, steps in enumerate(zip(*member_steps, strict=True)):
             _evaluate_step(ensemble, members, split, number, steps, means)
             bar.update()

@@ -62,7 +62,7 @@ def make_report(trainer: BaseTrainer, split: str, results: Mapping[str, Tensor])
     with naming_source(f"{kind}.sample_columns"):
         report.predictions = trainer.sample_columns(samples)
     dataset = trainer.loaders[split].dataset
-    report.names = [dataset.sample_name(index) for index in samples["index"].tolist()]
+    report.names = list(map(dataset.sample_name, samples["index"].tolist()))
     return report
 
 

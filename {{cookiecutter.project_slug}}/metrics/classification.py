@@ -128,7 +128,7 @@ def mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
     Returns:
         float32, shape (N, C).
     """
-    log_probabilities = torch.stack([values.float().log_softmax(1) for values in logits])
+    log_probabilities = torch.stack(list(logits)).float().log_softmax(2)
     return log_probabilities.logsumexp(0) - math.log(len(logits))
 
 

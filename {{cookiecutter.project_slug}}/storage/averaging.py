@@ -1,6 +1,7 @@
 """The average of several checkpoints of a run: a checkpoint with the mean of their weights."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,26 @@ def average_checkpoints(files: Sequence[Path]) -> tuple[dict[str, Any], set[str]
     Raises:
         UserError: if one of them is damaged.
     """
-    states = [load_checkpoint(file) for file in files]
-    weights = [evaluation_weights(state) for state in states]
+    best = load_checkpoint(files[0])
+    steps = []
+    weights = []
+    for file in files:
+        saved = load_checkpoint(file)
+        steps.append(saved["progress"]["step"])
+        weights.append(evaluation_weights(saved))
     state = {}
-    for name, value in states[0].items():
+    for name, value in best.items():
         if name not in REPLACED and not name.startswith("optimizers."):
             state[name] = value
     state["model"] = {}
     differing = set()
     for name in weights[0]:
-        tensors = [tensors_of_file[name] for tensors_of_file in weights]
+        tensors = list(map(itemgetter(name), weights))
         state["model"][name] = mean_tensor(tensors)
-        if any(not torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
-            differing.add(name)
-    state["averaged_steps"] = [state["progress"]["step"] for state in states]
+        for tensor in tensors[1:]:
+            if not torch.equal(tensors[0], tensor):
+                differing.add(name)
+    state["averaged_steps"] = steps
     return state, differing
 
 
@@ -75,12 +82,12 @@ def mean_tensor(tensors: Sequence[Tensor]) -> Tensor:
     """The mean of tensors in their dtype; of integers and booleans, the first one."""
     first = tensors[0]
     if first.is_complex():
-        total = torch.stack([tensor.to(torch.complex128) for tensor in tensors])
+        dtype = torch.complex128
     elif first.is_floating_point():
-        total = torch.stack([tensor.double() for tensor in tensors])
+        dtype = torch.float64
     else:
         return first
-    return total.mean(0).to(first.dtype)
+    return torch.stack(list(tensors)).to(dtype).mean(0).to(first.dtype)
 
 
 def average_file(run: Path, count: int) -> Path:

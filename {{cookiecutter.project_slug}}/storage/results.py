@@ -113,7 +113,7 @@ def tabulate_predictions(
     """
     cells: dict[str, Sequence[str]] = {"name": names}
     for name, values in columns.items():
-        cells[name] = [_as_cell(value) for value in values]
+        cells[name] = list(map(_as_cell, values))
     rows = list(zip(*cells.values(), strict=True))
     if "loss" in columns:
         position = list(cells).index("loss")

@@ -271,7 +271,8 @@ def test_probabilities_at_the_limits_are_in_the_bins_below() -> None:
 def test_the_reliability_diagram_shows_each_bin_with_samples() -> None:
     probability = torch.tensor([0.55, 0.95, 0.9])
     calibration = calibrate(probability, torch.tensor([0.0, 1.0, 1.0]).double())
-    upper, lower = reliability_figure(calibration, "two classes").axes
+    figure: Any = reliability_figure(calibration, "two classes")
+    upper, lower = figure.axes
     assert [bar.get_height() for bar in upper.patches] == calibration.accuracy.tolist()
     assert sum(bar.get_height() for bar in lower.patches) == 3
     points = upper.lines[1].get_xydata()

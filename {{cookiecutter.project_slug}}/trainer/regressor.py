@@ -135,12 +135,9 @@ class Regressor(BaseTrainer):
 
     def sample_metrics(self, samples: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Loss, mean squared and mean absolute error, and R²."""
-        stds = [std for _, std in self.standardization] or [1.0]
-        metrics = metrics_of_numbers(
-            samples["true"].double(),
-            samples["predicted"].double(),
-            torch.tensor(stds, dtype=torch.float64),
-        )
+        _, stds = torch.tensor(self.standardization or [(0.0, 1.0)], dtype=torch.float64).T
+        true = samples["true"].double()
+        metrics = metrics_of_numbers(true, samples["predicted"].double(), stds)
         if "loss" in samples:
             metrics["loss"] = samples["loss"].double().mean()
         return metrics
