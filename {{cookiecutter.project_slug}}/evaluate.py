@@ -1,8 +1,6 @@
 """Evaluates a trained model: the only command that uses the test set."""
 
-import csv
-import io
-import json
+import argparse
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,31 +11,57 @@ if __name__ == "__main__":  # Ctrl-C during the imports below ends the process w
 
 from config.help import SettingsParser
 from logger.console import log
-from storage.run_folder import find_checkpoints, read_manifest, run_folder_of
+from storage.results import METRICS_FILE, Table, print_results, read_metrics, save_results
+from storage.run_folder import (
+    averaged_checkpoints,
+    find_checkpoints,
+    locking,
+    read_manifest,
+    run_folder_of,
+)
 from utils.command import next_command, run_command
-from utils.files import replace_file, to_json
+from utils.errors import UserError
 from utils.imports import fast_imports
 from utils.paths import path_argument
-from utils.ranks import is_main_process
-from utils.signals import exiting_on_signals
+from utils.ranks import is_main_process, world_size
 
 if TYPE_CHECKING:
     from base.base_dataset import BaseDataset
     from base.base_trainer import BaseTrainer
+    from base.report import Report
 
 SIGNIFICANT_DIGITS = 6
-MAX_CELL_CHARACTERS = 80  # of a printed cell; the CSV file has the whole text
-
-Table = Sequence[Sequence[str]]
 
 
 def main() -> None:
     """Prints metrics and tables, and saves them with figures in the run folder."""
+    arguments = parse_arguments()
+    runs: list[Path] = arguments.runs
+    settings: list[str] = arguments.settings
+    if arguments.average is not None:
+        runs = [average_best(runs[0], arguments.average, settings)]
+    if len(runs) == 1:
+        evaluate_run(runs[0], arguments.split, settings)
+    else:
+        evaluate_runs(runs, arguments.split, settings)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The arguments of the command line, with the RUNs in `runs` and KEY=VALUE in `settings`."""
     parser = SettingsParser(
-        description="Evaluates a trained model, and saves the results in its run folder."
+        description="Evaluates a trained model, and saves the results in its run folder. Several "
+        "RUNs are evaluated one by one and as an ensemble."
     )
     parser.add_argument(
         "run", type=path_argument, metavar="RUN", help="run folder, checkpoint file, or last"
+    )
+    parser.add_argument(
+        "others",
+        type=run_or_setting,
+        nargs="*",
+        default=[],
+        metavar="RUN|KEY=VALUE",
+        help="further runs of an ensemble, and settings, such as device=cpu",
     )
     parser.add_argument(
         "--split",
@@ -45,49 +69,182 @@ def main() -> None:
         help="train, validation, test, or one of data.validation_sets; default: test",
     )
     parser.add_argument(
-        "settings", nargs="*", default=[], metavar="KEY=VALUE", help="a setting, such as device=cpu"
+        "--average",
+        type=int,
+        metavar="N",
+        help="evaluate the mean of the weights of the N best checkpoints that "
+        "checkpoint.keep_best has kept, and save it as checkpoints/average_N.pt",
     )
     arguments = parser.parse_command_line()
-    split = arguments.split
+    arguments.runs = [arguments.run]
+    arguments.settings = []
+    for other in arguments.others:
+        if isinstance(other, Path):
+            arguments.runs.append(other)
+        else:
+            arguments.settings.append(other)
+    if arguments.average is not None:
+        if arguments.average < 2:
+            parser.error(f"--average {arguments.average}: give the number of checkpoints, from 2")
+        if len(arguments.runs) > 1:
+            parser.error("--average needs a single RUN; average each, then name the files")
+    return arguments
 
+
+def run_or_setting(text: str) -> Path | str:
+    """The type of an argument that is a further RUN, or else KEY=VALUE."""
+    # The name of a run folder may look like a setting, as seed=1 does.
+    if "=" in text and "/" not in text.partition("=")[0] and not Path(text).exists():
+        return text
+    return path_argument(text)
+
+
+def evaluate_run(run: Path, split: str, settings: Sequence[str]) -> None:
+    """Evaluates a model, prints the results and saves them."""
     # These import torch, which takes 1.3 s: not needed for --help.
     with fast_imports():
+        from base.report import make_report
         from builders import restore_trainer
-        from metrics.protocol import scalar_results
         from utils.process_group import destroy_process_group
 
-    files = find_checkpoints(arguments.run)
-    trainer, checkpoint = restore_trainer(files, split, arguments.settings)
-    dataset = trainer.dataset
+    trainer, checkpoint = restore_trainer(find_checkpoints(run), split, settings)
     folder = results_folder(trainer, checkpoint, split)
-    if is_main_process():
-        report_changed_samples(folder / "metrics.json", dataset)
-        if split == "test":
-            report_changed_test_split(run_folder_of(checkpoint), dataset)
-    results = trainer.evaluate(split)
-    tables = trainer.tables(results)
-    figures = trainer.figures(split, results)
+    report_changes(trainer, checkpoint, split, folder)
+    report = make_report(trainer, split, trainer.evaluate(split))
     destroy_process_group()
-    if not is_main_process():
-        return
+    if is_main_process():
+        about = {**about_model(trainer, checkpoint), **rounded(report.metrics)}
+        save_report(folder, {**about_data(trainer, split), **about}, report)
+        print(f"export: {next_command('export.py', run)}")
 
-    summary: dict[str, Any] = {
+
+def evaluate_runs(runs: Sequence[Path], split: str, settings: Sequence[str]) -> None:
+    """Evaluates several models, and the ensemble of all of them."""
+    with fast_imports():
+        from base.ensemble import build_ensemble, check_same_targets, evaluate_ensemble
+        from base.report import all_metrics, make_report
+        from builders import restore_trainer
+        from utils.process_group import destroy_process_group
+
+    checkpoints: list[Path] = []
+    trainers: list[BaseTrainer] = []
+    for run in runs:
+        same_batches = []
+        if trainers:  # each step has the same samples for all
+            same_batches = [f"data.batch_size={trainers[0].settings.data.batch_size}"]
+        trainer, checkpoint = restore_trainer(
+            find_checkpoints(run), split, [*settings, *same_batches]
+        )
+        if checkpoint in checkpoints:
+            raise UserError(f"{checkpoint} is given twice; an ensemble needs different models")
+        checkpoints.append(checkpoint)
+        trainers.append(trainer)
+    ensemble = build_ensemble(trainers, split)
+    folder = results_folder(trainers[0], checkpoints[0], split, f"ensemble of {len(runs)}")
+    report_changes(trainers[0], checkpoints[0], split, folder)
+    members = []
+    for trainer, checkpoint in zip(trainers, checkpoints, strict=True):
+        metrics = all_metrics(trainer, split, trainer.evaluate(split))
+        members.append({**about_model(trainer, checkpoint), **rounded(metrics)})
+    check_same_targets(trainers, split)
+    report = make_report(ensemble, split, evaluate_ensemble(ensemble, trainers, split))
+    destroy_process_group()
+    if is_main_process():
+        metrics = rounded(report.metrics)
+        report.tables = {"members": table_of_members(members, metrics), **report.tables}
+        about = {"ensemble": len(members), "members": members, **metrics}
+        save_report(folder, {**about_data(ensemble, split), **about}, report)
+
+
+def average_best(run: Path, count: int, settings: Sequence[str]) -> Path:
+    """Saves the mean of the weights of the best checkpoints of a run; returns the file."""
+    with fast_imports():
+        from base.batch_norm_statistics import recompute_statistics
+        from builders import build_loader, restore_trainer
+        from storage.averaging import average_checkpoints, average_file, select_best
+        from storage.checkpoint_file import save_checkpoint
+        from storage.state import load_weights
+
+    if world_size() > 1:
+        raise UserError(
+            f"--average {count} needs a single process; afterwards, several can evaluate "
+            f"checkpoints/average_{count}.pt"
+        )
+    files = select_best(run, count)
+    state, differing = average_checkpoints(files)
+    trainer, _ = restore_trainer(files[:1], "train", settings)
+    load_weights(trainer.model, state["model"])
+    loader = build_loader(trainer.settings, trainer.dataset, training=True)
+    state["model"] = recompute_statistics(trainer, loader, differing)
+    folder = run_folder_of(files[0])
+    file = average_file(folder, count)
+    with locking(folder):
+        save_checkpoint(file, state)
+    steps = ", ".join(map(str, state["averaged_steps"]))
+    print(f"{file}: the mean of the checkpoints of steps {steps}")
+    return file
+
+
+def about_data(trainer: "BaseTrainer", split: str) -> dict[str, Any]:
+    """The entries of metrics.json about the samples."""
+    dataset = trainer.dataset
+    return {
         "data": dataset.title,
         "split": split,
         "samples": len(dataset),
         "fingerprint": dataset.fingerprint,
-        "checkpoint": str(checkpoint),
-        "step": trainer.progress.step,
     }
-    for name, value in scalar_results(results).items():
-        summary[name] = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
-    save_results(folder, summary, tables, figures)
-    print_results(folder, summary, tables)
-    print(f"export: {next_command('export.py', arguments.run)}")
 
 
-def results_folder(trainer: "BaseTrainer", checkpoint: Path, split: str) -> Path:
-    """The folder for the results; that of other data does not replace that of the run's own."""
+def about_model(trainer: "BaseTrainer", checkpoint: Path) -> dict[str, Any]:
+    """The entries of metrics.json about a model."""
+    return {"checkpoint": str(checkpoint), "step": trainer.progress.step}
+
+
+def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics with the digits that are saved."""
+    return {name: round_digits(value) for name, value in metrics.items()}
+
+
+def round_digits(value: float) -> float:
+    """A number with six significant digits."""
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def table_of_members(
+    members: Sequence[Mapping[str, Any]], metrics: Mapping[str, float]
+) -> list[list[str]]:
+    """The metrics of each model of an ensemble and, in the last row, of the ensemble."""
+    table = [["checkpoint", *metrics]]
+    for member in members:
+        row = [member["checkpoint"]]
+        for name in metrics:
+            row.append(str(member.get(name, "-")))
+        table.append(row)
+    table.append(["ensemble", *map(str, metrics.values())])
+    return table
+
+
+def save_report(folder: Path, summary: dict[str, Any], report: "Report") -> None:
+    """Saves and prints the results."""
+    from storage.results import tabulate_predictions
+
+    if report.intervals:
+        intervals = {}
+        for name, limits in report.intervals.items():
+            intervals[name] = [round_digits(limit) for limit in limits]
+        summary["intervals"] = intervals
+    tables: dict[str, Table] = dict(report.tables)
+    if report.predictions:
+        tables["predictions"] = tabulate_predictions(report.names, report.predictions)
+    save_results(folder, summary, tables, report.figures)
+    print_results(folder, summary, report.tables)
+
+
+def results_folder(
+    trainer: "BaseTrainer", checkpoint: Path, split: str, ensemble: str = ""
+) -> Path:
+    """The folder for the results; other data and models do not replace the run's own results."""
     name = split
     dataset = trainer.dataset
     is_other_data = dataset.title != dataset.trained_on
@@ -95,7 +252,21 @@ def results_folder(trainer: "BaseTrainer", checkpoint: Path, split: str) -> Path
         name = f"{dataset.title} {split}"
     if trainer.settings.subset:
         name += f"-{trainer.settings.subset}"
+    count = averaged_checkpoints(checkpoint)
+    if ensemble:
+        name += f" {ensemble}"
+    elif count is not None:
+        name += f" average of {count}"
     return run_folder_of(checkpoint) / "evaluation" / name
+
+
+def report_changes(trainer: "BaseTrainer", checkpoint: Path, split: str, folder: Path) -> None:
+    """Warns if the samples have changed since the last evaluation, or since training."""
+    if not is_main_process():
+        return
+    report_changed_samples(folder / METRICS_FILE, trainer.dataset)
+    if split == "test":
+        report_changed_test_split(run_folder_of(checkpoint), trainer.dataset)
 
 
 def report_changed_samples(metrics_file: Path, dataset: "BaseDataset") -> None:
@@ -125,72 +296,6 @@ def report_changed_test_split(run: Path, dataset: "BaseDataset") -> None:
             recorded.get("samples"),
             len(dataset),
         )
-
-
-def save_results(
-    folder: Path,
-    summary: Mapping[str, Any],
-    tables: Mapping[str, Table],
-    figures: Mapping[str, Any],
-) -> None:
-    """Writes metrics.json, a CSV file for each table, and a PNG file for each figure.
-
-    The other files of an earlier evaluation, which metrics.json lists, are deleted.
-    """
-    from logger.figures import save_figure
-
-    files: dict[str, bytes] = {}
-    for name, table in tables.items():
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(table)
-        files[f"{name}.csv"] = text.getvalue().encode()
-    for name, figure in figures.items():
-        image = io.BytesIO()
-        save_figure(figure, image)
-        files[f"{name}.png"] = image.getvalue()
-
-    # metrics.json is replaced last. Until then, it describes the earlier evaluation.
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics_file = folder / "metrics.json"
-    earlier_files = read_metrics(metrics_file).get("files", [])
-    with exiting_on_signals():
-        for name, content in files.items():
-            replace_file(folder / name, content)
-        metrics = to_json({**summary, "files": list(files)})
-        replace_file(metrics_file, metrics.encode())
-        for name in earlier_files:
-            if name not in files:
-                (folder / Path(name).name).unlink(missing_ok=True)
-
-
-def read_metrics(metrics_file: Path) -> dict[str, Any]:
-    """The content of the metrics.json of an earlier evaluation; empty without one."""
-    if not metrics_file.exists():
-        return {}
-    try:
-        content = json.loads(metrics_file.read_text(encoding="utf-8"))
-    except ValueError:  # damaged; it is about to be replaced
-        return {}
-    return dict(content)
-
-
-def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
-    """Prints the metrics and the tables; of a large table, the name of its file."""
-    from logger.console import format_table
-    from logger.figures import MAX_LABELLED_CLASSES
-
-    for name, value in summary.items():
-        print(f"{name}: {value}")
-    for name, table in tables.items():
-        largest_side = max(len(table), len(table[0]))
-        if largest_side > 2 * MAX_LABELLED_CLASSES:
-            print(f"\n{folder / name}.csv")
-        else:
-            rows = []
-            for row in table:
-                rows.append([cell[:MAX_CELL_CHARACTERS] for cell in row])
-            print(f"\n{format_table(rows)}")
-    print(f"\nsaved in {folder}")
 
 
 if __name__ == "__main__":

@@ -141,6 +141,11 @@ def resume_run(run: Path, arguments: argparse.Namespace) -> int:
             f"--resume {file}: the file is not in a run folder; to start a new run with its "
             f"weights, use model.init_from={file}"
         )
+    if "averaged_steps" in state:
+        raise UserError(
+            f"--resume {file}: training cannot continue from an average of checkpoints; to start a "
+            f"new run with its weights, use model.init_from={file}"
+        )
     settings = load_settings(state["settings"], arguments.settings)
     return train(settings, arguments, folder, state)
 

@@ -27,6 +27,7 @@ from logger.meter import Meter
 from logger.run_log import RunLog
 from metrics.average import MeanLoss, WeightedMeans
 from metrics.protocol import Metric, check_protocol, higher_is_better
+from metrics.sample_values import SampleValues, columns_of, mean_values
 from optim.losses import Loss, build_loss
 from optim.moving_average import MovingAverage
 from optim.optimizers import build_optimizers, check_optimizers, has_evaluation_mode, learning_rates
@@ -65,8 +66,9 @@ class BaseTrainer(ABC):
 
     A project defines `training_step` and `evaluation_step`. It may override `configure_metrics`,
     `configure_optimizers`, `set_learning_rates`, `higher_is_better`, `update`, `predict_step`,
-    `after_step`, `after_evaluation`, `example_inputs`, `exported_model`, `describe`, `figures` and
-    `tables`, and call `stop`. The further parameters of a constructor are settings.
+    `after_step`, `after_evaluation`, `example_inputs`, `exported_model`, `describe`, `figures`,
+    `tables`, `sample_columns`, `sample_metrics`, `sample_figures` and `ensemble_outputs`, and call
+    `record_samples` and `stop`. The further parameters of a constructor are settings.
 
     Args:
         settings: all settings of the run.
@@ -85,6 +87,8 @@ class BaseTrainer(ABC):
         stop_signal: the signal that ended `fit`, or 0.
         evaluated_indices: in `evaluation_step`, the indices of the samples of the batch in their
             data set, int64, shape (N,), on the device; None outside `evaluate`.
+        evaluated_split: the split that `evaluate` has evaluated last, or evaluates now.
+        sample_values: what `record_samples` has kept of the last evaluation of each split.
         sample_order: the order of the training samples, with the state of their sampler; None if
             they are shuffled, which needs no state.
     """
@@ -125,6 +129,8 @@ class BaseTrainer(ABC):
         self.guard = NonFiniteGuard(run, skips, self.sharded)
         self.stop_signal = 0
         self.evaluated_indices: Tensor | None = None
+        self.evaluated_split = ""
+        self.sample_values: dict[str, SampleValues] = {}
         self.gradient_norm: Tensor | None = None
         self.sample_order: SampleOrder | None = None
         if "train" in loaders:
@@ -420,6 +426,71 @@ class BaseTrainer(ABC):
 
     def tables(self, results: Mapping[str, Tensor]) -> dict[str, list[list[str]]]:
         """Tables of the results of `evaluate`, by name; the first row is the header."""
+        return {}
+
+    # The values of single samples.
+
+    def record_samples(self, **values: Tensor) -> None:
+        """Keeps values of each sample of the batch; call it in `evaluation_step`.
+
+        evaluate.py writes them to ``predictions.csv``, with the highest ``loss`` first.
+
+        Args:
+            **values: by name, each of shape (N,) or (N, K) for the N samples of the batch. The
+                shipped trainers call them ``true``, ``predicted``, ``probability`` (of the
+                predicted class) and ``loss``.
+
+        Raises:
+            UserError: if a value does not have one row for each sample.
+        """
+        evaluation.record_samples(self, values)
+
+    def samples(self, split: str) -> dict[str, Tensor]:
+        """What `record_samples` has kept of the last evaluation of a split; all processes call it.
+
+        Returns:
+            Values by name, and the ``index`` of each sample, on the CPU, in the order of the data
+            set; empty if there are none.
+        """
+        if split not in self.sample_values:
+            return {}
+        return self.sample_values[split].compute()
+
+    def sample_columns(self, samples: Mapping[str, Tensor]) -> Mapping[str, Sequence[Any]]:
+        """The columns of ``predictions.csv`` after the names of the samples.
+
+        By default, these are all values of `samples`; classes have their names.
+        """
+        return columns_of(samples, self.dataset.classes)
+
+    def sample_metrics(self, samples: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Scalars that follow from the values of samples, by name.
+
+        evaluate.py computes them again from samples that are drawn at random, which gives the
+        confidence intervals of the results with the same names. It reports the others as well. By
+        default, these are the means of floating-point values, except for those of answers.
+        """
+        return mean_values(samples)
+
+    def ensemble_outputs(self, outputs: Sequence[Any], members: Sequence["BaseTrainer"]) -> Any:
+        """The outputs of an ensemble for a batch: the mean of those of its members.
+
+        `evaluation_step` gets them from the model that it calls.
+
+        Args:
+            outputs: what `predict` of each member returns, on the CPU.
+            members: their trainers; this trainer is the first of them.
+
+        Raises:
+            UserError: by default, because outputs can have any meaning.
+        """
+        raise UserError(
+            f"{type(self).__name__} does not define ensemble_outputs, so several runs cannot be "
+            "evaluated as an ensemble; evaluate one RUN at a time, or define the method"
+        )
+
+    def sample_figures(self, split: str, samples: Mapping[str, Tensor]) -> dict[str, Figure]:
+        """Further figures for evaluate.py, by name."""
         return {}
 
     # The loop.

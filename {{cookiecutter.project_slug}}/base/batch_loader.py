@@ -504,10 +504,13 @@ class BatchLoader:
 
         They are on the CPU.
         """
+        return self.load_batch(self.sample_indices(count))
+
+    def sample_indices(self, count: int) -> Tensor:
+        """The indices of up to `count` random samples, always the same: int64, shape (N,)."""
         total = len(self.dataset)
         positions = torch.arange(min(count, total))
-        indices = permute(positions, total, make_generator(0))
-        return self.load_batch(indices)
+        return permute(positions, total, make_generator(0))
 
     def load_batch(self, indices: Tensor) -> Batch:
         """The samples at `indices` (int64, shape (N,)), transformed as for evaluation.

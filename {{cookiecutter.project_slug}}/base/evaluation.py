@@ -1,6 +1,6 @@
 """The evaluation of a model: metrics of a split, predictions for a batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
+from base.batch_loader import Step
 from base.invalid_labels import naming_invalid_labels
 from logger.console import progress_bar
 from metrics.average import WeightedMeans
 from metrics.protocol import check_scalars, named_results
+from metrics.sample_values import SampleValues, check_sample_values
 from optim.optimizers import evaluation_mode
 from utils.device import to_device
 from utils.errors import UserError
@@ -34,12 +36,24 @@ def evaluate(trainer: Any, split: str) -> dict[str, Tensor]:
     if trainer.sharded:  # the processes exchange parameters in each forward pass
         errors = nullcontext()
     means = WeightedMeans()
-    trainer.metrics.reset()
+    begin_evaluation(trainer, split)
     with trainer.evaluating() as model:
         with errors:
             _evaluate_batches(trainer, model, split, means)
-        trainer.evaluated_indices = None
-        results = trainer.collect_results(means)
+        return end_evaluation(trainer, means)
+
+
+def begin_evaluation(trainer: Any, split: str) -> None:
+    """Discards the results of the last evaluation of a split."""
+    trainer.metrics.reset()
+    trainer.evaluated_split = split
+    trainer.sample_values[split] = SampleValues()
+
+
+def end_evaluation(trainer: Any, means: WeightedMeans) -> dict[str, Tensor]:
+    """The results for all batches that have been evaluated, on the CPU."""
+    trainer.evaluated_indices = None
+    results = trainer.collect_results(means)
     return {name: value.detach().cpu() for name, value in results.items()}
 
 
@@ -48,17 +62,48 @@ def _evaluate_batches(trainer: Any, model: nn.Module, split: str, means: Weighte
     loader = trainer.loaders[split]
     with progress_bar(loader.steps_per_epoch, split) as bar:
         for number, step in enumerate(loader.steps(0, loader.steps_per_epoch)):
-            sample_count = sum(step.sample_counts)
-            if sample_count > 0:
-                indices = loader.source.local_indices(number)
-                trainer.evaluated_indices = indices.to(trainer.device)
-                (batch,) = step.to(trainer.device).batches
-                with naming_invalid_labels(loader, split, number):
-                    values = trainer.evaluation_step(model, batch)
-                if values is not None:
-                    check_scalars(values, trainer.evaluation_step)
-                    means.add(values, sample_count)
+            if sum(step.sample_counts) > 0:
+                evaluate_step(trainer, model, split, number, step, means)
             bar.update()
+
+
+def evaluate_step(
+    trainer: Any, model: nn.Module, split: str, number: int, step: Step, means: WeightedMeans
+) -> None:
+    """Updates the metrics and the means with the samples of a step.
+
+    Args:
+        trainer: a `BaseTrainer`.
+        model: the module to call.
+        split: the split that the step belongs to.
+        number: the number of the step.
+        step: a step of one batch with at least one sample.
+        means: of the scalars that `evaluation_step` returns.
+    """
+    loader = trainer.loaders[split]
+    trainer.evaluated_indices = loader.source.local_indices(number).to(trainer.device)
+    (batch,) = step.to(trainer.device).batches
+    with naming_invalid_labels(loader, split, number):
+        values = trainer.evaluation_step(model, batch)
+    if values is not None:
+        check_scalars(values, trainer.evaluation_step)
+        means.add(values, sum(step.sample_counts))
+
+
+def record_samples(trainer: Any, values: Mapping[str, Tensor]) -> None:
+    """See `BaseTrainer.record_samples`."""
+    source = f"{type(trainer).__name__}.evaluation_step"
+    check_sample_values(values, source)
+    indices = trainer.evaluated_indices
+    if indices is None:
+        return
+    for name, value in values.items():
+        if len(value) != len(indices):
+            raise UserError(
+                f"{source}: record_samples got {name!r} for {len(value)} samples, but the batch "
+                f"has {len(indices)}; pass one value for each sample"
+            )
+    trainer.sample_values[trainer.evaluated_split].update(indices, values)
 
 
 def collect_results(trainer: Any, means: WeightedMeans) -> dict[str, Tensor]:

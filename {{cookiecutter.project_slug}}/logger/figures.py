@@ -20,6 +20,8 @@ from utils.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Figure
+
+    from metrics.calibration import Calibration
 else:
     Figure = object  # importing Matplotlib takes time, so only the functions that draw import it
 
@@ -142,6 +144,42 @@ def confusion_matrix_figure(matrix: Tensor, classes: Sequence[str], heading: str
         if count > matrix.max() / 2:
             color = "white"  # on a dark cell
         axes.text(column, row, str(count), ha="center", va="center", color=color)
+    return figure
+
+
+@drawing_style()
+def reliability_figure(calibration: "Calibration", heading: str) -> Figure:
+    """Draws the accuracy of predictions against their probability, and how many there are.
+
+    Args:
+        calibration: samples by the probability of their predicted class.
+        heading: title of the figure.
+    """
+    bins = len(calibration.counts)
+    centres = (np.arange(bins) + 0.5) / bins
+    has_samples = calibration.counts.numpy() > 0
+    accuracy = calibration.accuracy.numpy()
+    confidence = calibration.confidence.numpy()
+    figure = new_figure(6, 7)
+    figure.suptitle(heading)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    upper.plot((0, 1), (0, 1), color="grey", linewidth=1, label="perfect calibration")
+    upper.bar(
+        centres, accuracy, width=1 / bins, alpha=0.6, edgecolor="white", label="accuracy in the bin"
+    )
+    upper.plot(
+        confidence[has_samples],
+        accuracy[has_samples],
+        color="C1",
+        marker="o",
+        markersize=4,
+        label="at the mean probability",
+    )
+    upper.legend(loc="upper left")
+    counts = calibration.counts.numpy()
+    lower.bar(centres, counts, width=1 / bins, alpha=0.6, edgecolor="white")
+    lower.set(xlabel="probability of the predicted class", ylabel="samples")
     return figure
 
 

@@ -1,11 +1,13 @@
 """Metrics of classifiers."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from metrics.calibration import calibration_error
 from utils.process_group import all_reduce_sum
 
 
@@ -61,7 +63,7 @@ class ClassificationMetrics(nn.Module):
         correct = confusion.diagonal()
         support = confusion.sum(1)
         predicted = confusion.sum(0)
-        f1 = 2 * correct / (support + predicted).clamp(min=1)
+        f1 = _f1_by_class(correct, support, predicted)
         return {
             "loss": loss_sum / samples,
             "accuracy": correct.sum() / samples,
@@ -71,3 +73,65 @@ class ClassificationMetrics(nn.Module):
             "f1_by_class": f1,
             "confusion": confusion,
         }
+
+
+def predictions_of(losses: Tensor | None, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """What `BaseTrainer.record_samples` keeps of a batch: class, prediction, probability, loss.
+
+    Args:
+        losses: the loss of each sample, shape (N,); None if it can only be computed for a batch.
+        logits: shape (N, C).
+        target: class indices, int64, shape (N,).
+
+    Returns:
+        Values of shape (N,) by name; ``probability`` is that of the predicted class.
+    """
+    predicted = logits.argmax(1)
+    probabilities = logits.float().softmax(1)
+    values = {
+        "true": target,
+        "predicted": predicted,
+        "probability": probabilities.gather(1, predicted.unsqueeze(1)).squeeze(1),
+    }
+    if losses is not None:
+        values["loss"] = losses
+    return values
+
+
+def metrics_of_predictions(samples: Mapping[str, Tensor], classes: int) -> dict[str, Tensor]:
+    """The scalar metrics of samples, with ``ece``, the expected calibration error.
+
+    Args:
+        samples: the values that `predictions_of` returns.
+        classes: number of classes.
+    """
+    true = samples["true"]
+    is_correct = (true == samples["predicted"]).double()
+    support = true.bincount(minlength=classes)
+    correct = true.bincount(is_correct, minlength=classes)
+    predicted = samples["predicted"].bincount(minlength=classes)
+    metrics = {}
+    if "loss" in samples:
+        metrics["loss"] = samples["loss"].double().mean()
+    metrics["accuracy"] = is_correct.mean()
+    metrics["f1"] = _f1_by_class(correct, support, predicted)[support > 0].mean()
+    metrics["ece"] = calibration_error(samples["probability"], is_correct)
+    return metrics
+
+
+def mean_probabilities(logits: Sequence[Tensor]) -> Tensor:
+    """The logarithms of the means of class probabilities, which are logits as well.
+
+    Args:
+        logits: those of each model, shape (N, C).
+
+    Returns:
+        float32, shape (N, C).
+    """
+    log_probabilities = torch.stack(list(logits)).float().log_softmax(2)
+    return log_probabilities.logsumexp(0) - math.log(len(logits))
+
+
+def _f1_by_class(correct: Tensor, support: Tensor, predicted: Tensor) -> Tensor:
+    """F1 from the numbers of samples of each class, shape (C,)."""
+    return 2 * correct / (support + predicted).clamp(min=1)

@@ -53,12 +53,8 @@ class RegressionMetrics:
         """Returns the metrics of all samples, over all processes."""
         true = self._all_samples(self.targets)
         predicted = self._all_samples(self.predictions)
-        error = predicted - true
-        error_in_units = self.stds * error
         return {
-            "mse": error_in_units.square().mean(),
-            "mae": error_in_units.abs().mean(),
-            "r2": _coefficient_of_determination(true, error),
+            **metrics_of_numbers(true, predicted, self.stds),
             "true": self.means + self.stds * true,
             "predicted": self.means + self.stds * predicted,
         }
@@ -76,12 +72,30 @@ class RegressionMetrics:
         return self
 
 
+def metrics_of_numbers(true: Tensor, predicted: Tensor, stds: Tensor) -> dict[str, Tensor]:
+    """The scalar metrics of targets and predictions, which may be standardized.
+
+    Args:
+        true: float64, shape (N, K).
+        predicted: float64, shape (N, K).
+        stds: the standard deviation of each column, or 1, float64, shape (K,) or (1,).
+    """
+    error = predicted - true
+    error_in_units = stds * error
+    return {
+        "mse": error_in_units.square().mean(),
+        "mae": error_in_units.abs().mean(),
+        "r2": _coefficient_of_determination(true, error),
+    }
+
+
 def _coefficient_of_determination(true: Tensor, error: Tensor) -> Tensor:
     """Computes R² from targets and errors, float64, shape (N, K)."""
     # Not by a sum of squares: that of constant numbers is rarely exactly 0.
     varies = true.amax(0) > true.amin(0)
-    true = true[:, varies]
-    error = error[:, varies]
+    if not varies.all():
+        true = true[:, varies]
+        error = error[:, varies]
     residual_sums = error.square().sum(0)
     total_sums = (true - true.mean(0)).square().sum(0)
     return (1 - residual_sums / total_sums).mean()

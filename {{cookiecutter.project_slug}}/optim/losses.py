@@ -45,18 +45,29 @@ class Loss:
         Returns:
             A scalar, or shape (N,).
         """
+        if reduction == "mean":
+            loss = self._check(self.mean(*self._prepare(outputs, target)))
+            return loss if loss.ndim == 0 else loss.mean()
+        losses = self.of_samples(outputs, target)
+        if losses is None:
+            losses = self(outputs, target).expand(len(target))
+        return losses
+
+    def of_samples(self, outputs: Any, target: Any) -> Tensor | None:
+        """The loss of each sample, shape (N,); None if it can only be computed for a batch."""
+        losses = self._check(self.per_sample(*self._prepare(outputs, target)))
+        if losses.ndim == 0 or len(losses) != len(target):
+            return None
+        return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+
+    def _prepare(self, outputs: Any, target: Any) -> tuple[Any, Any]:
+        """Outputs and targets, divided by the scale, the outputs in float32 at least."""
         if isinstance(outputs, Tensor) and outputs.itemsize < 4:
             outputs = outputs.float()
         if self.scale != 1:
             outputs = outputs / self.scale
             target = target / self.scale
-        if reduction == "mean":
-            loss = self._check(self.mean(outputs, target))
-            return loss if loss.ndim == 0 else loss.mean()
-        losses = self._check(self.per_sample(outputs, target))
-        if losses.ndim == 0:  # the loss can only be computed for a batch
-            return losses.expand(len(target))
-        return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+        return outputs, target
 
     def _check(self, loss: Any) -> Tensor:
         if not isinstance(loss, Tensor):

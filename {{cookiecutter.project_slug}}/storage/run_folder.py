@@ -65,6 +65,20 @@ def open_run(name: str, folder: Path | None, resumed: bool = False) -> Iterator[
         lock.release()
 
 
+@contextmanager
+def locking(folder: Path) -> Iterator[None]:
+    """Locks a run folder against all other processes.
+
+    Raises:
+        UserError: if another process writes in it.
+    """
+    lock = _lock(folder)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def check_not_in_use(folder: Path) -> None:
     """Raises a UserError if another process writes in a run folder."""
     _lock(folder).release()
@@ -155,9 +169,9 @@ def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Pa
     if run.is_file():
         return [run]
     if not has_checkpoint(run):
-        folders = {run_folder_of(file) for file in run.rglob(CHECKPOINTS)}
+        folders = {run_folder_of(file) for file in _checkpoints(run.rglob(CHECKPOINTS))}
         run = max(folders, key=_start_time, default=run)
-    files = largest_step_first(run.rglob(CHECKPOINTS))
+    files = largest_step_first(_checkpoints(run.rglob(CHECKPOINTS)))
     best_files = [file for file in files if file.name == "best.pt"]
     other_files = [file for file in files if file.name != "best.pt"]
     if best:
@@ -261,7 +275,20 @@ def start_folder_of(run: Path) -> Path | None:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run folder contains a checkpoint."""
-    return any(folder.glob(CHECKPOINTS))
+    return any(_checkpoints(folder.glob(CHECKPOINTS)))
+
+
+def averaged_checkpoints(file: Path) -> int | None:
+    """The number in the name ``average_N.pt`` of an average of checkpoints; None otherwise."""
+    match = re.fullmatch(r"average_(\d+)\.pt", file.name)
+    if match is None:
+        return None
+    return int(match[1])
+
+
+def _checkpoints(files: Iterable[Path]) -> Iterator[Path]:
+    """The files without averages, from which no run can be resumed: they have to be named."""
+    return (file for file in files if averaged_checkpoints(file) is None)
 
 
 def write_manifest(folder: Path, settings: str, resumed: bool, **facts: Any) -> str:

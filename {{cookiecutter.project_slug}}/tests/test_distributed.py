@@ -192,8 +192,12 @@ def test_workers_of_several_processes_are_not_forked(world_size: int) -> None:
 
 
 def test_evaluation_counts_every_sample_once(trained_run: Path) -> None:
+    predictions = trained_run / "evaluation/test/predictions.csv"
     expected = launch(0, ROOT / "evaluate.py", trained_run)
+    expected_predictions = predictions.read_text()
+    predictions.unlink()
     output = launch(3, ROOT / "evaluate.py", trained_run)
+    assert predictions.read_text() == expected_predictions
     expected_lines = [line for line in expected.splitlines() if " " in line]
     assert any("accuracy" in line for line in expected_lines)
     assert [line for line in output.splitlines() if line in expected_lines] == expected_lines

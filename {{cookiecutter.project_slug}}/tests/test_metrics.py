@@ -18,7 +18,8 @@ from logger.meter import Meter
 from metrics.average import MeanLoss
 from metrics.classification import ClassificationMetrics
 from metrics.protocol import higher_is_better, scalar_results
-from metrics.worst_samples import WorstSamples
+from metrics.sample_values import SampleValues
+from metrics.worst_samples import worst_misclassified
 from model.losses import cross_entropy
 from sanity_check import check_trainer
 from trainer.classifier import Classifier
@@ -64,14 +65,24 @@ def test_the_worst_samples_of_all_batches_are_kept() -> None:
     logits[7] = torch.tensor([0.0, 500.0, 0.0])  # the probability of its class is 0 in float32
     target = torch.randint(3, (100,), generator=rng)
     target[7] = 2
-    worst_samples = WorstSamples()
-    for indices in torch.arange(100).split(30):
-        worst_samples.update(logits[indices], target[indices], indices)
-    found = worst_samples.compute()
+    log_probabilities = logits.log_softmax(1)
+    highest, predicted = log_probabilities.exp().max(1)
+    values = {
+        "true": target,
+        "predicted": predicted,
+        "probability": highest,
+        "true_log_probability": log_probabilities[torch.arange(100), target],
+    }
 
-    probabilities = logits.softmax(1)
-    highest, predicted = probabilities.max(1)
-    of_target = logits.log_softmax(1)[torch.arange(100), target]
+    def record(rows: Tensor) -> dict[str, Tensor]:
+        collected = SampleValues()
+        for indices in rows.split(30):
+            collected.update(indices, {name: value[indices] for name, value in values.items()})
+        return collected.compute()
+
+    found = worst_misclassified(record(torch.randperm(100, generator=rng)))
+
+    of_target = values["true_log_probability"]
     wrong = (predicted != target).nonzero().squeeze(1)
     worst = wrong[of_target[wrong].argsort()][:25].tolist()
     assert worst[0] == 7
@@ -81,9 +92,7 @@ def test_the_worst_samples_of_all_batches_are_kept() -> None:
     assert [sample.confidence for sample in found] == pytest.approx(highest[worst].tolist())
 
     correct = (predicted == target).nonzero().squeeze(1)
-    worst_samples = WorstSamples()
-    worst_samples.update(logits[correct], target[correct], correct)
-    assert worst_samples.compute() == []
+    assert worst_misclassified(record(correct)) == []
 
 
 def test_the_mean_f1_is_that_of_the_classes_with_samples() -> None:

@@ -1,7 +1,6 @@
 """Training of classifiers: each sample belongs to one class."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +10,13 @@ from base.base_dataset import BaseDataset, Batch, class_labels
 from base.base_trainer import BaseTrainer
 from base.invalid_labels import NO_INDEX, describe_invalid_label, first_invalid_label
 from logger.figures import Figure, confusion_matrix_figure
-from metrics.classification import ClassificationMetrics
-from metrics.worst_samples import WorstSamples
+from metrics.classification import (
+    ClassificationMetrics,
+    mean_probabilities,
+    metrics_of_predictions,
+    predictions_of,
+)
+from metrics.worst_samples import Misclassified, worst_misclassified
 from utils.errors import UserError
 
 MAX_ANSWERS = 3  # classes that predict.py prints for an input
@@ -30,8 +34,6 @@ class Classifier(BaseTrainer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.evaluated_split = ""  # the last one
-        self.worst_samples: dict[str, WorstSamples] = {}  # by split
         for split, loader in self.loaders.items():
             self._check_labels(split, loader.dataset)
 
@@ -58,17 +60,19 @@ class Classifier(BaseTrainer):
     def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
         logits = model(batch["input"])
         self._check_classes(logits)
-        losses = self.loss.unweighted(logits, batch["target"], reduction="none")
+        loss = self.loss.unweighted
+        sample_losses = loss.of_samples(logits, batch["target"])
+        losses = sample_losses
+        if losses is None:
+            losses = loss(logits, batch["target"]).expand(len(logits))
         labels = class_labels(batch["target"])
         self.metrics.update(losses, logits, labels)
-        if self.evaluated_indices is not None:
-            worst_samples = self.worst_samples[self.evaluated_split]
-            worst_samples.update(logits, labels, self.evaluated_indices)
-
-    def evaluate(self, split: str) -> dict[str, Tensor]:
-        self.evaluated_split = split
-        self.worst_samples[split] = WorstSamples()
-        return super().evaluate(split)
+        log_probabilities = logits.float().log_softmax(1)
+        self.record_samples(
+            **predictions_of(sample_losses, logits, labels),
+            # Probabilities of 0 in float32 can still be compared by their logarithms.
+            true_log_probability=log_probabilities.gather(1, labels.unsqueeze(1)).squeeze(1),
+        )
 
     def _check_classes(self, logits: Tensor) -> None:
         classes = len(self.dataset.classes)
@@ -130,32 +134,50 @@ class Classifier(BaseTrainer):
             tables["misclassified"] = misclassified
         return tables
 
+    def sample_columns(self, samples: Mapping[str, Tensor]) -> Mapping[str, Sequence[Any]]:
+        """The true and the predicted class, the probability of the latter, and the loss."""
+        columns = dict(super().sample_columns(samples))
+        columns.pop("true_log_probability", None)
+        return columns
+
+    def sample_metrics(self, samples: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Loss, accuracy, F1, and the expected calibration error."""
+        return metrics_of_predictions(samples, len(self.dataset.classes))
+
+    def ensemble_outputs(self, outputs: Sequence[Any], members: Sequence[BaseTrainer]) -> Tensor:
+        """Logits whose probabilities are the means of those of the members."""
+        return mean_probabilities(outputs)
+
+    def _misclassified(self, split: str) -> list[Misclassified]:
+        """The worst samples of the last evaluation of a split."""
+        samples = self.samples(split)
+        if "true_log_probability" not in samples:  # a subclass evaluates in another way
+            return []
+        return worst_misclassified(samples)
+
     def _list_misclassified(self) -> list[list[str]]:
         """A table of the worst samples of the last evaluation; empty if there are none."""
-        if self.evaluated_split not in self.worst_samples:
+        samples = self._misclassified(self.evaluated_split)
+        if not samples:
             return []
         dataset = self.loaders[self.evaluated_split].dataset
-        rows = []
-        for sample in self.worst_samples[self.evaluated_split].compute():
+        header = ["true", "predicted", "probability", "probability of true"]
+        rows = [[f"{dataset.title}: misclassified", *header]]
+        for sample in samples:
             rows.append(
                 [
                     dataset.sample_name(sample.index),
                     dataset.classes[sample.true],
                     dataset.classes[sample.predicted],
                     f"{sample.confidence:.4f}",
-                    f"{math.exp(sample.log_probability):.4f}",
+                    f"{sample.true_probability:.4f}",
                 ]
             )
-        if not rows:
-            return []
-        header = ["true", "predicted", "probability", "probability of true"]
-        return [[f"{dataset.title}: misclassified", *header], *rows]
+        return rows
 
     def _draw_misclassified(self, split: str) -> Figure | None:
         """The worst samples of a split; None if there are none, or they are no images."""
-        if split not in self.worst_samples:
-            return None
-        samples = self.worst_samples[split].compute()
+        samples = self._misclassified(split)
         if not samples:
             return None
         loader = self.loaders[split]

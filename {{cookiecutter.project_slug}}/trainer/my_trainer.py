@@ -1,5 +1,6 @@
 """Your trainer: what a training step and an evaluation step compute."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -7,7 +8,12 @@ from torch.nn import functional
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from metrics.classification import ClassificationMetrics
+from metrics.classification import (
+    ClassificationMetrics,
+    mean_probabilities,
+    metrics_of_predictions,
+    predictions_of,
+)
 
 
 class MyTrainer(BaseTrainer):
@@ -21,6 +27,15 @@ class MyTrainer(BaseTrainer):
         logits = model(batch["input"])
         losses = functional.cross_entropy(logits, batch["target"], reduction="none")
         self.metrics.update(losses, logits, batch["target"])
+        self.record_samples(**predictions_of(losses, logits, batch["target"]))
+
+    def sample_metrics(self, samples: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The metrics for which evaluate.py computes confidence intervals."""
+        return metrics_of_predictions(samples, len(self.dataset.classes))
+
+    def ensemble_outputs(self, outputs: Sequence[Any], members: Sequence[BaseTrainer]) -> Tensor:
+        """What evaluate.py evaluates if it gets several runs."""
+        return mean_probabilities(outputs)
 
     def configure_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.dataset.classes))

@@ -14,7 +14,7 @@ from config.schema import LossSettings
 from data_loader.standardization import restore
 from logger.figures import Figure, curve_figure, predicted_vs_true_figure
 from metrics.average import WeightedMeans
-from metrics.regression import RegressionMetrics, check_precision
+from metrics.regression import RegressionMetrics, check_precision, metrics_of_numbers
 from model import losses
 from storage.example_inputs import ModelWrapper
 from utils.errors import UserError
@@ -51,7 +51,13 @@ class Regressor(BaseTrainer):
         outputs = model(batch["input"])
         target = batch["target"]
         self._check_shapes(outputs, target)
-        self.metrics.update(outputs[:, : target.shape[1]], target)
+        predicted = outputs[:, : target.shape[1]]
+        self.metrics.update(predicted, target)
+        values = {"true": target, "predicted": predicted}
+        losses = self.loss.of_samples(outputs, _like_outputs(target, outputs))
+        if losses is not None:
+            values["loss"] = losses
+        self.record_samples(**values)
         return {"loss": self.loss(outputs, _like_outputs(target, outputs))}
 
     def _check_shapes(self, outputs: Tensor, target: Tensor) -> None:
@@ -116,23 +122,86 @@ class Regressor(BaseTrainer):
         formula = format_polynomial(coefficients, x, std)
         return {"formula": [[self.dataset.title], [f"{y} = {formula}"]]}
 
+    def sample_columns(self, samples: Mapping[str, Tensor]) -> Mapping[str, Sequence[Any]]:
+        """Targets, predictions and squared errors, whose mean is the metric ``mse``.
+
+        They are in the units of the data, as float64.
+        """
+        true = self._in_data_units(samples["true"])
+        predicted = self._in_data_units(samples["predicted"])
+        loss = (predicted - true).square().mean(1)
+        values = {"true": true, "predicted": predicted, "loss": loss}
+        return super().sample_columns(values)
+
+    def sample_metrics(self, samples: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Loss, mean squared and mean absolute error, and R²."""
+        _, stds = torch.tensor(self.standardization or [(0.0, 1.0)], dtype=torch.float64).T
+        true = samples["true"].double()
+        metrics = metrics_of_numbers(true, samples["predicted"].double(), stds)
+        if "loss" in samples:
+            metrics["loss"] = samples["loss"].double().mean()
+        return metrics
+
+    def ensemble_outputs(self, outputs: Sequence[Any], members: Sequence[BaseTrainer]) -> Tensor:
+        """The means of the outputs, which other runs may have standardized in another way.
+
+        Raises:
+            UserError: if the losses, which define what outputs mean, differ.
+        """
+        converted = []
+        for values, member in zip(outputs, members, strict=True):
+            if member.settings.loss != self.settings.loss:
+                raise UserError(
+                    f"{self.run} and {member.run} cannot form an ensemble: loss.name or an "
+                    "argument of the loss differs"
+                )
+            if self.standardization:
+                others: Any = member  # check_same_targets has compared the targets
+                own_units = relative_standardization(others.standardization, self.standardization)
+                values = restore_outputs(values, own_units, self.settings.loss)
+            converted.append(values)
+        return torch.stack(converted).mean(0).float()
+
+    def _in_data_units(self, numbers: Tensor) -> Tensor:
+        if self.standardization:
+            return restore(numbers, self.standardization)
+        return numbers.double()
+
     def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
         """Predicted against true numbers and, if there is one input, the curve."""
         heading = f"{self.dataset.title}: {split}, R² {results['r2'].item():.4f}"
         predicted = predicted_vs_true_figure(results["true"], results["predicted"], heading)
         figures = {"predicted": predicted}
-        batch = self.loaders[split].sample_batch(CURVE_POINTS)
+        loader = self.loaders[split]
+        indices = loader.sample_indices(CURVE_POINTS)
+        batch = loader.load_batch(indices)
         if batch["input"].shape[1:] == (1,):
             axes = getattr(self.dataset, "axes", ("x", "y"))
             x_mean_and_std = getattr(self.dataset, "x_mean_and_std", (0.0, 1.0))
             x = restore(batch["input"], [x_mean_and_std])
-            y = batch["target"][:, :1]
-            curve = self.predict(batch)[:, :1]
-            if self.standardization:
-                y = restore(y, self.standardization[:1])
-                curve = restore(curve, self.standardization[:1])
+            samples = self.samples(split)
+            y = self._in_data_units(samples["true"])[indices, :1]
+            curve = self._in_data_units(samples["predicted"])[indices, :1]
             figures["curve"] = curve_figure(x, y, heading, axes, curve)
         return figures
+
+
+def relative_standardization(
+    means_and_stds: Sequence[tuple[float, float]], own: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """What converts numbers that are standardized in one way to those in another way.
+
+    Args:
+        means_and_stds: of each target, with which the numbers are standardized.
+        own: those of the result.
+
+    Returns:
+        The mean and the standard deviation of the numbers in the units of the result.
+    """
+    pairs = []
+    for (mean, std), (own_mean, own_std) in zip(means_and_stds, own, strict=True):
+        pairs.append(((mean - own_mean) / own_std, std / own_std))
+    return pairs
 
 
 class ModelInDataUnits(ModelWrapper):
