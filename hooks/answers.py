@@ -24,10 +24,10 @@ TEMPLATE = Path(__file__).parent.parent
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 PAYLOAD = "{{cookiecutter.project_slug}}"
 
-PACKAGES = "base config data_loader logger metrics model optim storage tests trainer utils"
+PACKAGES = "base checks config data_loader logger metrics model optim storage tests trainer utils"
 MODULES = (
     "builders profiling run_length sanity_check schedule_preview "
-    "train evaluate predict export preview"
+    "train evaluate predict export preview check"
 )
 FOLDERS = "runs data"
 DEPENDENCIES = (

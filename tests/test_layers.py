@@ -17,7 +17,8 @@ LAYERS = (
     {"base"},
     {"data_loader", "model", "trainer"},
     {"builders", "sanity_check", "profiling", "run_length", "schedule_preview"},
-    {"train", "evaluate", "predict", "export", "preview"},
+    {"checks"},
+    {"train", "evaluate", "predict", "export", "preview", "check"},
 )
 NOT_SOURCE = {"tests", ".venv", "build"}
 Graph = dict[str, set[str]]
