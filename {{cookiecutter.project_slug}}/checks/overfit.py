@@ -180,14 +180,15 @@ def _explain(verdict: Verdict, trainer: BaseTrainer, attempt: Attempt) -> None:
     has_fallen = attempt.loss < NO_CHANGE * attempt.initial or attempt.initial <= 0
     is_slow = attempt.steps < STEPS
     is_known = attempt.floor is not None or attempt.accuracy is not None
-    if has_fallen and not is_known and not zero and not exploding:
+    may_learn = has_fallen and not zero and not exploding
+    if may_learn and not is_known:
         verdict.figures["note"] = "the lowest possible loss is unknown"
         return
     if not zero and not exploding:
         message += "; do inputs and targets belong together, and does forward use the inputs?"
     overrides_update = type(trainer).update is not BaseTrainer.update
     is_small = trainer.model.count_parameters() < FEW_PARAMETERS
-    if has_fallen and (is_slow or overrides_update or is_small):
+    if may_learn and (is_slow or overrides_update or is_small):
         verdict.warnings.append(message)
     else:
         verdict.failures.append(message)
