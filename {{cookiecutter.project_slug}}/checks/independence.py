@@ -236,7 +236,7 @@ def _check_training_loss(verdict: Verdict, trial: BaseTrainer) -> None:
         single_losses.append(_loss_of_samples(trial, index.reshape(1)))
     mean = sum(single_losses) / SAMPLES
     verdict.figures["loss of a batch / of its samples"] = f"{total:.4g} / {mean:.4g}"
-    if not math.isclose(total, mean, rel_tol=0.01, abs_tol=1e-4):
+    if not math.isclose(total, mean, rel_tol=1e-4, abs_tol=1e-6):
         verdict.failures.append(
             f"the loss of a batch ({total:.4g}) is not the mean of the losses of its samples "
             f"({mean:.4g}); look for a reshape that mixes samples, or a broadcast, in training_step"

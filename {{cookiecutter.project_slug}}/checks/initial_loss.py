@@ -28,7 +28,7 @@ FAILED_RATIO = 10.0
 MIN_RATIO = 0.5
 CROSS_ENTROPIES = ("cross_entropy", "CrossEntropyLoss")
 MAX_VARIANCE = 100.0  # of targets
-SAME_LOSS = 1e-3  # relative difference of two losses that are computed in the same way
+SAME_LOSS = 1e-5  # relative difference of two losses that are computed in the same way
 
 
 def check_loss(trainer: BaseTrainer) -> Verdict:
@@ -40,6 +40,7 @@ def check_loss(trainer: BaseTrainer) -> Verdict:
     verdict = Verdict("loss")
     with copied(trainer) as trial:
         require_one_optimizer(trial)
+        trial.autocast_dtype = torch.float32  # losses are compared to five digits
         batch = training_batch(trial, MAX_SAMPLES)
         loss = initial_loss(trial, batch)
         verdict.figures["initial loss"] = loss

@@ -57,15 +57,18 @@ class Attempt:
         self.accuracy: float | None = None
         self.gradients: dict[str, float] = {}
 
+    def is_low(self) -> bool:
+        """Whether the loss has fallen to near its floor; 0 stands for an unknown one."""
+        floor = self.floor or 0.0
+        return self.loss - floor < LEARNED_FRACTION * (self.initial - floor)
+
     def has_learned(self) -> bool:
         """Whether the batch is learned, as far as that can be told."""
-        floor = self.floor or 0.0
-        is_low = self.loss - floor < LEARNED_FRACTION * (self.initial - floor)
         if self.accuracy is None:
-            return is_low
+            return self.is_low()
         if self.floor is None:
             return self.accuracy == 1
-        return self.accuracy == 1 and is_low
+        return self.accuracy == 1 and self.is_low()
 
 
 def check_overfit(trainer: BaseTrainer) -> Verdict:
@@ -169,6 +172,12 @@ def _explain(verdict: Verdict, trainer: BaseTrainer, attempt: Attempt) -> None:
     if attempt.accuracy == 1 and attempt.floor is not None:
         message = "all samples of a batch are classified correctly, but the loss stays at "
         message += f"{attempt.loss:.3g}; is there a softmax before the cross entropy?"
+        verdict.failures.append(message)
+        return
+    if attempt.is_low() and attempt.accuracy is not None:
+        message = "the loss of a batch falls to its lowest value, but the accuracy on it is "
+        message += f"{attempt.accuracy:.2f}; does training_step compare outputs with the targets "
+        message += "of other samples?"
         verdict.failures.append(message)
         return
     message = f"one batch cannot be learned in {attempt.steps} steps: the loss goes from "

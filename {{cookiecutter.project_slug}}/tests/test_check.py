@@ -89,9 +89,10 @@ class Unseeded(Plain):
 
 
 class Slow(Plain):
-    def __getitems__(self, indices):
-        time.sleep(0.1)
-        return super().__getitems__(indices)
+    def transform(self, batch, rng):
+        if rng is not None:
+            time.sleep(0.4)
+        return super().transform(batch, rng)
 """
 MODEL = """
 import torch
