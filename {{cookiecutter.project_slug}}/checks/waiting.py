@@ -32,11 +32,25 @@ def check_workers(trainer: BaseTrainer) -> Verdict:
     if load_seconds < 0.1 * step_seconds:
         needed = 0
     verdict.figures["workers that keep up"] = needed
+    judge_waiting(verdict, trainer, needed, fraction)
+    return verdict
+
+
+def judge_waiting(verdict: Verdict, trainer: BaseTrainer, needed: int, fraction: float) -> None:
+    """Adds a warning or a failure if training waits too long.
+
+    Args:
+        verdict: what it is added to.
+        trainer: its training loader has the workers in the settings.
+        needed: the number of workers that would keep up.
+        fraction: of the time that training waits.
+    """
     if fraction <= WARNING_FRACTION:
-        return verdict
+        return
+    workers = trainer.loaders["train"].workers
     cores = os.cpu_count() or 1
     message = f"the loader is the bottleneck: training waits for it {fraction:.0%} of the time; "
-    if loader.workers < needed and loader.workers < cores and not trainer.dataset.saved_attributes:
+    if workers < min(needed, cores) and not trainer.dataset.saved_attributes:
         message += f"use data.workers={min(needed, cores)}"
     else:
         message += "read and transform whole batches in __getitems__, or prepare the data once"
@@ -44,7 +58,6 @@ def check_workers(trainer: BaseTrainer) -> Verdict:
         verdict.failures.append(message)
     else:
         verdict.warnings.append(message)
-    return verdict
 
 
 def _time_loading(trainer: BaseTrainer) -> float:

@@ -17,6 +17,7 @@ from checks.gradients import check_gradients
 from checks.independence import check_independence
 from checks.initial_loss import check_loss
 from checks.verdict import Skipped, Verdict
+from checks.waiting import judge_waiting
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 from utils.nested import digest
@@ -91,7 +92,7 @@ class Unseeded(Plain):
 class Slow(Plain):
     def transform(self, batch, rng):
         if rng is not None:
-            time.sleep(0.4)
+            time.sleep(0.5)
         return super().transform(batch, rng)
 """
 MODEL = """
@@ -177,7 +178,6 @@ FAULTS = [
     ("data", "data.name=faults.Sorted data.sampler=sequential", "data.sampler=shuffled"),
     ("data", "data.name=faults.Broken", "sample 78"),
     ("determinism", "data.name=faults.Unseeded", "batches differ"),
-    ("workers", "data.name=faults.Slow", "bottleneck"),
     ("rate", "optimizer.lr=5", "optimizer.lr = 5 is too high"),
 ]
 MakeTrainer = Callable[..., BaseTrainer]
@@ -211,6 +211,21 @@ def test_a_fault_is_named(
     assert line.startswith(part)
     assert "FAILED" in line
     assert named in line
+
+
+def test_a_slow_loader_is_named(check: Callable[..., tuple[int, str]]) -> None:
+    _, output = check("--part", "workers", "data.name=faults.Slow")
+    assert "bottleneck" in output  # how slow it is depends on what else the machine does
+
+
+@pytest.mark.parametrize(("fraction", "status"), [(0.2, "ok"), (0.6, "warning"), (0.9, "FAILED")])
+def test_waiting_for_the_loader_is_judged(
+    make_trainer: MakeTrainer, fraction: float, status: str
+) -> None:
+    verdict = Verdict("workers")
+    judge_waiting(verdict, make_trainer(), needed=2, fraction=fraction)
+    assert verdict.status == status
+    assert ("data.workers=" in verdict.describe()) == (status != "ok")
 
 
 def test_a_project_without_faults_passes(check: Callable[..., tuple[int, str]]) -> None:
