@@ -72,7 +72,7 @@ class Attempt:
 
 
 def check_overfit(trainer: BaseTrainer) -> Verdict:
-    """Trains on one batch without augmentation and dropout until it is learned, or time is over."""
+    """Trains on one batch without dropout until it is learned, or the time is over."""
     verdict = Verdict("overfit")
     attempts = []
     for rate in RATES:

@@ -17,7 +17,7 @@ from sanity_check import copy_trainer
 from storage.state import preserve_state
 from utils.device import to_device
 from utils.errors import describe_error
-from utils.randomness import RandomStream, preserve_global_rng, seed_torch
+from utils.randomness import RandomStream, make_generator, permute, preserve_global_rng, seed_torch
 
 
 class Deadline:
@@ -80,8 +80,14 @@ def single_batch_step(batch: Batch, count: int) -> Step:
 
 
 def training_batch(trial: BaseTrainer, count: int) -> Batch:
-    """Up to `count` random training samples without augmentation, on the device."""
-    return to_device(trial.loaders["train"].sample_batch(count), trial.device)
+    """Up to `count` random samples as in training, always the same ones, on the device."""
+    dataset = trial.dataset
+    positions = torch.arange(min(count, len(dataset)))
+    indices = permute(positions, len(dataset), make_generator(0)).to(dataset.device)
+    rng = make_generator(0)
+    rng.select(slice(None), len(indices), dataset.device)
+    batch = dataset.transform(dataset.__getitems__(indices), rng)
+    return to_device(batch, trial.device)
 
 
 def loss_of(outputs: Mapping[str, Tensor]) -> float:
