@@ -15,7 +15,7 @@ from utils.device import to_device
 SECONDS = 6.0
 MAX_STEP_SECONDS = 2.0
 SMALLEST_SIZE = 8
-MAX_BATCH_SIZE = 2**20
+MAX_BATCH_SIZE = 2**16
 REPETITIONS = 3
 GAIN = 1.1  # in samples per second, without which a larger batch is not faster
 MAX_MEMORY_FRACTION = 0.5  # of the free memory, on the CPU
@@ -56,7 +56,7 @@ def measure_sizes(trial: BaseTrainer, configured: int) -> tuple[dict[int, float]
     deadline = Deadline(SECONDS)
     bytes_before = peak_bytes()
     size = min(SMALLEST_SIZE, configured)
-    while size <= MAX_BATCH_SIZE:
+    while size <= max(MAX_BATCH_SIZE, configured):
         seconds = measure_step(trial, size)
         if seconds is None:
             return speeds, True

@@ -55,6 +55,7 @@ def check_rate(trainer: BaseTrainer, folder: Path) -> Verdict:
     verdict = Verdict("rate")
     with copied(trainer) as trial:
         _require_rate(trial)
+    with copied(trainer) as trial:
         configured = float(trial.optimizers[0].param_groups[0]["lr"])
         test = run_range_test(trial, configured)
     file = folder / "rate.png"
@@ -73,6 +74,7 @@ def check_rate(trainer: BaseTrainer, folder: Path) -> Verdict:
 
 
 def _require_rate(trial: BaseTrainer) -> None:
+    """Raises Skipped if the loss says little about a learning rate; makes a step."""
     require_one_optimizer(trial)
     (optimizer,) = trial.optimizers
     if needs_closure(optimizer):
