@@ -74,7 +74,7 @@ def expected_loss(trial: BaseTrainer, batch: Batch) -> float:
     """
     target = target_of(batch)
     if trial.settings.loss.name == NO_CLASS and trial.default_loss == NO_CLASS:
-        if labels_of(trial, batch) is not None:
+        if labels_of(trial, batch) is not None and logits_of(trial, batch) is not None:
             return math.log(len(trial.dataset.classes))
         raise Skipped(
             f"{type(trial).__name__} computes a loss of its own: what to expect is unknown"

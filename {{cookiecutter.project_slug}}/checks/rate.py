@@ -37,7 +37,8 @@ class RangeTest:
     Attributes:
         rates: learning rates, ascending.
         losses: the smoothed loss at each.
-        proposal: a rate that is below that of the lowest loss.
+        proposal: a rate that is below that of the lowest loss; in the end, that of the settings if a
+            short training is better with it.
     """
 
     rates: list[float]
@@ -58,6 +59,11 @@ def check_rate(trainer: BaseTrainer, folder: Path) -> Verdict:
     with copied(trainer) as trial:
         configured = float(trial.optimizers[0].param_groups[0]["lr"])
         test = run_range_test(trial, configured)
+    initial, loss = _try_rate(trainer, configured, configured)
+    _, proposed_loss = _try_rate(trainer, configured, test.proposal)
+    if loss <= proposed_loss and loss < initial:
+        test.proposal = configured
+        proposed_loss = loss
     file = folder / "rate.png"
     folder.mkdir(parents=True, exist_ok=True)
     heading = f"{trainer.dataset.title}: learning rate range test"
@@ -65,8 +71,6 @@ def check_rate(trainer: BaseTrainer, folder: Path) -> Verdict:
     verdict.figures["optimizer.lr"] = configured
     verdict.figures["proposal"] = test.proposal
     verdict.figures["figure"] = str(file)
-    initial, loss = _try_rate(trainer, configured, configured)
-    _, proposed_loss = _try_rate(trainer, configured, test.proposal)
     verdict.figures[f"loss after {TRIAL_STEPS} steps"] = f"{initial:.3g} to {loss:.3g}"
     verdict.figures["with the proposal"] = proposed_loss
     _judge(verdict, configured, test.proposal, (initial, loss, proposed_loss))
