@@ -211,7 +211,8 @@ def _check_duplicates(verdict: Verdict, readings: Mapping[str, Reading]) -> None
         if split == "train" or not reading.hashes:
             continue
         shared = sum(1 for content in reading.hashes if content in counts)
-        fraction = shared / len(reading.hashes)
+        # Of a training set that is read in part, some copies are not seen.
+        fraction = shared / len(reading.hashes) * training.total / training.read
         if shared == 0:
             continue
         message = f"{shared} of {len(reading.hashes)} {split} samples are also in the training set"

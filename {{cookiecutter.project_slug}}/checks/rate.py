@@ -37,8 +37,8 @@ class RangeTest:
     Attributes:
         rates: learning rates, ascending.
         losses: the smoothed loss at each.
-        proposal: a rate that is below that of the lowest loss; in the end, that of the settings if a
-            short training is better with it.
+        proposal: a rate below that of the lowest loss; later, that of the settings if it trains
+            better.
     """
 
     rates: list[float]
