@@ -18,7 +18,8 @@ LAYERS = (
     {"data_loader", "model", "trainer"},
     {"experiments"},
     {"builders", "sanity_check", "profiling", "run_length", "sample_figures", "schedule_preview"},
-    {"train", "evaluate", "predict", "export", "preview", "compare", "sweep"},
+    {"checks"},
+    {"train", "evaluate", "predict", "export", "preview", "check", "compare", "sweep"},
 )
 NOT_SOURCE = {"tests", ".venv", "build"}
 Graph = dict[str, set[str]]

@@ -49,7 +49,7 @@ def check_trainer(trainer: BaseTrainer) -> None:
     ):
         step = _load_first_step(trainer.loaders["train"])
         last_step = _load_smaller_step(trainer)
-        trial = _copy_of(trainer)
+        trial = copy_trainer(trainer)
         for split, loader in trainer.loaders.items():
             _check_labels(trial, split, loader)
         is_copied = trial.model is not trainer.model
@@ -88,7 +88,7 @@ def _load_smaller_step(trainer: BaseTrainer) -> Step | None:
     return next(loader.steps(last, last + 1))
 
 
-def _copy_of(trainer: BaseTrainer) -> BaseTrainer:
+def copy_trainer(trainer: BaseTrainer) -> BaseTrainer:
     """A copy with a model, optimizers and metrics of its own, but with the same data."""
     trial = copy.copy(trainer)
     shared: list[Any] = [trainer.settings, trainer.run_log, trainer.checkpointer, trainer.guard]
@@ -103,7 +103,7 @@ def _copy_of(trainer: BaseTrainer) -> BaseTrainer:
             vars(trial)[name] = copied
         except Exception as error:  # whatever the code of a class may raise
             log.warning(
-                "the check before training cannot copy %s.%s, and uses it as it is: %s",
+                "a check cannot copy %s.%s, and uses it as it is: %s",
                 type(trainer).__name__,
                 name,
                 describe_error(error),
@@ -132,7 +132,7 @@ def _check_evaluation(trial: BaseTrainer, split: str, loader: BatchLoader) -> No
     if smallest_count < count:
         batches.append(to_device(loader.sample_batch(smallest_count), trial.device))
     with _describing_errors(trial, f"evaluation_step fails on samples of the {split} set"):
-        results = _evaluate(trial, batches)
+        results = evaluate_batches(trial, batches)
         if split == "validation":
             _check_monitor(trial, results)
         tables = trial.tables(results)
@@ -177,7 +177,8 @@ def _evaluate_sample(trial: BaseTrainer, dataset: BaseDataset, index: int, messa
     trial.metrics.reset()
 
 
-def _evaluate(trial: BaseTrainer, batches: Sequence[Any]) -> dict[str, Tensor]:
+def evaluate_batches(trial: BaseTrainer, batches: Sequence[Any]) -> dict[str, Tensor]:
+    """The metrics of some batches, on the device; each batch counts equally."""
     metrics = trial.metrics
     metrics.reset()
     means = WeightedMeans()

@@ -19,14 +19,14 @@ def check_path(text: Any) -> Any:
 
     Raises:
         ValueError: if the text is empty, which would be the current folder; if there is no such
-            user; or if it contains an environment variable, which only a shell replaces, and
+            user; or if it begins with an environment variable, which only a shell replaces, and
             does not exist.
     """
     if not isinstance(text, str):
         return text
     if not text.strip():
         raise ValueError("the path is empty; write . for the current folder")
-    variable = VARIABLE.search(text)
+    variable = VARIABLE.match(text)
     if variable is not None and not Path(text).exists():
         raise ValueError(
             f"{variable[0]} is not replaced by its value; write the path itself, or leave out the "

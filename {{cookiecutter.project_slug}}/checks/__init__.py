@@ -1,0 +1,1 @@
+"""Checks of data, model and training before a run: what check.py prints."""
