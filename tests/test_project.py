@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from conftest import PAYLOAD, TEMPLATE, needs_all, render, run
@@ -96,6 +97,16 @@ def test_the_readmes_commands_work(project: Path) -> None:
 
 def test_the_readmes_chapter_on_making_it_yours_works(project: Path) -> None:
     make_it_yours(project)
+
+
+def test_the_commands_for_agents_work(project: Path) -> None:
+    text = (project / "AGENTS.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^( *)```bash\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == text.count("```bash")
+    for _, commands in blocks:
+        run_bash(dedent(commands), project)
+    assert (project / "runs/try/evaluation/test/predictions.csv").exists()
+    assert (project / "CLAUDE.md").read_text() == "@AGENTS.md\n"
 
 
 CHANGES = bash_blocks(PAYLOAD / "README.md", "Change anything")
