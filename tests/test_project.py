@@ -13,7 +13,8 @@ from conftest import PAYLOAD, TEMPLATE, needs_all, render, run
 DATA_ROOT = os.environ.get("DATA_ROOT")
 # Without most tests of several processes, which take minutes.
 SAMPLE = "not (distributed or sharded or nodes) or same_model or loses and ddp or evaluation_counts"
-# With two tests of several processes, and without the two slowest others.
+# With two tests of several processes, and without the two slowest others and the slowest files.
+SLOW_FILES = ("averaging", "check", "ensembles", "predictions", "repetition", "sweep")
 QUICK = (
     "not (distributed or sharded or shards_train or nodes or eight_others or hundred_million)"
     " or any_number"
@@ -56,8 +57,14 @@ def test_the_projects_own_hooks_pass_and_change_nothing(project: Path, tmp_path:
 
 
 def test_the_projects_own_tests_pass(project: Path) -> None:
-    """Excludes most tests of several processes; `make test` excludes other slow tests, too."""
-    done = run("pytest", "-q", "-k", SAMPLE if "ALL" in os.environ else QUICK, cwd=project)
+    """Excludes most tests of several processes; `make test` excludes other slow tests, too.
+
+    `make test` runs the commands of the slow files in another test, those for agents.
+    """
+    options = ["-k", SAMPLE]
+    if "ALL" not in os.environ:
+        options = ["-k", QUICK, *(f"--ignore=tests/test_{name}.py" for name in SLOW_FILES)]
+    done = run("pytest", "-q", *options, cwd=project)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
 
