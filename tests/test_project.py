@@ -111,7 +111,8 @@ def test_the_commands_for_agents_work(project: Path) -> None:
     blocks = re.findall(r"^( *)```bash\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
     assert len(blocks) == text.count("```bash")
     for _, commands in blocks:
-        run_bash(dedent(commands), project)
+        if "mypy" not in commands or "ALL" in os.environ:  # other tests run these checks
+            run_bash(dedent(commands), project)
     assert (project / "runs/try/evaluation/test/predictions.csv").exists()
     assert (project / "CLAUDE.md").read_text() == "@AGENTS.md\n"
 
