@@ -14,7 +14,10 @@ DATA_ROOT = os.environ.get("DATA_ROOT")
 # Without most tests of several processes, which take minutes.
 SAMPLE = "not (distributed or sharded or nodes) or same_model or loses and ddp or evaluation_counts"
 # With two tests of several processes, and without the two slowest others and the slowest files.
-SLOW_FILES = ("averaging", "check", "ensembles", "predictions", "repetition", "sweep")
+SLOW_FILES = (
+    *("averaging", "check", "compare", "ensembles", "predictions", "repetition", "run_result"),
+    *("subsets", "sweep", "training_time"),
+)
 QUICK = (
     "not (distributed or sharded or shards_train or nodes or eight_others or hundred_million)"
     " or any_number"
