@@ -13,10 +13,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 from ruamel.yaml import YAML
 
 from utils.errors import UserError, first_line
+from utils.locks import is_locked
 
 RUN_FILES = frozenset({"manifest.json", ".pid"})  # a run that was killed early has no manifest yet
 RECORDED_STATES = ("finished", "stopped", "failed")
@@ -292,29 +292,11 @@ def _find_state(folder: Path, manifest: Mapping[str, Any], result: Mapping[str, 
         return str(result["state"])
     if (folder / "result.json").exists():
         return "unknown"
-    if is_locked(folder):
+    if is_locked(folder / ".lock"):
         return "running"
     if manifest and "hardware" not in manifest:  # it is older than result.json
         return "unknown"
     return "killed"
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process trains in a run folder.
-
-    Raises:
-        OSError: if the lock file cannot be opened for writing.
-    """
-    file = folder / ".lock"
-    if not file.exists():
-        return False
-    lock = filelock.FileLock(file)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def read_metrics(file: Path) -> MetricsFile:

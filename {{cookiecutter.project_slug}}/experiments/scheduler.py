@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from experiments.search_space import to_overrides
-from experiments.study import HEARTBEAT_SECONDS, OUTPUT, ClaimedTrial, SweepStudy, is_locked
+from experiments.study import HEARTBEAT_SECONDS, OUTPUT, ClaimedTrial, SweepStudy
 from experiments.sweep_plan import SweepPlan
 from experiments.sweep_progress import SweepProgress
 from experiments.trials import Run, RunProcess, job_variables
 from utils.errors import UserError
+from utils.locks import is_locked
 from utils.signals import StopSignals
 
 POLL_SECONDS = 0.2  # between two looks at signals, rungs and the time

@@ -36,6 +36,7 @@ from experiments.objective import Objective
 from experiments.search_space import Choices, FloatRange, Range
 from experiments.sweep_plan import SweepPlan
 from utils.errors import UserError, first_line
+from utils.locks import is_locked
 
 JOURNAL = "journal.log"
 LOCKS = ".locks"
@@ -317,19 +318,6 @@ def remove_trial_files(plan: SweepPlan, index: int) -> None:
     shutil.rmtree(plan.folder / name, ignore_errors=True)
     for output in (plan.folder / OUTPUT).glob(f"{name}*.log"):
         output.unlink()
-
-
-def is_locked(file: Path) -> bool:
-    """Whether a process holds a lock file, which may not exist."""
-    if not file.exists():
-        return False
-    lock = filelock.FileLock(file)
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def _standing(index: int, trial: FrozenTrial | None) -> Standing:
