@@ -13,14 +13,14 @@ from conftest import PAYLOAD, TEMPLATE, needs_all, render, run
 DATA_ROOT = os.environ.get("DATA_ROOT")
 # Without most tests of several processes, which take minutes.
 SAMPLE = "not (distributed or sharded or nodes) or same_model or loses and ddp or evaluation_counts"
-# With two tests of several processes, and without the two slowest others and the slowest files.
+# With one test of several processes, and without the slowest others and the slowest files.
 SLOW_FILES = (
     *("averaging", "check", "compare", "ensembles", "predictions", "repetition", "run_result"),
     *("subsets", "sweep", "training_time"),
 )
 QUICK = (
-    "not (distributed or sharded or shards_train or nodes or eight_others or hundred_million)"
-    " or any_number"
+    "not (distributed or sharded or shards_train or one_and_two_processes or nodes or eight_others"
+    " or hundred_million) or any_number"
 )
 needs_data = pytest.mark.skipif(
     not DATA_ROOT, reason="DATA_ROOT is not set to a folder with FashionMNIST"
