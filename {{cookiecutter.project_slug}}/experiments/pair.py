@@ -16,7 +16,9 @@ COSTS = {
     "samples_per_second": "samples per second",
     "peak_memory_gb": "peak memory (GB)",
 }
-EVALUATION_FACTS = ("data", "split", "samples", "fingerprint", "checkpoint", "step", "files")
+EVALUATION_FACTS = frozenset(
+    {"data", "split", "samples", "fingerprint", "checkpoint", "step", "intervals", "files"}
+)
 MAX_CELL_CHARACTERS = 70
 
 

@@ -103,11 +103,13 @@ class Run:
 
     @cached_property
     def evaluations(self) -> dict[str, Evaluation]:
-        """What evaluate.py has saved, by the name of the split."""
+        """What evaluate.py has saved about this run alone, by the name of the split."""
         found: dict[str, Evaluation] = {}
         for file in sorted((self.folder / "evaluation").glob("*/metrics.json")):
             with suppress(OSError, ValueError):  # a damaged file counts as missing
-                found[file.parent.name] = Evaluation(file.parent, _read_json(file))
+                evaluation = Evaluation(file.parent, _read_json(file))
+                if "ensemble" not in evaluation.metrics:
+                    found[file.parent.name] = evaluation
         return found
 
     @property

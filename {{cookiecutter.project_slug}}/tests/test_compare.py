@@ -3,6 +3,7 @@
 
 import csv
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -352,6 +353,22 @@ def test_samples_of_different_evaluations_are_not_compared(
     assert command("compare", first, second) == 0
     output = capsys.readouterr().out
     assert "true values" in output
+    assert "McNemar" not in output
+
+
+def test_results_of_an_ensemble_are_not_those_of_its_first_run(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_run(tmp_path / "a", width=32)
+    second = write_run(tmp_path / "b", width=64)
+    for run in (first, second):
+        write_evaluation(run, predicted=["cat"], true=["cat"], split="joint")
+    file = first / "evaluation/joint/metrics.json"
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**metrics, "ensemble": 2, "accuracy": 0.123}), encoding="utf-8")
+    assert command("compare", first, second) == 0
+    output = capsys.readouterr().out
+    assert "0.123" not in output
     assert "McNemar" not in output
 
 
