@@ -199,7 +199,10 @@ def tensorboard_steps(run: str) -> dict[str, list[int]]:
 
 
 def prepare(steps: mmap.mmap) -> None:
-    """Imports what a run needs, makes the data small, and counts the steps in `steps`."""
+    """Imports what a run needs, makes the data small, and counts the steps in `steps`.
+
+    The check before training makes the last step, too, but does not call `after_step`.
+    """
     sys.path.insert(0, str(PAYLOAD))
     for name in ("train", "builders", "trainer.classifier", "model.networks"):
         importlib.import_module(name)
@@ -209,15 +212,14 @@ def prepare(steps: mmap.mmap) -> None:
     for name, count in IMAGES.items():
         setattr(synthetic, name, count)
     trainer = importlib.import_module("trainer.classifier").Classifier
-    update = trainer.update
+    after_step = trainer.after_step
 
-    def counted(self: Any, step: Any) -> Any:
-        outputs = update(self, step)
-        made_steps: int = self.progress.step + 1
+    def counted(self: Any, outputs: Any) -> None:
+        made_steps: int = self.progress.step
         steps[:] = made_steps.to_bytes(8, "little")
-        return outputs
+        after_step(self, outputs)
 
-    trainer.update = counted
+    trainer.after_step = counted
 
 
 def unleash(folder: Path, kills: int, terms: int, seed: int) -> Chaos:

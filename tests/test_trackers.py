@@ -40,8 +40,8 @@ def test_a_tracker_is_only_in_projects_that_select_it(project: Path, default_pro
     extras, usual = extras_of(project), extras_of(default_project)
     assert extras.keys() == usual.keys() | {own}
     assert {text.split(">=")[0] for text in extras[own]} == TRACKERS[own]
-    assert f"{project.name}[metrics,onnx,{own}]" in extras["dev"]
-    assert "my-project[metrics,onnx]" in usual["dev"]
+    assert f"{project.name}[metrics,onnx,sweep,{own}]" in extras["dev"]
+    assert "my-project[metrics,onnx,sweep]" in usual["dev"]
     modules = imports_of(project / f"logger/{own}_tracker.py")
     assert own in {module.split(".")[0] for module in modules}
     for folder, trackers in ((project, {own}), (default_project, set[str]())):
