@@ -22,7 +22,7 @@ from utils.device import to_device
 from utils.errors import UserError, describe_error, is_lost_connection
 from utils.finite import check_finite
 from utils.nested import digest
-from utils.parallel import describe_unused_parameters
+from utils.parallel import describe_differing_gradients, describe_unused_parameters
 from utils.process_group import all_gather_object
 from utils.randomness import GlobalRandomState, preserve_global_rng
 from utils.ranks import world_size
@@ -220,7 +220,7 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
         if not isinstance(outputs, Mapping):
             raise TypeError(f"`update` must return a dict, not {type(outputs).__name__}")
     _check_loss_is_used(trial)
-    if world_size() > 1 and not trial.sharded:
+    if world_size() > 1:
         _check_gradients(trial, parameters_with_gradient)
 
 
@@ -283,16 +283,28 @@ def _check_example_inputs(trial: BaseTrainer) -> None:
 
 
 def _check_gradients(trial: BaseTrainer, parameters_with_gradient: set[str]) -> None:
+    """Checks that all processes exchange the gradients of the same parameters.
+
+    DDP waits for the gradients of all parameters. FSDP exchanges those that exist, and would add
+    the gradients of different parameters.
+    """
     missing = []
     for name, parameter in trial.model.named_parameters():
         if parameter.requires_grad and name not in parameters_with_gradient:
             missing.append(name)
+    missing_by_process = all_gather_object(missing)
     names: dict[str, None] = {}  # each once, in their order
-    for names_of_process in all_gather_object(missing):
-        names.update(dict.fromkeys(names_of_process))
-    if not names or trial.options.find_unused_parameters:
-        return
-    raise UserError(describe_unused_parameters(list(names)))
+    for missing in missing_by_process:
+        names.update(dict.fromkeys(missing))
+    if trial.sharded:
+        differing = []
+        for name in names:
+            if not all(name in missing for missing in missing_by_process):
+                differing.append(name)
+        if differing:
+            raise UserError(describe_differing_gradients(differing))
+    elif names and not trial.options.find_unused_parameters:
+        raise UserError(describe_unused_parameters(list(names)))
 
 
 def _check_monitor(trial: BaseTrainer, results: Mapping[str, Tensor]) -> None:

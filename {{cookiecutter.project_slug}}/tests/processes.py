@@ -89,6 +89,19 @@ class SometimesUnusedLayer(UnusedLayer):
         return logits + self.unused(logits[:, :2]).sum(1, keepdim=True)
 
 
+class DifferentLayers(BaseModel):
+    """Uses another layer, of the same size, in each of two processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(784, 10), nn.Linear(784, 10)])
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits, shape (N, 10), of images, shape (N, 1, 28, 28)."""
+        logits: Tensor = self.heads[rank()](input.flatten(1))
+        return logits
+
+
 class UnwrappedModelTrainer(Classifier):
     """Calls the model itself and not the wrapped one, so that gradients are not exchanged."""
 
@@ -148,6 +161,7 @@ JOBS = {
     "dropout": Kind(model=DropoutNetwork),
     "unused": Kind(model=UnusedLayer),
     "sometimes-unused": Kind(model=SometimesUnusedLayer),
+    "different-layers": Kind(model=DifferentLayers),
     "failing-evaluation": Kind(trainer=FailingEvaluation),
 }
 

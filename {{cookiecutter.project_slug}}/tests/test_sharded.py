@@ -238,3 +238,12 @@ def test_sharding_in_fp16_is_an_error() -> None:
         shard_model(TiedNetwork(), torch.device("cpu"), torch.half)
     assert "trainer.strategy = 'fsdp'" in str(raised.value)
     assert "trainer.precision=bf16 or fp32" in str(raised.value)
+
+
+def test_processes_that_use_different_layers_are_an_error(tmp_path: Path) -> None:
+    """FSDP would add the gradients of the one layer to those of the other."""
+    output = launch(2, PROCESSES, "different-layers", tmp_path / "run", FSDP, expected=1)
+    assert "error: 4 parameters" in output
+    for part in ("heads.0.weight", "heads.1.weight", "trainer.strategy = 'fsdp'"):
+        assert part in output
+    assert not (tmp_path / "run/checkpoints/last.pt").exists()

@@ -90,6 +90,15 @@ def describe_unused_parameters(names: Sequence[str]) -> str:
     )
 
 
+def describe_differing_gradients(names: Sequence[str]) -> str:
+    """A message about parameters that only some processes have a gradient of, with FSDP."""
+    listing = ", ".join(names[:MAX_LISTED_PARAMETERS])
+    return (
+        f"{len(names)} parameters get a gradient in some processes only ({listing}); "
+        "with trainer.strategy = 'fsdp', all processes must use the same parameters in each step"
+    )
+
+
 def shard_model(model: nn.Module, device: torch.device, autocast_dtype: torch.dtype) -> nn.Module:
     """Shards the parameters, and with them gradients and optimizer state, in place.
 
