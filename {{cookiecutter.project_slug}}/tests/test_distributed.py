@@ -61,15 +61,13 @@ def checkpoint_differences(run: Path, other: Path) -> list[str]:
 def test_any_number_of_processes_trains_the_same_model(tmp_path: Path) -> None:
     """With batch normalisation, accumulation, clipping, and steps with too few samples for all."""
     options = ("trainer.accumulate=2", "trainer.clip_norm=0.5")
-    for count in (1, 2, 3):
+    for count in (1, 3):
         run_processes(count, "train", tmp_path / str(count), *options)
     expected = logged_values(tmp_path / "1")
     assert len(expected) > 10
-    for count in (2, 3):
-        run = tmp_path / str(count)
-        assert weight_difference(tmp_path / "1", run) < ROUNDING
-        assert logged_values(run) == pytest.approx(expected, rel=1e-6)
-        assert validation_accuracies(run) == validation_accuracies(tmp_path / "1")
+    assert weight_difference(tmp_path / "1", tmp_path / "3") < ROUNDING
+    assert logged_values(tmp_path / "3") == pytest.approx(expected, rel=1e-6)
+    assert validation_accuracies(tmp_path / "3") == validation_accuracies(tmp_path / "1")
 
 
 def validation_accuracies(run: Path) -> list[float]:
