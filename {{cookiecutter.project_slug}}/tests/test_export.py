@@ -1068,35 +1068,30 @@ def test_about_json_is_written_beside_the_file_and_is_in_it(
     assert about["axes"]["batch"]["verified_sizes"] == [1, 2, 5]
 
 
-@pytest.mark.parametrize(("mode", "size"), [("RGBA", (40, 25)), ("I;16", (28, 28)), ("L", (9, 70))])
 def test_a_program_without_the_project_prepares_an_image(
-    trained_run: Path,
-    tmp_path: Path,
-    command: Command,
-    capsys: Captured,
-    mode: str,
-    size: tuple[int, int],
+    trained_run: Path, tmp_path: Path, command: Command, capsys: Captured
 ) -> None:
-    width, height = size
-    if mode == "I;16":
-        pixels = np.arange(width * height, dtype=np.uint16).reshape(height, width) * 80
-        image = Image.fromarray(pixels)
-    else:
-        pixels_8_bits = np.arange(width * height * 4) % 251
-        shape = (height, width, 4)
-        image = Image.fromarray(pixels_8_bits.astype(np.uint8).reshape(shape)).convert(mode)
-    image.save(tmp_path / "image.png")
+    pixels = (np.arange(40 * 25 * 4) % 251).astype(np.uint8).reshape(25, 40, 4)
+    images = {
+        "transparent.png": Image.fromarray(pixels),
+        "16-bit.png": Image.fromarray(np.arange(28 * 28, dtype=np.uint16).reshape(28, 28) * 80),
+        "narrow.png": Image.fromarray(pixels[:, :3, 0]),
+    }
+    files = [tmp_path / name for name in images]
+    for file, image in zip(files, images.values(), strict=True):
+        image.save(file)
     assert command("export", trained_run) == 0
-    array = prepare_image(tmp_path / "image.png", read_about(trained_run))
-    logits = run_outside(trained_run / "export/model.pt2", array, tmp_path / "outside")
+    about = read_about(trained_run)
+    prepared = np.concatenate([prepare_image(file, about) for file in files])
+    logits = run_outside(trained_run / "export/model.pt2", prepared, tmp_path / "outside")
     capsys.readouterr()
-    assert command("predict", trained_run, tmp_path / "image.png", "--json") == 0
-    (entry,) = json.loads(capsys.readouterr().out)["inputs"]
-    answer = entry["predictions"][0]
-    probabilities = logits[0].softmax(0)
-    best = int(probabilities.argmax())
-    assert read_about(trained_run)["data"]["classes"][best] == answer["class"]
-    assert probabilities[best].item() == pytest.approx(answer["probability"], abs=0.01)
+    assert command("predict", trained_run, *files, "--json") == 0
+    entries = json.loads(capsys.readouterr().out)["inputs"]
+    for probabilities, entry in zip(logits.softmax(1), entries, strict=True):
+        answer = entry["predictions"][0]
+        best = int(probabilities.argmax())
+        assert about["data"]["classes"][best] == answer["class"]
+        assert probabilities[best].item() == pytest.approx(answer["probability"], abs=0.01)
 
 
 # The predictions that predict.py prints
