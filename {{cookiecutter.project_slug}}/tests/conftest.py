@@ -49,6 +49,7 @@ QUICK_SETTINGS = (
     "optimizer.lr=0.05",
     "logger.tensorboard=false",
 )
+TINY_MODEL = ("model.name=networks.MLP", "model.width=4")
 
 
 def needs(file: Path) -> pytest.MarkDecorator:
@@ -193,6 +194,20 @@ def train(command: Callable[..., int]) -> Callable[..., int]:
         return command(
             "train", "--config", CONFIG, f"--run-dir={folder}", *QUICK_SETTINGS, *changes
         )
+
+    return run
+
+
+@pytest.fixture
+def refused(
+    train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """``refused("trainer.overfit=0")``: the error of train.py, which leaves no run folder."""
+
+    def run(*changes: str) -> str:
+        assert train(tmp_path / "refused", *TINY_MODEL, *changes) == 2
+        assert not (tmp_path / "refused").exists()
+        return capsys.readouterr().err
 
     return run
 

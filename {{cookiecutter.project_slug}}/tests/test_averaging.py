@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from builders import build_loader, restore_trainer
-from storage.averaging import mean_tensor
+from evaluation.averaging import mean_tensor
 from storage.checkpoint_file import load_checkpoint
 from storage.checkpointer import best_checkpoints
 from storage.run_folder import find_checkpoints

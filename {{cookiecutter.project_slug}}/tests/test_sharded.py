@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 from launcher import PROCESSES, launch, run_processes
+from stopped_runs import load, logged_rows
 from test_distributed import (
     ROUNDING,
     SMALL,
@@ -19,7 +20,6 @@ from test_distributed import (
     logged_values,
     weight_difference,
 )
-from test_resume import load, logged_rows
 from torch import Tensor, nn
 
 from base.base_model import BaseModel

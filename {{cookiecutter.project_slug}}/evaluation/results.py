@@ -1,21 +1,65 @@
-"""The files of an evaluation: metrics, tables, figures, and the predictions of all samples."""
+"""The results of an evaluation: their files, and how they are printed."""
 
 import csv
 import io
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from logger.console import format_number
-from utils.files import replace_file, to_json
+from base.base_trainer import BaseTrainer
+from evaluation.report import Report
+from logger.console import format_number, format_table
+from logger.figures import MAX_LABELLED_CLASSES, save_figure
+from storage.run_folder import averaged_checkpoints, run_folder_of
+from utils.files import replace_file, sync_to_disk, to_json
 from utils.signals import exiting_on_signals
 
 MAX_CELL_CHARACTERS = 80  # of a printed cell; the CSV file has the whole text
 METRICS_FILE = "metrics.json"
+UNFINISHED_FOLDER = ".unfinished_results"
 
 Table = Sequence[Sequence[str]]
+
+
+def results_folder(trainer: BaseTrainer, checkpoint: Path, split: str, members: int = 1) -> Path:
+    """The folder of the results: other data and models do not replace the run's own results.
+
+    Args:
+        trainer: a trainer with a loader of the split.
+        checkpoint: the evaluated checkpoint; of an ensemble, that of the first member.
+        split: the evaluated split.
+        members: the number of models of an ensemble.
+    """
+    name = split
+    dataset = trainer.dataset
+    is_other_data = dataset.title != dataset.trained_on
+    if is_other_data and split not in trainer.settings.data.validation_sets:
+        name = f"{dataset.title} {split}"
+    if trainer.settings.subset:
+        name += f"-{trainer.settings.subset}"
+    count = averaged_checkpoints(checkpoint)
+    if members > 1:
+        name += f" ensemble of {members}"
+    elif count is not None:
+        name += f" average of {count}"
+    return run_folder_of(checkpoint) / "evaluation" / name
+
+
+def save_report(folder: Path, summary: Mapping[str, Any], report: Report) -> None:
+    """Writes the files of a report, with the predictions as ``predictions.csv``.
+
+    Args:
+        folder: the result of `results_folder`.
+        summary: the entries of metrics.json.
+        report: tables, figures and predictions.
+    """
+    tables: dict[str, Table] = dict(report.tables)
+    if report.predictions:
+        tables["predictions"] = tabulate_predictions(report.names, report.predictions)
+    save_results(folder, summary, tables, report.figures)
 
 
 def save_results(
@@ -26,10 +70,12 @@ def save_results(
 ) -> None:
     """Writes metrics.json, a CSV file for each table, and a PNG file for each figure.
 
-    The other files of an earlier evaluation, which metrics.json lists, are deleted.
-    """
-    from logger.figures import save_figure
+    The other files of an earlier evaluation, which metrics.json lists, are deleted. If a file
+    cannot be written, as on a full disk, those of the earlier evaluation stay.
 
+    Raises:
+        OSError: if a file cannot be written.
+    """
     files: dict[str, bytes] = {}
     for name, table in tables.items():
         text = io.StringIO(newline="")
@@ -41,18 +87,32 @@ def save_results(
         save_figure(figure, image)
         files[f"{name}.png"] = image.getvalue()
 
-    # metrics.json is replaced last. Until then, it describes the earlier evaluation.
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics_file = folder / METRICS_FILE
-    earlier_files = read_metrics(metrics_file).get("files", [])
+    # metrics.json is the last one: until it is replaced, it describes the earlier evaluation.
+    metrics = to_json({**summary, "files": list(files)})
+    files[METRICS_FILE] = metrics.encode()
+    earlier_files = read_metrics(folder / METRICS_FILE).get("files", [])
     with exiting_on_signals():
-        for name, content in files.items():
-            replace_file(folder / name, content)
-        metrics = to_json({**summary, "files": list(files)})
-        replace_file(metrics_file, metrics.encode())
+        _replace_all(folder, files)
         for name in earlier_files:
             if name not in files:
                 (folder / Path(name).name).unlink(missing_ok=True)
+
+
+def _replace_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes files to a folder of their own, and moves them after all of them are written."""
+    is_new = not folder.exists()
+    unfinished = folder / UNFINISHED_FOLDER
+    unfinished.mkdir(parents=True, exist_ok=True)  # it may be that of a process that was killed
+    try:
+        for name, content in files.items():
+            replace_file(unfinished / name, content)
+        for name in files:
+            (unfinished / name).replace(folder / name)
+    finally:
+        shutil.rmtree(unfinished)
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
+    sync_to_disk(folder)
 
 
 def read_metrics(metrics_file: Path) -> dict[str, Any]:
@@ -68,9 +128,6 @@ def read_metrics(metrics_file: Path) -> dict[str, Any]:
 
 def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
     """Prints the metrics and the tables; of a large table, the name of its file."""
-    from logger.console import format_table
-    from logger.figures import MAX_LABELLED_CLASSES
-
     intervals = summary.get("intervals", {})
     for name, value in summary.items():
         if name in intervals:
@@ -103,13 +160,13 @@ def tabulate_predictions(
 ) -> list[tuple[str, ...]]:
     """A table of samples, with a header; those with the highest loss come first.
 
-    Of equal losses, as written, the order stays that of the samples: rounding errors, which depend
-    on the number of processes, hardly change it.
+    The losses are compared as they are written, with few digits, and samples with the same loss
+    stay in order. So rounding errors, which depend on the number of processes, rarely change it.
 
     Args:
         names: those of the samples.
-        columns: values of the samples by name: numbers or texts; ``loss``, if there is one,
-            decides on the order.
+        columns: values of the samples by name, numbers or texts. Without ``loss``, the samples
+            stay in order.
     """
     cells: dict[str, Sequence[str]] = {"name": names}
     for name, values in columns.items():
