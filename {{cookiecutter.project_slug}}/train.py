@@ -37,7 +37,9 @@ def main() -> int:
     if arguments.repeat is not None:
         arguments.repeat = find_run_to_repeat(arguments.repeat)
         arguments.config = arguments.repeat / "settings.yaml"
-    settings = load_settings(arguments.config or DEFAULT, arguments.settings)
+        settings = load_settings_of_run(arguments.config, arguments.settings)
+    else:
+        settings = load_settings(arguments.config or DEFAULT, arguments.settings)
     interrupted = run_folder.find_interrupted_run(settings.run_name, arguments.run_dir)
     if interrupted is not None:  # torchrun has restarted this command
         return resume_run(interrupted, arguments)
@@ -129,6 +131,18 @@ def find_run_to_repeat(run: Path) -> Path:
     if not settings_file.is_file():
         raise UserError(f"--repeat {run}: there is no file {settings_file}")
     return folder
+
+
+def load_settings_of_run(file: Path, changes: Sequence[str]) -> Settings:
+    """The settings of a run that is repeated; another version of the project may have written them.
+
+    Raises:
+        UserError: if this version cannot use them.
+    """
+    try:
+        return load_settings(file, changes)
+    except UserError as error:
+        raise UserError(f"--repeat, with the settings in {file}: {error}") from error
 
 
 def resume_run(run: Path, arguments: argparse.Namespace) -> int:

@@ -69,9 +69,11 @@ def select_best(run: Path, count: int) -> list[Path]:
         raise UserError(f"--average {count}: {folder} is not a run folder")
     files = list(best_checkpoints(folder))
     if len(files) < count:
+        advice = f"train with checkpoint.keep_best={count}"
+        if len(files) > 1:
+            advice += f", or use --average {len(files)}"
         raise UserError(
-            f"--average {count}: {folder} has {len(files)} of its best checkpoints; train with "
-            f"checkpoint.keep_best={count}, or use a smaller number"
+            f"--average {count}: {folder} has {len(files)} of its best checkpoints; {advice}"
         )
     return files[:count]
 

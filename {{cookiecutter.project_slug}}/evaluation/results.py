@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,19 +101,29 @@ def save_results(
 
 def _replace_all(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes files to a folder of their own, and moves them after all of them are written."""
-    is_new = not folder.exists()
     unfinished = folder / UNFINISHED_FOLDER
+    created = [path for path in (folder, folder.parent) if not path.exists()]
     unfinished.mkdir(parents=True, exist_ok=True)  # it may be that of a process that was killed
     try:
         for name, content in files.items():
-            replace_file(unfinished / name, content)
+            _write(unfinished / name, content, final_path=folder / name)
         for name in files:
             (unfinished / name).replace(folder / name)
+        sync_to_disk(folder)
     finally:
         shutil.rmtree(unfinished)
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
-    sync_to_disk(folder)
+        for path in created:
+            with suppress(OSError):  # it contains the results
+                path.rmdir()
+
+
+def _write(file: Path, content: bytes, final_path: Path) -> None:
+    """Writes a file; an OSError names the path that it is to have in the end."""
+    try:
+        replace_file(file, content)
+    except OSError as error:
+        error.filename = str(final_path)
+        raise
 
 
 def read_metrics(metrics_file: Path) -> dict[str, Any]:

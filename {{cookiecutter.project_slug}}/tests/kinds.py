@@ -41,15 +41,6 @@ class SmallDoubles(Synthetic):
         return {**batch, "input": batch["input"].double()}
 
 
-class Minimal(BaseTrainer):
-    """Defines nothing but what each trainer must define."""
-
-    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": model(batch["input"]).square().mean()}
-
-    evaluation_step = training_step
-
-
 # Several optimizers, and autograd in a step
 
 

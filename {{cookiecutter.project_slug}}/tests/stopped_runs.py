@@ -92,14 +92,13 @@ def assert_resumes_exactly(
 def during_step(
     patch: pytest.MonkeyPatch, step: int, action: Callable[[], None], method: str = "training_step"
 ) -> None:
-    """Calls `action` once, in a method of the trainer after `step` or more completed steps."""
+    """Calls `action` once, in a method of the trainer after `step` completed steps."""
     original = getattr(Classifier, method)
     calls: list[int] = []
 
     def patched(trainer: Classifier, *arguments: Any, **options: Any) -> Any:
-        # `fit` saves before its first step.
-        is_sanity_check = not any(trainer.run.glob("checkpoints/*.pt"))
-        if trainer.progress.step >= step and not calls and not is_sanity_check:
+        is_training = trainer.training_time.is_running  # and not in the sanity check
+        if trainer.progress.step == step and not calls and is_training:
             calls.append(step)
             action()
         return original(trainer, *arguments, **options)

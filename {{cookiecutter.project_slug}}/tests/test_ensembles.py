@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from kinds import Minimal
+from conftest import Minimal
 from torch import nn
 
 from builders import restore_trainer
@@ -18,6 +18,7 @@ from evaluation.ensemble import MeanOutputs, build_ensemble, check_same_targets,
 from metrics.classification import mean_probabilities
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
 MakeTrainer = Callable[..., Any]
@@ -61,7 +62,9 @@ def test_an_ensemble_has_the_mean_of_the_probabilities(
     assert metrics["loss"] == pytest.approx(losses.mean().item(), rel=1e-4)
     assert metrics["samples"] == 303
     assert [member["checkpoint"] for member in metrics["members"]] == [str(best), str(last)]
-    assert [member["accuracy"] for member in metrics["members"]] == pytest.approx(accuracies, rel=1e-5)
+    assert [member["accuracy"] for member in metrics["members"]] == pytest.approx(
+        accuracies, rel=1e-5
+    )
     rows = (folder / "predictions.csv").read_text().splitlines()
     assert len(rows) == 304
     assert max(map(float, (row.rpartition(",")[2] for row in rows[1:]))) == pytest.approx(

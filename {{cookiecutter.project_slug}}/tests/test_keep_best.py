@@ -56,6 +56,7 @@ def test_the_best_checkpoints_are_kept_over_all_starts(
     assert load_checkpoint(best_file)["progress"]["step"] == best_steps[0]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_from_before_the_setting_is_evaluated_and_resumed(
     tmp_path: Path, train: Command, command: Command
 ) -> None:

@@ -57,7 +57,8 @@ def test_complex_matrices_are_trained(
 
 
 def test_a_run_with_muon_resumes_exactly(tmp_path: Path, train: Command, command: Command) -> None:
-    assert_resumes_exactly(tmp_path, train, command, "optimizer={name: muon.MuonAndAdamW}")
+    changes = (*SMALL_MODEL, "optimizer={name: muon.MuonAndAdamW}")
+    assert_resumes_exactly(tmp_path, train, command, *changes)
 
 
 def test_both_learning_rates_may_change_on_resume(make_settings: Callable[..., Any]) -> None:

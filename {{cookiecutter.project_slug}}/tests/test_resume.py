@@ -108,7 +108,7 @@ def test_optimizers_and_schedulers_of_libraries_resume_exactly(
     if "schedulefree" in choice:
         pytest.importorskip("schedulefree")
     optimizer = "optimizer={name: SGD, lr: 0.1, momentum: 0.9}"
-    assert_resumes_exactly(tmp_path, train, command, optimizer, choice)
+    assert_resumes_exactly(tmp_path, train, command, SMALL_MODEL, optimizer, choice)
 
 
 def test_signal_in_the_last_step_of_an_epoch_does_not_wait_for_the_validation(

@@ -72,15 +72,15 @@ def test_a_signal_is_recorded_as_a_stop(
 
 
 @pytest.mark.parametrize(
-    ("method", "error", "exit_code"),
+    ("method", "step", "error", "exit_code"),
     [
-        ("training_step", ValueError("wrong\nsize"), 1),
-        ("evaluation_step", ZeroDivisionError("division"), 1),
-        ("after_step", UserError("this is wrong\ndo that"), 2),
-        ("after_evaluation", torch.OutOfMemoryError("out of memory"), 1),
-        ("figures", SystemExit(7), 7),
-        ("after_step", OSError(5, "broken disk"), 2),
-        ("after_step", KeyboardInterrupt(), 130),
+        ("training_step", 11, ValueError("wrong\nsize"), 1),
+        ("evaluation_step", 16, ZeroDivisionError("division"), 1),
+        ("after_step", 11, UserError("this is wrong\ndo that"), 2),
+        ("after_evaluation", 16, torch.OutOfMemoryError("out of memory"), 1),
+        ("figures", 32, SystemExit(7), 7),
+        ("after_step", 11, OSError(5, "broken disk"), 2),
+        ("after_step", 11, KeyboardInterrupt(), 130),
     ],
 )
 def test_an_error_is_recorded_with_its_exit_code(
@@ -88,10 +88,11 @@ def test_an_error_is_recorded_with_its_exit_code(
     train: Command,
     monkeypatch: pytest.MonkeyPatch,
     method: str,
+    step: int,
     error: BaseException,
     exit_code: int,
 ) -> None:
-    during_step(monkeypatch, 11, fail_with(error), method)
+    during_step(monkeypatch, step, fail_with(error), method)
     run = tmp_path / "run"
     try:
         assert train(run, *TINY_MODEL, "logger.tensorboard=true") == exit_code

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from base.base_model import BaseModel
 from storage.checkpoint_file import load_first_usable
-from storage.run_folder import find_checkpoints
+from storage.checkpointer import best_checkpoints
+from storage.run_folder import find_checkpoints, step_in_name
 from utils.errors import UserError
 from utils.parallel import match_layout, shard_model, shardable_blocks
 
@@ -173,6 +174,7 @@ def test_commands_read_sharded_checkpoints(
 ) -> None:
     """After training in low precision and compiled, which must be about as good as with DDP."""
     options = (*SMALL, "trainer.precision=bf16", "trainer.compile=true", "trainer.max_steps=20")
+    options += ("trainer.validate_every_steps=7", "checkpoint.keep=1", "checkpoint.keep_best=2")
     for strategy in ("ddp", "fsdp"):
         run = ("--run-dir", tmp_path / strategy, f"trainer.strategy={strategy}")
         launch(2, ROOT / "train.py", *options, *run)
@@ -192,6 +194,11 @@ def test_commands_read_sharded_checkpoints(
     assert len(worst_samples[2] & worst_samples[0]) > 20  # rounding may change the last ones
     assert command("export", tmp_path / "fsdp", "--format", "safetensors") == 0
     assert "of the model's" in capsys.readouterr().out
+    best = best_checkpoints(tmp_path / "fsdp")
+    assert len(best) == 2
+    assert command("evaluate", tmp_path / "fsdp", "--average", "2") == 0
+    averaged = load(tmp_path / "fsdp", "average_2")
+    assert averaged["averaged_steps"] == [step_in_name(file) for file in best]
 
 
 # What is sharded, and how

@@ -108,6 +108,7 @@ def test_impossible_subsets_are_errors(
         assert part in message
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize(
     ("change", "mark", "samples"),
     [("trainer.overfit=2", "overfit-2", 100), ("trainer.fraction=0.1", "fraction-0.1", 79)],

@@ -9,8 +9,8 @@ from typing import Any
 
 import launcher
 import pytest
-from conftest import ROOT, TINY_MODEL
-from launcher import launch
+from conftest import TINY_MODEL
+from launcher import run_processes
 from stopped_runs import during_step, load, send_signal
 
 end_started_processes = launcher.end_started_processes  # a fixture of all tests in this module
@@ -123,9 +123,7 @@ def test_another_time_of_a_schedule_is_reported(
 
 
 def test_distributed_processes_stop_at_the_same_step(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    options = ("--config", ROOT / "config/synthetic.yaml", "--run-dir", run, "device=cpu")
-    timed = (*LONG, "data.batch_size=60", "scheduler.name=linear", "scheduler.span=minutes")
-    launch(2, ROOT / "train.py", *options, *timed, "logger.tensorboard=false")
-    progress = progress_of(run)  # saved, so the weights of the processes are the same
+    schedule = ("scheduler.name=linear", "scheduler.span=minutes")
+    run_processes(2, "train", tmp_path, *LONG, *schedule)
+    progress = progress_of(tmp_path)  # saved, so the weights of the processes are the same
     assert progress["step"] == progress["validated_step"] > 1
