@@ -23,9 +23,10 @@ from test_distributed import (
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
+from evaluation.averaging import average_checkpoints
 from storage.checkpoint_file import load_first_usable
 from storage.checkpointer import best_checkpoints
-from storage.run_folder import find_checkpoints, step_in_name
+from storage.run_folder import find_checkpoints
 from utils.errors import UserError
 from utils.parallel import match_layout, shard_model, shardable_blocks
 
@@ -124,15 +125,22 @@ def test_a_non_finite_loss_in_one_process_makes_all_skip_the_step(tmp_path: Path
 
 
 def test_shards_are_deleted_with_their_checkpoints(tmp_path: Path) -> None:
-    """Those of an incomplete checkpoint as well; those of best.pt are kept."""
+    """Those of an incomplete checkpoint as well; those of the best ones are kept."""
     (tmp_path / "checkpoints/shards-00000007-0").mkdir(parents=True)
-    run_processes(2, "train", tmp_path, FSDP, "checkpoint.every_steps=4", "checkpoint.keep=1")
+    options = ("checkpoint.every_steps=4", "checkpoint.keep=1", "checkpoint.keep_best=2")
+    run_processes(2, "train", tmp_path, FSDP, *options)
+    best = list(best_checkpoints(tmp_path))
+    assert {file.stem for file in best} == {"step_00000011", "step_00000022"}
     expected = set()
-    for name in ("best", "last"):
+    for name in ("best", "last", *(file.stem for file in best)):
         state = torch.load(tmp_path / f"checkpoints/{name}.pt", weights_only=True)
         expected.add(state["shards"]["folder"])
         assert load(tmp_path, name)["progress"]["step"] > 0
     assert {folder.name for folder in tmp_path.glob("checkpoints/shards-*")} == expected
+
+    average, _ = average_checkpoints(best)
+    weights = [load(tmp_path, file.stem)["model"]["head.weight"] for file in best]
+    torch.testing.assert_close(average["model"]["head.weight"], (weights[0] + weights[1]) / 2)
 
 
 def test_a_checkpoint_with_damaged_shards_is_rejected_for_the_previous_one(
@@ -174,7 +182,6 @@ def test_commands_read_sharded_checkpoints(
 ) -> None:
     """After training in low precision and compiled, which must be about as good as with DDP."""
     options = (*SMALL, "trainer.precision=bf16", "trainer.compile=true", "trainer.max_steps=20")
-    options += ("trainer.validate_every_steps=7", "checkpoint.keep=1", "checkpoint.keep_best=2")
     for strategy in ("ddp", "fsdp"):
         run = ("--run-dir", tmp_path / strategy, f"trainer.strategy={strategy}")
         launch(2, ROOT / "train.py", *options, *run)
@@ -194,11 +201,6 @@ def test_commands_read_sharded_checkpoints(
     assert len(worst_samples[2] & worst_samples[0]) > 20  # rounding may change the last ones
     assert command("export", tmp_path / "fsdp", "--format", "safetensors") == 0
     assert "of the model's" in capsys.readouterr().out
-    best = best_checkpoints(tmp_path / "fsdp")
-    assert len(best) == 2
-    assert command("evaluate", tmp_path / "fsdp", "--average", "2") == 0
-    averaged = load(tmp_path / "fsdp", "average_2")
-    assert averaged["averaged_steps"] == [step_in_name(file) for file in best]
 
 
 # What is sharded, and how
