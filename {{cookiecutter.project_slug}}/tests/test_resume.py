@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_MODEL
 from hypothesis import HealthCheck, Phase, given, settings, strategies
 from stopped_runs import (
     STATEFUL_SETTINGS,
@@ -108,7 +109,7 @@ def test_optimizers_and_schedulers_of_libraries_resume_exactly(
     if "schedulefree" in choice:
         pytest.importorskip("schedulefree")
     optimizer = "optimizer={name: SGD, lr: 0.1, momentum: 0.9}"
-    assert_resumes_exactly(tmp_path, train, command, SMALL_MODEL, optimizer, choice)
+    assert_resumes_exactly(tmp_path, train, command, *TINY_MODEL, optimizer, choice)
 
 
 def test_signal_in_the_last_step_of_an_epoch_does_not_wait_for_the_validation(
