@@ -122,6 +122,17 @@ def test_a_run_with_a_damaged_manifest_is_repeated_and_what_is_unknown_is_listed
         assert "metrics are not compared" in output
 
 
+def test_settings_of_another_version_are_named_with_their_file(
+    original: Path, command: Command, capsys: Captured
+) -> None:
+    file = original / "settings.yaml"
+    file.write_text(file.read_text() + "removed: 1\n")
+    assert command("train", "--repeat", original) == 2
+    error = capsys.readouterr().err
+    assert str(file) in error
+    assert "unknown setting removed" in error
+
+
 def test_a_run_without_settings_cannot_be_repeated(
     original: Path, command: Command, capsys: Captured
 ) -> None:
