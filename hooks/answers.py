@@ -25,12 +25,12 @@ QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-
 PAYLOAD = "{{cookiecutter.project_slug}}"
 
 PACKAGES = (
-    "base checks config data_loader experiments logger metrics model optim storage tests trainer "
-    "utils"
+    "base checks config data_loader evaluation experiments logger metrics model optim storage "
+    "tests trainer utils"
 )
 MODULES = (
-    "builders profiling run_length sample_figures sanity_check schedule_preview "
-    "train evaluate predict export preview check compare sweep"
+    "builders profiling run_description run_length run_record sample_figures sanity_check "
+    "schedule_preview train evaluate predict export preview check compare sweep"
 )
 FOLDERS = "runs data"
 DEPENDENCIES = (

@@ -17,8 +17,17 @@ LAYERS = (
     {"base"},
     {"data_loader", "model", "trainer"},
     {"experiments"},
-    {"builders", "sanity_check", "profiling", "run_length", "sample_figures", "schedule_preview"},
-    {"checks"},
+    {
+        "builders",
+        "profiling",
+        "run_description",
+        "run_length",
+        "run_record",
+        "sample_figures",
+        "sanity_check",
+        "schedule_preview",
+    },
+    {"checks", "evaluation"},
     {"train", "evaluate", "predict", "export", "preview", "check", "compare", "sweep"},
 )
 NOT_SOURCE = {"tests", ".venv", "build"}

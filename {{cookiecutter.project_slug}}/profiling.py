@@ -13,7 +13,7 @@ from torch.profiler import profile
 
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
-from logger.console import format_table
+from logger.console import format_table, log
 from utils.ranks import is_main_process
 
 WARM_UP_STEPS = 5  # the first steps take longer
@@ -21,6 +21,13 @@ FORWARD = "forward"
 OPTIMIZER = "optimizer"
 # The names of torch's own events begin with this.
 BACKWARD_EVENTS = "autograd::engine::evaluate_function"
+
+
+def log_profile(trainer: BaseTrainer, steps: int) -> None:
+    """Logs where the time of a step goes."""
+    table = profile_steps(trainer, steps)
+    trace = trainer.run / "profile/trace.json"
+    log.info("%s\ntrace of the steps, for https://ui.perfetto.dev: %s\n", table, trace)
 
 
 def profile_steps(trainer: BaseTrainer, steps: int) -> str:

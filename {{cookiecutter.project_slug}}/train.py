@@ -10,41 +10,36 @@ from typing import TYPE_CHECKING, Any
 if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from config.differences import describe_settings
 from config.help import SettingsParser
-from config.loading import changes_that_need_force, load_settings, to_yaml
-from config.reading import DEFAULT, read_file
+from config.loading import changes_that_need_force, load_settings
+from config.reading import DEFAULT
 from config.schema import Settings
-from logger.console import configure_logging, format_table, log
+from logger.console import configure_logging, log
 from storage import run_folder
-from storage.repository import Code, describe_difference, read_code
-from utils.command import next_command, run_command
-from utils.errors import UserError, first_line
+from storage.repository import Code, read_code
+from utils.command import run_command
+from utils.errors import UserError
 from utils.imports import fast_imports
-from utils.paths import folder_argument, path_argument, text_argument
-from utils.ranks import is_main_process, world_size
+from utils.paths import folder_argument, path_argument, tag_argument, text_argument
+from utils.ranks import is_main_process
 
 if TYPE_CHECKING:
     from base.base_dataset import BaseDataset
     from base.base_trainer import BaseTrainer
-    from base.batch_loader import BatchLoader
 
 
 def main() -> int:
     """Starts a new run, or resumes one; returns the exit code."""
     arguments = parse_arguments()
-    if arguments.repeat is not None:
-        prepare_repetition(arguments)
+    check_combination(arguments)
     if arguments.resume is not None:
-        if arguments.config is not None:
-            raise UserError(
-                "--config cannot be combined with --resume, which uses the settings of the run; "
-                "change single settings by KEY=VALUE"
-            )
-        if arguments.run_dir is not None and str(arguments.resume) != "last":
-            raise UserError("--run-dir cannot be combined with --resume RUN; leave it out")
         return resume_run(arguments.resume, arguments)
-    settings = load_settings(arguments.config or DEFAULT, arguments.settings)
+    if arguments.repeat is not None:
+        arguments.repeat = find_run_to_repeat(arguments.repeat)
+        arguments.config = arguments.repeat / "settings.yaml"
+        settings = load_settings_of_run(arguments.config, arguments.settings)
+    else:
+        settings = load_settings(arguments.config or DEFAULT, arguments.settings)
     interrupted = run_folder.find_interrupted_run(settings.run_name, arguments.run_dir)
     if interrupted is not None:  # torchrun has restarted this command
         return resume_run(interrupted, arguments)
@@ -92,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--tag",
-        type=text_argument,
+        type=tag_argument,
         action="append",
         default=[],
         metavar="TAG",
@@ -104,24 +99,50 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_command_line()
 
 
-def prepare_repetition(arguments: argparse.Namespace) -> None:
-    """Takes the settings file of the run that is to be repeated; ``repeat`` becomes its folder.
+def check_combination(arguments: argparse.Namespace) -> None:
+    """Raises a UserError if an option cannot be combined with ``--repeat`` or ``--resume``."""
+    advice = "change single settings by KEY=VALUE"
+    if arguments.repeat is not None:
+        for option in ("config", "resume"):
+            if getattr(arguments, option) is not None:
+                raise UserError(
+                    f"--{option} cannot be combined with --repeat, which starts a new run with the "
+                    f"settings of another one; {advice}"
+                )
+    if arguments.resume is not None:
+        if arguments.config is not None:
+            raise UserError(
+                "--config cannot be combined with --resume, which uses the settings of the run; "
+                f"{advice}"
+            )
+        if arguments.run_dir is not None and str(arguments.resume) != "last":
+            raise UserError("--run-dir cannot be combined with --resume RUN; leave it out")
+
+
+def find_run_to_repeat(run: Path) -> Path:
+    """The folder of a run whose settings can be used again.
 
     Raises:
-        UserError: if there is no such run, or another option names other settings.
+        UserError: if there is no such run, or it has no settings file.
     """
-    for option in ("config", "resume"):
-        if getattr(arguments, option) is not None:
-            raise UserError(
-                f"--{option} cannot be combined with --repeat, which starts a new run with the "
-                "settings of another one; change single settings by KEY=VALUE"
-            )
-    files = run_folder.find_checkpoints(arguments.repeat, best=False)
-    folder = run_folder.run_folder_of(files[0])
-    arguments.config = folder / "settings.yaml"
-    if not arguments.config.is_file():
-        raise UserError(f"--repeat {arguments.repeat}: there is no file {arguments.config}")
-    arguments.repeat = folder.resolve()
+    files = run_folder.find_checkpoints(run, best=False)
+    folder = run_folder.run_folder_of(files[0]).resolve()
+    settings_file = folder / "settings.yaml"
+    if not settings_file.is_file():
+        raise UserError(f"--repeat {run}: there is no file {settings_file}")
+    return folder
+
+
+def load_settings_of_run(file: Path, changes: Sequence[str]) -> Settings:
+    """The settings of a run that is repeated; another version of the project may have written them.
+
+    Raises:
+        UserError: if this version cannot use them.
+    """
+    try:
+        return load_settings(file, changes)
+    except UserError as error:
+        raise UserError(f"--repeat, with the settings in {file}: {error}") from error
 
 
 def resume_run(run: Path, arguments: argparse.Namespace) -> int:
@@ -164,45 +185,58 @@ def train(
     # torch takes 1.3 s to import, so most errors in settings have been reported before.
     with fast_imports():
         import builders
-        from logger.run_log import find_tracker
+        from run_description import log_end
         from sanity_check import check_trainer
-        from utils.device import select_device
-        from utils.process_group import (
-            all_gather_object,
-            destroy_process_group,
-            initialize_process_group,
-        )
-        from utils.randomness import seed_everything
+        from storage.run_result import posting_failure
+        from utils.process_group import all_gather_object, destroy_process_group
 
-    find_tracker(settings.logger.tracker)  # fails if its package is missing
+    start_processes(settings, state)
+    with posting_failure(settings, folder):
+        earlier_run = arguments.repeat if state is None else folder
+        if earlier_run is not None:
+            settings = builders.find_data_root(settings, earlier_run)
+        loaders = builders.build_training_loaders(settings, state)
+        dataset = loaders["train"].dataset
+        if state is None:
+            changes = []
+            model = builders.build_new_model(settings, dataset)
+        else:
+            changes = check_changes(state, settings, dataset, arguments.force)
+            model = builders.build_model(settings, dataset)  # the trainer loads the weights
+
+    with open_run(settings.run_name, folder, resumed=state is not None) as run:
+        with posting_failure(settings, folder):
+            trainer = builders.build_trainer(settings, model, loaders, run)
+            check_trainer(trainer)
+            if state is not None:
+                restore(trainer, state)
+        configure_logging(run / "train.log")
+        run_training(trainer, arguments, state, changes)
+        log_end(trainer)
+    # After a stop, torchrun ends the other processes as soon as the first one has exited.
+    all_gather_object(None)
+    destroy_process_group()
+    if trainer.was_stopped():
+        return 128 + trainer.stop_signal
+    return 0
+
+
+def start_processes(settings: Settings, state: Mapping[str, Any] | None) -> None:
+    """Sets up logging, the process group and the random generators.
+
+    Raises:
+        UserError: if the package of the tracker is missing, or the device is not available.
+    """
+    from logger.run_log import find_tracker
+    from utils.device import select_device
+    from utils.process_group import initialize_process_group
+    from utils.randomness import seed_everything
+
+    find_tracker(settings.logger.tracker)
     configure_logging()
     step = 0 if state is None else state["progress"]["step"]
     initialize_process_group(select_device(settings.device), step)
     seed_everything(settings.seed, settings.deterministic)
-    earlier_run = arguments.repeat if state is None else folder
-    if earlier_run is not None:
-        settings = builders.find_data_root(settings, earlier_run)
-    loaders = builders.build_training_loaders(settings, state)
-    dataset = loaders["train"].dataset
-    if state is None:
-        changes = []
-        model = builders.build_new_model(settings, dataset)
-    else:
-        changes = check_changes(state, settings, dataset, arguments.force)
-        model = builders.build_model(settings, dataset)  # the trainer loads the weights
-
-    with open_run(settings.run_name, folder, resumed=state is not None) as run:
-        trainer = builders.build_trainer(settings, model, loaders, run)
-        check_trainer(trainer)
-        if state is not None:
-            restore(trainer, state)
-        configure_logging(run / "train.log")
-        run_training(trainer, arguments, state, changes)
-        exit_code = describe_end(trainer)
-    # After a stop, torchrun ends the other processes as soon as the first one has exited.
-    all_gather_object(None)
-    destroy_process_group()
-    return exit_code
 
 
 def run_training(
@@ -212,29 +246,33 @@ def run_training(
     changes: Sequence[str],
 ) -> None:
     """Trains, and records what the run consists of and how it has ended."""
+    import run_record
+    from profiling import log_profile
+    from run_description import describe_origin, log_start
     from run_length import describe_new_length
     from storage.non_finite_guard import fit_with_recovery
     from storage.run_result import recording_result
 
+    saved_settings = None if state is None else state["settings"]
     code = Code({})
     if is_main_process():
         code = read_code(run_folder.PROJECT, trainer.run)
     with recording_result(trainer, code.description):
         if is_main_process():
-            write_manifest(trainer, code, arguments, resumed=state is not None)
-            log.info("%s", describe_origin(trainer.settings, arguments, state))
+            run_record.record_start(trainer, code, arguments, resumed=state is not None)
+            log.info("%s", describe_origin(trainer.settings, arguments, saved_settings))
             if arguments.repeat is not None and state is None:
-                record_repetition(trainer.run, arguments.repeat)
-        describe_start(trainer, changes)
-        if state is not None and not changes:
-            describe_new_length(trainer, state["settings"]["trainer"])
+                run_record.record_repetition(trainer.run, arguments.repeat)
+        log_start(trainer, changes)
+        if saved_settings is not None and not changes:
+            describe_new_length(trainer, saved_settings["trainer"])
         if trainer.options.profile is not None:
-            print_profile(trainer, trainer.options.profile)
+            log_profile(trainer, trainer.options.profile)
         fit_with_recovery(trainer)
     if is_main_process():
-        record_test_split(trainer)
+        run_record.record_test_split(trainer)
         if trainer.is_finished():
-            compare_with_original(trainer.run)
+            run_record.compare_with_original(trainer.run)
 
 
 def restore(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
@@ -279,172 +317,6 @@ def check_changes(
         lines = "\n  ".join(["resuming would change the meaning of this run:", *changes])
         raise UserError(f"{lines}\nStart a new run, or add --force")
     return changes
-
-
-def write_manifest(
-    trainer: "BaseTrainer", code: Code, arguments: argparse.Namespace, resumed: bool
-) -> None:
-    """Writes what the run consists of into its folder."""
-    from storage.environment import describe_hardware, installed_versions
-
-    run = trainer.run
-    code_at_start = run_folder.read_manifest(run).get("git")
-    manifest = run_folder.write_manifest(
-        run,
-        to_yaml(trainer.settings),
-        resumed,
-        git=code.description,
-        device=describe_device(trainer),
-        processes=world_size(),
-        data=describe_data(trainer.loaders["train"]),
-        validation=describe_data(trainer.loaders[trainer.monitored_set]),
-        hardware=describe_hardware(trainer.device),
-        versions=installed_versions(),
-    )
-    run_folder.add_note(run, arguments.note, arguments.tag)
-    log.debug("%s", manifest)
-    if not resumed:
-        run_folder.write_patch(run, code.patch)
-    elif isinstance(code_at_start, dict):
-        difference = describe_difference(code_at_start, code.description)
-        if difference:
-            log.warning("the code differs from that at the start of the run: %s", difference)
-
-
-def record_repetition(run: Path, original: Path) -> None:
-    """Records which run this one repeats, and logs what differs from it."""
-    from storage.repetition import compare_origins
-
-    run_folder.add_to_manifest(run, repeats=str(original))
-    log.info("%s", "\n  ".join(compare_origins(run, original)))
-
-
-def compare_with_original(run: Path) -> None:
-    """Logs whether a run has the same weights and metrics as the one that it repeats, if any."""
-    from storage.repetition import compare_ends
-
-    original = run_folder.read_manifest(run).get("repeats")
-    if original is None:
-        return
-    try:
-        lines = compare_ends(run, Path(original))
-    except (OSError, UserError) as error:  # it may have been deleted by now
-        log.warning("%s: the final weights are not compared: %s", original, error)
-        return
-    log.info("%s", "\n".join([f"compared with {original}", *lines]))
-
-
-def describe_data(loader: "BatchLoader") -> dict[str, Any]:
-    """The samples of a loader in a manifest; the hash is that of the whole data set."""
-    dataset = loader.dataset
-    samples = loader.sample_count
-    return {"title": dataset.title, "samples": samples, "hash": dataset.fingerprint}
-
-
-def describe_origin(
-    settings: Settings, arguments: argparse.Namespace, state: Mapping[str, Any] | None
-) -> str:
-    """Which settings the run has: those of a file or of the resumed run, and changes."""
-    if state is not None:
-        values = state["settings"]
-        origin = "those of the run"
-    else:
-        file = arguments.config or DEFAULT
-        values = read_file(file)
-        origin = str(file)
-    return describe_settings(settings, values, origin, arguments.settings)
-
-
-def record_test_split(trainer: "BaseTrainer") -> None:
-    """Adds the fingerprint of the test split to the manifest, which evaluate.py compares.
-
-    Of the samples, at most 64 are read. Nothing is added if the data set has no test split.
-    """
-    from builders import build_dataset
-
-    try:
-        dataset = build_dataset(trainer.settings, "test")
-        dataset.load_state_dict(trainer.dataset.state_dict())
-        if len(dataset):
-            test = {"title": dataset.title, "samples": len(dataset), "hash": dataset.fingerprint}
-            run_folder.add_to_manifest(trainer.run, test=test)
-    except Exception as error:  # whatever the code of a data set may raise
-        log.debug("the test split is not recorded: %s", first_line(error))
-
-
-def describe_start(trainer: "BaseTrainer", changes: Sequence[str]) -> None:
-    """Logs the model, the data, the device and the run folder."""
-    settings = trainer.settings
-    for change in changes:
-        log.warning("--force: resuming with %s", change)
-    if settings.trainer.strategy == "fsdp" and world_size() == 1:
-        log.warning("trainer.strategy=fsdp has no effect: there is a single process")
-    log.info("%s\n", format_table(trainer.model.summary()))
-    log.info("%s on %s", trainer.dataset.title, describe_device(trainer))
-    if settings.trainer.compile:
-        log.info("trainer.compile: the first steps wait until the model is compiled")
-    if settings.trainer.ema is not None:
-        describe_average(settings.trainer.ema, trainer.total_steps)
-    if settings.subset:
-        log.warning("%s: the results are not those of all samples", settings.subset)
-    log.info("run folder: %s", trainer.run)
-    describe_progress(trainer)
-
-
-def describe_progress(trainer: "BaseTrainer") -> None:
-    """Logs how far a resumed run has come."""
-    progress = trainer.progress
-    if progress.step > 0:
-        log.info("resuming from step %d", progress.step)
-    if progress.stop_reason:
-        log.info("the trainer ended the run at step %d: %s", progress.step, progress.stop_reason)
-    elif trainer.stops_early and progress.step < trainer.total_steps:
-        log.info("%s; trainer.early_stop=N continues it", trainer.describe_early_stop())
-    elif trainer.training_time.is_up and progress.step < trainer.total_steps:
-        end = trainer.training_time.describe_end(progress.step)
-        log.info("%s; trainer.max_minutes=N continues it", end)
-    elif trainer.is_finished():
-        log.info("all %d steps are done; trainer.epochs=N extends the run", progress.step)
-
-
-def describe_average(decay: float, total_steps: int) -> None:
-    """Logs what the moving average covers in a run that is too short for its decay."""
-    from optim.moving_average import describe_short_average
-
-    description = describe_short_average(decay, total_steps)
-    if description:
-        log.info("%s", description)
-
-
-def describe_end(trainer: "BaseTrainer") -> int:
-    """Logs the next command; returns the exit code."""
-    run = trainer.run
-    if trainer.stop_signal and not trainer.is_finished():
-        log.info("stopped; resume: %s", next_command("train.py", "--resume", run))
-        return 128 + trainer.stop_signal
-    log.info("curves: %s", next_command("tensorboard", "--logdir", run))
-    log.info("evaluate: %s", next_command("evaluate.py", run))
-    return 0
-
-
-def describe_device(trainer: "BaseTrainer") -> str:
-    """The device, the autocast dtype, and the number of processes."""
-    dtype = str(trainer.autocast_dtype).removeprefix("torch.")
-    description = f"{trainer.device} ({dtype})"
-    if world_size() > 1:
-        description += f", {world_size()} processes"
-    if trainer.sharded:
-        description += ", sharded"
-    return description
-
-
-def print_profile(trainer: "BaseTrainer", steps: int) -> None:
-    """Logs where the time of a step goes."""
-    from profiling import profile_steps
-
-    table = profile_steps(trainer, steps)
-    trace = trainer.run / "profile/trace.json"
-    log.info("%s\ntrace of the steps, for https://ui.perfetto.dev: %s\n", table, trace)
 
 
 if __name__ == "__main__":

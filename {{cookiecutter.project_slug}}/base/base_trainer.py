@@ -706,6 +706,10 @@ class BaseTrainer(ABC):
         )
         return is_over and not self.validation_is_due()
 
+    def was_stopped(self) -> bool:
+        """Whether a signal has ended `fit` before the run was finished."""
+        return self.stop_signal != 0 and not self.is_finished()
+
     @property
     def stops_early(self) -> bool:
         """Whether `trainer.early_stop` applies."""

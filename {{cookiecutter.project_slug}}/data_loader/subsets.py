@@ -1,5 +1,7 @@
 """The samples of a run on a part of the data: trainer.overfit and trainer.fraction."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def first_batches(loader: BatchLoader, count: int) -> Tensor:
     """Indices of the samples of the first batches of the first epoch: int64, shape (N,)."""
     source = loader.source
     samples = min(count * source.batch_size, source.samples_per_epoch)
-    steps = range(-(-samples // source.step_size))
+    steps = range(math.ceil(samples / source.step_size))
     return torch.cat([source.sample_indices(step) for step in steps])[:samples].cpu()
 
 

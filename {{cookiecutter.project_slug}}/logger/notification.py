@@ -14,16 +14,14 @@ from logger.console import log
 TIMEOUT_SECONDS = 5.0
 
 
-def post_result(address: str, name: str, run: Path, result: Mapping[str, Any]) -> None:
-    """Posts how a run has ended as JSON, ``{"text": ...}``; if that fails, a warning is logged.
+def post(address: str, text: str) -> None:
+    """Posts a line as JSON, ``{"text": ...}``; if that fails, a warning is logged.
 
     Args:
         address: the address of the webhook; messages do not contain it, because it is a secret.
-        name: the name of the settings.
-        run: the run folder.
-        result: the content of ``result.json``.
+        text: the line.
     """
-    body = json.dumps({"text": describe(name, run, result)}).encode()
+    body = json.dumps({"text": text}).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(address, body, headers, method="POST")
     try:
@@ -34,8 +32,14 @@ def post_result(address: str, name: str, run: Path, result: Mapping[str, Any]) -
         log.warning("logger.notify: %s could not be notified: %s", server, error)
 
 
-def describe(name: str, run: Path, result: Mapping[str, Any]) -> str:
-    """One line: what has ended how, where, and with which result."""
+def describe_result(name: str, run: Path, result: Mapping[str, Any]) -> str:
+    """One line: what has ended how, where, and with which result.
+
+    Args:
+        name: the name of the settings.
+        run: the run folder.
+        result: the content of ``result.json``.
+    """
     text = f"{name} {result['state']} at step {result['step']} of {result['total_steps']}"
     best = result["best"]
     if best is not None:
@@ -44,3 +48,17 @@ def describe(name: str, run: Path, result: Mapping[str, Any]) -> str:
     if result["error"] is not None:
         text += f": {result['error']}"
     return text
+
+
+def describe_early_failure(name: str, run: Path | None, error: str) -> str:
+    """One line: what has failed before it trained, where and why.
+
+    Args:
+        name: the name of the settings.
+        run: the run folder; None for a new run, which leaves none.
+        error: the first line of the error.
+    """
+    text = f"{name} failed before training"
+    if run is not None:
+        text += f", {run}"
+    return f"{text} on {socket.gethostname()}: {error}"

@@ -9,6 +9,7 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.process_group import all_gather_object
 
+RESERVED_NAMES = ("index", "name")  # of the samples
 ANSWERS = ("true", "predicted", "probability")  # values whose mean is no metric
 
 
@@ -79,13 +80,14 @@ def check_sample_values(values: Mapping[str, Any], source: str) -> None:
     counts = set()
     for name, value in values.items():
         is_tensor = isinstance(value, Tensor)
-        if not is_tensor or value.ndim not in (1, 2) or value.is_complex() or name == "index":
+        is_valid = is_tensor and value.ndim in (1, 2) and not value.is_complex()
+        if not is_valid or name in RESERVED_NAMES:
             form = f"({type(value).__name__})"
             if is_tensor:
                 form = f"of shape {tuple(value.shape)}"
             raise UserError(
                 f"{source}: record_samples got {name!r} {form}; pass tensors of real numbers, of "
-                "shape (N,) or (N, K) for N samples, under another name than index"
+                "shape (N,) or (N, K) for N samples, under other names than index and name"
             )
         counts.add(len(value))
     if len(counts) > 1:

@@ -12,6 +12,7 @@ The parameters that several processes have sharded are in files next to it, see
 
 import hashlib
 import io
+import os
 import pickle
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -73,6 +74,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return read_shards(path.parent, state)
     except Exception as error:  # whatever a malicious file may cause
         raise UserError(f"{path} is not a usable checkpoint: {error}") from error
+
+
+def read_digest(path: Path) -> bytes:
+    """The digest at the end of a checkpoint, which differs unless two files have the same content.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        file.seek(-DIGEST_BYTES, os.SEEK_END)
+        return file.read()
 
 
 def read_step(path: Path) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 from config.schema import CheckpointSettings
 from logger.console import log
 from storage.checkpoint_file import load_first_usable, read_verified, save_checkpoint
+from storage.progress import Progress
 from storage.run_folder import find_checkpoints, step_in_name
 from utils.command import next_command
 from utils.errors import TRAINING_FAILED, UserError
@@ -157,7 +158,9 @@ def best_checkpoints(folder: Path) -> dict[Path, float]:
     """
     _, state = load_first_usable(find_checkpoints(folder, best=False))
     best: dict[Path, float] = {}
-    for step, value in state["progress"]["best_values"].items():
+    progress = Progress()
+    progress.load_state_dict(state["progress"])
+    for step, value in progress.best_values.items():
         file = folder / f"checkpoints/step_{step:08d}.pt"
         if file.exists():
             best[file] = value

@@ -44,10 +44,13 @@ def find_cause(trainer: Any, step: Any) -> str:
             trainer.update(step)
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()  # an error leaves gradients behind
-    cause = operations.cause or layers.cause  # of which infinite gradients come before NaN
-    if not cause and operation_in_backward:
-        cause = f"{operation_in_backward} returns NaN in the backward pass of {layers.backward}"
-    return cause
+    if operations.cause:
+        return operations.cause
+    if layers.cause:  # an infinite gradient may become NaN later, which anomaly detection finds
+        return layers.cause
+    if operation_in_backward:
+        return f"{operation_in_backward} returns NaN in the backward pass of {layers.backward}"
+    return ""
 
 
 def _update_with_anomaly_detection(trainer: Any, step: Any) -> str:
@@ -90,12 +93,16 @@ class _LayerObserver:
     @property
     def forward(self) -> str:
         """The innermost layer whose forward pass has begun."""
-        return self._in_forward[-1] if self._in_forward else "the loss"
+        if not self._in_forward:
+            return "the loss"
+        return self._in_forward[-1]
 
     @property
     def backward(self) -> str:
         """The layer whose backward pass has begun last, and has not ended."""
-        return self._in_backward[-1] if self._in_backward else "the loss"
+        if not self._in_backward:
+            return "the loss"
+        return self._in_backward[-1]
 
     @contextmanager
     def observing(self, model: nn.Module) -> Iterator[None]:

@@ -83,4 +83,6 @@ class Progress:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the counters."""
         for counter in fields(self):
+            if counter.name == "best_values" and counter.name not in state:
+                continue  # the run began before there was `checkpoint.keep_best`
             setattr(self, counter.name, copy.copy(state[counter.name]))

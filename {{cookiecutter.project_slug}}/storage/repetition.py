@@ -13,7 +13,8 @@ from storage.repository import describe_difference
 from storage.run_folder import find_checkpoints, read_manifest
 
 MAX_LISTED = 5  # packages or metrics
-COMPARED = ("machine", "device", "processes", "hardware", "data", "validation")
+# Entries of the manifest.
+COMPARED = ("versions", "machine", "device", "processes", "hardware", "data", "validation")
 
 
 def compare_origins(run: Path, original: Path) -> list[str]:
@@ -26,21 +27,22 @@ def compare_origins(run: Path, original: Path) -> list[str]:
     now = read_manifest(run)
     before = read_manifest(original)
     differences = []
-    code = describe_difference(before.get("git", {}), now.get("git", {}))
-    if code:
-        differences.append(f"code: {code}")
-    versions = _changes(before.get("versions", {}), now.get("versions", {}))
-    if versions:
-        differences.append(f"versions: {_listed(versions)}")
-    for key in COMPARED:
-        changes = _changes(_as_mapping(before.get(key), key), _as_mapping(now.get(key), key))
+    unknown = []
+    if _commit_of(before) is None or _commit_of(now) is None:
+        unknown.append("commit")
+    else:
+        code = describe_difference(before["git"], now["git"])
+        if code:
+            differences.append(f"code: {code}")
+    for entry in COMPARED:
+        if before.get(entry) is None:
+            unknown.append(entry)
+            continue
+        changes = _changes(_by_name(entry, before[entry]), _by_name(entry, now.get(entry)))
         if changes:
-            differences.append(f"{key}: {_listed(changes)}")
-    unknown = [key for key in ("git", "versions", *COMPARED) if key not in before]
-    if before.get("git", {}).get("commit") is None or now.get("git", {}).get("commit") is None:
-        unknown.append("the commit")
+            differences.append(f"{entry}: {_listed(changes)}")
     if unknown:
-        differences.append(f"unknown: {', '.join(dict.fromkeys(unknown))}")
+        differences.append(f"unknown: {', '.join(unknown)}")
     if not differences:
         return [f"repeats {original} with the same code, versions, data, device and hardware"]
     return [f"repeats {original}; what differs:", *differences]
@@ -66,7 +68,12 @@ def compare_ends(run: Path, original: Path) -> list[str]:
             f"run at step {step}"
         ]
     lines = [f"final weights: {compare_weights(state_before['model'], state['model'])}"]
-    changes = _changes(_last_metrics(original, step), _last_metrics(run, step))
+    metrics = _last_metrics(run, step)
+    metrics_before = _last_metrics(original, step)
+    if not metrics_before:
+        lines.append(f"the metrics are not compared: {original} has none of step {step}")
+        return lines
+    changes = _changes(metrics_before, metrics)
     if changes:
         lines.append(f"metrics that differ: {_listed(changes)}")
     return lines
@@ -74,23 +81,31 @@ def compare_ends(run: Path, original: Path) -> list[str]:
 
 def compare_weights(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Whether two state dicts have the same bits, or where they differ most."""
-    shapes_before = {name: tuple(value.shape) for name, value in before.items()}
-    shapes = {name: tuple(value.shape) for name, value in now.items()}
+    tensors_before = _tensors_of(before)
+    tensors = _tensors_of(now)
+    shapes_before = {name: tensor.shape for name, tensor in tensors_before.items()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if shapes_before != shapes:
         return "they belong to different networks"
-    largest = -1.0
-    largest_name = ""
-    for name, value in now.items():
-        if _has_same_bits(value, before[name]):
-            continue
-        difference = value.to(torch.complex128) - before[name].to(torch.complex128)
-        distance = float(difference.abs().nan_to_num(torch.inf).max())
-        if distance > largest:
-            largest = distance
-            largest_name = name
-    if not largest_name:
+    distances = {}
+    for name, tensor in tensors.items():
+        tensor_before = tensors_before[name]
+        if not _has_same_bits(tensor, tensor_before):
+            difference = tensor.to(torch.complex128) - tensor_before.to(torch.complex128)
+            distances[name] = float(difference.abs().nan_to_num(torch.inf).max())
+    if not distances:
         return "the same bits"
-    return f"they differ, at most by {largest:.3g} ({largest_name})"
+    name = max(distances, key=distances.__getitem__)
+    return f"they differ, at most by {distances[name]:.3g} ({name})"
+
+
+def _tensors_of(weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a state dict, without those that are empty or what a layer has added."""
+    tensors = {}
+    for name, value in weights.items():
+        if isinstance(value, Tensor) and value.numel() > 0:
+            tensors[name] = value
+    return tensors
 
 
 def _has_same_bits(first: Tensor, second: Tensor) -> bool:
@@ -101,32 +116,36 @@ def _has_same_bits(first: Tensor, second: Tensor) -> bool:
     return torch.equal(first_bytes, second.contiguous().reshape(-1).view(torch.uint8))
 
 
-def _last_metrics(run: Path, step: int) -> dict[str, str]:
-    """The results of the validations after a step, from metrics.csv."""
+def _last_metrics(run: Path, step: int) -> dict[str, str | None]:
+    """The results of the validations after a step, from metrics.csv, which may be damaged."""
     file = run / "metrics.csv"
     if not file.exists():
         return {}
     metrics = {}
-    with file.open(newline="", encoding="utf-8") as rows:
+    with file.open(newline="", encoding="utf-8", errors="replace") as rows:
         for row in csv.DictReader(rows):
-            if row["split"] != "train" and row["step"] == str(step):
-                metrics[f"{row['split']} {row['metric']}"] = row["value"]
+            if row.get("split") != "train" and row.get("step") == str(step):
+                metrics[f"{row.get('split')} {row.get('metric')}"] = row.get("value")
     return metrics
 
 
-def _as_mapping(value: Any, key: str) -> dict[str, Any]:
-    """An entry of a manifest by names; empty if it is missing."""
-    if value is None:
-        return {}
+def _commit_of(manifest: Mapping[str, Any]) -> str | None:
+    """The commit of the code; None if it is unknown."""
+    code = manifest.get("git")
+    if not isinstance(code, Mapping):
+        return None
+    return code.get("commit")
+
+
+def _by_name(entry: str, value: Any) -> Mapping[str, Any]:
+    """An entry of a manifest as values by name."""
     if isinstance(value, Mapping):
-        return dict(value)
-    return {key: value}
+        return value
+    return {entry: value}
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two mappings; nothing if one of them is empty, and thus unknown."""
-    if not before or not now:
-        return []
+    """What differs between two mappings, a text for each name."""
     changes = []
     for name in dict.fromkeys([*before, *now]):
         if before.get(name) != now.get(name):

@@ -145,23 +145,24 @@ def _make_patch(folder: Path, run: Path) -> tuple[bytes, list[str]]:
     top = _top_folder(folder)
     all_files = _all_files_but(run, top)
     changed = _names(_run_git(top, "diff", "HEAD", "--name-only", "-z", "--", *all_files))
-    others = ("ls-files", "--others", "--exclude-standard", "-z")
-    untracked = _names(_run_git(top, *others, "--", *all_files))
+    list_untracked = ("ls-files", "--others", "--exclude-standard", "-z")
+    untracked = _names(_run_git(top, *list_untracked, "--", *all_files))
     contained, left_out = _select_small(top, [*changed, *untracked])
     if not contained:
         return b"", left_out
+    new_files = [f":(top,literal){name}" for name in untracked if name in contained]
+    excluded = [f":(top,exclude,literal){name}" for name in left_out]
+    # git diff shows untracked files only if the index names them. That of the user must not
+    # change, so this is done in a copy of it.
+    index_name = _run_git(top, "rev-parse", "--git-path", "index").decode().rstrip("\n")
     with tempfile.TemporaryDirectory() as temporary:
-        # In a copy of the index, an untracked file becomes one that is about to be added.
         index = Path(temporary, "index")
-        git_index = _run_git(top, "rev-parse", "--git-path", "index").decode().rstrip("\n")
-        shutil.copy2(top / git_index, index)
-        new_files = [f":(top,literal){name}" for name in untracked if name in contained]
+        shutil.copy2(top / index_name, index)
         if new_files:
             add = ("add", "--intent-to-add", "--force", "--pathspec-from-file=-")
             _run_git(top, *add, "--pathspec-file-nul", index=index, paths=new_files)
-        diff = ("diff", *PATCH_OPTIONS, "HEAD", "--", *all_files)
-        excluded = [f":(top,exclude,literal){name}" for name in left_out]
-        return _run_git(top, *diff, *excluded, index=index), left_out
+        diff = ("diff", *PATCH_OPTIONS, "HEAD", "--", *all_files, *excluded)
+        return _run_git(top, *diff, index=index), left_out
 
 
 def _select_small(top: Path, names: Iterable[str]) -> tuple[set[str], list[str]]:
@@ -225,11 +226,6 @@ def _run_git(
     Raises:
         GitError: if git is missing, refuses, or takes too long.
     """
-    environment = {**os.environ, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
-    for variable in REPOSITORY_VARIABLES:
-        environment.pop(variable, None)
-    if index is not None:
-        environment["GIT_INDEX_FILE"] = str(index)
     with (
         tempfile.TemporaryFile() as names,
         tempfile.TemporaryFile() as output,
@@ -243,19 +239,11 @@ def _run_git(
                 stdin=names,
                 stdout=output,
                 stderr=errors,
-                env=environment,
+                env=_git_environment(index),
             )
         except OSError as error:
             raise GitError(f"git cannot be started: {error.strerror or error}") from error
-        try:
-            exit_code = process.wait(TIME_LIMIT_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            process.kill()
-            with suppress(subprocess.TimeoutExpired):  # it may wait for a disk that does not answer
-                process.wait(1)
-            raise GitError(
-                f"git {arguments[0]} took more than {TIME_LIMIT_SECONDS:g} seconds"
-            ) from error
+        exit_code = _wait_for_git(process, arguments[0])
         output.seek(0)
         errors.seek(0)
         if exit_code != 0:
@@ -263,3 +251,28 @@ def _run_git(
             text = reason[:MAX_REASON_CHARACTERS] or f"exit code {exit_code}"
             raise GitError(f"git {arguments[0]}: {text}")
         return output.read()
+
+
+def _git_environment(index: Path | None) -> dict[str, str]:
+    """The environment variables of git, whose messages are English and which takes no locks."""
+    environment = {**os.environ, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
+    for variable in REPOSITORY_VARIABLES:
+        environment.pop(variable, None)
+    if index is not None:
+        environment["GIT_INDEX_FILE"] = str(index)
+    return environment
+
+
+def _wait_for_git(process: subprocess.Popen[bytes], command: str) -> int:
+    """The exit code of git, which is killed after TIME_LIMIT_SECONDS.
+
+    Raises:
+        GitError: if it takes longer.
+    """
+    try:
+        return process.wait(TIME_LIMIT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # it may wait for a disk that does not answer
+            process.wait(1)
+        raise GitError(f"git {command} took more than {TIME_LIMIT_SECONDS:g} seconds") from error

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from config.schema import Settings
 from logger.console import log
 from logger.meter import BYTES_PER_GIB, MEASURED_DEVICES
-from logger.notification import post_result
+from logger.notification import describe_early_failure, describe_result, post
 from utils.command import exit_code_of
 from utils.errors import LOST_CONNECTION, UserError, describe_error, is_lost_connection
 from utils.files import replace_file, sync_to_disk, to_json
@@ -40,21 +41,39 @@ def recording_result(trainer: Any, code: Mapping[str, Any]) -> Iterator[None]:
         yield
         return
     folder = trainer.run
-    replace_file(folder / RESERVED_FILE, bytes(RESERVED_BYTES))
-    (folder / FILE).unlink(missing_ok=True)
+    with posting_failure(trainer.settings, folder):
+        replace_file(folder / RESERVED_FILE, bytes(RESERVED_BYTES))
+        (folder / FILE).unlink(missing_ok=True)
     try:
         yield
     except BaseException as error:
-        _publish(trainer, describe_result(trainer, code, error))
+        _publish(trainer, build_result(trainer, code, error))
         raise
-    _publish(trainer, describe_result(trainer, code))
+    _publish(trainer, build_result(trainer, code))
+
+
+@contextmanager
+def posting_failure(settings: Settings, run: Path | None) -> Iterator[None]:
+    """Within this context, an error before training is posted to `logger.notify`.
+
+    Args:
+        settings: those of the run.
+        run: the folder of a run that is resumed; None for a new run.
+    """
+    try:
+        yield
+    except BaseException as error:
+        address = settings.logger.notify
+        if address is not None and is_main_process():
+            post(address, describe_early_failure(settings.run_name, run, _first_line(error)))
+        raise
 
 
 def _publish(trainer: Any, result: Mapping[str, Any]) -> None:
     _write(trainer.run, result)
     settings = trainer.settings
     if settings.logger.notify is not None:
-        post_result(settings.logger.notify, settings.run_name, trainer.run, result)
+        post(settings.logger.notify, describe_result(settings.run_name, trainer.run, result))
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -68,7 +87,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def describe_result(
+def build_result(
     trainer: Any, code: Mapping[str, Any], error: BaseException | None = None
 ) -> dict[str, Any]:
     """How a run has ended, as plain data.
@@ -85,7 +104,7 @@ def describe_result(
         state = "failed"
         exit_code = exit_code_of(error)
         message = _first_line(error)
-    elif trainer.stop_signal and not trainer.is_finished():
+    elif trainer.was_stopped():
         state = "stopped"
         exit_code = 128 + trainer.stop_signal
     seconds = trainer.training_time.seconds

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from base.base_dataset import BaseDataset
+from base.base_dataset import BaseDataset, Batch
 from base.base_trainer import BaseTrainer
 from builders import build_fitted_dataset, build_loader, build_new_model
 from config import classes
@@ -49,6 +50,16 @@ QUICK_SETTINGS = (
     "optimizer.lr=0.05",
     "logger.tensorboard=false",
 )
+TINY_MODEL = ("model.name=networks.MLP", "model.width=4")
+
+
+class Minimal(BaseTrainer):
+    """Defines nothing but what each trainer must define."""
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": model(batch["input"]).square().mean()}
+
+    evaluation_step = training_step
 
 
 def needs(file: Path) -> pytest.MarkDecorator:
@@ -193,6 +204,32 @@ def train(command: Callable[..., int]) -> Callable[..., int]:
         return command(
             "train", "--config", CONFIG, f"--run-dir={folder}", *QUICK_SETTINGS, *changes
         )
+
+    return run
+
+
+def leave_out_figures(patch: pytest.MonkeyPatch) -> None:
+    """Evaluations of a classifier draw no figures, which would take most of their time."""
+    patch.setattr(Classifier, "figures", lambda trainer, split, results: {})
+    patch.setattr("evaluation.report.has_class_probabilities", lambda samples: False)
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `leave_out_figures`, for a test."""
+    leave_out_figures(monkeypatch)
+
+
+@pytest.fixture
+def refused(
+    train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """``refused("trainer.overfit=0")``: the error of train.py, which leaves no run folder."""
+
+    def run(*changes: str) -> str:
+        assert train(tmp_path / "refused", *TINY_MODEL, *changes) == 2
+        assert not (tmp_path / "refused").exists()
+        return capsys.readouterr().err
 
     return run
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from test_resume import differences
+from stopped_runs import differences
 from torch import Tensor, nn
 
 import preview

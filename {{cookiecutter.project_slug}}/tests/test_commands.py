@@ -31,7 +31,6 @@ from builders import build_trained_model, restore_dataset, restore_trainer
 from config.loading import load_settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
-from logger import figures
 from storage.checkpoint_file import load_checkpoint
 from storage.export_verification import verify
 from trainer.classifier import Classifier
@@ -595,7 +594,7 @@ def test_an_interrupted_evaluation_leaves_the_earlier_one_as_it_was(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(figures, "save_figure", interrupt)
+    monkeypatch.setattr("evaluation.results.save_figure", interrupt)
     assert command("evaluate", run / "checkpoints/last.pt") == 130
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import CONFIG, QUICK_SETTINGS, ROOT
 from launcher import PROCESSES, launch, run_processes, start, wait_for_step, worker_pids
-from test_resume import differences, load, logged_rows
+from stopped_runs import differences, load, logged_rows
 from torch import Generator, nn
 
 from base.base_dataset import BaseDataset, Batch, Sample

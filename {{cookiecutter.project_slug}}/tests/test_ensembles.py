@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from conftest import Minimal
+from torch import nn
 
-from base.base_dataset import Batch
-from base.base_trainer import BaseTrainer
-from base.ensemble import MeanOutputs, build_ensemble, check_same_targets, evaluate_ensemble
 from builders import restore_trainer
 from data_loader import synthetic
+from evaluation.ensemble import MeanOutputs, build_ensemble, check_same_targets, evaluate_ensemble
 from metrics.classification import mean_probabilities
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("without_figures")
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
 MakeTrainer = Callable[..., Any]
@@ -62,7 +62,9 @@ def test_an_ensemble_has_the_mean_of_the_probabilities(
     assert metrics["loss"] == pytest.approx(losses.mean().item(), rel=1e-4)
     assert metrics["samples"] == 303
     assert [member["checkpoint"] for member in metrics["members"]] == [str(best), str(last)]
-    assert [member["accuracy"] for member in metrics["members"]] == pytest.approx(accuracies)
+    assert [member["accuracy"] for member in metrics["members"]] == pytest.approx(
+        accuracies, rel=1e-5
+    )
     rows = (folder / "predictions.csv").read_text().splitlines()
     assert len(rows) == 304
     assert max(map(float, (row.rpartition(",")[2] for row in rows[1:]))) == pytest.approx(
@@ -73,11 +75,15 @@ def test_an_ensemble_has_the_mean_of_the_probabilities(
 
 
 def test_an_ensemble_needs_different_models(
-    trained_run: Path, command: Command, capsys: Captured
+    trained_run: Path, tmp_path: Path, command: Command, capsys: Captured
 ) -> None:
     best, _ = checkpoints_of(trained_run)
-    assert command("evaluate", best, trained_run) == 2
-    assert "best.pt is given twice" in capsys.readouterr().err
+    copy = Path(shutil.copy(best, tmp_path / "copy.pt"))
+    for other in (best, trained_run, copy):
+        assert command("evaluate", best, other) == 2
+        error = capsys.readouterr().err
+        assert str(best) in error
+        assert "same model" in error
 
 
 def test_runs_of_other_classes_or_samples_are_named(
@@ -100,8 +106,8 @@ def test_runs_of_other_classes_or_samples_are_named(
     changes: dict[str, tuple[Any, str]] = {
         "classes": (["a", "b"], "the classes are synthetic 0 degrees.* and a, b"),
         "title": ("shifted data", "the data are synthetic data and shifted data"),
-        "fingerprint": ("0", "the samples of synthetic data are others"),
-        "source": ("0", "the file of synthetic data"),
+        "fingerprint": ("0", "the samples of synthetic data differ"),
+        "source": ("0", "the file of synthetic data differs"),
     }
     for name, (value, problem) in changes.items():
         with monkeypatch.context() as patch:
@@ -126,19 +132,10 @@ def test_other_targets_are_named(trained_run: Path) -> None:
         check_same_targets(members, "test")
 
 
-class Undefined(BaseTrainer):
-    """Does not define how to combine outputs."""
-
-    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": model(batch["input"]).square().mean()}
-
-    evaluation_step = training_step
-
-
 def test_a_trainer_must_define_how_outputs_are_combined(make_trainer: MakeTrainer) -> None:
-    members = [make_trainer(kind=Undefined), make_trainer(kind=Undefined)]
+    members = [make_trainer(kind=Minimal), make_trainer(kind=Minimal)]
     ensemble = build_ensemble(members, "validation")
-    with pytest.raises(UserError, match=r"Undefined does not define ensemble_outputs"):
+    with pytest.raises(UserError, match=r"Minimal does not define ensemble_outputs"):
         evaluate_ensemble(ensemble, members, "validation")
     with pytest.raises(UserError, match="combine outputs in different ways"):
         build_ensemble([members[0], make_trainer()], "validation")

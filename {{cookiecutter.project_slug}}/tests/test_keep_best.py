@@ -5,21 +5,20 @@ import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from conftest import TINY_MODEL
+from stopped_runs import during_step, send_signal
 
-from storage.checkpoint_file import load_checkpoint
+from storage.checkpoint_file import load_checkpoint, save_checkpoint
 from storage.checkpointer import best_checkpoints
 from storage.progress import Progress
 from storage.run_folder import find_checkpoints
-from trainer.classifier import Classifier
 
 Command = Callable[..., int]
 # The rate is so high that the validation loss rises and falls.
 OPTIONS = (
-    "model.name=networks.MLP",
-    "model.width=4",
+    *TINY_MODEL,
     "optimizer.lr=0.5",
     "trainer.validate_every_steps=3",
     "checkpoint.keep=1",
@@ -39,13 +38,9 @@ def test_the_best_checkpoints_are_kept_over_all_starts(
     logged: Callable[..., list[float]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def after_step(trainer: Classifier, outputs: Any) -> None:
-        if trainer.progress.step == 14:
-            signal.raise_signal(signal.SIGTERM)
-
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "after_step", after_step)
+        during_step(patch, 13, send_signal(signal.SIGTERM))
         assert train(run, *OPTIONS) == 128 + signal.SIGTERM
     assert command("train", "--resume", run) == 0
     losses = logged(run, "validation", "loss")
@@ -59,6 +54,24 @@ def test_the_best_checkpoints_are_kept_over_all_starts(
     best_file, *_ = find_checkpoints(run)
     assert best_file.name == "best.pt"
     assert load_checkpoint(best_file)["progress"]["step"] == best_steps[0]
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_from_before_the_setting_is_evaluated_and_resumed(
+    tmp_path: Path, train: Command, command: Command
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, *TINY_MODEL, "trainer.max_steps=1") == 0
+    for file in run.glob("checkpoints/*.pt"):
+        state = load_checkpoint(file)
+        del state["progress"]["best_values"]
+        file.unlink()  # the files are hard links to each other
+        save_checkpoint(file, state)
+    assert best_checkpoints(run) == {}
+    assert command("evaluate", run) == 0
+    more = ("trainer.max_steps=2", "checkpoint.keep_best=2")
+    assert command("train", "--resume", run, *more) == 0
+    assert len(best_checkpoints(run)) == 1
 
 
 def test_of_equal_values_the_first_are_kept_and_others_never() -> None:

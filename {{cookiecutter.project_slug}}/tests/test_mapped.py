@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONFIG, ROOT
-from test_resume import STATEFUL_SETTINGS, differences, during_step, load, logged_rows
+from stopped_runs import STATEFUL_SETTINGS, differences, during_step, load, logged_rows
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch, Sample

@@ -16,7 +16,7 @@ from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
 from logger.meter import Meter
 from metrics.average import MeanLoss
-from metrics.classification import ClassificationMetrics
+from metrics.classification import ClassificationMetrics, metrics_of_predictions, predictions_of
 from metrics.protocol import higher_is_better, scalar_results
 from metrics.sample_values import SampleValues
 from metrics.worst_samples import worst_misclassified
@@ -57,6 +57,19 @@ def test_classification_metrics_agree_with_torchmetrics() -> None:
     ours.reset()
     ours.update(losses[-1], logits, target)
     assert ours.compute()["confusion"].sum() == 5
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_calibration_error_is_that_of_torchmetrics(classes: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(1000, classes, generator=rng)
+    target = torch.randint(classes, (1000,), generator=rng)
+    theirs = classification.MulticlassCalibrationError(classes, n_bins=15)
+    expected = theirs(logits.softmax(1), target)
+    samples = predictions_of(None, logits, target)
+    assert "loss" not in samples
+    metrics = metrics_of_predictions(samples, classes)
+    assert metrics["ece"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_worst_samples_of_all_batches_are_kept() -> None:

@@ -1,7 +1,6 @@
 """Muon for matrices, with AdamW for all other parameters."""
 # ruff: noqa: D103  the names of the tests state what they test
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, needs
+from stopped_runs import assert_resumes_exactly
 from test_optimization import SMALL_MODEL, Waves, all_samples, mean_loss, step_of
-from test_resume import STATEFUL_SETTINGS, assert_same_run, during_step, send_signal
 
 from base.base_dataset import BaseDataset
 from config.loading import changes_that_need_force
@@ -58,15 +57,8 @@ def test_complex_matrices_are_trained(
 
 
 def test_a_run_with_muon_resumes_exactly(tmp_path: Path, train: Command, command: Command) -> None:
-    changes = (*STATEFUL_SETTINGS, "optimizer={name: muon.MuonAndAdamW}")
-    expected = tmp_path / "expected"
-    assert train(expected, *changes) == 0
-    run = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        during_step(patch, 4, send_signal(signal.SIGTERM))
-        assert train(run, *changes) == 128 + signal.SIGTERM
-    assert command("train", "--resume", run) == 0
-    assert_same_run(run, expected)
+    changes = (*SMALL_MODEL, "optimizer={name: muon.MuonAndAdamW}")
+    assert_resumes_exactly(tmp_path, train, command, *changes)
 
 
 def test_both_learning_rates_may_change_on_resume(make_settings: Callable[..., Any]) -> None:

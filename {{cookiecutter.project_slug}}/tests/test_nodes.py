@@ -14,8 +14,8 @@ import launcher
 import pytest
 from conftest import CONFIG, QUICK_SETTINGS, ROOT, SPLIT_SIZES, needs
 from launcher import STARTED, free_port, start, wait_for_end, wait_for_step, worker_pids
+from stopped_runs import load
 from test_distributed import logged_values, weight_difference
-from test_resume import load
 
 end_started_processes = launcher.end_started_processes  # a fixture of all tests in this module
 # A model that does not amplify rounding errors, but changes much in a few steps.

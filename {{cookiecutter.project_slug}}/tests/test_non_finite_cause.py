@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY_MODEL
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
@@ -17,7 +18,7 @@ from trainer.classifier import Classifier
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
-SMALL = ("model.name=networks.MLP", "model.width=4", "trainer.epochs=1", "logger.every_steps=4")
+SMALL = (*TINY_MODEL, "trainer.epochs=1", "logger.every_steps=4")
 BAD_STEP = 6
 
 

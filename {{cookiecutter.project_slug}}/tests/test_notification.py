@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from conftest import TINY_MODEL
+from stopped_runs import during_step, fail_with
 
+from data_loader.synthetic import Synthetic
 from logger import notification
 from trainer.classifier import Classifier
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
-SMALL = ("model.name=networks.MLP", "model.width=4", "trainer.epochs=1")
+SMALL = (*TINY_MODEL, "trainer.epochs=1")
 SECRET = "T123/secret"
 
 
@@ -73,15 +76,45 @@ def test_the_end_of_a_run_is_posted(
 def test_a_failure_is_posted_with_its_error(
     tmp_path: Path, train: Command, webhook: type[Webhook], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def after_step(trainer: Classifier, outputs: object) -> None:
-        raise ValueError("too\nbad")
-
-    monkeypatch.setattr(Classifier, "after_step", after_step)
+    during_step(monkeypatch, 1, fail_with(ValueError("too\nbad")), "after_step")
     with pytest.raises(ValueError, match="bad"):
         train(tmp_path / "run", *SMALL, setting_of(webhook))
     (text,) = webhook.texts
     assert "synthetic failed at step 1 of 16" in text
     assert "ValueError: too bad" in text
+
+
+def failing(*_: object) -> None:
+    raise ZeroDivisionError("no\nvalue")
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"), [(Synthetic, "__getitems__"), (Classifier, "evaluation_step")]
+)
+def test_a_failure_before_training_is_posted_once(
+    tmp_path: Path,
+    train: Command,
+    webhook: type[Webhook],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    method: str,
+) -> None:
+    monkeypatch.setattr(owner, method, failing)
+    assert train(tmp_path / "run", *SMALL, setting_of(webhook)) in (1, 2)
+    (text,) = webhook.texts
+    assert text.startswith("synthetic failed before training")
+    assert "ZeroDivisionError: no value" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_resume_is_posted_with_its_run(
+    tmp_path: Path, train: Command, command: Command, webhook: type[Webhook]
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, *SMALL, "trainer.max_steps=1") == 0
+    assert command("train", "--resume", run, "seed=1", setting_of(webhook)) == 2
+    (text,) = webhook.texts
+    assert f"failed before training, {run} on " in text
 
 
 @pytest.mark.parametrize("failure", ["status", "closed port", "no answer"])
@@ -111,10 +144,7 @@ def test_a_server_that_fails_is_a_warning(
 @pytest.mark.parametrize(
     "address", ["ftp://a.b/c", "file:///etc/passwd", "a.b/c", "https://", "''"]
 )
-def test_other_addresses_are_errors(
-    tmp_path: Path, train: Command, capsys: Captured, address: str
-) -> None:
-    assert train(tmp_path / "run", *SMALL, f"logger.notify={address}") == 2
-    message = capsys.readouterr().err
+def test_other_addresses_are_errors(refused: Callable[..., str], address: str) -> None:
+    message = refused(f"logger.notify={address}")
     assert "logger.notify" in message
     assert "https://" in message

@@ -6,24 +6,24 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from conftest import Minimal
+from test_disks import NO_LIMIT, limit_files
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassCalibrationError
 
 from base.base_dataset import Batch
-from base.base_trainer import BaseTrainer
-from base.report import make_report
+from evaluation.report import make_report
+from evaluation.results import format_interval, save_results, tabulate_predictions
 from logger.figures import reliability_figure
 from metrics.bootstrap import confidence_intervals
 from metrics.calibration import calibrate, calibration_error
 from metrics.classification import ClassificationMetrics, metrics_of_predictions, predictions_of
 from metrics.protocol import scalar_results
 from metrics.sample_values import SampleValues
-from storage.results import format_interval, save_results, tabulate_predictions
 from trainer.classifier import Classifier
 from utils.errors import UserError
 
@@ -76,6 +76,29 @@ def test_predictions_agree_with_the_metrics_and_start_with_the_hardest(
     assert f"accuracy: {metrics['accuracy']} ({format_interval(low, high)})" in printed
 
 
+def test_results_that_cannot_be_written_leave_those_of_the_earlier_evaluation(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "evaluation/test"
+    small = [["name"], ["a"]]
+    large = [["name"], ["b" * 5000]]
+    try:
+        limit_files(2000)
+        with pytest.raises(OSError, match="large") as raised:
+            save_results(folder, {"samples": 1}, {"small": small, "large": large}, {})
+        assert raised.value.filename == str(folder / "large.csv")
+        assert not folder.parent.exists()
+        save_results(folder, {"samples": 1}, {"small": small, "other": small}, {})
+        files = {file.name: file.read_bytes() for file in folder.iterdir()}
+        changed = {"small": [["name"], ["c"]], "large": large}
+        with pytest.raises(OSError, match="large"):
+            save_results(folder, {"samples": 2}, changed, {})
+    finally:
+        limit_files(NO_LIMIT)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
+    assert files.keys() == {"small.csv", "other.csv", "metrics.json"}
+
+
 def test_names_of_samples_are_kept_whatever_they_contain(tmp_path: Path) -> None:
     losses = [0.5, math.nan, 2.0, 0.5, 1.0, 1e-9, math.inf]
     table = tabulate_predictions(NAMES, {"true": ["x,y"] * 7, "loss": losses})
@@ -87,11 +110,8 @@ def test_names_of_samples_are_kept_whatever_they_contain(tmp_path: Path) -> None
     assert {row["true"] for row in rows} == {"x,y"}
 
 
-class Segmenter(BaseTrainer):
+class Segmenter(Minimal):
     """Records values of its own, and none that a classifier has."""
-
-    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": model(batch["input"]).square().mean()}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         squares = model(batch["input"]).square()
@@ -113,19 +133,10 @@ def test_a_trainer_can_record_any_values(make_trainer: MakeTrainer) -> None:
     assert rows[0][0] == "sample 0"  # without a loss, in the order of the data set
 
 
-class Silent(BaseTrainer):
-    """Records nothing."""
-
-    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": model(batch["input"]).square().mean()}
-
-    evaluation_step = training_step
-
-
 def test_without_recorded_values_there_are_no_predictions_and_intervals(
     make_trainer: MakeTrainer,
 ) -> None:
-    trainer = make_trainer(kind=Silent)
+    trainer = make_trainer(kind=Minimal)
     report = make_report(trainer, "validation", trainer.evaluate("validation"))
     assert list(report.metrics) == ["loss"]
     assert not report.predictions
@@ -138,19 +149,20 @@ def test_without_recorded_values_there_are_no_predictions_and_intervals(
         ({"score": torch.tensor(1.0)}, r"'score' of shape \(\)"),
         ({"score": 1.0}, r"'score' \(float\)"),
         ({"index": torch.zeros(50)}, "'index'"),
+        ({"name": torch.zeros(50)}, "'name'"),
         ({"score": torch.zeros(50), "other": torch.zeros(49)}, r"\[49, 50\]"),
     ],
 )
 def test_values_that_are_not_those_of_samples_are_reported_before_training(
     make_trainer: MakeTrainer, values: dict[str, Any], problem: str
 ) -> None:
-    trainer = make_trainer(kind=Silent)
+    trainer = make_trainer(kind=Minimal)
     with pytest.raises(UserError, match=problem) as raised:
         trainer.record_samples(**values)
-    assert "Silent.evaluation_step" in str(raised.value)
+    assert "Minimal.evaluation_step" in str(raised.value)
 
 
-class Forgetful(Silent):
+class Forgetful(Minimal):
     """Records the loss of a part of the samples only."""
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -167,6 +179,38 @@ def test_values_that_samples_lack_are_an_error(make_trainer: MakeTrainer) -> Non
     trainer.evaluate("validation")
     with pytest.raises(UserError, match="'loss' for 200 of 210 samples"):
         trainer.samples("validation")
+
+
+class Misreporting(Minimal):
+    """Returns columns that are no columns of a table."""
+
+    columns: ClassVar[dict[str, list[Any]]] = {}
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        losses = model(batch["input"]).square().mean(1)
+        self.record_samples(loss=losses)
+        return {"loss": losses.mean()}
+
+    def sample_columns(self, samples: Any) -> dict[str, list[Any]]:
+        return self.columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"loss": [0.5] * 209}, "'loss' has 209 values for 210 samples"),
+        ({"name": ["a"] * 210}, "'name'"),
+        ({"loss": ["high"] * 210}, "'high'"),
+    ],
+)
+def test_columns_that_do_not_fit_are_an_error_that_names_the_method(
+    make_trainer: MakeTrainer, columns: dict[str, list[Any]], problem: str
+) -> None:
+    trainer = make_trainer(kind=Misreporting)
+    trainer.columns = columns
+    results = trainer.evaluate("validation")
+    with pytest.raises(UserError, match=f"Misreporting.sample_columns fails: .*{problem}"):
+        make_report(trainer, "validation", results)
 
 
 def test_a_loss_of_whole_batches_is_not_that_of_samples(make_trainer: MakeTrainer) -> None:
@@ -246,18 +290,6 @@ def test_an_interval_is_printed_with_two_digits_of_its_width(
 
 
 # Calibration
-
-
-@pytest.mark.parametrize("classes", [2, 10])
-def test_the_calibration_error_is_that_of_torchmetrics(classes: int) -> None:
-    rng = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(1000, classes, generator=rng)
-    target = torch.randint(classes, (1000,), generator=rng)
-    expected = MulticlassCalibrationError(classes, n_bins=15)(logits.softmax(1), target)
-    samples = predictions_of(None, logits, target)
-    assert "loss" not in samples
-    metrics = metrics_of_predictions(samples, classes)
-    assert metrics["ece"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_probabilities_at_the_limits_are_in_the_bins_below() -> None:

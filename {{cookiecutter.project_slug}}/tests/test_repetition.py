@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from conftest import TINY_MODEL
+from stopped_runs import during_step, send_signal
 
-from base.base_dataset import Batch
 from storage.repetition import compare_weights
 from storage.run_folder import add_to_manifest, read_manifest
-from trainer.classifier import Classifier
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
-SMALL = ("model.name=networks.MLP", "model.width=4", "trainer.epochs=1")
+SMALL = (*TINY_MODEL, "trainer.epochs=1")
 
 
 @pytest.fixture
@@ -73,16 +72,9 @@ def test_a_repeated_run_that_was_stopped_compares_when_it_is_resumed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Captured,
 ) -> None:
-    step = Classifier.training_step
-
-    def training_step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        if trainer.progress.step == 5:
-            signal.raise_signal(signal.SIGTERM)
-        return step(trainer, model, batch)
-
     again = tmp_path / "again"
     with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "training_step", training_step)
+        during_step(patch, 5, send_signal(signal.SIGTERM))
         stopped = command("train", "--repeat", original, "--run-dir", again)
     assert stopped == 128 + signal.SIGTERM
     assert "final weights" not in capsys.readouterr().out
@@ -112,6 +104,33 @@ def test_repeat_names_the_settings_alone(
     message = capsys.readouterr().err
     assert option in message
     assert "--repeat" in message
+
+
+def test_a_run_with_a_damaged_manifest_is_repeated_and_what_is_unknown_is_listed(
+    original: Path, tmp_path: Path, command: Command, capsys: Captured
+) -> None:
+    for number, manifest in enumerate(("{", "[]", '{"git": "a", "versions": "b", "data": null}')):
+        (original / "manifest.json").write_text(manifest)
+        (original / "metrics.csv").write_bytes(b"step,\xff\n1")
+        capsys.readouterr()
+        run = tmp_path / str(number)
+        assert command("train", "--repeat", original, "--run-dir", run) == 0
+        output = capsys.readouterr().out
+        assert "unknown: commit, " in output
+        assert "data" in output.partition("unknown: ")[2].partition("\n")[0]
+        assert "final weights: the same bits" in output
+        assert "metrics are not compared" in output
+
+
+def test_settings_of_another_version_are_named_with_their_file(
+    original: Path, command: Command, capsys: Captured
+) -> None:
+    file = original / "settings.yaml"
+    file.write_text(file.read_text() + "removed: 1\n")
+    assert command("train", "--repeat", original) == 2
+    error = capsys.readouterr().err
+    assert str(file) in error
+    assert "unknown setting removed" in error
 
 
 def test_a_run_without_settings_cannot_be_repeated(

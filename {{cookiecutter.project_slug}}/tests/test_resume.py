@@ -2,7 +2,6 @@
 # ruff: noqa: D103  the names of the tests state what they test
 
 import contextlib
-import csv
 import math
 import os
 import random
@@ -15,13 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import TINY_MODEL
 from hypothesis import HealthCheck, Phase, given, settings, strategies
+from stopped_runs import (
+    STATEFUL_SETTINGS,
+    assert_resumes_exactly,
+    assert_same_run,
+    differences,
+    during_step,
+    load,
+    logged_rows,
+    saved_step,
+    send_signal,
+)
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
-from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
 from utils.errors import LoadingError
 
@@ -29,81 +39,6 @@ Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 SMALL_MODEL = "model.name=networks.MLP"
-# Everything that has a state: moving average, moments, schedule, patience, sums to be logged.
-# Epochs have 8 steps.
-STATEFUL_SETTINGS = (
-    "logger.every_steps=3",
-    "optimizer.name=AdamW",
-    "optimizer.lr=0.01",
-    "trainer.accumulate=2",
-    "trainer.clip_norm=1",
-    "trainer.early_stop=5",
-    "trainer.ema=0.9",
-)
-TIMED_METRICS = {"samples_per_second", "waiting_for_data"}
-
-
-def differences(first: Any, second: Any, path: str = "") -> list[str]:
-    """The paths at which two nested values differ in any bit."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        is_equal = first.dtype == second.dtype and torch.equal(first, second)
-        return [] if is_equal else [path]
-    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
-        first = dict(enumerate(first))
-        second = dict(enumerate(second))
-    if not (isinstance(first, dict) and isinstance(second, dict)):
-        return [] if first == second else [path]
-    found = []
-    for key in first.keys() | second.keys():
-        found += differences(first.get(key), second.get(key), f"{path}/{key}")
-    return found
-
-
-def load(run: Path, name: str = "last") -> dict[str, Any]:
-    """The state in a checkpoint of a run."""
-    return load_checkpoint(run / f"checkpoints/{name}.pt")
-
-
-def saved_step(run: Path, name: str = "last") -> int:
-    """The number of steps made before a checkpoint of a run was saved."""
-    return int(load(run, name)["progress"]["step"])
-
-
-def assert_same_run(run: Path, expected: Path, allowed: tuple[str, ...] = ()) -> None:
-    """Asserts that two runs have the same last state, except `allowed` paths, and the same log."""
-    assert differences(load(run), load(expected)) == list(allowed)
-    assert logged_rows(run) == logged_rows(expected)
-
-
-def logged_rows(run: Path) -> list[list[str]]:
-    """The rows of metrics.csv, without measured times."""
-    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.reader(file) if TIMED_METRICS.isdisjoint(row)]
-
-
-def during_step(patch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
-    """Calls `action` once, in the training step that follows `step` completed steps."""
-    original = Classifier.training_step
-    calls: list[int] = []
-
-    def training_step(trainer: Classifier, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        # `fit` saves before its first step.
-        is_sanity_check = not list(trainer.run.glob("checkpoints/*.pt"))
-        if trainer.progress.step == step and not calls and not is_sanity_check:
-            calls.append(step)
-            action()
-        return original(trainer, model, batch)
-
-    patch.setattr(Classifier, "training_step", training_step)
-
-
-def send_signal(number: signal.Signals) -> Callable[[], None]:
-    """A function that sends a signal to this process."""
-
-    def send() -> None:
-        signal.raise_signal(number)
-
-    return send
 
 
 def crash() -> None:
@@ -173,18 +108,8 @@ def test_optimizers_and_schedulers_of_libraries_resume_exactly(
 ) -> None:
     if "schedulefree" in choice:
         pytest.importorskip("schedulefree")
-    changes = (*STATEFUL_SETTINGS, "optimizer={name: SGD, lr: 0.1, momentum: 0.9}", choice)
-    expected = tmp_path / "expected"
-    assert train(expected, *changes) == 0
-    run = tmp_path / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        during_step(patch, 4, send_signal(signal.SIGTERM))
-        assert train(run, *changes) == 128 + signal.SIGTERM
-    with pytest.MonkeyPatch.context() as patch:
-        during_step(patch, 9, send_signal(signal.SIGTERM))
-        assert command("train", "--resume", run) == 128 + signal.SIGTERM
-    assert command("train", "--resume", run) == 0
-    assert_same_run(run, expected)
+    optimizer = "optimizer={name: SGD, lr: 0.1, momentum: 0.9}"
+    assert_resumes_exactly(tmp_path, train, command, *TINY_MODEL, optimizer, choice)
 
 
 def test_signal_in_the_last_step_of_an_epoch_does_not_wait_for_the_validation(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import CONFIG, ROOT
 from ruamel.yaml import YAML
-from test_resume import differences, during_step, load, saved_step
+from stopped_runs import differences, during_step, load, saved_step
 from torch import Tensor
 
 from base.base_dataset import BaseDataset, Sample

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 from launcher import PROCESSES, launch, run_processes
+from stopped_runs import load, logged_rows
 from test_distributed import (
     ROUNDING,
     SMALL,
@@ -19,11 +20,12 @@ from test_distributed import (
     logged_values,
     weight_difference,
 )
-from test_resume import load, logged_rows
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
+from evaluation.averaging import average_checkpoints
 from storage.checkpoint_file import load_first_usable
+from storage.checkpointer import best_checkpoints
 from storage.run_folder import find_checkpoints
 from utils.errors import UserError
 from utils.parallel import match_layout, shard_model, shardable_blocks
@@ -123,15 +125,22 @@ def test_a_non_finite_loss_in_one_process_makes_all_skip_the_step(tmp_path: Path
 
 
 def test_shards_are_deleted_with_their_checkpoints(tmp_path: Path) -> None:
-    """Those of an incomplete checkpoint as well; those of best.pt are kept."""
+    """Those of an incomplete checkpoint as well; those of the best ones are kept."""
     (tmp_path / "checkpoints/shards-00000007-0").mkdir(parents=True)
-    run_processes(2, "train", tmp_path, FSDP, "checkpoint.every_steps=4", "checkpoint.keep=1")
+    options = ("checkpoint.every_steps=4", "checkpoint.keep=1", "checkpoint.keep_best=2")
+    run_processes(2, "train", tmp_path, FSDP, *options)
+    best = list(best_checkpoints(tmp_path))
+    assert {file.stem for file in best} == {"step_00000011", "step_00000022"}
     expected = set()
-    for name in ("best", "last"):
+    for name in ("best", "last", *(file.stem for file in best)):
         state = torch.load(tmp_path / f"checkpoints/{name}.pt", weights_only=True)
         expected.add(state["shards"]["folder"])
         assert load(tmp_path, name)["progress"]["step"] > 0
     assert {folder.name for folder in tmp_path.glob("checkpoints/shards-*")} == expected
+
+    average, _ = average_checkpoints(best)
+    weights = [load(tmp_path, file.stem)["model"]["head.weight"] for file in best]
+    torch.testing.assert_close(average["model"]["head.weight"], (weights[0] + weights[1]) / 2)
 
 
 def test_a_checkpoint_with_damaged_shards_is_rejected_for_the_previous_one(

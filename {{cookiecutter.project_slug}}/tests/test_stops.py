@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_resume import differences
+from stopped_runs import differences, load, logged_rows, saved_step
 from torch import Tensor, nn
 
 from base.base_dataset import Batch, Sample
@@ -33,21 +33,6 @@ Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 SMALL_MODEL = "model.name=networks.MLP"
-TIMED_METRICS = ("samples_per_second", "waiting_for_data")
-
-
-def last_state(run: Path) -> dict[str, Any]:
-    return load_checkpoint(run / "checkpoints/last.pt")
-
-
-def last_step(run: Path) -> int:
-    return int(last_state(run)["progress"]["step"])
-
-
-def logged_rows(run: Path) -> list[str]:
-    """The lines of metrics.csv, without measured times."""
-    lines = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if not any(name in line for name in TIMED_METRICS)]
 
 
 # Signals
@@ -115,7 +100,7 @@ def test_signal_saves_and_ends_the_run(
     assert errors == ""
     assert process.returncode == 128 + number
     assert output.endswith(f": uv run python train.py --resume {run}\n")
-    assert last_step(run) >= min_steps
+    assert saved_step(run) >= min_steps
 
 
 SIGNAL_AFTER_THE_LOOP = """
@@ -257,7 +242,7 @@ def test_sample_that_cannot_be_loaded_is_named_and_the_state_saved(
     expected = r"error: synthetic data: sample 77: KeyError: 'no such file' \(.*test_stops"
     assert re.match(expected, message)
     assert len(message.splitlines()) == 1
-    assert 0 < last_step(run) < 16
+    assert 0 < saved_step(run) < 16
 
 
 @pytest.mark.parametrize("index", [0, 400, 789], ids=["first", "probed", "last"])
@@ -290,7 +275,7 @@ def test_death_of_a_worker_is_reported_and_the_state_saved(
     message = capsys.readouterr().err
     assert re.match(r"error: synthetic data: a worker process died .*data\.workers=0", message)
     assert len(message.splitlines()) == 1
-    assert last_step(run) < 16
+    assert saved_step(run) < 16
 
 
 @pytest.mark.parametrize("with_signal", [False, True])
@@ -326,7 +311,7 @@ def test_run_repeats_a_failed_validation_when_it_resumes(
     else:
         assert exit_code == 1
         assert "sample 200: OSError: disk removed" in message
-    assert last_step(run) == 16
+    assert saved_step(run) == 16
     monkeypatch.undo()
     assert command("train", "--resume", run) == 0
     assert logged_rows(run) == logged_rows(expected)
@@ -389,7 +374,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
 
 
 @pytest.mark.parametrize(
-    ("place", "step", "error_type", "saved_step"),
+    ("place", "step", "error_type", "last_step"),
     [
         ("evaluation_step", 16, MemoryError, 16),
         ("after_evaluation", 16, ValueError, 16),
@@ -409,7 +394,7 @@ def test_error_loses_no_completed_step_and_keeps_no_half_one(
     place: str,
     step: int,
     error_type: type[BaseException],
-    saved_step: int,
+    last_step: int,
 ) -> None:
     options = (*COUNTING, "checkpoint.every_steps=9", "logger.tensorboard=true")
     expected = tmp_path / "expected"
@@ -422,13 +407,13 @@ def test_error_loses_no_completed_step_and_keeps_no_half_one(
         with pytest.raises(error_type, match=f"error in {place}"):
             train(run, *options)
     output = capsys.readouterr().out
-    assert re.search(rf"step {saved_step}\b", output.splitlines()[-1])
+    assert re.search(rf"step {last_step}\b", output.splitlines()[-1])
     assert output.endswith(f"python train.py --resume {run}\n")
-    assert last_step(run) == saved_step
+    assert saved_step(run) == last_step
 
     monkeypatch.setattr(counting, "failure", ("", 0, ValueError))
     assert command("train", "--resume", run) == 0
-    assert not differences(last_state(run), last_state(expected))
+    assert not differences(load(run), load(expected))
     assert logged_rows(run) == logged_rows(expected)
 
 
@@ -467,9 +452,9 @@ def test_run_that_sys_exit_ends_can_be_resumed(
     captured = capsys.readouterr()
     assert __file__ in captured.err
     assert f"--resume {run}" in captured.out
-    assert last_step(run) == 16
+    assert saved_step(run) == 16
     assert command("train", "--resume", run) == 0
-    assert last_step(run) == 32
+    assert saved_step(run) == 32
 
 
 class HiddenLabels(Synthetic):
@@ -498,7 +483,7 @@ def test_label_that_is_not_a_class_is_named_and_the_state_saved(
     message = capsys.readouterr().err
     assert re.match("error: synthetic data, validation: the target 10 of sample 205 ", message)
     assert len(message.splitlines()) == 1
-    assert last_step(run) == 16
+    assert saved_step(run) == 16
 
 
 # Non-finite values
@@ -543,7 +528,7 @@ def test_non_finite_step_is_named_and_can_be_repeated(
     found = re.match(r"error: step 11: (.*) is not finite \(learning rate ([\d.]+)\)", message)
     assert found is not None
     assert found[1].startswith(named_value)
-    rate = last_state(run)["settings"]["optimizer"]["lr"]
+    rate = load(run)["settings"]["optimizer"]["lr"]
     assert float(found[2]) == pytest.approx(rate, rel=0.3)
     assert "the batch from the data set" not in message  # its values are finite
     assert f"python train.py --resume {file}" in message
@@ -564,7 +549,7 @@ def test_non_finite_step_is_named_and_can_be_repeated(
     assert "repeating the steps" not in captured.out  # the step is checked at once
     monkeypatch.undo()
     assert command("train", "--resume", file) == 0
-    assert last_step(run) == 32
+    assert saved_step(run) == 32
 
 
 @pytest.mark.parametrize("part", ["loss", "gradient", "input"])
@@ -575,7 +560,7 @@ def test_non_finite_steps_can_be_skipped(
     make_non_finite(monkeypatch, {3, 20, 32}, part)
     changes = ("trainer.non_finite=skip", "trainer.ema=0.9", "optimizer.name=AdamW")
     assert train(run, SMALL_MODEL, *changes) == 0
-    state = last_state(run)
+    state = load(run)
     assert state["progress"]["step"] == 32
     assert state["progress"]["skipped_steps"] == 3
     assert state["optimizers.0"]["state"][0]["step"] == 32 - 3
@@ -618,7 +603,7 @@ def test_signal_before_a_non_finite_value_is_not_lost(
     monkeypatch.setattr(Classifier, "training_step", training_step)
     run = tmp_path / "run"
     assert train(run, SMALL_MODEL, "logger.every_steps=1") == 128 + signal.SIGTERM
-    assert last_step(run) == 0  # a resumed run repeats the steps
+    assert saved_step(run) == 0  # a resumed run repeats the steps
     assert not list(run.glob("non_finite_*.pt"))
 
 
@@ -638,7 +623,7 @@ def test_number_of_saved_non_finite_batches_is_limited(
     make_non_finite(monkeypatch, set(range(2, 99)), "loss")
     run = tmp_path / "run"
     assert train(run, SMALL_MODEL, "trainer.non_finite=skip", "trainer.epochs=1") == 0
-    assert last_state(run)["progress"]["skipped_steps"] == 15
+    assert load(run)["progress"]["skipped_steps"] == 15
     assert len(list(run.glob("non_finite_*.pt"))) == 10
 
 
@@ -653,7 +638,7 @@ def test_non_finite_metric_is_never_the_best(
     monkeypatch.setattr(ClassificationMetrics, "compute", compute)
     run = tmp_path / "run"
     assert train(run, SMALL_MODEL, "trainer.epochs=1", "checkpoint.monitor=loss") == 0
-    progress = last_state(run)["progress"]
+    progress = load(run)["progress"]
     assert math.isnan(progress["best"])
     assert progress["validations_without_improvement"] == 1
     assert not (run / "checkpoints/best.pt").exists()
@@ -669,6 +654,6 @@ def test_skipped_step_leaves_no_trace_in_the_weights(
         with pytest.MonkeyPatch.context() as patch:
             make_non_finite(patch, {2}, part)
             assert train(tmp_path / part, *constant, "trainer.non_finite=skip") == 0
-        weights[part] = last_state(tmp_path / part)["model"]
+        weights[part] = load(tmp_path / part)["model"]
     for name, weight in weights["input"].items():
         assert torch.equal(weight, weights["loss"][name]), name

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_resume import differences
+from stopped_runs import differences
 from test_trainer import WithoutAugmentation
 from torch import Tensor, nn
 from torch.nn.functional import softplus

@@ -43,6 +43,10 @@ class ParserExit(SystemExit):
 class CommandParser(argparse.ArgumentParser):
     """A parser whose exit differs from that of a project's code, which calls `sys.exit`."""
 
+    def error(self, message: str) -> NoReturn:
+        """Reports invalid arguments in one line, without the list of all options."""
+        self.exit(BAD_INPUT, f"error: {message}; see --help\n")
+
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Prints the message to stderr, and raises a ParserExit."""
         try:

@@ -80,6 +80,13 @@ def text_argument(text: str) -> str:
     return text.strip()
 
 
+def tag_argument(text: str) -> str:
+    """The type of a tag for argparse: a text in one line without commas, which separate tags."""
+    if "," in text:
+        raise ArgumentTypeError(f"{text!r}: a tag has no comma; write --tag once for each tag")
+    return text_argument(text)
+
+
 def folder_argument(text: str) -> Path:
     """The type of an output folder for argparse: a folder, or a path that does not exist yet."""
     folder = path_argument(text)

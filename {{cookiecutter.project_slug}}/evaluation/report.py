@@ -16,7 +16,7 @@ from metrics.protocol import scalar_results
 from utils.errors import naming_source
 from utils.ranks import is_main_process
 
-MAX_DIFFERENCE = 1e-3  # relative, between two ways of computing a metric: float32 sums
+MAX_DIFFERENCE = 1e-3  # relative, of the same metric in two orders of summation (float32)
 
 
 @dataclass
@@ -54,13 +54,14 @@ def make_report(trainer: BaseTrainer, split: str, results: Mapping[str, Tensor])
     kind = type(trainer).__name__
     with naming_source(f"{kind}.sample_metrics"):
         intervals = confidence_intervals(trainer.sample_metrics, samples)
-        report.intervals = _without_other_metrics(trainer, samples, intervals, report.metrics)
+        report.intervals = _intervals_of_results(intervals, trainer, samples, report.metrics)
     with naming_source(f"{kind}.sample_figures"):
         report.figures |= trainer.sample_figures(split, samples)
     if has_class_probabilities(samples):
         report.figures["reliability"] = draw_reliability(trainer, split, samples)
     with naming_source(f"{kind}.sample_columns"):
         report.predictions = trainer.sample_columns(samples)
+        _check_columns(report.predictions, count=len(samples["index"]))
     dataset = trainer.loaders[split].dataset
     report.names = list(map(dataset.sample_name, samples["index"].tolist()))
     return report
@@ -96,13 +97,35 @@ def all_metrics(
     return metrics
 
 
-def _without_other_metrics(
+def _check_columns(columns: Mapping[str, Sequence[Any]], count: int) -> None:
+    """Raises a ValueError if the columns do not fit in a table of `count` samples."""
+    for name, values in columns.items():
+        if len(values) != count:
+            raise ValueError(f"the column {name!r} has {len(values)} values for {count} samples")
+    if "name" in columns:
+        raise ValueError("a column has the name 'name', which is that of the samples' names")
+    for loss in columns.get("loss", ()):
+        if not isinstance(loss, int | float):
+            raise ValueError(f"the column 'loss' contains {loss!r}, which is no number")
+
+
+def _intervals_of_results(
+    intervals: Mapping[str, tuple[float, float]],
     trainer: BaseTrainer,
     samples: Mapping[str, Tensor],
-    intervals: Mapping[str, tuple[float, float]],
     metrics: Mapping[str, float],
 ) -> dict[str, tuple[float, float]]:
-    """The intervals without those of a metric that only has the same name as a result."""
+    """The intervals of the metrics that `sample_metrics` computes as the evaluation does.
+
+    A trainer may compute something else under the same name, to which the interval would not
+    belong.
+
+    Args:
+        intervals: the limits by the name of the metric.
+        trainer: the trainer that has evaluated the samples.
+        samples: the values of the samples.
+        metrics: the results of the evaluation.
+    """
     kept = {}
     for name, value in scalar_results(trainer.sample_metrics(samples)).items():
         if name not in intervals:

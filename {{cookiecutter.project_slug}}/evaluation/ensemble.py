@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,11 @@ from base.base_dataset import BaseDataset, list_names
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
 from base.evaluation import begin_evaluation, end_evaluation, evaluate_step
+from builders import restore_trainer
 from logger.console import progress_bar
 from metrics.average import WeightedMeans
+from storage.checkpoint_file import read_digest
+from storage.run_folder import find_checkpoints
 from utils.device import to_device
 from utils.errors import UserError, naming_source
 from utils.process_group import failing_together
@@ -43,6 +47,37 @@ class MeanOutputs(nn.Module):
                 "recorded samples, and not the model, in `figures` and `tables`"
             )
         return self.outputs
+
+
+def restore_members(
+    runs: Sequence[Path], split: str, overrides: Sequence[str]
+) -> tuple[list[BaseTrainer], list[Path]]:
+    """The trainers of the models of an ensemble, and their checkpoints.
+
+    Args:
+        runs: run folders or checkpoint files.
+        split: the split to evaluate.
+        overrides: settings as KEY=VALUE that replace those of the runs.
+
+    Raises:
+        UserError: if a model is given twice.
+    """
+    trainers: list[BaseTrainer] = []
+    checkpoints: dict[bytes, Path] = {}
+    for run in runs:
+        settings = list(overrides)
+        if trainers:  # the members get the same samples at each step
+            settings.append(f"data.batch_size={trainers[0].settings.data.batch_size}")
+        trainer, checkpoint = restore_trainer(find_checkpoints(run), split, settings)
+        digest = read_digest(checkpoint)
+        if digest in checkpoints:
+            raise UserError(
+                f"{checkpoints[digest]} and {checkpoint} are the same model; an ensemble needs "
+                "different ones, so leave one out"
+            )
+        trainers.append(trainer)
+        checkpoints[digest] = checkpoint
+    return trainers, list(checkpoints.values())
 
 
 def build_ensemble(members: Sequence[BaseTrainer], split: str) -> BaseTrainer:
@@ -80,38 +115,33 @@ def evaluate_ensemble(
         split: the split to evaluate.
     """
     count = members[0].loaders[split].steps_per_epoch
-    member_steps = []
+    steps_of_members = []
     for member in members:
-        member_steps.append(member.loaders[split].steps(0, count))
+        steps_of_members.append(member.loaders[split].steps(0, count))
     means = WeightedMeans()
     begin_evaluation(ensemble, split)
     with torch.no_grad(), failing_together(), progress_bar(count, "ensemble") as bar:
-        for number, steps in enumerate(zip(*member_steps, strict=True)):
-            _evaluate_step(ensemble, members, split, number, steps, means)
+        # The same samples at a time, from the data set of each member.
+        for number, steps in enumerate(zip(*steps_of_members, strict=True)):
+            if sum(steps[0].sample_counts) > 0:
+                model: Any = ensemble.model
+                model.outputs = _combine_outputs(ensemble, members, steps)
+                evaluate_step(ensemble, model, split, number, steps[0], means)
+                model.outputs = None
             bar.update()
     return end_evaluation(ensemble, means)
 
 
-def _evaluate_step(
-    ensemble: BaseTrainer,
-    members: Sequence[BaseTrainer],
-    split: str,
-    number: int,
-    steps: Sequence[Step],
-    means: WeightedMeans,
-) -> None:
-    """Updates the metrics and the means with the same samples of each member's data set."""
-    if sum(steps[0].sample_counts) == 0:
-        return
+def _combine_outputs(
+    ensemble: BaseTrainer, members: Sequence[BaseTrainer], steps: Sequence[Step]
+) -> Any:
+    """The outputs of an ensemble for a step, on the device."""
     outputs = []
     for member, step in zip(members, steps, strict=True):
         outputs.append(member.predict(step.batches[0]))
     with naming_source(f"{type(ensemble).__name__}.ensemble_outputs"):
         combined = ensemble.ensemble_outputs(outputs, members)
-    model: Any = ensemble.model
-    model.outputs = to_device(combined, ensemble.device)
-    evaluate_step(ensemble, model, split, number, steps[0], means)
-    model.outputs = None
+    return to_device(combined, ensemble.device)
 
 
 def _find_difference(first: BaseTrainer, member: BaseTrainer, split: str) -> str:
@@ -137,16 +167,17 @@ def _find_difference_of_data(first: BaseDataset, other: BaseDataset) -> str:
     if len(first) != len(other):
         return f"{first.title} has {len(first)} and {len(other)} samples"
     if first.source != other.source:
-        return f"the file of {first.title} has another content for each of them"
+        return f"the content of the file of {first.title} differs"
     for index in range(len(first)):
-        names = (first.sample_name(index), other.sample_name(index))
-        if names[0] != names[1]:
-            return f"the samples of {first.title} are others, such as {names[0]} and {names[1]}"
-    # Samples that are read from one file may be encoded with fitted values.
+        name = first.sample_name(index)
+        other_name = other.sample_name(index)
+        if name != other_name:
+            return f"the samples of {first.title} differ, such as {name} and {other_name}"
+    # The fingerprints of samples from one file may differ, because of fitted values in them.
     if not first.source and first.fingerprint != other.fingerprint:
         return (
-            f"the samples of {first.title} are others; if they depend on the seed, use the same "
-            "for all, such as seed=0"
+            f"the samples of {first.title} differ; if they depend on the seed, use the same for "
+            "all, such as seed=0"
         )
     return ""
 
@@ -178,18 +209,25 @@ def check_same_targets(members: Sequence[BaseTrainer], split: str) -> None:
 
 def _first_difference(values: Sequence[Any], others: Sequence[Any]) -> int | None:
     """The index of the first target that differs by more than the rounding of float32."""
+    are_numbers = isinstance(values[0], float)
     tolerance = 0.0
-    if isinstance(values[0], float):
+    if are_numbers:
         tolerance = TARGET_PRECISION * max(map(abs, values))
     for index, (value, other) in enumerate(zip(values, others, strict=True)):
-        if value != other and (tolerance == 0 or abs(value - other) > tolerance):
+        differs = value != other
+        if differs and are_numbers:
+            differs = abs(value - other) > tolerance
+        if differs:
             return index
     return None
 
 
 def _targets_of(member: BaseTrainer, split: str) -> dict[str, list[Any]]:
     """The columns ``true`` or ``true_0``, ``true_1``, ... of the recorded samples."""
-    columns = member.sample_columns(member.samples(split))
+    samples = member.samples(split)
+    if not samples:
+        return {}
+    columns = member.sample_columns(samples)
     targets = {}
     for name, values in columns.items():
         if name.partition("_")[0] == "true":

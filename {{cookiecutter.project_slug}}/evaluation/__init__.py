@@ -1,0 +1,1 @@
+"""Evaluations of trained models: what evaluate.py reports and saves."""

@@ -1,0 +1,93 @@
+"""What train.py logs about a run before and after its training."""
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from base.base_trainer import BaseTrainer
+from config.differences import describe_settings
+from config.reading import DEFAULT, read_file
+from config.schema import Settings
+from logger.console import format_table, log
+from optim.moving_average import describe_short_average
+from utils.command import next_command
+from utils.ranks import world_size
+
+
+def describe_origin(
+    settings: Settings, arguments: Namespace, saved: Mapping[str, Any] | None
+) -> str:
+    """Where the settings of a run come from, and which of them were changed.
+
+    Args:
+        settings: those of the run.
+        arguments: those of the command line, with `config` and `settings`.
+        saved: the settings in the checkpoint of a resumed run; None for a new run.
+    """
+    if saved is not None:
+        return describe_settings(settings, saved, "those of the run", arguments.settings)
+    file = arguments.config or DEFAULT
+    return describe_settings(settings, read_file(file), str(file), arguments.settings)
+
+
+def log_start(trainer: BaseTrainer, changes: Sequence[str]) -> None:
+    """Logs the model, the data, the device, the run folder, and how far the run has come.
+
+    Args:
+        trainer: the trainer of the run.
+        changes: what ``--force`` has changed of a resumed run.
+    """
+    settings = trainer.settings
+    for change in changes:
+        log.warning("--force: resuming with %s", change)
+    if settings.trainer.strategy == "fsdp" and world_size() == 1:
+        log.warning("trainer.strategy=fsdp has no effect: there is a single process")
+    log.info("%s\n", format_table(trainer.model.summary()))
+    log.info("%s on %s", trainer.dataset.title, describe_device(trainer))
+    if settings.trainer.compile:
+        log.info("trainer.compile: the first steps wait until the model is compiled")
+    if settings.trainer.ema is not None:
+        description = describe_short_average(settings.trainer.ema, trainer.total_steps)
+        if description:
+            log.info("%s", description)
+    if settings.subset:
+        log.warning("%s: the results are not those of all samples", settings.subset)
+    log.info("run folder: %s", trainer.run)
+    _log_progress(trainer)
+
+
+def _log_progress(trainer: BaseTrainer) -> None:
+    """Logs how far a resumed run has come, and how a finished one continues."""
+    progress = trainer.progress
+    if progress.step > 0:
+        log.info("resuming from step %d", progress.step)
+    if progress.stop_reason:
+        log.info("the trainer ended the run at step %d: %s", progress.step, progress.stop_reason)
+    elif trainer.stops_early and progress.step < trainer.total_steps:
+        log.info("%s; trainer.early_stop=N continues it", trainer.describe_early_stop())
+    elif trainer.training_time.is_up and progress.step < trainer.total_steps:
+        end = trainer.training_time.describe_end(progress.step)
+        log.info("%s; trainer.max_minutes=N continues it", end)
+    elif trainer.is_finished():
+        log.info("all %d steps are done; trainer.epochs=N extends the run", progress.step)
+
+
+def log_end(trainer: BaseTrainer) -> None:
+    """Logs the commands that may follow."""
+    run = trainer.run
+    if trainer.was_stopped():
+        log.info("stopped; resume: %s", next_command("train.py", "--resume", run))
+    else:
+        log.info("curves: %s", next_command("tensorboard", "--logdir", run))
+        log.info("evaluate: %s", next_command("evaluate.py", run))
+
+
+def describe_device(trainer: BaseTrainer) -> str:
+    """The device, the autocast dtype, and the number of processes."""
+    dtype = str(trainer.autocast_dtype).removeprefix("torch.")
+    description = f"{trainer.device} ({dtype})"
+    if world_size() > 1:
+        description += f", {world_size()} processes"
+    if trainer.sharded:
+        description += ", sharded"
+    return description
