@@ -5,25 +5,34 @@ It has no scripts and loads nothing: all figures are in the file itself.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from statistics import fmean, median
 
-from experiments.comparison import Comparison, Row, format_setting
+from experiments.comparison import Comparison
 from experiments.conclusions import conclude, describe_comparison, footnotes
 from experiments.metric import validation_metrics
 from experiments.names import common_folder
 from experiments.pair import Pair, difference_table
-from experiments.report_curves import MAX_CURVES, curve_of_row, curves_figure, legend, rows_figure
+from experiments.report_curves import MAX_CURVES, curve_of_row, curves_figure, legend
 from experiments.report_evaluation import (
     MAX_MATRICES,
     evaluation_figures,
     other_tables,
     sample_comparisons,
 )
-from experiments.report_html import code_block, element, html_table, paragraph, section, text
+from experiments.report_facts import (
+    cost_table,
+    costs_of,
+    environment_table,
+    how_to_repeat,
+    settings_tables,
+)
+from experiments.report_html import element, html_table, paragraph, section, text
+from experiments.report_rows import rows_figure
 from experiments.report_style import STYLE
-from experiments.runs import Evaluation, Run, as_mapping
-from experiments.tables import comparison_table, format_result, format_value, mean_of
-from utils.command import next_command, typed_command
+from experiments.rows import Row, format_setting
+from experiments.run_files import as_mapping
+from experiments.runs import Evaluation, Run
+from experiments.tables import comparison_table, format_result, format_value
+from utils.command import typed_command
 
 MAX_PLOTTED_ROWS = 20
 MAX_CURVE_FIGURES = 6
@@ -72,9 +81,9 @@ def _parts_of_comparison(
     parts += [
         section("Curves", _curves_of_rows(comparison, shown)),
         *_evaluations(comparison, shown),
-        section("Cost", html_table(_cost_table(comparison))),
-        section("Settings", _settings(best_row.runs[0], f"of {comparison.label(best_row)}")),
-        section("Repeat it", _repeat(best_row.runs[0])),
+        section("Cost", html_table(cost_table(comparison))),
+        section("Settings", settings_tables(best_row.runs[0], f"of {comparison.label(best_row)}")),
+        section("Repeat it", how_to_repeat(best_row.runs[0])),
     ]
     return parts
 
@@ -98,9 +107,9 @@ def _parts_of_run(comparison: Comparison) -> list[str]:
                 other_tables(evaluation),
             )
         )
-    parts.append(section("Settings", _settings(run, "")))
-    parts.append(section("Environment", html_table(_environment(run))))
-    parts.append(section("Repeat it", _repeat(run)))
+    parts.append(section("Settings", settings_tables(run, "")))
+    parts.append(section("Environment", html_table(environment_table(run))))
+    parts.append(section("Repeat it", how_to_repeat(run)))
     return parts
 
 
@@ -216,10 +225,9 @@ def _tiles(comparison: Comparison) -> str:
         if value is not None:
             facts.append((f"{name}, {split}", format_value(value)))
     facts.append(("state", run.state))
-    steps = run.step
-    if steps is not None:
-        facts.append(("steps", str(steps)))
-    facts += _costs(row)
+    if run.step is not None:
+        facts.append(("steps", str(run.step)))
+    facts += costs_of(row)
     return element("section", _as_tiles(facts))
 
 
@@ -245,109 +253,6 @@ def _evaluation_tiles(evaluation: Evaluation) -> str:
             label += f" (95 %: {' to '.join(limits)})"
         facts.append((label, format_setting(evaluation.metrics[name])))
     return _as_tiles(facts)
-
-
-def _costs(row: Row) -> list[tuple[str, str]]:
-    """What a run of a row costs on average, as far as it is known."""
-    facts = []
-    minutes = mean_of(row, "minutes")
-    if minutes is not None:
-        facts.append(("minutes", f"{minutes:.1f}"))
-    speed = mean_of(row, "samples_per_second") or _logged_speed(row)
-    if speed is not None:
-        facts.append(("samples per second", f"{speed:.0f}"))
-    memory = mean_of(row, "peak_memory_gb")
-    if memory is not None:
-        facts.append(("peak memory, GB", f"{memory:.2f}"))
-    return facts
-
-
-def _logged_speed(row: Row) -> float | None:
-    """The median of the logged speeds, of runs that are older than result.json."""
-    speeds = []
-    for run in row.runs:
-        values = dict(run.logged("samples_per_second", "train")).values()
-        if values:
-            speeds.append(median(values))
-    if not speeds:
-        return None
-    return fmean(speeds)
-
-
-def _cost_table(comparison: Comparison) -> list[list[str]]:
-    labels = ["minutes", "samples per second", "peak memory, GB"]
-    table = [["row", "runs", "steps", *labels]]
-    for row in comparison.rows:
-        costs = dict(_costs(row))
-        cells = [costs.get(label, "-") for label in labels]
-        table.append([comparison.label(row), str(len(row.runs)), _steps(row), *cells])
-    return table
-
-
-def _steps(row: Row) -> str:
-    """The number of steps, or the range of those of several runs."""
-    steps = []
-    for run in row.runs:
-        if run.step is not None:
-            steps.append(run.step)
-    if not steps:
-        return "-"
-    if min(steps) < max(steps):
-        return f"{min(steps)}–{max(steps)}"
-    return str(steps[0])
-
-
-def _settings(run: Run, owner: str) -> str:
-    """All settings; first those that were set on the command line."""
-    command = str(run.manifest.get("command") or "")
-    changed = [["set on the command line", "value"]]
-    rows = [["setting", "value"]]
-    for key, value in run.settings.items():
-        row = [key, format_setting(value)]
-        rows.append(row)
-        if f" {key}=" in command.replace("'", ""):
-            changed.append(row)
-    summary = element("summary", text(f"All {len(run.settings)} settings {owner}"))
-    settings = element("details", summary, html_table(rows))
-    if len(changed) == 1:
-        return settings
-    return html_table(changed) + settings
-
-
-def _environment(run: Run) -> list[list[str]]:
-    rows = [["what", "value"]]
-    for name in ("started", "resumed", "machine", "device", "processes", "template"):
-        value = run.manifest.get(name)
-        if value is not None:
-            rows.append([name, str(value)])
-    for package in ("torch", "numpy"):
-        version = run.fact("versions", package)
-        if version is not None:
-            rows.append([package, str(version)])
-    commit = run.git.get("commit")
-    if commit is not None:
-        changes = ""
-        if run.git.get("dirty"):
-            changes = " with uncommitted changes"
-        rows.append(["commit", f"{commit}{changes}"])
-    return rows
-
-
-def _repeat(run: Run) -> str:
-    lines = []
-    commit = run.git.get("commit")
-    if commit:
-        lines.append(f"git checkout {str(commit)[:12]}")
-    lines.append(next_command("train.py", "--repeat", run.folder))
-    parts = [code_block(lines)]
-    command = run.manifest.get("command")
-    if command:
-        parts.append(paragraph(f"It was started with: {command}", "note"))
-    if run.git.get("dirty"):
-        parts.append(
-            paragraph("Its code had uncommitted changes: code.patch in the run folder.", "note")
-        )
-    return "".join(parts)
 
 
 def _footer() -> str:

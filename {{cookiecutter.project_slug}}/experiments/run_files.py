@@ -1,0 +1,161 @@
+"""Reads the files of a run folder, which may be missing, damaged or incomplete."""
+
+import csv
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+
+from utils.errors import first_line
+
+
+class LoggedValue(NamedTuple):
+    """A row of metrics.csv."""
+
+    split: str
+    step: int
+    metric: str
+    value: float
+
+
+class MetricsFile(NamedTuple):
+    """The content of metrics.csv.
+
+    Attributes:
+        values: the complete rows with a finite value.
+        damaged: the number of rows that cannot be read, without the last one if it is incomplete.
+    """
+
+    values: list[LoggedValue]
+    damaged: int
+
+
+def read_metrics(file: Path) -> MetricsFile:
+    """Reads a metrics.csv; a file that is missing has no values."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return MetricsFile([], 0)
+    complete, _, _ = content.rpartition(b"\n")  # a process that was killed may leave half a row
+    # A machine that lost its power may leave zeros in the place of the last rows.
+    text = complete.decode(errors="replace").replace("\0", "")
+    _header, *lines = text.split("\n")
+    values = []
+    damaged = 0
+    for line in lines:
+        row = _read_row(line)
+        if row is None:
+            damaged += 1
+        elif math.isfinite(row.value):
+            values.append(row)
+    return MetricsFile(values, damaged)
+
+
+def _read_row(line: str) -> LoggedValue | None:
+    """A row of metrics.csv; None if it is damaged."""
+    try:
+        (row,) = csv.reader([line])
+        _data, split, _epoch, step, metric, value = row
+        return LoggedValue(split, int(step), metric, float(value))
+    except (ValueError, csv.Error):
+        return None
+
+
+def ends_with_line_break(file: Path) -> bool:
+    """Whether the last row is complete; a file that is missing or empty has none."""
+    try:
+        with file.open("rb") as stream:
+            if stream.seek(0, os.SEEK_END) == 0:
+                return True
+            stream.seek(-1, os.SEEK_END)
+            return stream.read() == b"\n"
+    except OSError:
+        return True
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it contains something else.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError("it contains no JSON object")
+    return content
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The settings in a YAML file by ``section.key``.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it contains something else, or nothing.
+    """
+    text = file.read_bytes().decode(errors="replace")
+    settings: dict[str, Any] = {}
+    # Most runs have most sections in common. Each text is parsed once: that takes milliseconds.
+    for section in re.split(r"^(?=[^\s#])", text, flags=re.MULTILINE):
+        settings.update(_read_section(section))
+    if not settings:
+        raise ValueError("it contains no settings")
+    return settings
+
+
+@lru_cache(maxsize=10_000)
+def _read_section(text: str) -> dict[str, Any]:
+    """The settings in the lines of one section, or in a line without a section."""
+    try:
+        content = _parse_yaml(text)
+    except Exception as error:  # malicious content can raise any
+        raise ValueError(first_line(error)) from error
+    if content is None:  # blank lines or comments
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError("it contains no settings")
+    settings: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            for inner_key, inner_value in value.items():
+                settings[f"{key}.{inner_key}"] = inner_value
+        else:
+            settings[str(key)] = value
+    return settings
+
+
+def _parse_yaml(text: str) -> Any:
+    if "&" in text:  # an anchor: references to references can expand without end
+        from config.reading import parse  # takes 0.3 s to import
+
+        return parse(text, "settings.yaml")
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """A value of a JSON file that should be an object; empty if it is something else."""
+    if isinstance(value, dict):
+        return value
+    return {}
+
+
+def as_number(value: Any) -> float | None:
+    """A value of a JSON file that should be a finite number; None if it is something else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    if not math.isfinite(number):
+        return None
+    return number
