@@ -17,7 +17,7 @@ from experiments.runs import Run
 from experiments.selection import find_two_runs, resolve_paths, select_runs
 from experiments.tables import to_csv
 from logger.console import escape_invisible
-from utils.command import CommandParser, run_command
+from utils.command import CommandParser, is_confirmed, run_command
 from utils.errors import USER_CODE_ERRORS, UserError, first_line
 from utils.files import replace_file
 from utils.paths import path_argument
@@ -117,6 +117,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             continue
         if file.is_dir() or file.suffix.lower() not in suffixes:
             raise UserError(f"--{name} {file}: name a file that ends with {suffixes[0]}")
+        for folder in file.parents:
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"--{name} {file}: {folder} is not a folder")
         is_in_run = (file.parent / "settings.yaml").exists()
         if is_in_run and file.exists() and not file.name.startswith("report"):
             raise UserError(f"--{name} {file} is a file of a run; choose another name")
@@ -138,20 +141,6 @@ def list_failed(runs: Sequence[Run], remove: bool, yes: bool) -> None:
     for run in failed:
         remove_run(run)
         print(f"deleted {escape_invisible(str(run.folder))}")
-
-
-def is_confirmed(question: str) -> bool:
-    """Asks a question on the terminal; only y and yes confirm it.
-
-    Raises:
-        UserError: if nobody can answer.
-    """
-    try:
-        answer = input(question)
-    except EOFError as error:
-        print()
-        raise UserError("nobody answered the question; add --yes to delete the runs") from error
-    return answer.strip().lower() in ("y", "yes")
 
 
 def write_reports(

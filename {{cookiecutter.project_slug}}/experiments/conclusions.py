@@ -81,7 +81,9 @@ def _describe(comparison: Comparison, verdict: str, rows: Sequence[Row]) -> str:
             f"A single seed shows no noise, so nothing can be said about {labels}. "
             f"Repeat with other seeds: {_repeat_command(comparison)}"
         )
-    return f"{verdict.capitalize()}: {labels}."
+    if verdict == NO_SPREAD:
+        return f"All repetitions have equal values, so nothing can be said about {labels}."
+    return f"Equal: {labels}."
 
 
 def _repeat_command(comparison: Comparison) -> str:
@@ -99,6 +101,8 @@ def footnotes(comparison: Comparison) -> list[str]:
     """How the columns of the table were computed."""
     notes: dict[str, None] = {}
     for row in comparison.compared:
+        if len(row.values) < len(row.runs):
+            notes["n: how many of the runs have a finite value; only these count"] = None
         if row.verdict is None or row.verdict.p_value is None:
             continue
         notes["p: difference from the best row, Welch's t-test, corrected by Holm's method"] = None

@@ -168,7 +168,7 @@ def _facts_of_run(run: Run) -> dict[str, Any]:
     return {
         "state": run.state,
         "error": run.result.get("error"),
-        "started": run.started[:19].replace("T", " "),
+        "started": run.started[:19].replace("T", " ") or None,
         "step": run.step,
         "mark": run.mark or None,
         "tags": ", ".join(run.tags) or None,

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +12,10 @@ from typing import Any, NamedTuple
 from ruamel.yaml import YAML
 
 from utils.errors import first_line
+
+MAX_MAGNITUDE = 1e300  # of a metric that has not diverged; sums of larger ones overflow
+# Settings of all runs. A file that was cut off lacks the last ones.
+REQUIRED_SETTINGS = ("data.name", "model.name", "trainer.name", "checkpoint.monitor")
 
 
 class LoggedValue(NamedTuple):
@@ -28,7 +31,7 @@ class MetricsFile(NamedTuple):
     """The content of metrics.csv.
 
     Attributes:
-        values: the complete rows with a finite value.
+        values: the complete rows with a finite value, see `is_usable`.
         damaged: the number of rows that cannot be read, without the last one if it is incomplete.
     """
 
@@ -52,7 +55,7 @@ def read_metrics(file: Path) -> MetricsFile:
         row = _read_row(line)
         if row is None:
             damaged += 1
-        elif math.isfinite(row.value):
+        elif is_usable(row.value):
             values.append(row)
     return MetricsFile(values, damaged)
 
@@ -68,15 +71,36 @@ def _read_row(line: str) -> LoggedValue | None:
 
 
 def ends_with_line_break(file: Path) -> bool:
-    """Whether the last row is complete; a file that is missing or empty has none."""
+    """Whether the last row of a file is complete; an empty file has none.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    with file.open("rb") as stream:
+        if stream.seek(0, os.SEEK_END) == 0:
+            return True
+        stream.seek(-1, os.SEEK_END)
+        return stream.read() == b"\n"
+
+
+def find_damage(file: Path, must_have_rows: bool) -> str:
+    """What is wrong with the metrics.csv of a run that has ended; empty if nothing is.
+
+    Args:
+        file: the file.
+        must_have_rows: whether the run has trained to its end.
+    """
     try:
-        with file.open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) == 0:
-                return True
-            stream.seek(-1, os.SEEK_END)
-            return stream.read() == b"\n"
-    except OSError:
-        return True
+        if not ends_with_line_break(file):
+            return "ends in the middle of a row"
+        if must_have_rows and file.stat().st_size == 0:
+            return "is empty"
+    except FileNotFoundError:
+        if must_have_rows:
+            return "is missing"
+    except OSError as error:
+        return f"cannot be read: {first_line(error)}"
+    return ""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -100,15 +124,18 @@ def read_settings(file: Path) -> dict[str, Any]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it contains something else, or nothing.
+        ValueError: if it contains something else, or was cut off.
     """
     text = file.read_bytes().decode(errors="replace")
     settings: dict[str, Any] = {}
     # Most runs have most sections in common. Each text is parsed once: that takes milliseconds.
     for section in re.split(r"^(?=[^\s#])", text, flags=re.MULTILINE):
         settings.update(_read_section(section))
-    if not settings:
-        raise ValueError("it contains no settings")
+    if not text.endswith("\n"):
+        raise ValueError("it ends in the middle of a line")
+    for key in REQUIRED_SETTINGS:
+        if key not in settings:
+            raise ValueError(f"it lacks {key}")
     return settings
 
 
@@ -156,6 +183,11 @@ def as_number(value: Any) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    if not math.isfinite(number):
+    if not is_usable(number):
         return None
     return number
+
+
+def is_usable(value: float) -> bool:
+    """Whether a number is finite, and so are sums of such numbers."""
+    return abs(value) <= MAX_MAGNITUDE

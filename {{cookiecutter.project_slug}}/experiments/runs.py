@@ -13,7 +13,7 @@ from experiments.run_files import (
     MetricsFile,
     as_mapping,
     as_number,
-    ends_with_line_break,
+    find_damage,
     read_json,
     read_metrics,
     read_settings,
@@ -253,8 +253,10 @@ def read_run(folder: Path) -> Run:
         state = "unknown"
         if result.get("state") in RECORDED_STATES:
             state = str(result["state"])
-    if state != "running" and not ends_with_line_break(folder / "metrics.csv"):
-        problems.append("metrics.csv ends in the middle of a row")
+    if state != "running":
+        damage = find_damage(folder / "metrics.csv", must_have_rows=state in COMPLETE_STATES)
+        if damage:
+            problems.append(f"metrics.csv {damage}")
     return Run(folder, state, settings, manifest, result, problems)
 
 

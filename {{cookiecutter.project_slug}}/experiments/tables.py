@@ -15,6 +15,7 @@ from logger.console import display_width, escape_invisible, format_table
 MIN_P_VALUE = 0.001
 MAX_CELL_CHARACTERS = 50  # of a cell on the console
 MAX_DIGITS = 6  # after the decimal point
+LARGE_NUMBER = 1e7
 # A column is left out if all of its cells are these.
 USUAL_CELLS = {"state": "finished", "n": "1"}
 Table = list[list[str]]
@@ -29,7 +30,7 @@ def format_result(row: Row) -> str:
     if row.deviation == 0:
         return f"{format_value(row.mean)} ± 0"
     digits = max(0, 1 - math.floor(math.log10(row.deviation)))
-    if digits > MAX_DIGITS:
+    if digits > MAX_DIGITS or abs(row.mean) >= LARGE_NUMBER:
         return f"{row.mean:.4g} ± {row.deviation:.2g}"
     return f"{row.mean:.{digits}f} ± {row.deviation:.{digits}f}"
 

@@ -19,7 +19,7 @@ def exclude_rows(rows: Sequence[Row], metric_name: str) -> list[Row]:
     for row in rows:
         row.exclusion = _why_incomplete(row.newest)
         if not row.exclusion and not row.values:
-            row.exclusion = f"no {metric_name}"
+            row.exclusion = f"no finite {metric_name}"
         if not row.exclusion:
             compared.append(row)
     unmarked = [row for row in compared if not row.newest.mark]

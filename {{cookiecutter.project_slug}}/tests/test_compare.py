@@ -221,6 +221,53 @@ def test_only_finished_runs_are_compared(tmp_path: Path) -> None:
     assert [row.runs[0].folder.name for row in comparison.compared] == ["a"]
 
 
+def test_rows_that_are_not_compared_say_why(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`sweep.py --halving` leaves stopped runs."""
+    write_run(tmp_path / "runs/a", accuracy=0.90)
+    write_run(tmp_path / "runs/b", width=64, state="stopped", result={"step": 16})
+    write_run(tmp_path / "runs/c", width=96, accuracy=None)
+    write_run(tmp_path / "runs/d", width=128, overfit=2)
+    assert command("compare", "--csv", "table.csv") == 0
+    output = capsys.readouterr().out
+    assert "stopped at step 16 of 64" in output
+    assert "Not compared: 1 run" in output
+    with Path("table.csv").open(encoding="utf-8", newline="") as file:
+        verdicts = {row["run"]: row["verdict"] for row in csv.DictReader(file)}
+    assert verdicts == {
+        "a": "best",
+        "b": "not finished",
+        "c": "no finite accuracy",
+        "d": "overfit=2",
+    }
+
+
+def test_a_run_that_has_diverged_is_not_counted(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_seeds(tmp_path / "runs/a", [0.90, 0.92])
+    for seed, value in ((2, float("nan")), (3, 1e301)):
+        best = {"metric": "accuracy", "direction": "highest", "value": value, "step": 48}
+        folder = tmp_path / f"runs/a/seed={seed}"
+        write_run(folder, accuracy=None, seed=seed, result={"best": best})
+    (row,) = compared(tmp_path / "runs").rows
+    assert row.values == [0.92, 0.90]
+    assert command("compare") == 0
+    assert "2 of 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("values", [[1e299, 2e299, 4e299], [1e-299, 2e-299, 4e-299]])
+def test_values_of_any_magnitude_are_compared(
+    tmp_path: Path, command: Callable[..., int], values: list[float]
+) -> None:
+    write_seeds(tmp_path / "runs/a", values)
+    write_seeds(tmp_path / "runs/b", [2 * value for value in values], width=64)
+    verdicts = {row.verdict.text for row in compared(tmp_path / "runs").rows if row.verdict}
+    assert verdicts == {"best", "within noise"}
+    assert command("compare", "--html", "--md") == 0
+
+
 def test_broken_files_are_stated_in_rows(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +276,9 @@ def test_broken_files_are_stated_in_rows(
         (write_run(runs / name.partition(".")[0]) / name).write_text('{"a": [1,')
     log = write_run(runs / "log", state=None) / "metrics.csv"
     log.write_bytes(log.read_bytes()[:-4])
+    for name, kept in (("settings.yaml", 100), ("settings.yaml", 250), ("metrics.csv", 0)):
+        file = write_run(runs / f"{name} {kept}") / name
+        file.write_bytes(file.read_bytes()[:kept])
     (runs / "early").mkdir()
     (runs / "early/.pid").write_text("1")
     assert command("compare", "--html", "page.html") == 0
@@ -237,7 +287,9 @@ def test_broken_files_are_stated_in_rows(
         assert problem in output
     assert "metrics.csv ends in the middle of a row" in output
     assert "manifest.json is missing" in output
+    assert "metrics.csv is empty" in output
     assert Path("page.html").exists()
+    assert not any(run.is_complete for run in find_runs([runs]))
 
 
 def test_half_a_value_is_not_read(tmp_path: Path) -> None:
@@ -262,6 +314,7 @@ def test_half_a_value_is_not_read(tmp_path: Path) -> None:
         (("--failed", "--yes"), "--remove"),
         (("--html", "empty"), ".html"),
         (("--csv", "runs/a/metrics.csv"), "file of a run"),
+        (("--csv", "runs/a/metrics.csv/x.csv"), "not a folder"),
         (("--colour",), "--colour"),
     ],
 )

@@ -103,3 +103,17 @@ def test_evaluations_that_are_cut_off_are_reported(tmp_path: Path) -> None:
     (problem,) = found.evaluation_problems
     assert "evaluation/test/metrics.json" in problem
     assert found.is_complete  # the validation decides, which this file does not concern
+
+
+def test_values_that_differ_in_late_digits_are_shown_in_full(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "a", accuracy=0.912345, name="x" * 200 + "1")
+    write_run(tmp_path / "b", accuracy=0.912346, name="x" * 200 + "2")
+    assert command("compare", "a", "b") == 0
+    lines = capsys.readouterr().out.splitlines()
+    (name,) = [line for line in lines if line.startswith("name ")]
+    (accuracy,) = [line for line in lines if line.startswith("validation: accuracy ")]
+    for line in (name, accuracy):
+        first, second = line.split()[-2:]
+        assert first != second

@@ -5,9 +5,9 @@ from pathlib import Path
 import filelock
 
 # A test of a lock holds it for an instant; nobody else may take that for the lock of a run.
-TEST_SECONDS = 0.02
+TEST_SECONDS = 0.05
 RETRY_SECONDS = 1.0  # of a process that needs the lock, while others test it
-POLL_SECONDS = 0.005
+POLL_SECONDS = 0.001
 
 
 def acquire_lock(file: Path) -> filelock.BaseFileLock:
