@@ -53,7 +53,10 @@ def _describe_best(comparison: Comparison) -> list[str]:
         seeds += "s"
     sentence = f"{comparison.label(best)}: {name} {format_result(best)} ({seeds})."
     if len(comparison.compared) > 1:
-        sentence = f"The {comparison.metric.direction} mean: {sentence}"
+        noun = "value"
+        if any(len(row.values) > 1 for row in comparison.compared):
+            noun = "mean"
+        sentence = f"The {comparison.metric.direction} {noun}: {sentence}"
     return [sentence]
 
 
@@ -73,7 +76,7 @@ def _describe(comparison: Comparison, verdict: str, rows: Sequence[Row]) -> str:
     """One sentence about the rows that have a verdict."""
     labels = _list_labels(comparison, rows)
     if verdict == WORSE:
-        return f"It is better than {labels}: {_certainty(rows)}."
+        return f"It is better than {labels}{_distance(comparison, rows)}: {_certainty(rows)}."
     if verdict == WITHIN_NOISE:
         return f"Within noise: {labels}.{_advice(rows)}"
     if verdict == SINGLE_SEED:
@@ -99,18 +102,20 @@ def _repeat_command(comparison: Comparison) -> str:
 
 def footnotes(comparison: Comparison) -> list[str]:
     """How the columns of the table were computed."""
-    notes: dict[str, None] = {}
-    for row in comparison.compared:
-        if len(row.values) < len(row.runs):
-            notes["n: how many of the runs have a finite value; only these count"] = None
-        if row.verdict is None or row.verdict.p_value is None:
-            continue
-        notes["p: difference from the best row, Welch's t-test, corrected by Holm's method"] = None
-        if row.verdict.is_pooled:
-            notes["*: of a single seed; the test uses the pooled spread of the other rows"] = None
-        if row.verdict.seeds is not None:
-            notes["seeds to tell: in each row, for this difference (power 80 %, alpha 5 %)"] = None
-    return list(notes)
+    verdicts = [row.verdict for row in comparison.compared if row.verdict is not None]
+    notes = []
+    if any(len(row.values) < len(row.runs) for row in comparison.compared):
+        notes.append("n: how many of the runs have a finite value; only these count")
+    if any(verdict.p_value is not None for verdict in verdicts):
+        notes.append(
+            "p: probability that chance alone makes a row differ so much from the best one "
+            "(Welch's t-test, Holm's correction)"
+        )
+    if any(verdict.is_pooled for verdict in verdicts):
+        notes.append("*: of a single seed; the test uses the pooled spread of the other rows")
+    if any(verdict.seeds is not None for verdict in verdicts):
+        notes.append("seeds to tell: in each row, for this difference (power 80 %, alpha 5 %)")
+    return notes
 
 
 def _list_labels(comparison: Comparison, rows: Sequence[Row]) -> str:
@@ -119,6 +124,14 @@ def _list_labels(comparison: Comparison, rows: Sequence[Row]) -> str:
     if len(rows) > MAX_LISTED_ROWS:
         text += f"; and {len(rows) - MAX_LISTED_ROWS} more"
     return text
+
+
+def _distance(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """How far the best mean is from that of another row, if this is about one row."""
+    best = comparison.best
+    if len(rows) > 1 or best is None or best.mean is None or rows[0].mean is None:
+        return ""
+    return f" by {abs(best.mean - rows[0].mean):.2g}"
 
 
 def _certainty(rows: Sequence[Row]) -> str:

@@ -29,13 +29,14 @@ from experiments.report_html import element, html_table, paragraph, section, tex
 from experiments.report_rows import rows_figure
 from experiments.report_style import STYLE
 from experiments.rows import Row, format_setting
-from experiments.run_files import as_mapping
 from experiments.runs import Evaluation, Run
 from experiments.tables import comparison_table, format_result, format_value
+from storage.results import format_interval
 from utils.command import typed_command
 
 MAX_PLOTTED_ROWS = 20
 MAX_CURVE_FIGURES = 6
+TRAINING_CURVES = {"learning rate": "lr", "gradient norm": "grad_norm"}
 
 
 def make_page(
@@ -73,6 +74,7 @@ def _parts_of_comparison(
     comparison: Comparison, pair: Pair | None, images: Mapping[str, Sequence[bytes]]
 ) -> list[str]:
     best_row = comparison.best or comparison.rows[0]
+    label = comparison.label(best_row)
     shown = comparison.rows[:MAX_CURVES]
     parts = [_verdict(comparison), _warnings(comparison), _rows(comparison)]
     if pair is not None:
@@ -82,8 +84,8 @@ def _parts_of_comparison(
         section("Curves", _curves_of_rows(comparison, shown)),
         *_evaluations(comparison, shown),
         section("Cost", html_table(cost_table(comparison))),
-        section("Settings", settings_tables(best_row.runs[0], f"of {comparison.label(best_row)}")),
-        section("Repeat it", how_to_repeat(best_row.runs[0])),
+        section(f"Settings of {label}", settings_tables(best_row.newest)),
+        section(f"Repeat {label}", how_to_repeat(best_row.newest)),
     ]
     return parts
 
@@ -107,7 +109,7 @@ def _parts_of_run(comparison: Comparison) -> list[str]:
                 other_tables(evaluation),
             )
         )
-    parts.append(section("Settings", settings_tables(run, "")))
+    parts.append(section("Settings", settings_tables(run)))
     parts.append(section("Environment", html_table(environment_table(run))))
     parts.append(section("Repeat it", how_to_repeat(run)))
     return parts
@@ -176,11 +178,13 @@ def _curves_of_rows(comparison: Comparison, rows: Sequence[Row]) -> str:
         parts.append(curves_figure(f"{name}, {split}", curves))
     if not any(parts):
         return ""
-    note = "the mean over the seeds; the band is ± standard deviation"
+    notes = []
+    if any(len(row.runs) > 1 for row in rows):
+        notes.append("the mean over the seeds; the band is ± standard deviation")
     if len(comparison.rows) > len(rows):
-        note += f"; the best {len(rows)} of {len(comparison.rows)} rows"
+        notes.append(f"the best {len(rows)} of {len(comparison.rows)} rows")
     figures_part = element("div", *parts, class_="grid")
-    return legend(labels) + figures_part + paragraph(note, "note")
+    return legend(labels) + figures_part + paragraph("; ".join(notes), "note")
 
 
 def _curves_of_run(run: Run) -> str:
@@ -190,8 +194,8 @@ def _curves_of_run(run: Run) -> str:
         of_training = curve_of_row("train", row, name, "train")
         of_validation = curve_of_row("validation", row, name, "validation")
         parts.append(curves_figure(name, [of_training, of_validation]))
-    for name in ("lr", "grad_norm"):
-        parts.append(curves_figure(name, [curve_of_row(name, row, name, "train")]))
+    for title, name in TRAINING_CURVES.items():
+        parts.append(curves_figure(title, [curve_of_row(title, row, name, "train")]))
     if not any(parts):
         return ""
     return legend(["train", "validation"]) + element("div", *parts, class_="grid")
@@ -241,16 +245,15 @@ def _as_tiles(facts: Sequence[tuple[str, str]]) -> str:
 
 def _evaluation_tiles(evaluation: Evaluation) -> str:
     """The metrics of an evaluation, with their confidence intervals if it has some."""
-    intervals = as_mapping(evaluation.metrics.get("intervals"))
     facts = []
     for name in evaluation.metrics:
         value = evaluation.number(name)
         if value is None or name == "step":
             continue
         label = name
-        if isinstance(intervals.get(name), list):
-            limits = map(format_setting, intervals[name])
-            label += f" (95 %: {' to '.join(limits)})"
+        interval = evaluation.interval(name)
+        if interval is not None:
+            label += f" (95 %: {format_interval(*interval)})"
         facts.append((label, format_setting(evaluation.metrics[name])))
     return _as_tiles(facts)
 

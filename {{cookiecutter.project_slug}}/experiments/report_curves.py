@@ -23,6 +23,7 @@ LINE_PATTERNS = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")  # for those who see
 MAX_CURVES = len(LINE_PATTERNS)
 MIN_POINTS = 4  # of a curve whose beginning may lie outside of the figure
 BEGINNING = 0.2  # of training, whose values may lie outside of the figure
+MAX_STRETCH = 4  # of the figure by the values of the beginning
 LOGARITHMIC_FROM = 50  # the ratio of the largest and the smallest value
 
 
@@ -163,19 +164,24 @@ class Scale:
 def _shown_values(curve: Curve) -> list[float]:
     """The values of a curve that must lie within the figure, with their spread.
 
-    These are all values after the beginning of training, if there are enough.
+    Those of the beginning of training need not if they would take most of the figure.
     """
-    last_step = curve.points[-1][0]
     first_step = curve.points[0][0]
-    beginning = first_step + BEGINNING * (last_step - first_step)
-    if len(curve.points) < MIN_POINTS:
-        beginning = first_step
+    last_step = curve.points[-1][0]
+    end_of_beginning = first_step + BEGINNING * (last_step - first_step)
     values = []
+    later_values = []
     spreads = curve.spreads or [0.0] * len(curve.points)
     for (step, value), spread in zip(curve.points, spreads, strict=True):
-        if step >= beginning:
-            values += [value - spread, value + spread]
-    return values
+        limits = [value - spread, value + spread]
+        values += limits
+        if step >= end_of_beginning:
+            later_values += limits
+    height = max(values) - min(values)
+    later_height = max(later_values) - min(later_values)
+    if len(curve.points) < MIN_POINTS or height < MAX_STRETCH * later_height:
+        return values
+    return later_values
 
 
 def powers_of_ten(low: float, high: float) -> list[float]:

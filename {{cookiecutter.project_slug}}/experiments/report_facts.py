@@ -61,7 +61,7 @@ def _steps(row: Row) -> str:
     return str(steps[0])
 
 
-def settings_tables(run: Run, owner: str) -> str:
+def settings_tables(run: Run) -> str:
     """All settings; first those that were set on the command line."""
     command = str(run.manifest.get("command") or "")
     changed = [["set on the command line", "value"]]
@@ -71,7 +71,7 @@ def settings_tables(run: Run, owner: str) -> str:
         rows.append(row)
         if f" {key}=" in command.replace("'", ""):
             changed.append(row)
-    summary = element("summary", text(f"All {len(run.settings)} settings {owner}"))
+    summary = element("summary", text(f"All {len(run.settings)} settings"))
     settings = element("details", summary, html_table(rows))
     if len(changed) == 1:
         return settings

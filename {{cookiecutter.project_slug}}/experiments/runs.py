@@ -44,6 +44,17 @@ class Evaluation:
         """A metric; None if there is none of this name."""
         return as_number(self.metrics.get(name))
 
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The confidence interval of a metric; None if there is none."""
+        limits = as_mapping(self.metrics.get("intervals")).get(name)
+        if not isinstance(limits, list) or len(limits) != 2:
+            return None
+        low = as_number(limits[0])
+        high = as_number(limits[1])
+        if low is None or high is None:
+            return None
+        return low, high
+
 
 @dataclass(frozen=True)
 class Run:
@@ -295,7 +306,7 @@ def _state_without_result(folder: Path, manifest: Mapping[str, Any], problems: l
     try:
         if is_locked(folder / ".lock"):
             return "running"
-    except OSError as error:  # the folder of somebody else, which cannot be written
+    except OSError as error:  # the folder of somebody else, which cannot be opened
         problems.append(f"whether it is running is unknown: {first_line(error)}")
         return "unknown"
     if manifest and "hardware" not in manifest:  # it is older than result.json

@@ -461,6 +461,27 @@ def test_the_page_needs_nothing_else(widths: Path, command: Callable[..., int]) 
             assert forbidden not in page
 
 
+def test_damaged_intervals_and_matrices_do_not_end_the_page(
+    tmp_path: Path, command: Callable[..., int]
+) -> None:
+    for index, intervals in enumerate(([0.8, 0.9], [0.8], ["a", None], {"low": 1}, 3)):
+        run = write_run(tmp_path / f"runs/{index}")
+        write_evaluation(run, predicted=["a", "b"], true=["a", "b"])
+        file = run / "evaluation/test/metrics.json"
+        metrics = json.loads(file.read_text())
+        file.write_text(json.dumps({**metrics, "intervals": {"accuracy": intervals}}))
+        (run / "evaluation/test/confusion_matrix.csv").write_text("a,b\n1")
+        assert command("compare", run, "--html") == 0
+    assert "0.80 to 0.90" in (tmp_path / "runs/0/report.html").read_text(encoding="utf-8")
+
+
+def test_the_best_row_is_described_with_its_distance(
+    widths: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("compare", widths / "0", widths / "1") == 0
+    assert "by 0.03" in capsys.readouterr().out  # 0.93225 - 0.90175
+
+
 def test_a_narrow_terminal_gets_paragraphs(widths: Path) -> None:
     from experiments.tables import comparison_table, format_console
     from logger.console import display_width

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import filelock
 
-# A test of a lock holds it for an instant; nobody else may take that for the lock of a run.
-TEST_SECONDS = 0.05
 RETRY_SECONDS = 1.0  # of a process that needs the lock, while others test it
+TEST_SECONDS = 0.05  # the same for a process that can only test a lock by acquiring it
 POLL_SECONDS = 0.001
 
 
@@ -26,10 +25,29 @@ def is_locked(file: Path) -> bool:
     """Whether a process holds a lock file, which may not exist.
 
     Raises:
-        OSError: if the file cannot be opened for writing.
+        OSError: if the file cannot be opened.
     """
     if not file.exists():
         return False
+    try:
+        return _refuses_shared_lock(file)
+    except (ImportError, OSError):  # Windows, or a file system without shared locks
+        return _refuses_lock(file)
+
+
+def _refuses_shared_lock(file: Path) -> bool:
+    """Several processes can have a shared lock at a time, so that they can test it together."""
+    import fcntl  # Windows has no such module
+
+    with file.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _refuses_lock(file: Path) -> bool:
     lock = filelock.FileLock(file)
     try:
         lock.acquire(timeout=TEST_SECONDS, poll_interval=POLL_SECONDS)
