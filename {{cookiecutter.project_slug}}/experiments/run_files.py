@@ -108,14 +108,18 @@ def read_json(file: Path) -> dict[str, Any]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it contains something else.
+        ValueError: if it contains something else; the message continues a sentence about the file.
     """
     try:
         content = json.loads(file.read_bytes())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is no complete JSON (line {error.lineno})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("is no text") from error
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("is nested too deeply") from error
     if not isinstance(content, dict):
-        raise ValueError("it contains no JSON object")
+        raise ValueError("contains no JSON object")
     return content
 
 
@@ -124,7 +128,8 @@ def read_settings(file: Path) -> dict[str, Any]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it contains something else, or was cut off.
+        ValueError: if it contains something else, or was cut off; the message continues a sentence
+            about the file.
     """
     text = file.read_bytes().decode(errors="replace")
     settings: dict[str, Any] = {}
@@ -132,10 +137,10 @@ def read_settings(file: Path) -> dict[str, Any]:
     for section in re.split(r"^(?=[^\s#])", text, flags=re.MULTILINE):
         settings.update(_read_section(section))
     if not text.endswith("\n"):
-        raise ValueError("it ends in the middle of a line")
+        raise ValueError("ends in the middle of a line")
     for key in REQUIRED_SETTINGS:
         if key not in settings:
-            raise ValueError(f"it lacks {key}")
+            raise ValueError(f"lacks {key}")
     return settings
 
 
@@ -145,11 +150,11 @@ def _read_section(text: str) -> dict[str, Any]:
     try:
         content = _parse_yaml(text)
     except Exception as error:  # malicious content can raise any
-        raise ValueError(first_line(error)) from error
+        raise ValueError(f"is no complete YAML: {first_line(error)}") from error
     if content is None:  # blank lines or comments
         return {}
     if not isinstance(content, dict):
-        raise ValueError("it contains no settings")
+        raise ValueError("contains no settings")
     settings: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):

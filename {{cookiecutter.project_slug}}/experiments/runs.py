@@ -90,9 +90,14 @@ class Run:
         return self.log.values
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it has trained to its end, as far as it is known."""
+        return self.state in COMPLETE_STATES
+
+    @property
     def is_complete(self) -> bool:
-        """Whether it has trained to its end, as far as it is known, and its files are whole."""
-        return self.state in COMPLETE_STATES and not self.problems
+        """Whether it has trained to its end, and its files are whole."""
+        return self.has_ended and not self.problems
 
     @cached_property
     def _evaluations(self) -> tuple[dict[str, Evaluation], list[str]]:
@@ -294,8 +299,10 @@ def _read(
         return read(folder / name)
     except FileNotFoundError:
         problems.append(f"{name} is missing")
-    except (OSError, ValueError) as error:
+    except OSError as error:
         problems.append(f"{name} cannot be read: {first_line(error)}")
+    except ValueError as error:
+        problems.append(f"{name} {error}")
     return {}
 
 

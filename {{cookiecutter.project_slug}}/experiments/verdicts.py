@@ -31,11 +31,11 @@ def exclude_rows(rows: Sequence[Row], metric_name: str) -> list[Row]:
 
 
 def _why_incomplete(run: Run) -> str:
-    if run.is_complete:
-        return ""
+    if not run.has_ended:
+        return "not finished"
     if run.problems:
         return "damaged files"
-    return "not finished"
+    return ""
 
 
 def judge_rows(rows: Sequence[Row], direction: str) -> None:

@@ -276,18 +276,22 @@ def test_broken_files_are_stated_in_rows(
         (write_run(runs / name.partition(".")[0]) / name).write_text('{"a": [1,')
     log = write_run(runs / "log", state=None) / "metrics.csv"
     log.write_bytes(log.read_bytes()[:-4])
-    for name, kept in (("settings.yaml", 100), ("settings.yaml", 250), ("metrics.csv", 0)):
-        file = write_run(runs / f"{name} {kept}") / name
-        file.write_bytes(file.read_bytes()[:kept])
+    (write_run(runs / "empty log") / "metrics.csv").write_text("")
+    settings = write_run(runs / "few settings") / "settings.yaml"
+    settings.write_text(settings.read_text().partition("checkpoint:")[0])
+    settings = write_run(runs / "half a setting") / "settings.yaml"
+    settings.write_text(settings.read_text()[:-5])
     (runs / "early").mkdir()
     (runs / "early/.pid").write_text("1")
     assert command("compare", "--html", "page.html") == 0
     output = capsys.readouterr().out
-    for problem in ("settings.yaml cannot", "manifest.json cannot", "result.json cannot"):
+    for problem in ("settings.yaml ", "manifest.json is no", "result.json is no"):
         assert problem in output
     assert "metrics.csv ends in the middle of a row" in output
     assert "manifest.json is missing" in output
     assert "metrics.csv is empty" in output
+    assert "lacks checkpoint.monitor" in output
+    assert "middle of a line" in output
     assert Path("page.html").exists()
     assert not any(run.is_complete for run in find_runs([runs]))
 

@@ -51,8 +51,9 @@ def test_numbers_that_another_machine_has_rounded_differently_are_equal(tmp_path
 
 @pytest.mark.parametrize("other", [1.001, float("nan"), float("inf")])
 def test_other_numbers_are_a_difference(tmp_path: Path, other: float) -> None:
-    write_predictions(write_run(tmp_path / "a"), [[1.0], [3.0]], [1, 1])
-    write_predictions(write_run(tmp_path / "b"), [[other], [3.0]], [1, 1])
+    infinite = [float("inf")]  # which is equal in both, and must not make the others equal
+    write_predictions(write_run(tmp_path / "a"), [[1.0], infinite], [1, 1])
+    write_predictions(write_run(tmp_path / "b"), [[other], infinite], [1, 1])
     assert "row 0" in compare(tmp_path).problem
 
 
