@@ -15,7 +15,7 @@ DATA_ROOT = os.environ.get("DATA_ROOT")
 SAMPLE = "not (distributed or sharded or nodes) or same_model or loses and ddp or evaluation_counts"
 # With one test of several processes, and without the slowest others and the slowest files.
 SLOW_FILES = (
-    *("averaging", "check", "compare", "ensembles", "predictions", "repetition", "run_result"),
+    *("averaging", "check", "ensembles", "predictions", "repetition", "run_result"),
     *("subsets", "sweep", "training_time"),
 )
 QUICK = (

@@ -2,42 +2,16 @@
 
 import csv
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from experiments import statistics
-from experiments.run_files import as_number, ends_with_line_break
+from experiments.predictions import FILE, Prediction, as_float, read_predictions
 from experiments.runs import Evaluation, Run
 
-FILE = "predictions.csv"
-COLUMNS = ("name", "true", "predicted", "loss")
 # Of numeric targets, relative to the largest one: the file has six digits, and machines round
 # float32 differently.
 TARGET_PRECISION = 2e-5
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model has predicted for one sample.
-
-    Attributes:
-        true: the class, or one number for each target.
-        predicted: likewise.
-        loss: the loss of this sample; infinite if it is missing.
-        is_class: whether these are classes.
-    """
-
-    true: tuple[str, ...]
-    predicted: tuple[str, ...]
-    loss: float
-    is_class: bool
-
-    @property
-    def is_correct(self) -> bool:
-        """Whether the class is correct."""
-        return self.true == self.predicted
 
 
 @dataclass(frozen=True)
@@ -133,7 +107,7 @@ def _largest_number(predictions: Mapping[str, Prediction]) -> float:
     largest = 0.0
     for prediction in predictions.values():
         for text in prediction.true:
-            number = abs(_as_float(text))
+            number = abs(as_float(text))
             if math.isfinite(number):
                 largest = max(largest, number)
     return largest
@@ -144,17 +118,9 @@ def _are_equal(first: Sequence[str], second: Sequence[str], tolerance: float) ->
     if len(first) != len(second):
         return False
     for text, other in zip(first, second, strict=True):
-        if text != other and not abs(_as_float(text) - _as_float(other)) <= tolerance:
+        if text != other and not abs(as_float(text) - as_float(other)) <= tolerance:
             return False
     return True
-
-
-def _as_float(text: str) -> float:
-    """A number of the file; NaN if it is none, which equals no other."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _compare_predictions(
@@ -174,6 +140,8 @@ def _compare_predictions(
             only_second.append(name)
 
     def difference(name: str) -> float:
+        if first[name].loss == second[name].loss:  # also if both are infinite
+            return 0.0
         return abs(first[name].loss - second[name].loss)
 
     return SampleComparison(
@@ -193,52 +161,6 @@ def _is_better(prediction: Prediction, other: Prediction, is_class: bool) -> boo
     if is_class:
         return prediction.is_correct and not other.is_correct
     return prediction.loss < other.loss
-
-
-def read_predictions(file: Path) -> dict[str, Prediction]:
-    """The predictions of evaluate.py by the name of the sample.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is not complete, or two samples have the same name.
-    """
-    if not file.is_file():
-        raise ValueError(f"{file} is missing")
-    if not ends_with_line_break(file):
-        raise ValueError(f"{file} ends in the middle of a row")
-    predictions: dict[str, Prediction] = {}
-    with file.open(encoding="utf-8", errors="replace", newline="") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or []
-        for name in COLUMNS:
-            if not _columns_of(name, columns):
-                raise ValueError(f"{file} has no column {name}")
-        true_columns = _columns_of("true", columns)
-        predicted_columns = _columns_of("predicted", columns)
-        for row in reader:
-            if None in row.values():
-                raise ValueError(f"{file}, line {reader.line_num}: the row is incomplete")
-            if row["name"] in predictions:
-                raise ValueError(f"{file}: two samples have the name {row['name']!r}")
-            predictions[row["name"]] = Prediction(
-                true=tuple(row[column] for column in true_columns),
-                predicted=tuple(row[column] for column in predicted_columns),
-                loss=_as_loss(row["loss"]),
-                is_class="probability" in columns,
-            )
-    return predictions
-
-
-def _columns_of(name: str, columns: Sequence[str]) -> list[str]:
-    """The column of a value, or those of several targets, such as true_0 and true_1."""
-    return [column for column in columns if re.fullmatch(rf"{name}(_\d+)?", column)]
-
-
-def _as_loss(text: str) -> float:
-    value = as_number(_as_float(text))
-    if value is None:
-        return math.inf  # worse than any other
-    return value
 
 
 def _as_text(values: Sequence[str]) -> str:

@@ -93,6 +93,15 @@ def test_predictions_that_are_cut_off_are_reported(
     assert "sample by sample" in output
 
 
+@pytest.mark.parametrize("column", ["name", "true", "predicted", "loss"])
+def test_a_column_that_is_missing_is_named(tmp_path: Path, column: str) -> None:
+    for name in ("a", "b"):
+        write_evaluation(write_run(tmp_path / name), predicted=["cat"], true=["cat"])
+    file = tmp_path / "b/evaluation/test/predictions.csv"
+    file.write_text(file.read_text().replace(f"{column}", f"{column}_x", 1))
+    assert f"no column {column};" in compare(tmp_path).problem
+
+
 def test_evaluations_that_are_cut_off_are_reported(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a")
     write_evaluation(run, predicted=["cat"], true=["cat"])
