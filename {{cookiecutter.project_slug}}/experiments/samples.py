@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from experiments import statistics
 from experiments.predictions import FILE, Prediction, as_float, read_predictions
@@ -30,6 +30,7 @@ class SampleComparison:
         both_correct: the number of samples that both classify correctly.
         p_value: of McNemar's exact test, or the sign test for numbers.
         is_class: whether the targets are classes.
+        has_other_inputs: whether the samples have the same names and true values, but other inputs.
         first: the predictions of the first run by name.
         second: likewise.
     """
@@ -42,6 +43,7 @@ class SampleComparison:
     both_correct: int = 0
     p_value: float = 1.0
     is_class: bool = True
+    has_other_inputs: bool = False
     first: Mapping[str, Prediction] = field(default_factory=dict)
     second: Mapping[str, Prediction] = field(default_factory=dict)
 
@@ -68,8 +70,6 @@ def compare_samples(first: Run, second: Run) -> list[SampleComparison]:
 
 
 def _compare_split(split: str, first: Evaluation, second: Evaluation) -> SampleComparison:
-    if first.metrics.get("fingerprint") != second.metrics.get("fingerprint"):
-        return SampleComparison(split, "they were evaluated on different samples (fingerprint)")
     try:
         first_predictions = read_predictions(first.folder / FILE)
         second_predictions = read_predictions(second.folder / FILE)
@@ -78,7 +78,10 @@ def _compare_split(split: str, first: Evaluation, second: Evaluation) -> SampleC
     problem = _find_problem(first_predictions, second_predictions)
     if problem:
         return SampleComparison(split, problem)
-    return _compare_predictions(split, first_predictions, second_predictions)
+    comparison = _compare_predictions(split, first_predictions, second_predictions)
+    # The samples are the same, but the seed may decide on the statistics that scale their inputs.
+    has_other_inputs = first.metrics.get("fingerprint") != second.metrics.get("fingerprint")
+    return replace(comparison, has_other_inputs=has_other_inputs)
 
 
 def _find_problem(first: Mapping[str, Prediction], second: Mapping[str, Prediction]) -> str:
@@ -195,10 +198,16 @@ def describe_samples(samples: SampleComparison, names: Sequence[str]) -> list[st
         if first > second:
             better = names[0]
         verdict = f"{better} is better"
-    return [
+    sentences = [
         f"{samples.split}, {samples.samples} samples: {counts}",
         f"{test}: p = {samples.p_value:.2g}; {verdict} on these samples",
     ]
+    if samples.has_other_inputs:
+        sentences.append(
+            "The names and true values of the samples are equal, but the inputs differ "
+            "(fingerprint), as if they were scaled in another way."
+        )
+    return sentences
 
 
 def sample_table(samples: SampleComparison, names: Sequence[str], limit: int) -> list[list[str]]:

@@ -68,6 +68,18 @@ def test_several_targets_are_compared(tmp_path: Path) -> None:
     assert "row 0" in compare(tmp_path / "other").problem
 
 
+def test_samples_that_are_scaled_in_another_way_are_compared(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The seed decides on the training samples, and they on the statistics that scale inputs."""
+    write_predictions(write_run(tmp_path / "a"), [[1.0], [2.0]], [1, 1])
+    write_predictions(write_run(tmp_path / "b"), [[1.0], [2.0]], [2, 2], fingerprint="dd")
+    assert command("compare", "a", "b") == 0
+    output = capsys.readouterr().out
+    assert "sign test" in output
+    assert "inputs differ" in output
+
+
 def test_classes_are_not_compared_with_numbers(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a")
     write_evaluation(first, predicted=["1"], true=["1"])
