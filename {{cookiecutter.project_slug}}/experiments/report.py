@@ -150,7 +150,8 @@ def _warnings(comparison: Comparison) -> str:
 
 
 def _rows(comparison: Comparison) -> str:
-    plotted = [row for row in comparison.rows if row.values][:MAX_PLOTTED_ROWS]
+    with_values = [row for row in comparison.rows if row.values]
+    plotted = with_values[:MAX_PLOTTED_ROWS]
     labels = list(map(comparison.label, plotted))
     highlighted = None
     if comparison.best is not None:
@@ -158,6 +159,8 @@ def _rows(comparison: Comparison) -> str:
     notes = footnotes(comparison)
     if len(comparison.runs) > len(comparison.rows):
         notes.insert(0, "dots: seeds; line: mean; bar: ± standard deviation")
+    if len(with_values) > len(plotted):
+        notes.insert(0, f"the figure shows the first {len(plotted)} of {len(with_values)} rows")
     return section(
         f"Results: {comparison.metric.name} on validation",
         rows_figure(labels, plotted, comparison.metric.name),
