@@ -35,9 +35,7 @@ def main() -> None:
     if arguments.failed:
         list_failed(runs, arguments.remove, arguments.yes)
         return
-    two_runs = find_two_runs(paths)
-    if two_runs is not None:
-        runs = list(two_runs)
+    two_runs = find_two_runs(paths, runs)
     comparison = compare_runs(runs, arguments.by, arguments.metric, arguments.mode)
     if arguments.sort == "best":
         comparison.sort_by_value()

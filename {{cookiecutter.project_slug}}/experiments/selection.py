@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.runs import Run, find_runs, read_run, run_folders
+from experiments.runs import Run, find_runs, run_folders
 from utils.command import next_command
 from utils.errors import UserError
 
@@ -60,14 +60,20 @@ def _describe_unknown_tag(tag: str, runs: Sequence[Run]) -> str:
     return message
 
 
-def find_two_runs(paths: Sequence[Path]) -> tuple[Run, Run] | None:
-    """The two runs that the command line names; None if it names others, or folders of runs."""
-    folders = []
+def find_two_runs(paths: Sequence[Path], runs: Sequence[Run]) -> tuple[Run, Run] | None:
+    """The two runs that the command line names, in its order; None if it names anything else.
+
+    Args:
+        paths: those on the command line.
+        runs: what was found there.
+    """
+    if len(paths) != 2 or len(runs) != 2:
+        return None
+    by_folder = {run.folder.resolve(): run for run in runs}
+    named = []
     for path in paths:
-        folders.append(list(run_folders(path)))
-    if len(folders) != 2 or len(folders[0]) > 1 or len(folders[1]) > 1:
-        return None
-    (first,), (second,) = folders
-    if first.samefile(second):
-        return None
-    return read_run(first), read_run(second)
+        folders = list(run_folders(path))
+        if len(folders) > 1:
+            return None
+        named.append(by_folder[folders[0].resolve()])
+    return named[0], named[1]

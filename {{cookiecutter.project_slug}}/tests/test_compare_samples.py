@@ -139,3 +139,25 @@ def test_values_that_differ_in_late_digits_are_shown_in_full(
     for line in (name, accuracy):
         first, second = line.split()[-2:]
         assert first != second
+
+
+def test_of_two_equal_runs_the_newer_one_counts(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day, name in ((1, "old"), (2, "new")):
+        write_run(tmp_path / name, manifest={"started": f"2026-11-0{day}T10:00:00+00:00"})
+    for arguments in (("old", "new"), ("new", "old")):
+        assert command("compare", *arguments) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == list(arguments)
+        (warning,) = [line for line in lines if line.startswith("warning")]
+        assert warning.endswith(": old")
+
+
+def test_a_tag_that_one_of_two_runs_has_leaves_a_single_run(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "a", manifest={"tags": ["wide"]}, width=64)
+    write_run(tmp_path / "b")
+    assert command("compare", "a", "b", "--tag", "wide") == 0
+    assert capsys.readouterr().out.startswith("1 run;")
