@@ -14,7 +14,7 @@ DATA_ROOT = os.environ.get("DATA_ROOT")
 # Without most tests of several processes, which take minutes.
 SAMPLE = "not (distributed or sharded or nodes) or same_model or loses and ddp or evaluation_counts"
 # With one test of several processes, and without the slowest others and the slowest files.
-SLOW_FILES = ("check", "compare", "sweep")
+SLOW_FILES = ("check", "sweep")
 QUICK = (
     "not (distributed or sharded or shards_train or one_and_two_processes or nodes or eight_others"
     " or hundred_million) or any_number"

@@ -1,7 +1,6 @@
 """Warns about runs whose results mean different things."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,30 +32,38 @@ def find_warnings(runs: Sequence[Run], names: Mapping[Path, str]) -> list[str]:
 
 
 def _different_data(runs: Sequence[Run], names: Mapping[Path, str]) -> list[str]:
-    """Compares the fingerprints of runs with the same seed, which may decide on the splits."""
     warnings = _difference("data set", runs, names, lambda run: run.fact("data", "title"))
     if warnings:
         return warnings
-    by_repetition: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        by_repetition.setdefault(run.repetition, []).append(run)
     for split, label in HASHED_SPLITS.items():
-        hash_of = partial(Run.fact, section=split, name="hash")
-        samples_of = partial(Run.fact, section=split, name="samples")
-        found: list[str] = []
-        for repeated in by_repetition.values():
-            found += _difference(f"{label} (fingerprint)", repeated, names, hash_of)
-        found += _difference(f"{label} (number of samples)", runs, names, samples_of)
-        warnings += found[:1]
+        warnings += _different_split(split, label, runs, names)
     return warnings
 
 
-def _uncommitted_code(runs: Sequence[Run], names: Mapping[Path, str]) -> list[str]:
-    dirty = []
+def _different_split(
+    split: str, label: str, runs: Sequence[Run], names: Mapping[Path, str]
+) -> list[str]:
+    """A line if the samples of a split differ.
+
+    The seed may decide on the splits. So fingerprints are compared between runs with the same seed.
+    """
+    by_repetition: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        if run.git.get("dirty"):
-            dirty.append(run)
+        by_repetition.setdefault(run.repetition, []).append(run)
+    for repeated in by_repetition.values():
+        warnings = _difference(
+            f"{label} (fingerprint)", repeated, names, lambda run: run.fact(split, "hash")
+        )
+        if warnings:
+            return warnings
+    return _difference(
+        f"{label} (number of samples)", runs, names, lambda run: run.fact(split, "samples")
+    )
+
+
+def _uncommitted_code(runs: Sequence[Run], names: Mapping[Path, str]) -> list[str]:
     warnings = _difference("commit", runs, names, lambda run: run.commit)
+    dirty = [run for run in runs if run.git.get("dirty")]
     if dirty:
         warnings.append(f"uncommitted code: {list_runs(dirty, names)}")
     return warnings

@@ -1,17 +1,11 @@
 """What a comparison says, in sentences."""
 
+from collections import Counter
 from collections.abc import Sequence
 
-from experiments.comparison import (
-    EQUAL,
-    NO_SPREAD,
-    SINGLE_SEED,
-    WITHIN_NOISE,
-    WORSE,
-    Comparison,
-    Row,
-)
-from experiments.tables import MIN_P_VALUE, format_p_value, format_result
+from experiments.comparison import Comparison
+from experiments.rows import EQUAL, NO_SPREAD, SINGLE_SEED, WITHIN_NOISE, WORSE, Row
+from experiments.tables import MIN_P_VALUE, format_number_of_values, format_p_value, format_result
 from utils.command import next_command
 
 MAX_LISTED_ROWS = 3
@@ -31,57 +25,97 @@ def describe_comparison(comparison: Comparison) -> str:
 
 def conclude(comparison: Comparison) -> list[str]:
     """Which row is best, and how certain that is: one sentence for each group of rows."""
-    best = comparison.best
-    if best is None:
-        return ["There is no finished run to compare."]
-    result = format_result(best)
-    noun = "seed"
-    if len(best.runs[0].repetition) > 1:  # a seed and a fold
-        noun = "repetition"
-    seeds = _count(len(best.runs), noun)
-    sentence = f"{comparison.label(best)}: {comparison.metric.name} {result} ({seeds})."
+    sentences = _describe_best(comparison)
     by_verdict: dict[str, list[Row]] = {}
     for row in comparison.compared:
         if row.verdict is not None:
             by_verdict.setdefault(row.verdict.text, []).append(row)
-    if len(comparison.compared) == 1:
-        return [sentence]
-    sentences = [f"The {comparison.metric.direction} mean: {sentence}"]
     for verdict in (WORSE, WITHIN_NOISE, SINGLE_SEED, NO_SPREAD, EQUAL):
         if verdict in by_verdict:
             sentences.append(_describe(comparison, verdict, by_verdict[verdict]))
+    sentences += _describe_excluded(comparison)
     return sentences
+
+
+def _describe_best(comparison: Comparison) -> list[str]:
+    """A sentence about the best row, or about there being none."""
+    best = comparison.best
+    name = comparison.metric.name
+    if best is None:
+        if comparison.metric.direction is None:
+            return [f"Whether higher or lower {name} is better is unknown."]
+        return ["There is no finished run to compare."]
+    noun = "seed"
+    if len(best.newest.repetition) > 1:  # a seed and a fold
+        noun = "repetition"
+    seeds = f"{format_number_of_values(best)} {noun}"
+    if len(best.runs) > 1:
+        seeds += "s"
+    sentence = f"{comparison.label(best)}: {name} {format_result(best)} ({seeds})."
+    if len(comparison.compared) > 1:
+        noun = "value"
+        if any(len(row.values) > 1 for row in comparison.compared):
+            noun = "mean"
+        sentence = f"The {comparison.metric.direction} {noun}: {sentence}"
+    return [sentence]
+
+
+def _describe_excluded(comparison: Comparison) -> list[str]:
+    """A sentence about the runs that are not compared, with the reasons."""
+    counts: Counter[str] = Counter()
+    for row in comparison.rows:
+        if row.exclusion:
+            counts[row.exclusion] += len(row.runs)
+    if not counts:
+        return []
+    parts = [f"{_count(number, 'run')} ({reason})" for reason, number in counts.items()]
+    return [f"Not compared: {', '.join(parts)}."]
 
 
 def _describe(comparison: Comparison, verdict: str, rows: Sequence[Row]) -> str:
     """One sentence about the rows that have a verdict."""
     labels = _list_labels(comparison, rows)
     if verdict == WORSE:
-        return f"It is better than {labels}: {_certainty(rows)}."
+        return f"It is better than {labels}{_distance(comparison, rows)}: {_certainty(rows)}."
     if verdict == WITHIN_NOISE:
         return f"Within noise: {labels}.{_advice(rows)}"
     if verdict == SINGLE_SEED:
-        settings = comparison.compared[0].runs[0].folder / "settings.yaml"
-        repeat = next_command("train.py", "--config", settings, "seed=1")
         return (
             f"A single seed shows no noise, so nothing can be said about {labels}. "
-            f"Repeat with other seeds: {repeat}"
+            f"Repeat with other seeds: {_repeat_command(comparison)}"
         )
-    return f"{verdict.capitalize()}: {labels}."
+    if verdict == NO_SPREAD:
+        return f"All repetitions have equal values, so nothing can be said about {labels}."
+    return f"Equal: {labels}."
+
+
+def _repeat_command(comparison: Comparison) -> str:
+    """The command that repeats a compared run with a seed that no run has."""
+    seeds = [0]
+    for run in comparison.runs:
+        seed = run.settings.get("seed")
+        if isinstance(seed, int):
+            seeds.append(seed)
+    settings = comparison.compared[0].newest.folder / "settings.yaml"
+    return next_command("train.py", "--config", settings, f"seed={max(seeds) + 1}")
 
 
 def footnotes(comparison: Comparison) -> list[str]:
     """How the columns of the table were computed."""
-    notes: dict[str, None] = {}
-    for row in comparison.compared:
-        if row.verdict is None or row.verdict.p_value is None:
-            continue
-        notes["p: difference from the best row, Welch's t-test, corrected by Holm's method"] = None
-        if row.verdict.is_pooled:
-            notes["*: of a single seed; the test uses the pooled spread of the other rows"] = None
-        if row.verdict.seeds is not None:
-            notes["seeds to tell: in each row, for this difference (power 80 %, alpha 5 %)"] = None
-    return list(notes)
+    verdicts = [row.verdict for row in comparison.compared if row.verdict is not None]
+    notes = []
+    if any(len(row.values) < len(row.runs) for row in comparison.compared):
+        notes.append("n: how many of the runs have a finite value; only these count")
+    if any(verdict.p_value is not None for verdict in verdicts):
+        notes.append(
+            "p: probability that chance alone makes a row differ so much from the best one "
+            "(Welch's t-test, Holm's correction)"
+        )
+    if any(verdict.is_pooled for verdict in verdicts):
+        notes.append("*: of a single seed; the test uses the pooled spread of the other rows")
+    if any(verdict.seeds is not None for verdict in verdicts):
+        notes.append("seeds to tell: in each row, for this difference (power 80 %, alpha 5 %)")
+    return notes
 
 
 def _list_labels(comparison: Comparison, rows: Sequence[Row]) -> str:
@@ -90,6 +124,14 @@ def _list_labels(comparison: Comparison, rows: Sequence[Row]) -> str:
     if len(rows) > MAX_LISTED_ROWS:
         text += f"; and {len(rows) - MAX_LISTED_ROWS} more"
     return text
+
+
+def _distance(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """How far the best mean is from that of another row, if this is about one row."""
+    best = comparison.best
+    if len(rows) > 1 or best is None or best.mean is None or rows[0].mean is None:
+        return ""
+    return f" by {abs(best.mean - rows[0].mean):.2g}"
 
 
 def _certainty(rows: Sequence[Row]) -> str:

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.runs import Run, as_number
+from experiments.run_files import as_number
+from experiments.runs import Run
 from utils.errors import UserError
 
 HIGHEST = "highest"

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.comparison import format_setting
 from experiments.metric import Metric, validation_metrics, value_at
 from experiments.names import short_names
+from experiments.rows import format_setting
+from experiments.run_files import as_mapping
 from experiments.runs import Run
 from experiments.samples import SampleComparison, compare_samples
 from experiments.tables import format_value
@@ -16,10 +17,10 @@ COSTS = {
     "samples_per_second": "samples per second",
     "peak_memory_gb": "peak memory (GB)",
 }
-EVALUATION_FACTS = frozenset(
-    {"data", "split", "samples", "fingerprint", "checkpoint", "step", "intervals", "files"}
-)
+# Entries of the metrics.json of an evaluation that are no results.
+NOT_COMPARED = frozenset({"data", "split", "samples", "checkpoint", "step", "intervals", "files"})
 MAX_CELL_CHARACTERS = 70
+MAX_COMMON_CHARACTERS = 20  # at the beginning of long texts
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Pair:
     names: tuple[str, str]
     differences: Sequence[Difference]
     samples: Sequence[SampleComparison]
+
+    @property
+    def has_classified_samples(self) -> bool:
+        """Whether there are samples on which only one of the runs is correct."""
+        return any(samples.is_class and samples.has_differences for samples in self.samples)
 
 
 def compare_pair(first: Run, second: Run, metric: Metric) -> Pair:
@@ -107,26 +113,62 @@ def _differences(
     section: str, first: Mapping[str, Any], second: Mapping[str, Any]
 ) -> Iterator[Difference]:
     for name in dict.fromkeys([*first, *second]):
-        if first.get(name) != second.get(name):
-            yield Difference(section, name, _format(first.get(name)), _format(second.get(name)))
+        values = (first.get(name), second.get(name))
+        exact = (_format(values[0]), _format(values[1]))
+        if exact[0] == exact[1]:
+            continue
+        texts = exact
+        if section != "settings":
+            texts = (_round(values[0]), _round(values[1]))
+        if texts[0] == texts[1]:  # they differ in further digits
+            texts = exact
+        yield Difference(section, name, *_shortened(*texts))
 
 
 def _format(value: Any) -> str:
     if value is None:
         return "-"
+    return format_setting(value)
+
+
+def _round(value: Any) -> str:
     if isinstance(value, float):
         return format_value(value)
-    text = format_setting(value)
-    if len(text) > MAX_CELL_CHARACTERS:
-        return f"{text[: MAX_CELL_CHARACTERS - 1]}…"
-    return text
+    return _format(value)
+
+
+def _shortened(first: str, second: str) -> tuple[str, str]:
+    """Two different texts from shortly before the point where they differ, if they are long."""
+    start = 0
+    if max(len(first), len(second)) > MAX_CELL_CHARACTERS:
+        start = max(0, _common_length(first, second) - MAX_COMMON_CHARACTERS)
+    return _cut(first, start), _cut(second, start)
+
+
+def _common_length(first: str, second: str) -> int:
+    """The number of characters before the first one that differs."""
+    length = 0
+    for character, other in zip(first, second, strict=False):
+        if character != other:
+            break
+        length += 1
+    return length
+
+
+def _cut(text: str, start: int) -> str:
+    shown = text[start : start + MAX_CELL_CHARACTERS]
+    if start > 0:
+        shown = f"…{shown}"
+    if start + MAX_CELL_CHARACTERS < len(text):
+        shown += "…"
+    return shown
 
 
 def _facts_of_run(run: Run) -> dict[str, Any]:
     return {
         "state": run.state,
         "error": run.result.get("error"),
-        "started": run.started[:19].replace("T", " "),
+        "started": run.started[:19].replace("T", " ") or None,
         "step": run.step,
         "mark": run.mark or None,
         "tags": ", ".join(run.tags) or None,
@@ -145,10 +187,10 @@ def _code(run: Run) -> dict[str, Any]:
 
 
 def _versions(run: Run) -> dict[str, Any]:
-    facts = dict(_mapping(run, "versions"))
+    facts = dict(as_mapping(run.manifest.get("versions")))
     for name in ("machine", "device", "processes"):
         facts[name] = run.manifest.get(name)
-    for name, value in _mapping(run, "hardware").items():
+    for name, value in as_mapping(run.manifest.get("hardware")).items():
         facts[f"hardware: {name}"] = value
     return facts
 
@@ -156,16 +198,9 @@ def _versions(run: Run) -> dict[str, Any]:
 def _data(run: Run) -> dict[str, Any]:
     facts = {}
     for split in ("data", "validation", "test"):
-        for name, value in _mapping(run, split).items():
+        for name, value in as_mapping(run.manifest.get(split)).items():
             facts[f"{split}: {name}"] = value
     return facts
-
-
-def _mapping(run: Run, section: str) -> Mapping[str, Any]:
-    value = run.manifest.get(section)
-    if isinstance(value, dict):
-        return value
-    return {}
 
 
 def _metrics(run: Run, metric: Metric) -> dict[str, Any]:
@@ -187,6 +222,6 @@ def _evaluation(run: Run, split: str) -> dict[str, Any]:
     values = {}
     if split in run.evaluations:
         for name, value in run.evaluations[split].metrics.items():
-            if name not in EVALUATION_FACTS or name == "fingerprint":
+            if name not in NOT_COMPARED:
                 values[name] = value
     return values

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import filelock
 
 from experiments.runs import Run, read_run
+from experiments.tables import remarks_of_run
 from utils.errors import UserError
+from utils.locks import acquire_lock
 
 REMOVABLE_STATES = ("failed", "killed")
 
@@ -14,6 +16,17 @@ REMOVABLE_STATES = ("failed", "killed")
 def failed_runs(runs: Sequence[Run]) -> list[Run]:
     """The runs that have failed or were killed."""
     return [run for run in runs if run.state in REMOVABLE_STATES]
+
+
+def describe_failed(run: Run) -> str:
+    """A line about a failed run: its folder, its state, and why it has failed."""
+    line = f"{run.folder}  {run.state}"
+    if run.step is not None:
+        line += f" at step {run.step}"
+    remarks = remarks_of_run(run)
+    if remarks:
+        line += f": {'; '.join(remarks)}"
+    return line
 
 
 def remove_run(run: Run) -> None:
@@ -25,9 +38,8 @@ def remove_run(run: Run) -> None:
     """
     if run.folder.is_symlink():
         raise UserError(f"{run.folder} is a link; remove it yourself")
-    lock = filelock.FileLock(run.folder / ".lock")
     try:
-        lock.acquire(blocking=False)
+        lock = acquire_lock(run.folder / ".lock")
     except filelock.Timeout as error:
         raise UserError(
             f"{run.folder} is in use by another process, and was not removed"

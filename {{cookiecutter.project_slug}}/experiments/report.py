@@ -5,28 +5,38 @@ It has no scripts and loads nothing: all figures are in the file itself.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from statistics import fmean, median
 
-from experiments.comparison import Comparison, Row, format_setting
+from experiments.comparison import Comparison
 from experiments.conclusions import conclude, describe_comparison, footnotes
 from experiments.metric import validation_metrics
 from experiments.names import common_folder
 from experiments.pair import Pair, difference_table
-from experiments.report_curves import MAX_CURVES, curve_of_row, curves_figure, legend, rows_figure
+from experiments.report_curves import MAX_CURVES, curve_of_row, curves_figure, legend
 from experiments.report_evaluation import (
     MAX_MATRICES,
     evaluation_figures,
     other_tables,
     sample_comparisons,
 )
-from experiments.report_html import code_block, element, html_table, paragraph, section, text
+from experiments.report_facts import (
+    cost_table,
+    costs_of,
+    environment_table,
+    how_to_repeat,
+    settings_tables,
+)
+from experiments.report_html import element, html_table, paragraph, section, text
+from experiments.report_rows import rows_figure
 from experiments.report_style import STYLE
-from experiments.runs import Evaluation, Run, as_mapping
-from experiments.tables import comparison_table, format_result, format_value, mean_of
-from utils.command import next_command, typed_command
+from experiments.rows import Row, format_setting
+from experiments.runs import Evaluation, Run
+from experiments.tables import comparison_table, format_result, format_value
+from storage.results import format_interval
+from utils.command import typed_command
 
 MAX_PLOTTED_ROWS = 20
 MAX_CURVE_FIGURES = 6
+TRAINING_CURVES = {"learning rate": "lr", "gradient norm": "grad_norm"}
 
 
 def make_page(
@@ -64,6 +74,7 @@ def _parts_of_comparison(
     comparison: Comparison, pair: Pair | None, images: Mapping[str, Sequence[bytes]]
 ) -> list[str]:
     best_row = comparison.best or comparison.rows[0]
+    label = comparison.label(best_row)
     shown = comparison.rows[:MAX_CURVES]
     parts = [_verdict(comparison), _warnings(comparison), _rows(comparison)]
     if pair is not None:
@@ -72,9 +83,9 @@ def _parts_of_comparison(
     parts += [
         section("Curves", _curves_of_rows(comparison, shown)),
         *_evaluations(comparison, shown),
-        section("Cost", html_table(_cost_table(comparison))),
-        section("Settings", _settings(best_row.runs[0], f"of {comparison.label(best_row)}")),
-        section("Repeat it", _repeat(best_row.runs[0])),
+        section("Cost", html_table(cost_table(comparison))),
+        section(f"Settings of {label}", settings_tables(best_row.newest)),
+        section(f"Repeat {label}", how_to_repeat(best_row.newest)),
     ]
     return parts
 
@@ -98,9 +109,9 @@ def _parts_of_run(comparison: Comparison) -> list[str]:
                 other_tables(evaluation),
             )
         )
-    parts.append(section("Settings", _settings(run, "")))
-    parts.append(section("Environment", html_table(_environment(run))))
-    parts.append(section("Repeat it", _repeat(run)))
+    parts.append(section("Settings", settings_tables(run)))
+    parts.append(section("Environment", html_table(environment_table(run))))
+    parts.append(section("Repeat it", how_to_repeat(run)))
     return parts
 
 
@@ -139,7 +150,8 @@ def _warnings(comparison: Comparison) -> str:
 
 
 def _rows(comparison: Comparison) -> str:
-    plotted = [row for row in comparison.rows if row.values][:MAX_PLOTTED_ROWS]
+    with_values = [row for row in comparison.rows if row.values]
+    plotted = with_values[:MAX_PLOTTED_ROWS]
     labels = list(map(comparison.label, plotted))
     highlighted = None
     if comparison.best is not None:
@@ -147,6 +159,8 @@ def _rows(comparison: Comparison) -> str:
     notes = footnotes(comparison)
     if len(comparison.runs) > len(comparison.rows):
         notes.insert(0, "dots: seeds; line: mean; bar: ± standard deviation")
+    if len(with_values) > len(plotted):
+        notes.insert(0, f"the figure shows the first {len(plotted)} of {len(with_values)} rows")
     return section(
         f"Results: {comparison.metric.name} on validation",
         rows_figure(labels, plotted, comparison.metric.name),
@@ -167,11 +181,13 @@ def _curves_of_rows(comparison: Comparison, rows: Sequence[Row]) -> str:
         parts.append(curves_figure(f"{name}, {split}", curves))
     if not any(parts):
         return ""
-    note = "the mean over the seeds; the band is ± standard deviation"
+    notes = []
+    if any(len(row.runs) > 1 for row in rows):
+        notes.append("the mean over the seeds; the band is ± standard deviation")
     if len(comparison.rows) > len(rows):
-        note += f"; the best {len(rows)} of {len(comparison.rows)} rows"
+        notes.append(f"the best {len(rows)} of {len(comparison.rows)} rows")
     figures_part = element("div", *parts, class_="grid")
-    return legend(labels) + figures_part + paragraph(note, "note")
+    return legend(labels) + figures_part + paragraph("; ".join(notes), "note")
 
 
 def _curves_of_run(run: Run) -> str:
@@ -181,8 +197,8 @@ def _curves_of_run(run: Run) -> str:
         of_training = curve_of_row("train", row, name, "train")
         of_validation = curve_of_row("validation", row, name, "validation")
         parts.append(curves_figure(name, [of_training, of_validation]))
-    for name in ("lr", "grad_norm"):
-        parts.append(curves_figure(name, [curve_of_row(name, row, name, "train")]))
+    for title, name in TRAINING_CURVES.items():
+        parts.append(curves_figure(title, [curve_of_row(title, row, name, "train")]))
     if not any(parts):
         return ""
     return legend(["train", "validation"]) + element("div", *parts, class_="grid")
@@ -216,10 +232,9 @@ def _tiles(comparison: Comparison) -> str:
         if value is not None:
             facts.append((f"{name}, {split}", format_value(value)))
     facts.append(("state", run.state))
-    steps = run.step
-    if steps is not None:
-        facts.append(("steps", str(steps)))
-    facts += _costs(row)
+    if run.step is not None:
+        facts.append(("steps", str(run.step)))
+    facts += costs_of(row)
     return element("section", _as_tiles(facts))
 
 
@@ -233,121 +248,17 @@ def _as_tiles(facts: Sequence[tuple[str, str]]) -> str:
 
 def _evaluation_tiles(evaluation: Evaluation) -> str:
     """The metrics of an evaluation, with their confidence intervals if it has some."""
-    intervals = as_mapping(evaluation.metrics.get("intervals"))
     facts = []
     for name in evaluation.metrics:
         value = evaluation.number(name)
         if value is None or name == "step":
             continue
         label = name
-        if isinstance(intervals.get(name), list):
-            limits = map(format_setting, intervals[name])
-            label += f" (95 %: {' to '.join(limits)})"
+        interval = evaluation.interval(name)
+        if interval is not None:
+            label += f" (95 %: {format_interval(*interval)})"
         facts.append((label, format_setting(evaluation.metrics[name])))
     return _as_tiles(facts)
-
-
-def _costs(row: Row) -> list[tuple[str, str]]:
-    """What a run of a row costs on average, as far as it is known."""
-    facts = []
-    minutes = mean_of(row, "minutes")
-    if minutes is not None:
-        facts.append(("minutes", f"{minutes:.1f}"))
-    speed = mean_of(row, "samples_per_second") or _logged_speed(row)
-    if speed is not None:
-        facts.append(("samples per second", f"{speed:.0f}"))
-    memory = mean_of(row, "peak_memory_gb")
-    if memory is not None:
-        facts.append(("peak memory, GB", f"{memory:.2f}"))
-    return facts
-
-
-def _logged_speed(row: Row) -> float | None:
-    """The median of the logged speeds, of runs that are older than result.json."""
-    speeds = []
-    for run in row.runs:
-        values = dict(run.logged("samples_per_second", "train")).values()
-        if values:
-            speeds.append(median(values))
-    if not speeds:
-        return None
-    return fmean(speeds)
-
-
-def _cost_table(comparison: Comparison) -> list[list[str]]:
-    labels = ["minutes", "samples per second", "peak memory, GB"]
-    table = [["row", "runs", "steps", *labels]]
-    for row in comparison.rows:
-        costs = dict(_costs(row))
-        cells = [costs.get(label, "-") for label in labels]
-        table.append([comparison.label(row), str(len(row.runs)), _steps(row), *cells])
-    return table
-
-
-def _steps(row: Row) -> str:
-    """The number of steps, or the range of those of several runs."""
-    steps = []
-    for run in row.runs:
-        if run.step is not None:
-            steps.append(run.step)
-    if not steps:
-        return "-"
-    if min(steps) < max(steps):
-        return f"{min(steps)}–{max(steps)}"
-    return str(steps[0])
-
-
-def _settings(run: Run, owner: str) -> str:
-    """All settings; first those that were set on the command line."""
-    command = str(run.manifest.get("command") or "")
-    changed = [["set on the command line", "value"]]
-    rows = [["setting", "value"]]
-    for key, value in run.settings.items():
-        row = [key, format_setting(value)]
-        rows.append(row)
-        if f" {key}=" in command.replace("'", ""):
-            changed.append(row)
-    summary = element("summary", text(f"All {len(run.settings)} settings {owner}"))
-    settings = element("details", summary, html_table(rows))
-    if len(changed) == 1:
-        return settings
-    return html_table(changed) + settings
-
-
-def _environment(run: Run) -> list[list[str]]:
-    rows = [["what", "value"]]
-    for name in ("started", "resumed", "machine", "device", "processes", "template"):
-        value = run.manifest.get(name)
-        if value is not None:
-            rows.append([name, str(value)])
-    for package in ("torch", "numpy"):
-        version = run.fact("versions", package)
-        if version is not None:
-            rows.append([package, str(version)])
-    commit = run.git.get("commit")
-    if commit is not None:
-        changes = ""
-        if run.git.get("dirty"):
-            changes = " with uncommitted changes"
-        rows.append(["commit", f"{commit}{changes}"])
-    return rows
-
-
-def _repeat(run: Run) -> str:
-    lines = []
-    commit = run.git.get("commit")
-    if commit:
-        lines.append(f"git checkout {str(commit)[:12]}")
-    lines.append(next_command("train.py", "--repeat", run.folder))
-    parts = [code_block(lines)]
-    command = run.manifest.get("command")
-    if command:
-        parts.append(paragraph(f"It was started with: {command}", "note"))
-    if run.git.get("dirty"):
-        parts.append(
-            paragraph("Its code had uncommitted changes: code.patch in the run folder.", "note")
-        )
-    return "".join(parts)
 
 
 def _footer() -> str:

@@ -1,4 +1,4 @@
-"""Figures of the page as SVG: curves with a band over the seeds, and a plot of all rows."""
+"""Curves on the page, as SVG, with a band over the seeds."""
 
 import math
 import re
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from experiments.comparison import Row
 from experiments.metric import validation_series
 from experiments.report_html import element, text
+from experiments.rows import Row
 from experiments.runs import Run
 from experiments.statistics import deviation
 
@@ -23,9 +23,8 @@ LINE_PATTERNS = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")  # for those who see
 MAX_CURVES = len(LINE_PATTERNS)
 MIN_POINTS = 4  # of a curve whose beginning may lie outside of the figure
 BEGINNING = 0.2  # of training, whose values may lie outside of the figure
+MAX_STRETCH = 4  # of the figure by the values of the beginning
 LOGARITHMIC_FROM = 50  # the ratio of the largest and the smallest value
-LABEL_CHARACTERS = 44
-ROW_HEIGHT = 40
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,7 @@ def curve_of_row(label: str, row: Row, metric: str, split: str) -> Curve:
     if not steps:
         all_series = all_series[:1]
         steps = sorted(all_series[0])
-    stride = math.ceil(len(steps) / MAX_POINTS)
-    # The last step is always among those that are drawn.
-    steps = steps[::-1][::stride][::-1]
+    steps = _thinned(steps)
     points = []
     spreads = []
     for step in steps:
@@ -68,6 +65,13 @@ def curve_of_row(label: str, row: Row, metric: str, split: str) -> Curve:
     if len(all_series) == 1:
         spreads = []
     return Curve(label, points, spreads)
+
+
+def _thinned(steps: Sequence[int]) -> list[int]:
+    """At most MAX_POINTS of the steps, with the last one among them."""
+    stride = math.ceil(len(steps) / MAX_POINTS)
+    latest_first = list(reversed(steps))
+    return sorted(latest_first[::stride])
 
 
 def _series(run: Run, metric: str, split: str) -> list[tuple[int, float]]:
@@ -92,17 +96,20 @@ def curves_figure(title: str, curves: Sequence[Curve]) -> str:
     if not drawn:
         return ""
     scale = Scale(drawn)
-    parts = [_axes(scale)]
-    for index, curve in enumerate(curves):
+    marks = []
+    for index, curve in enumerate(curves):  # also of those that are not drawn: they have a colour
         if len(curve.points) > 1:
-            parts.append(_band(curve, index, scale))
-            parts.append(_line(curve, index, scale))
-    clip = f'<clipPath id="{_identifier(title)}"><rect x="{LEFT}" y="{TOP - 2}" '
-    clip += f'width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM + 4}"/></clipPath>'
-    lines = f'<g clip-path="url(#{_identifier(title)})">{"".join(parts[1:])}</g>'
+            marks.append(_band(curve, index, scale))
+            marks.append(_line(curve, index, scale))
+    # What lies outside of the axes, such as the first high losses, is cut off.
+    clip = "clip-" + re.sub(r"\W", "-", title)
+    area = (
+        f'<clipPath id="{clip}"><rect x="{LEFT}" y="{TOP - 2}" '
+        f'width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM + 4}"/></clipPath>'
+    )
     svg = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">'
-        f"{clip}{parts[0]}{lines}</svg>"
+        f'{area}{_axes(scale)}<g clip-path="url(#{clip})">{"".join(marks)}</g></svg>'
     )
     return element("figure", element("h3", text(title)), svg)
 
@@ -157,19 +164,24 @@ class Scale:
 def _shown_values(curve: Curve) -> list[float]:
     """The values of a curve that must lie within the figure, with their spread.
 
-    These are all values after the beginning of training, if there are enough.
+    Those of the beginning of training need not if they would take most of the figure.
     """
-    last_step = curve.points[-1][0]
     first_step = curve.points[0][0]
-    beginning = first_step + BEGINNING * (last_step - first_step)
-    if len(curve.points) < MIN_POINTS:
-        beginning = first_step
+    last_step = curve.points[-1][0]
+    end_of_beginning = first_step + BEGINNING * (last_step - first_step)
     values = []
+    later_values = []
     spreads = curve.spreads or [0.0] * len(curve.points)
     for (step, value), spread in zip(curve.points, spreads, strict=True):
-        if step >= beginning:
-            values += [value - spread, value + spread]
-    return values
+        limits = [value - spread, value + spread]
+        values += limits
+        if step >= end_of_beginning:
+            later_values += limits
+    height = max(values) - min(values)
+    later_height = max(later_values) - min(later_values)
+    if len(curve.points) < MIN_POINTS or height < MAX_STRETCH * later_height:
+        return values
+    return later_values
 
 
 def powers_of_ten(low: float, high: float) -> list[float]:
@@ -234,75 +246,3 @@ def _line(curve: Curve, index: int, scale: Scale) -> str:
 
 def _stroke(index: int) -> str:
     return f'style="stroke:var(--c{index})" stroke-dasharray="{LINE_PATTERNS[index]}"'
-
-
-def _identifier(title: str) -> str:
-    return "clip-" + re.sub(r"\W", "-", title)
-
-
-def rows_figure(labels: Sequence[str], rows: Sequence[Row], metric: str) -> str:
-    """The values of all seeds as dots, and mean ± standard deviation as a bar, for each row.
-
-    Horizontal positions are percentages, so that texts keep their size on any screen.
-    """
-    values = []
-    for row in rows:
-        spread = row.deviation or 0.0
-        values += [*row.values, fmean(row.values) - spread, fmean(row.values) + spread]
-    if len(rows) < 2:
-        return ""
-    low = min(values)
-    high = max(values)
-    margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
-    position = Position(low - margin, high + margin)
-    height = ROW_HEIGHT * len(rows) + 22
-    parts = []
-    for tick in round_ticks(position.low, position.high):
-        x = position.of(tick)
-        parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="0" y2="{height - 18}"/>')
-        parts.append(f'<text x="{x}" y="{height - 4}" text-anchor="middle">{tick:.5g}</text>')
-    for index, (label, row) in enumerate(zip(labels, rows, strict=True)):
-        parts.append(_row_marks(label, row, ROW_HEIGHT * index + 26, position))
-    svg = (
-        f'<svg style="height:{height}px" role="img" aria-label="{text(metric)} of each row">'
-        f"{''.join(parts)}</svg>"
-    )
-    return element("figure", svg, class_="rows")
-
-
-@dataclass(frozen=True)
-class Position:
-    """Maps values to horizontal positions in percent.
-
-    Attributes:
-        low: the value at the left edge.
-        high: the value at the right edge.
-    """
-
-    low: float
-    high: float
-
-    def of(self, value: float) -> str:
-        """The position of a value, such as ``25.00%``."""
-        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
-
-
-def _row_marks(label: str, row: Row, y: int, position: Position) -> str:
-    color = "var(--muted)"
-    if row.is_best:
-        color = "var(--accent)"
-    short = label
-    if len(label) > LABEL_CHARACTERS:
-        short = f"{label[: LABEL_CHARACTERS - 1]}…"
-    mean = fmean(row.values)
-    spread = row.deviation or 0.0
-    parts = [
-        f'<text class="label" x="0" y="{y - 11}">{text(short)}</text>',
-        f'<line x1="{position.of(mean - spread)}" x2="{position.of(mean + spread)}" '
-        f'y1="{y}" y2="{y}" style="stroke:{color}" stroke-width="6" opacity="0.35"/>',
-        f'<line x1="{position.of(mean)}" x2="{position.of(mean)}" '
-        f'y1="{y - 7}" y2="{y + 7}" style="stroke:{color}" stroke-width="2.5"/>',
-    ]
-    for value in row.values:
-        parts.append(f'<circle cx="{position.of(value)}" cy="{y}" r="3" style="fill:{color}"/>')
-    return "".join(parts)

@@ -102,6 +102,12 @@ footer { color: var(--muted); font-size: .8rem; overflow-wrap: anywhere; }
   h1 { font-size: 1.4rem; }
   .verdict .first { font-size: 1.08rem; }
   .grid, .grid.wide { grid-template-columns: 1fr; }
+  table { font-size: .8rem; }
+  th, td { padding: 5px 6px; }
+  .confusion table, .confusion thead th { font-size: .62rem; }
+  .confusion th, .confusion td { padding: 3px 1px; }
+  .confusion td { min-width: 20px; }
+  .confusion tbody span { max-width: 76px; }
 }
 @media print {
   :root {

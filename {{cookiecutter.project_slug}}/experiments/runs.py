@@ -1,20 +1,23 @@
 """Reads the folders of runs: their settings, their state and their results."""
 
-import csv
 import hashlib
-import json
-import math
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ruamel.yaml import YAML
-
+from experiments.run_files import (
+    LoggedValue,
+    MetricsFile,
+    as_mapping,
+    as_number,
+    find_damage,
+    read_json,
+    read_metrics,
+    read_settings,
+)
 from utils.errors import UserError, first_line
 from utils.locks import is_locked
 
@@ -23,27 +26,6 @@ RECORDED_STATES = ("finished", "stopped", "failed")
 COMPLETE_STATES = ("finished", "unknown")
 REPEATED = ("seed", "fold")  # settings of repetitions, whose results are averaged
 MARKS = ("trainer.overfit", "trainer.fraction")
-
-
-class LoggedValue(NamedTuple):
-    """A row of metrics.csv."""
-
-    split: str
-    step: int
-    metric: str
-    value: float
-
-
-class MetricsFile(NamedTuple):
-    """The content of metrics.csv.
-
-    Attributes:
-        values: the complete rows with a finite value.
-        damaged: the number of rows that cannot be read, without the last one if it is incomplete.
-    """
-
-    values: list[LoggedValue]
-    damaged: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +43,17 @@ class Evaluation:
     def number(self, name: str) -> float | None:
         """A metric; None if there is none of this name."""
         return as_number(self.metrics.get(name))
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The confidence interval of a metric; None if there is none."""
+        limits = as_mapping(self.metrics.get("intervals")).get(name)
+        if not isinstance(limits, list) or len(limits) != 2:
+            return None
+        low = as_number(limits[0])
+        high = as_number(limits[1])
+        if low is None or high is None:
+            return None
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -97,20 +90,28 @@ class Run:
         return self.log.values
 
     @property
+    def has_ended(self) -> bool:
+        """Whether it has trained to its end, as far as it is known."""
+        return self.state in COMPLETE_STATES
+
+    @property
     def is_complete(self) -> bool:
-        """Whether it has trained to its end, as far as it is known, and its files are whole."""
-        return self.state in COMPLETE_STATES and not self.problems
+        """Whether it has trained to its end, and its files are whole."""
+        return self.has_ended and not self.problems
 
     @cached_property
-    def evaluations(self) -> dict[str, Evaluation]:
+    def _evaluations(self) -> tuple[dict[str, Evaluation], list[str]]:
+        return read_evaluations(self.folder)
+
+    @property
+    def evaluations(self) -> Mapping[str, Evaluation]:
         """What evaluate.py has saved about this run alone, by the name of the split."""
-        found: dict[str, Evaluation] = {}
-        for file in sorted((self.folder / "evaluation").glob("*/metrics.json")):
-            with suppress(OSError, ValueError):  # a damaged file counts as missing
-                evaluation = Evaluation(file.parent, _read_json(file))
-                if "ensemble" not in evaluation.metrics:
-                    found[file.parent.name] = evaluation
-        return found
+        return self._evaluations[0]
+
+    @property
+    def evaluation_problems(self) -> Sequence[str]:
+        """What is wrong with the files of evaluations; it does not matter for validation."""
+        return self._evaluations[1]
 
     @property
     def started(self) -> str:
@@ -138,12 +139,10 @@ class Run:
         return max(self.values, key=lambda row: row.step).step
 
     @property
-    def repetition(self) -> tuple[Any, ...]:
+    def repetition(self) -> tuple[str, ...]:
         """The seed and the fold: runs that differ in nothing else are repetitions."""
-        values = []
-        for key in sorted(filter(is_repeated, self.settings)):
-            values.append(str(self.settings[key]))
-        return tuple(values)
+        keys = sorted(filter(is_repeated, self.settings))
+        return tuple(str(self.settings[key]) for key in keys)
 
     @property
     def mark(self) -> str:
@@ -228,16 +227,19 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     for path in paths:
         found = list(run_folders(path))
         if not found:
-            problem = "contains no run: a run folder has a manifest.json"
-            if not path.exists():
-                problem = "does not exist"
-            elif not path.is_dir():
-                problem = "is a file; name a run folder, or a folder that contains some"
-            raise UserError(f"{path} {problem}")
+            raise UserError(f"{path} {_why_no_run(path)}")
         for folder in found:
             folders.setdefault(folder.resolve(), folder)
     runs = map(read_run, folders.values())
     return sorted(runs, key=lambda run: (run.started, str(run.folder)), reverse=True)
+
+
+def _why_no_run(path: Path) -> str:
+    if path.is_dir():
+        return "contains no run: a run folder has a manifest.json"
+    if path.exists():
+        return "is a file; name a run folder, or a folder that contains some"
+    return "does not exist"
 
 
 def run_folders(path: Path) -> Iterator[Path]:
@@ -258,169 +260,67 @@ def run_folders(path: Path) -> Iterator[Path]:
 def read_run(folder: Path) -> Run:
     """Reads a run folder, whatever is in it."""
     problems: list[str] = []
-    contents: dict[str, Mapping[str, Any]] = {}
-    for name, read in (
-        ("settings.yaml", _read_settings),
-        ("manifest.json", _read_json),
-        ("result.json", _read_json),
-    ):
-        contents[name] = {}
-        try:
-            contents[name] = read(folder / name)
-        except FileNotFoundError:
-            if name != "result.json":
-                problems.append(f"{name} is missing")
-        except (OSError, ValueError) as error:
-            problems.append(f"{name} cannot be read: {first_line(error)}")
-    state = "unknown"
+    settings = _read(folder, "settings.yaml", read_settings, problems)
+    manifest = _read(folder, "manifest.json", read_json, problems)
+    state = _state_without_result(folder, manifest, problems)
+    result: Mapping[str, Any] = {}
+    if (folder / "result.json").exists():  # after the test of the lock: it may have ended meanwhile
+        result = _read(folder, "result.json", read_json, problems)
+        state = "unknown"
+        if result.get("state") in RECORDED_STATES:
+            state = str(result["state"])
+    if state != "running":
+        damage = find_damage(folder / "metrics.csv", must_have_rows=state in COMPLETE_STATES)
+        if damage:
+            problems.append(f"metrics.csv {damage}")
+    return Run(folder, state, settings, manifest, result, problems)
+
+
+def read_evaluations(folder: Path) -> tuple[dict[str, Evaluation], list[str]]:
+    """What evaluate.py has saved about a run alone, by the name of the split.
+
+    Returns:
+        The evaluations, and what is wrong with files that cannot be read.
+    """
+    evaluations: dict[str, Evaluation] = {}
+    problems: list[str] = []
+    for file in sorted((folder / "evaluation").glob("*/metrics.json")):
+        metrics = _read(folder, file.relative_to(folder).as_posix(), read_json, problems)
+        if metrics and "ensemble" not in metrics:
+            evaluations[file.parent.name] = Evaluation(file.parent, metrics)
+    return evaluations, problems
+
+
+def _read(
+    folder: Path, name: str, read: Callable[[Path], Mapping[str, Any]], problems: list[str]
+) -> Mapping[str, Any]:
+    """The content of a file; empty, with a line in `problems`, if it is missing or damaged."""
     try:
-        state = _find_state(folder, contents["manifest.json"], contents["result.json"])
-    except OSError as error:  # the folder of somebody else, which cannot be written
-        problems.append(f"whether it is running is unknown: {first_line(error)}")
-    if state != "running" and not _ends_with_line_break(folder / "metrics.csv"):
-        problems.append("metrics.csv ends in the middle of a row")
-    return Run(
-        folder=folder,
-        state=state,
-        settings=contents["settings.yaml"],
-        manifest=contents["manifest.json"],
-        result=contents["result.json"],
-        problems=problems,
-    )
+        return read(folder / name)
+    except FileNotFoundError:
+        problems.append(f"{name} is missing")
+    except OSError as error:
+        problems.append(f"{name} cannot be read: {first_line(error)}")
+    except ValueError as error:
+        problems.append(f"{name} {error}")
+    return {}
 
 
-def _find_state(folder: Path, manifest: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    if result.get("state") in RECORDED_STATES:
-        return str(result["state"])
+def _state_without_result(folder: Path, manifest: Mapping[str, Any], problems: list[str]) -> str:
+    """Running or killed; unknown for a run that has ended, or is older than result.json."""
     if (folder / "result.json").exists():
         return "unknown"
-    if is_locked(folder / ".lock"):
-        return "running"
+    try:
+        if is_locked(folder / ".lock"):
+            return "running"
+    except OSError as error:  # the folder of somebody else, which cannot be opened
+        problems.append(f"whether it is running is unknown: {first_line(error)}")
+        return "unknown"
     if manifest and "hardware" not in manifest:  # it is older than result.json
         return "unknown"
     return "killed"
 
 
-def read_metrics(file: Path) -> MetricsFile:
-    """Reads a metrics.csv; a file that is missing has no values."""
-    try:
-        content = file.read_bytes()
-    except OSError:
-        return MetricsFile([], 0)
-    complete, _, _ = content.rpartition(b"\n")  # a process that was killed may leave half a row
-    lines = complete.decode(errors="replace").replace("\0", "").splitlines()
-    values = []
-    damaged = 0
-    for line in lines[1:]:
-        value = _read_row(line)
-        if value is None:
-            damaged += 1
-        elif math.isfinite(value.value):
-            values.append(value)
-    return MetricsFile(values, damaged)
-
-
-def _read_row(line: str) -> LoggedValue | None:
-    """A row of metrics.csv; None if it is damaged."""
-    try:
-        (row,) = csv.reader([line])
-        _, split, _, step, metric, value = row
-        return LoggedValue(split, int(step), metric, float(value))
-    except (ValueError, csv.Error):
-        return None
-
-
-def _ends_with_line_break(file: Path) -> bool:
-    """Whether the last row is complete; a file that is missing or empty has none."""
-    try:
-        with file.open("rb") as stream:
-            if stream.seek(0, os.SEEK_END) == 0:
-                return True
-            stream.seek(-1, os.SEEK_END)
-            return stream.read() == b"\n"
-    except OSError:
-        return True
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it contains something else.
-    """
-    try:
-        content = json.loads(file.read_bytes())
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(content, dict):
-        raise ValueError("it contains no JSON object")
-    return content
-
-
-def _read_settings(file: Path) -> dict[str, Any]:
-    """The settings in a YAML file by ``section.key``.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it contains something else.
-    """
-    text = file.read_bytes().decode(errors="replace")
-    settings: dict[str, Any] = {}
-    # Most runs have most sections in common. Each text is parsed once: that takes milliseconds.
-    for section in re.split(r"^(?=[^\s#])", text, flags=re.MULTILINE):
-        settings.update(_read_section(section))
-    return settings
-
-
-@lru_cache(maxsize=10_000)
-def _read_section(text: str) -> dict[str, Any]:
-    try:
-        content = _parse_yaml(text)
-    except Exception as error:  # malicious content can raise any
-        raise ValueError(first_line(error)) from error
-    if content is None:  # blank lines or comments
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError("it contains no settings")
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            for inner_key, inner_value in value.items():
-                flat[f"{key}.{inner_key}"] = inner_value
-        else:
-            flat[str(key)] = value
-    return flat
-
-
-def _parse_yaml(text: str) -> Any:
-    if "&" in text:  # an anchor: references to references can expand without end
-        from config.reading import parse  # takes 0.3 s to import
-
-        return parse(text, "settings.yaml")
-    return YAML(typ="safe", pure=True).load(text)
-
-
 def is_repeated(key: str) -> bool:
     """Whether a setting is that of repetitions: a seed or a fold."""
     return key.rpartition(".")[2] in REPEATED
-
-
-def as_mapping(value: Any) -> Mapping[str, Any]:
-    """A value of a JSON file that should be an object; empty if it is something else."""
-    if isinstance(value, dict):
-        return value
-    return {}
-
-
-def as_number(value: Any) -> float | None:
-    """A value of a JSON file that should be a finite number; None if it is something else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    if not math.isfinite(number):
-        return None
-    return number

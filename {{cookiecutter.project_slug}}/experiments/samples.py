@@ -1,37 +1,17 @@
 """Compares two evaluated runs sample by sample, from their predictions.csv."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 from experiments import statistics
-from experiments.runs import Evaluation, Run, as_number
+from experiments.predictions import FILE, Prediction, as_float, read_predictions
+from experiments.runs import Evaluation, Run
 
-COLUMNS = ("name", "true", "predicted", "loss")
-FILE = "predictions.csv"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model has predicted for one sample.
-
-    Attributes:
-        true: the class or the number.
-        predicted: likewise.
-        loss: the loss of this sample; NaN if it is missing.
-        is_class: whether these are classes.
-    """
-
-    true: str
-    predicted: str
-    loss: float
-    is_class: bool
-
-    @property
-    def is_correct(self) -> bool:
-        """Whether the class is correct."""
-        return self.true == self.predicted
+# Of numeric targets, relative to the largest one: the file has six digits, and machines round
+# float32 differently.
+TARGET_PRECISION = 2e-5
 
 
 @dataclass(frozen=True)
@@ -50,6 +30,7 @@ class SampleComparison:
         both_correct: the number of samples that both classify correctly.
         p_value: of McNemar's exact test, or the sign test for numbers.
         is_class: whether the targets are classes.
+        has_other_inputs: whether the samples have the same names and true values, but other inputs.
         first: the predictions of the first run by name.
         second: likewise.
     """
@@ -62,15 +43,21 @@ class SampleComparison:
     both_correct: int = 0
     p_value: float = 1.0
     is_class: bool = True
+    has_other_inputs: bool = False
     first: Mapping[str, Prediction] = field(default_factory=dict)
     second: Mapping[str, Prediction] = field(default_factory=dict)
+
+    @property
+    def has_differences(self) -> bool:
+        """Whether one of the runs is better on some sample."""
+        return bool(self.only_first or self.only_second)
 
     def describe(self, name: str) -> str:
         """A sample in three lines: its name, the true class, and what was predicted instead."""
         wrong = self.first[name]
         if wrong.is_correct:
             wrong = self.second[name]
-        return f"{name}\n{wrong.true}\nas {wrong.predicted}"
+        return f"{name}\n{_as_text(wrong.true)}\nas {_as_text(wrong.predicted)}"
 
 
 def compare_samples(first: Run, second: Run) -> list[SampleComparison]:
@@ -83,23 +70,60 @@ def compare_samples(first: Run, second: Run) -> list[SampleComparison]:
 
 
 def _compare_split(split: str, first: Evaluation, second: Evaluation) -> SampleComparison:
-    fingerprints = (first.metrics.get("fingerprint"), second.metrics.get("fingerprint"))
-    if fingerprints[0] != fingerprints[1]:
-        return SampleComparison(split, "they were evaluated on different samples (fingerprint)")
     try:
         first_predictions = read_predictions(first.folder / FILE)
         second_predictions = read_predictions(second.folder / FILE)
     except (OSError, ValueError, csv.Error) as error:
-        advice = "run evaluate.py on both again"
-        return SampleComparison(split, f"{error}; {advice}")
-    if not first_predictions:
-        return SampleComparison(split, "there are no samples")
-    if first_predictions.keys() != second_predictions.keys():
-        return SampleComparison(split, "they were evaluated on samples with different names")
-    for name, prediction in first_predictions.items():
-        if prediction.true != second_predictions[name].true:
-            return SampleComparison(split, f"the true values of {name!r} differ")
-    return _compare_predictions(split, first_predictions, second_predictions)
+        return SampleComparison(split, f"{error}; run evaluate.py on both again")
+    problem = _find_problem(first_predictions, second_predictions)
+    if problem:
+        return SampleComparison(split, problem)
+    comparison = _compare_predictions(split, first_predictions, second_predictions)
+    # The samples are the same, but the seed may decide on the statistics that scale their inputs.
+    has_other_inputs = first.metrics.get("fingerprint") != second.metrics.get("fingerprint")
+    return replace(comparison, has_other_inputs=has_other_inputs)
+
+
+def _find_problem(first: Mapping[str, Prediction], second: Mapping[str, Prediction]) -> str:
+    """Why the predictions of two runs cannot be compared; empty if they can."""
+    if not first:
+        return "there are no samples"
+    if first.keys() != second.keys():
+        return "they were evaluated on samples with different names"
+    if _is_class(first) != _is_class(second):
+        return "one of them predicts classes, and the other one numbers"
+    tolerance = 0.0
+    if not _is_class(first):
+        tolerance = TARGET_PRECISION * _largest_number(first)
+    for name, prediction in first.items():
+        if not _are_equal(prediction.true, second[name].true, tolerance):
+            return f"the true values of {name!r} differ"
+    return ""
+
+
+def _is_class(predictions: Mapping[str, Prediction]) -> bool:
+    return all(prediction.is_class for prediction in predictions.values())
+
+
+def _largest_number(predictions: Mapping[str, Prediction]) -> float:
+    """The largest magnitude of the finite true values."""
+    largest = 0.0
+    for prediction in predictions.values():
+        for text in prediction.true:
+            number = abs(as_float(text))
+            if math.isfinite(number):
+                largest = max(largest, number)
+    return largest
+
+
+def _are_equal(first: Sequence[str], second: Sequence[str], tolerance: float) -> bool:
+    """Whether the true values of a sample are equal; numbers may differ by the tolerance."""
+    if len(first) != len(second):
+        return False
+    for text, other in zip(first, second, strict=True):
+        if text != other and not abs(as_float(text) - as_float(other)) <= tolerance:
+            return False
+    return True
 
 
 def _compare_predictions(
@@ -108,7 +132,7 @@ def _compare_predictions(
     only_first = []
     only_second = []
     both_correct = 0
-    is_class = next(iter(first.values())).is_class
+    is_class = _is_class(first)
     for name, prediction in first.items():
         other = second[name]
         if is_class and prediction.is_correct and other.is_correct:
@@ -119,6 +143,8 @@ def _compare_predictions(
             only_second.append(name)
 
     def difference(name: str) -> float:
+        if first[name].loss == second[name].loss:  # also if both are infinite
+            return 0.0
         return abs(first[name].loss - second[name].loss)
 
     return SampleComparison(
@@ -140,44 +166,9 @@ def _is_better(prediction: Prediction, other: Prediction, is_class: bool) -> boo
     return prediction.loss < other.loss
 
 
-def read_predictions(file: Path) -> dict[str, Prediction]:
-    """The predictions of evaluate.py by the name of the sample.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it is not complete, or two samples have the same name.
-    """
-    if not file.is_file():
-        raise ValueError(f"{file} is missing")
-    predictions: dict[str, Prediction] = {}
-    with file.open(encoding="utf-8", errors="replace", newline="") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or []
-        for column in COLUMNS:
-            if column not in columns:
-                raise ValueError(f"{file} has no column {column}")
-        for row in reader:
-            if None in row.values():
-                raise ValueError(f"{file}, line {reader.line_num}: the row is incomplete")
-            if row["name"] in predictions:
-                raise ValueError(f"{file}: two samples have the name {row['name']!r}")
-            predictions[row["name"]] = Prediction(
-                true=row["true"],
-                predicted=row["predicted"],
-                loss=_as_loss(row["loss"]),
-                is_class="probability" in columns,
-            )
-    return predictions
-
-
-def _as_loss(text: str) -> float:
-    try:
-        value = as_number(float(text))
-    except ValueError:
-        value = None
-    if value is None:
-        return float("inf")  # worse than any other
-    return value
+def _as_text(values: Sequence[str]) -> str:
+    """A class, or the numbers of all targets."""
+    return ", ".join(values)
 
 
 def describe_samples(samples: SampleComparison, names: Sequence[str]) -> list[str]:
@@ -207,10 +198,16 @@ def describe_samples(samples: SampleComparison, names: Sequence[str]) -> list[st
         if first > second:
             better = names[0]
         verdict = f"{better} is better"
-    return [
+    sentences = [
         f"{samples.split}, {samples.samples} samples: {counts}",
         f"{test}: p = {samples.p_value:.2g}; {verdict} on these samples",
     ]
+    if samples.has_other_inputs:
+        sentences.append(
+            "The names and true values of the samples are equal, but the inputs differ "
+            "(fingerprint), as if they were scaled in another way."
+        )
+    return sentences
 
 
 def sample_table(samples: SampleComparison, names: Sequence[str], limit: int) -> list[list[str]]:
@@ -228,9 +225,9 @@ def sample_table(samples: SampleComparison, names: Sequence[str], limit: int) ->
             table.append(
                 [
                     name,
-                    prediction.true,
-                    prediction.predicted,
-                    samples.second[name].predicted,
+                    _as_text(prediction.true),
+                    _as_text(prediction.predicted),
+                    _as_text(samples.second[name].predicted),
                     better,
                 ]
             )

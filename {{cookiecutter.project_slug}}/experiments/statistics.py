@@ -34,16 +34,15 @@ def welch_test(first: Sequence[float], second: Sequence[float]) -> float | None:
     Returns:
         The p value; None if neither sample has any spread.
     """
-    first_variance = stdev(first) ** 2 / len(first)
-    second_variance = stdev(second) ** 2 / len(second)
-    variance = first_variance + second_variance
-    if variance == 0:
+    first_error = stdev(first) / math.sqrt(len(first))
+    second_error = stdev(second) / math.sqrt(len(second))
+    error = math.hypot(first_error, second_error)  # squares of tiny numbers would vanish
+    if error == 0:
         return None
-    t = (fmean(first) - fmean(second)) / math.sqrt(variance)
-    # The formula of Welch and Satterthwaite, with the parts of the variance as fractions of it:
-    # their squares would vanish if the values are tiny.
-    first_part = first_variance / variance
-    second_part = second_variance / variance
+    t = (fmean(first) - fmean(second)) / error
+    # The formula of Welch and Satterthwaite, with the parts of the variance as fractions of it.
+    first_part = (first_error / error) ** 2
+    second_part = (second_error / error) ** 2
     inverse = first_part**2 / (len(first) - 1) + second_part**2 / (len(second) - 1)
     return student_p_value(t, 1 / inverse)
 
@@ -53,15 +52,15 @@ def pooled_deviation(samples: Sequence[Sequence[float]]) -> tuple[float, int] | 
 
     Samples of a single value have no spread of their own, and do not count. None without others.
     """
-    squares = 0.0
+    weighted = []
     degrees = 0
     for values in samples:
         if len(values) > 1:
-            squares += stdev(values) ** 2 * (len(values) - 1)
+            weighted.append(stdev(values) * math.sqrt(len(values) - 1))
             degrees += len(values) - 1
     if degrees == 0:
         return None
-    return math.sqrt(squares / degrees), degrees
+    return math.hypot(*weighted) / math.sqrt(degrees), degrees
 
 
 def pooled_test(

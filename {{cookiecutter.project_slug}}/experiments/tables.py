@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from experiments.comparison import Comparison, Row, Verdict, format_setting
+from experiments.comparison import Comparison
+from experiments.rows import Row, Verdict, format_setting
 from experiments.runs import Run
 from logger.console import display_width, escape_invisible, format_table
 
 MIN_P_VALUE = 0.001
 MAX_CELL_CHARACTERS = 50  # of a cell on the console
 MAX_DIGITS = 6  # after the decimal point
+LARGE_NUMBER = 1e7
 # A column is left out if all of its cells are these.
 USUAL_CELLS = {"state": "finished", "n": "1"}
 Table = list[list[str]]
@@ -28,9 +30,16 @@ def format_result(row: Row) -> str:
     if row.deviation == 0:
         return f"{format_value(row.mean)} ± 0"
     digits = max(0, 1 - math.floor(math.log10(row.deviation)))
-    if digits > MAX_DIGITS:
+    if digits > MAX_DIGITS or abs(row.mean) >= LARGE_NUMBER:
         return f"{row.mean:.4g} ± {row.deviation:.2g}"
     return f"{row.mean:.{digits}f} ± {row.deviation:.{digits}f}"
+
+
+def format_number_of_values(row: Row) -> str:
+    """How many runs the mean of a row is computed from, such as ``5``, or ``4 of 5``."""
+    if row.values and len(row.values) < len(row.runs):
+        return f"{len(row.values)} of {len(row.runs)}"
+    return str(len(row.runs))
 
 
 def format_value(value: float | None) -> str:
@@ -71,11 +80,11 @@ def _cells(comparison: Comparison, row: Row) -> dict[str, str]:
         cells[key] = format_setting(row.setting(key))
     return {
         **cells,
-        "commit": row.runs[0].code or "-",
-        "n": str(len(row.runs)),
+        "commit": row.newest.code or "-",
+        "n": format_number_of_values(row),
         name: format_result(row),
         "p": _p_value_cell(verdict),
-        "verdict": verdict.text,
+        "verdict": row.exclusion or verdict.text,
         "seeds to tell": str(verdict.seeds or "-"),
         f"test {name}": _test_cell(row, name),
         "minutes": format_value(mean_of(row, "minutes")),
@@ -104,7 +113,7 @@ def mean_of(row: Row, name: str) -> float | None:
     return fmean(values)
 
 
-def test_values(row: Row, metric: str) -> list[float]:
+def values_on_test(row: Row, metric: str) -> list[float]:
     """The metric on the test set of the runs that have been evaluated."""
     values = []
     for run in row.runs:
@@ -131,7 +140,11 @@ def remarks_of_run(run: Run) -> list[str]:
     error = run.result.get("error")
     if run.state == "failed" and error:
         texts.append(str(error))
+    total_steps = run.number("total_steps")
+    if run.state == "stopped" and total_steps is not None:
+        texts.append(f"stopped at step {run.step} of {total_steps:.0f}")
     texts += run.problems
+    texts += run.evaluation_problems
     if not run.best and run.log.damaged:
         texts.append(f"metrics.csv has damaged rows: {run.log.damaged}")
     if run.mark:
@@ -156,7 +169,7 @@ def _p_value_cell(verdict: Verdict) -> str:
 
 
 def _test_cell(row: Row, metric: str) -> str:
-    values = test_values(row, metric)
+    values = values_on_test(row, metric)
     if not values:
         return "-"
     text = format_value(fmean(values))
@@ -209,24 +222,24 @@ def _csv_values(comparison: Comparison, row: Row) -> Mapping[str, Any]:
     for key in comparison.keys:
         values[key] = format_setting(row.setting(key))
     values |= {
-        "n": len(row.runs),
+        "n": len(row.values),
         f"{name} mean": row.mean,
         f"{name} deviation": row.deviation,
         "p": verdict.p_value,
         "p uses pooled spread": verdict.is_pooled,
-        "verdict": verdict.text,
+        "verdict": row.exclusion or verdict.text,
         "seeds to tell": verdict.seeds,
         f"test {name}": None,
-        "steps": row.runs[0].step,
+        "steps": row.newest.step,
         "minutes": mean_of(row, "minutes"),
         "samples per second": mean_of(row, "samples_per_second"),
         "peak memory GB": mean_of(row, "peak_memory_gb"),
-        "commit": row.runs[0].code,
+        "commit": row.newest.code,
         "tags": " ".join(_tags(row)),
         "remark": "; ".join(remarks(row)),
-        "folder": row.runs[0].folder,
+        "folder": row.newest.folder,
     }
-    test = test_values(row, name)
+    test = values_on_test(row, name)
     if test:
         values[f"test {name}"] = fmean(test)
     return values

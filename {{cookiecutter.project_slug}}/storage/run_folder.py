@@ -19,6 +19,7 @@ from utils.command import next_command, typed_command
 from utils.errors import UserError
 from utils.files import TEMPORARY_NAME, replace_file
 from utils.imports import fast_imports
+from utils.locks import acquire_lock
 
 PROJECT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs")
@@ -91,10 +92,9 @@ def _holds_aborted_run(folder: Path) -> bool:
 
 
 def _lock(folder: Path) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(folder / ".lock")  # the system releases it when the process ends
     pid_file = folder / ".pid"
     try:
-        lock.acquire(blocking=False)
+        lock = acquire_lock(folder / ".lock")
     except filelock.Timeout as error:
         owner = "another process"
         if pid_file.exists():

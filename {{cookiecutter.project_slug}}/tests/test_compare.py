@@ -221,6 +221,53 @@ def test_only_finished_runs_are_compared(tmp_path: Path) -> None:
     assert [row.runs[0].folder.name for row in comparison.compared] == ["a"]
 
 
+def test_rows_that_are_not_compared_say_why(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`sweep.py --halving` leaves stopped runs."""
+    write_run(tmp_path / "runs/a", accuracy=0.90)
+    write_run(tmp_path / "runs/b", width=64, state="stopped", result={"step": 16})
+    write_run(tmp_path / "runs/c", width=96, accuracy=None)
+    write_run(tmp_path / "runs/d", width=128, overfit=2)
+    assert command("compare", "--csv", "table.csv") == 0
+    output = capsys.readouterr().out
+    assert "stopped at step 16 of 64" in output
+    assert "Not compared: 1 run" in output
+    with Path("table.csv").open(encoding="utf-8", newline="") as file:
+        verdicts = {row["run"]: row["verdict"] for row in csv.DictReader(file)}
+    assert verdicts == {
+        "a": "best",
+        "b": "not finished",
+        "c": "no finite accuracy",
+        "d": "overfit=2",
+    }
+
+
+def test_a_run_that_has_diverged_is_not_counted(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_seeds(tmp_path / "runs/a", [0.90, 0.92])
+    for seed, value in ((2, float("nan")), (3, 1e301)):
+        best = {"metric": "accuracy", "direction": "highest", "value": value, "step": 48}
+        folder = tmp_path / f"runs/a/seed={seed}"
+        write_run(folder, accuracy=None, seed=seed, result={"best": best})
+    (row,) = compared(tmp_path / "runs").rows
+    assert row.values == [0.92, 0.90]
+    assert command("compare") == 0
+    assert "2 of 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("values", [[1e299, 2e299, 4e299], [1e-299, 2e-299, 4e-299]])
+def test_values_of_any_magnitude_are_compared(
+    tmp_path: Path, command: Callable[..., int], values: list[float]
+) -> None:
+    write_seeds(tmp_path / "runs/a", values)
+    write_seeds(tmp_path / "runs/b", [2 * value for value in values], width=64)
+    verdicts = {row.verdict.text for row in compared(tmp_path / "runs").rows if row.verdict}
+    assert verdicts == {"best", "within noise"}
+    assert command("compare", "--html", "--md") == 0
+
+
 def test_broken_files_are_stated_in_rows(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,15 +276,24 @@ def test_broken_files_are_stated_in_rows(
         (write_run(runs / name.partition(".")[0]) / name).write_text('{"a": [1,')
     log = write_run(runs / "log", state=None) / "metrics.csv"
     log.write_bytes(log.read_bytes()[:-4])
+    (write_run(runs / "empty log") / "metrics.csv").write_text("")
+    settings = write_run(runs / "few settings") / "settings.yaml"
+    settings.write_text(settings.read_text().partition("checkpoint:")[0])
+    settings = write_run(runs / "half a setting") / "settings.yaml"
+    settings.write_text(settings.read_text()[:-5])
     (runs / "early").mkdir()
     (runs / "early/.pid").write_text("1")
     assert command("compare", "--html", "page.html") == 0
     output = capsys.readouterr().out
-    for problem in ("settings.yaml cannot", "manifest.json cannot", "result.json cannot"):
+    for problem in ("settings.yaml ", "manifest.json is no", "result.json is no"):
         assert problem in output
     assert "metrics.csv ends in the middle of a row" in output
     assert "manifest.json is missing" in output
+    assert "metrics.csv is empty" in output
+    assert "lacks checkpoint.monitor" in output
+    assert "middle of a line" in output
     assert Path("page.html").exists()
+    assert not any(run.is_complete for run in find_runs([runs]))
 
 
 def test_half_a_value_is_not_read(tmp_path: Path) -> None:
@@ -262,6 +318,7 @@ def test_half_a_value_is_not_read(tmp_path: Path) -> None:
         (("--failed", "--yes"), "--remove"),
         (("--html", "empty"), ".html"),
         (("--csv", "runs/a/metrics.csv"), "file of a run"),
+        (("--csv", "runs/a/metrics.csv/x.csv"), "not a folder"),
         (("--colour",), "--colour"),
     ],
 )
@@ -406,6 +463,27 @@ def test_the_page_needs_nothing_else(widths: Path, command: Callable[..., int]) 
         assert "<svg" in page
         for forbidden in ("<script", "<link", 'src="http', "url(http", "@import"):
             assert forbidden not in page
+
+
+def test_damaged_intervals_and_matrices_do_not_end_the_page(
+    tmp_path: Path, command: Callable[..., int]
+) -> None:
+    for index, intervals in enumerate(([0.8, 0.9], [0.8], ["a", None], {"low": 1}, 3)):
+        run = write_run(tmp_path / f"runs/{index}")
+        write_evaluation(run, predicted=["a", "b"], true=["a", "b"])
+        file = run / "evaluation/test/metrics.json"
+        metrics = json.loads(file.read_text())
+        file.write_text(json.dumps({**metrics, "intervals": {"accuracy": intervals}}))
+        (run / "evaluation/test/confusion_matrix.csv").write_text("a,b\n1")
+        assert command("compare", run, "--html") == 0
+    assert "0.80 to 0.90" in (tmp_path / "runs/0/report.html").read_text(encoding="utf-8")
+
+
+def test_the_best_row_is_described_with_its_distance(
+    widths: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("compare", widths / "0", widths / "1") == 0
+    assert "by 0.03" in capsys.readouterr().out  # 0.93225 - 0.90175
 
 
 def test_a_narrow_terminal_gets_paragraphs(widths: Path) -> None:

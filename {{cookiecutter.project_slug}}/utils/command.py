@@ -208,6 +208,25 @@ def typed_command() -> str:
     return shlex.join(sys.argv)
 
 
+def is_confirmed(question: str) -> bool:
+    """Asks a question on the terminal; only y and yes confirm it.
+
+    Raises:
+        UserError: if nobody can answer.
+    """
+    answer = ""
+    if sys.stdin is not None:  # it may be closed
+        print(question, end="", flush=True)
+        try:
+            answer = sys.stdin.readline()
+        except UnicodeDecodeError:
+            return False
+    if not answer:
+        print()
+        raise UserError("nobody answered the question; add --yes if the answer is yes")
+    return answer.strip().lower() in ("y", "yes")
+
+
 def print_error(error: Exception) -> None:
     """Prints an error to stderr, with the rank of the process unless it is rank 0."""
     prefix = ""
