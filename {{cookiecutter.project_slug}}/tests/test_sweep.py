@@ -17,11 +17,12 @@ from conftest import CONFIG, ROOT
 from config.loading import load_settings
 from config.reading import read_file
 from config.schema import Settings
-from experiments import trials
-from experiments.halving import Stage, Standing, find_stage
+from experiments import devices
+from experiments.devices import find_devices, job_variables
+from experiments.halving import Candidate, Stage, find_stage
+from experiments.metric import HIGHEST, LOWEST
 from experiments.objective import Objective, count_validations, find_objective
 from experiments.sweep_plan import SweepPlan, make_plan, save_plan
-from experiments.trials import find_devices, job_variables
 from utils.errors import UserError
 
 Command = Callable[..., int]
@@ -30,7 +31,7 @@ TRIAL = (
     *("device=cpu", "model.name=networks.MLP", "data.batch_size=200", "trainer.precision=fp32"),
     *("logger.tensorboard=false", "checkpoint.every_steps=5"),
 )
-ACCURACY = Objective("accuracy", higher_is_better=True)
+ACCURACY = Objective("accuracy", HIGHEST)
 needs_optuna = pytest.mark.skipif(
     subprocess.run([sys.executable, "-c", "import optuna"], check=False).returncode != 0,
     reason="Optuna is not installed; pip install -e '.[sweep]'",
@@ -244,9 +245,9 @@ def test_workers_share_the_trials_and_a_dead_one_releases_its_trial(tmp_path: Pa
 def test_a_database_releases_the_trial_of_a_worker_without_a_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments import study
+    from experiments import study, study_storage
 
-    monkeypatch.setattr(study, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(study_storage, "HEARTBEAT_SECONDS", 1)
     plan = new_plan(tmp_path / "a", "model.width=[4,8]", storage="sqlite:///a.db")
     one = study.SweepStudy(plan, ACCURACY)
     other = study.SweepStudy(plan, ACCURACY)
@@ -326,36 +327,36 @@ def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
 # Successive halving
 
 
-def standings(values: Mapping[int, Mapping[int, float]], count: int) -> list[Standing]:
-    return [Standing(index, values.get(index, {})) for index in range(count)]
+def candidates(values: Mapping[int, Mapping[int, float]], count: int) -> list[Candidate]:
+    return [Candidate(index, values.get(index, {})) for index in range(count)]
 
 
 def test_the_best_third_trains_on_after_each_rung() -> None:
     values: dict[int, dict[int, float]] = {}
-    assert find_stage(standings(values, 9), 3, True, 9) == Stage(1, list(range(9)), [])
+    assert find_stage(candidates(values, 9), 3, True, 9) == Stage(1, list(range(9)), [])
     for index in range(9):
         values[index] = {1: index / 10}
-    assert find_stage(standings(values, 9), 3, True, 9) == Stage(3, [8, 7, 6], [5, 4, 3, 2, 1, 0])
-    assert find_stage(standings(values, 9), 3, False, 9).open == [0, 1, 2]
+    assert find_stage(candidates(values, 9), 3, True, 9) == Stage(3, [8, 7, 6], [5, 4, 3, 2, 1, 0])
+    assert find_stage(candidates(values, 9), 3, False, 9).to_train == [0, 1, 2]
     values[8][3] = 0.1
     values[6][3] = 0.1
-    assert find_stage(standings(values, 9), 3, True, 9).open == [7]
+    assert find_stage(candidates(values, 9), 3, True, 9).to_train == [7]
     values[7][3] = 0.0
-    stage = find_stage(standings(values, 9), 3, True, 9)
-    assert (stage.rung, stage.open) == (None, [6])  # of equal values, the first trial
+    stage = find_stage(candidates(values, 9), 3, True, 9)
+    assert (stage.rung, stage.to_train) == (None, [6])  # of equal values, the first trial
 
 
 def test_trials_that_fail_or_end_early_are_ranked() -> None:
     trials_of_rung = [
-        Standing(0, {1: 0.9}),
-        Standing(1, failed=True),
-        Standing(2, final=0.95),
-        Standing(3, {1: 0.2}),
+        Candidate(0, {1: 0.9}),
+        Candidate(1, has_failed=True),
+        Candidate(2, final=0.95),
+        Candidate(3, {1: 0.2}),
     ]
     assert find_stage(trials_of_rung, 2, True, None) == Stage(2, [0], [3])
-    trials_of_rung[0] = Standing(0, {1: 0.9}, final=0.9)
+    trials_of_rung[0] = Candidate(0, {1: 0.9}, final=0.9)
     assert find_stage(trials_of_rung, 2, True, None) == Stage(None, [], [3])
-    assert find_stage(standings({}, 4), 2, True, validations=1) == Stage(None, [0, 1, 2, 3], [])
+    assert find_stage(candidates({}, 4), 2, True, validations=1) == Stage(None, [0, 1, 2, 3], [])
 
 
 @needs_optuna
@@ -380,11 +381,12 @@ def test_the_best_validation_counts(tmp_path: Path) -> None:
     rows = ["data,split,epoch,step,metric,value"]
     rows += ["d,train,1,4,accuracy,0.99", "d,validation,1,4,accuracy,0.5"]
     rows += ["d,validation,2,8,accuracy,nan", "d,validation,3,12,accuracy,0.7"]
-    rows += ["d,other,3,12,accuracy,0.8", "d,validation,4,16,accuracy,0.6", "d,validation,5,2"]
+    rows += ["d,other,3,12,accuracy,0.8", "d,validation,4,16,accuracy,0.6", "d,validation,5"]
+    rows += ["d,validation,5,20,accuracy,0.9"]  # of 0.95: half a row of a process that was killed
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
     assert ACCURACY.best(ACCURACY.validations(tmp_path)) == 0.7
-    assert Objective("accuracy", False).best(ACCURACY.validations(tmp_path)) == 0.5
-    assert Objective("other/accuracy", True).validations(tmp_path) == [0.8]
+    assert Objective("accuracy", LOWEST).best(ACCURACY.validations(tmp_path)) == 0.5
+    assert Objective("other/accuracy", HIGHEST, "other").validations(tmp_path) == [0.8]
     assert ACCURACY.validations(tmp_path / "none") == []
     assert ACCURACY.best([float("nan")]) is None
 
@@ -396,8 +398,11 @@ def load(*overrides: str) -> Settings:
 def test_the_direction_is_that_of_the_metric() -> None:
     assert find_objective(load("checkpoint.monitor=accuracy")) == ACCURACY
     assert not find_objective(load("checkpoint.monitor=loss")).higher_is_better
-    given = load("checkpoint.monitor=shifted/score", "checkpoint.mode=max")
-    assert find_objective(given) == Objective("shifted/score", higher_is_better=True)
+    shifted = ("data.validation_sets={shifted: {name: synthetic.Synthetic}}", "checkpoint.mode=min")
+    given = load("checkpoint.monitor=shifted/score", *shifted)
+    assert find_objective(given) == Objective("shifted/score", LOWEST, "shifted")
+    given = load("checkpoint.monitor=a/b", "checkpoint.mode=max")
+    assert find_objective(given) == Objective("a/b", HIGHEST)
     with pytest.raises(UserError, match=r"checkpoint\.mode=max"):
         find_objective(load("checkpoint.monitor=score"))
     assert count_validations(load("trainer.epochs=7", "trainer.validate_every_epochs=3")) == 3
@@ -408,10 +413,10 @@ def test_the_direction_is_that_of_the_metric() -> None:
 
 
 def test_jobs_get_gpus_in_turn_and_a_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "available_cores", lambda: 16)
+    monkeypatch.setattr(devices, "available_cores", lambda: 16)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    devices = ["0", "GPU-5"]
-    gpus = [job_variables(job, 3, 1, devices)["CUDA_VISIBLE_DEVICES"] for job in range(3)]
+    names = ["0", "GPU-5"]
+    gpus = [job_variables(job, 3, 1, names)["CUDA_VISIBLE_DEVICES"] for job in range(3)]
     assert gpus == ["0", "GPU-5", "0"]
     assert job_variables(1, 2, 2, ["0", "1", "2", "3"])["CUDA_VISIBLE_DEVICES"] == "2,3"
     assert job_variables(0, 4, 2, []) == {"OMP_NUM_THREADS": "2"}
