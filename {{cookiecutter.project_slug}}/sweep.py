@@ -51,10 +51,7 @@ def main() -> int:
     if arguments.clean is not None:
         return remove_failed_trials(plan, arguments.yes)
     settings = check_plan(plan)
-    plan = open_folder(plan)
-    study = open_study(plan, settings)
-    scheduler = run_trials(plan, study, settings)
-    return describe_end(plan, study, scheduler)
+    return run_sweep(open_folder(plan), settings)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -135,9 +132,9 @@ def check_plan(plan: SweepPlan) -> Settings:
     warn_about_losses(plan, find_objective(settings))
     find_devices(settings.device, plan.options.processes)
     if plan.options.storage is not None:
-        from experiments.study_storage import check_database  # imports Optuna, which takes 0.3 s
+        from experiments.study_storage import open_database  # imports Optuna, which takes 0.3 s
 
-        check_database(plan.options.storage)
+        open_database(plan.options.storage).remove_session()
     return settings
 
 
@@ -180,6 +177,25 @@ def open_folder(plan: SweepPlan) -> SweepPlan:
         raise
 
 
+def run_sweep(plan: SweepPlan, settings: Settings) -> int:
+    """Runs the trials until the sweep ends, and prints the results; returns the exit code."""
+    from experiments.scheduler import Scheduler
+    from experiments.study_storage import explaining_lost_database
+
+    print(f"sweep: {plan.folder}", flush=True)
+    if plan.options.halving is not None:
+        print(
+            f"after 1, {plan.options.halving}, {plan.options.halving}² ... validations, the best "
+            f"1/{plan.options.halving} of the trials train on; schedules span a whole run"
+        )
+    devices = find_devices(settings.device, plan.options.processes)
+    with explaining_lost_database():
+        study = open_study(plan, settings)
+        scheduler = Scheduler(plan, study, devices)
+        scheduler.run()
+        return describe_end(plan, study, scheduler)
+
+
 def open_study(plan: SweepPlan, settings: Settings) -> "SweepStudy":
     """Opens the study of a sweep, or creates it."""
     from experiments.study import SweepStudy
@@ -190,26 +206,14 @@ def open_study(plan: SweepPlan, settings: Settings) -> "SweepStudy":
     return SweepStudy(plan, find_objective(settings), validations)
 
 
-def run_trials(plan: SweepPlan, study: "SweepStudy", settings: Settings) -> "Scheduler":
-    """Runs the trials until the sweep ends."""
-    from experiments.scheduler import Scheduler
-    from experiments.study_storage import explaining_lost_database
-
-    print(f"sweep: {plan.folder}", flush=True)
-    devices = find_devices(settings.device, plan.options.processes)
-    scheduler = Scheduler(plan, study, devices)
-    with explaining_lost_database():
-        scheduler.run()
-    return scheduler
-
-
 def describe_end(plan: SweepPlan, study: "SweepStudy", scheduler: "Scheduler") -> int:
     """Prints the results and the next command; returns the exit code."""
     from experiments.sweep_report import describe_sweep
 
-    print(describe_sweep(plan, study))
+    paragraphs = [describe_sweep(plan, study)]
     if scheduler.stop_reason:
-        print(f"\n{scheduler.stop_reason}; continue: {continue_command(plan)}")
+        paragraphs.append(f"{scheduler.stop_reason}; continue: {continue_command(plan)}")
+    print("\n\n".join(filter(None, paragraphs)))
     if scheduler.stop_signal:
         return 128 + scheduler.stop_signal
     has_no_result = study.is_complete() and study.best_trial() is None
@@ -236,13 +240,13 @@ def remove_failed_trials(plan: SweepPlan, is_confirmed: bool) -> int:
         print("no trial has failed")
         return 0
     print(describe_failures(study))
-    if not is_confirmed and not confirm(f"remove {len(failed)} failed trials? [y/N] "):
+    if not is_confirmed and not confirm("remove these trials? [y/N] "):
         print("nothing was removed")
         return 0
     for index in failed:
         remove_trial_files(plan, index)
     study.remove(failed)  # last, as other workers may start them at once
-    print(f"{len(failed)} removed; run them again: {continue_command(plan)}")
+    print(f"removed: {len(failed)}; run them again: {continue_command(plan)}")
     return 0
 
 

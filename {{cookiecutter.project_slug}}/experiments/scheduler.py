@@ -130,7 +130,7 @@ class Scheduler:
         if options.minutes is not None and minutes >= options.minutes:
             return f"--minutes {options.minutes:g} are over"
         if self.has_too_many_failures():
-            return f"{self.failures_in_a_row} trials in a row have failed"
+            return f"--max-failures {options.max_failures}: as many trials in a row have failed"
         return ""
 
     def has_too_many_failures(self) -> bool:

@@ -30,7 +30,7 @@ from experiments.sampling import (
     to_distribution,
     to_label,
 )
-from experiments.study_storage import explaining_open_errors, open_storage
+from experiments.study_storage import open_storage
 from experiments.sweep_plan import SweepPlan
 from utils.errors import UserError
 from utils.locks import is_locked
@@ -79,12 +79,8 @@ class SweepStudy:
         self.grid = plan.space.grid()
         (plan.folder / LOCKS).mkdir(parents=True, exist_ok=True)
         self.lock = filelock.FileLock(plan.folder / LOCKS / "study")
-        journal = plan.folder / JOURNAL
-        place = str(journal)
-        if plan.options.storage is not None:
-            place = f"--storage {plan.options.storage}"
-        with self.lock, explaining_open_errors(place):
-            self.storage = open_storage(plan.options.storage, journal, self.lock)
+        with self.lock:
+            self.storage = open_storage(plan.options.storage, plan.folder / JOURNAL, self.lock)
             self.study = self._open_study()
 
     def _open_study(self) -> Study:

@@ -1,5 +1,6 @@
 """Where a study is stored: a journal file in the sweep's folder, or a database."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from utils.errors import UserError, first_line
 
 HEARTBEAT_SECONDS = 60
+IN_MEMORY = (None, "", ":memory:")  # databases of SQLite
+PASSWORD = re.compile(r":[^:/@]*@")  # in a URL
 
 
 def open_storage(
@@ -27,45 +30,61 @@ def open_storage(
 
     Raises:
         OSError: if the journal cannot be read or written.
-        Exception: whatever the driver of a database raises.
+        UserError: if it is damaged, or the database is unavailable.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    if url is None:
+    if url is not None:
+        return open_database(url)
+    _silence_optuna()
+    with explaining_damage(journal):
         return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(journal, lock)))
-    return RDBStorage(
-        url,
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(
-            inherit_intermediate_values=True
-        ),
-    )
 
 
-def check_database(url: str) -> None:
-    """Opens a database, which creates its tables.
+def open_database(url: str) -> RDBStorage:
+    """Opens a database, and creates the tables that it lacks.
 
     Raises:
-        UserError: if it is unavailable, or its driver is not installed.
+        UserError: if it is unavailable, its driver is not installed, or it is in memory.
     """
-    with explaining_open_errors(f"--storage {url}"):
-        RDBStorage(url).remove_session()
+    _silence_optuna()
+    callback = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
+    place = f"--storage {PASSWORD.sub(':***@', url)}"
+    try:
+        storage = RDBStorage(
+            url, heartbeat_interval=HEARTBEAT_SECONDS, heartbeat_stale_trial_callback=callback
+        )
+    except ImportError as error:
+        raise UserError(f"{place}: {first_line(error)}; install this driver") from error
+    except Exception as error:  # whatever a driver may raise
+        raise UserError(
+            f"{place} cannot be opened: {first_line(error)}\n"
+            "       write a URL such as sqlite:///FILE or postgresql+psycopg://HOST/DATABASE"
+        ) from error
+    address = storage.engine.url
+    if address.get_backend_name() == "sqlite" and address.database in IN_MEMORY:
+        raise UserError(f"{place} ends with this process; write sqlite:///FILE")
+    return storage
+
+
+def _silence_optuna() -> None:
+    """Hides what Optuna logs about each trial, and that heartbeats are experimental."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 @contextmanager
-def explaining_open_errors(place: str) -> Iterator[None]:
-    """Reports that a storage cannot be opened or read as an error of the user.
+def explaining_damage(journal: Path) -> Iterator[None]:
+    """Reports that a journal cannot be read as an error of the user.
 
     Raises:
-        OSError: of a journal.
+        OSError: if the file cannot be read or written.
         UserError: in the place of any other error.
     """
     try:
         yield
     except (OSError, UserError):
         raise
-    except Exception as error:  # whatever a database driver may raise
-        raise UserError(f"{place} cannot be opened: {first_line(error)}") from error
+    except Exception as error:  # whatever Optuna may raise
+        raise UserError(f"{journal} is damaged: {first_line(error)}; restore it") from error
 
 
 @contextmanager

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from ruamel.yaml import YAML
 
 from config.loading import flatten
 from config.reading import DEFAULT, parse_overrides, read_file
 from config.schema import Count, Positive, Section
+from experiments.ranges import quote
 from experiments.search_space import SearchSpace, make_search_space
 from storage.run_folder import RUNS
 from utils.errors import UserError
@@ -23,16 +24,26 @@ from utils.files import replace_file
 
 SWEEP_FILES = Path("config/sweeps")
 PLAN_FILE = "sweep.yaml"
-NAME_PATTERN = r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$"  # of a folder that is not hidden
-MAX_NAME_CHARACTERS = 60
+MAX_NAME_BYTES = 200  # of a folder; file systems allow 255
+MAX_DEFAULT_NAME_CHARACTERS = 60
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
 MAX_SHOWN_DIFFERENCES = 3
+
+
+def _check_name(name: str) -> str:
+    is_hidden = name == "" or name.startswith(".")  # also the folders . and ..
+    is_path = "/" in name or "\\" in name
+    if is_hidden or is_path or not name.isprintable():
+        raise ValueError("use the name of one folder that does not begin with a dot")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"use at most {MAX_NAME_BYTES} bytes")
+    return name
 
 
 class SweepOptions(Section):
     """The options of a sweep, from the command line or from a sweep file."""
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
+    name: Annotated[str, AfterValidator(_check_name)] | None = None
     """Folder in runs/; default: the name of the sweep file, or sweep_ and the settings."""
     config: str | None = None
     """Settings file of the trials."""
@@ -178,7 +189,7 @@ def _find_sweep(name: str) -> Path:
 
 def _default_name(space: SearchSpace) -> str:
     names = [key.rpartition(".")[2] for key in [*space.ranges, *space.repetitions]]
-    return "_".join(["sweep", *names])[:MAX_NAME_CHARACTERS]
+    return "_".join(["sweep", *names])[:MAX_DEFAULT_NAME_CHARACTERS]
 
 
 def _check_options(options: Mapping[str, Any]) -> SweepOptions:
@@ -187,9 +198,9 @@ def _check_options(options: Mapping[str, Any]) -> SweepOptions:
     except pydantic.ValidationError as error:
         problem = error.errors(include_url=False)[0]
         key = str(problem["loc"][0])
-        message = problem["msg"].removeprefix("Input ")
+        message = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
         option = f"--{key.replace('_', '-')}"
-        raise UserError(f"{option} = {json.dumps(problem['input'])}: {message}") from error
+        raise UserError(f"{option} = {quote(problem['input'])}: {message}") from error
 
 
 def _choose_method(space: SearchSpace, options: SweepOptions) -> str:

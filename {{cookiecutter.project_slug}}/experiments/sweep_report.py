@@ -85,4 +85,6 @@ def repeat_command(plan: SweepPlan, study: SweepStudy, index: int) -> str:
     if plan.config != DEFAULT:
         options += ["--config", plan.config]
     values = {**plan.space.fixed, **study.values_of(index), **plan.space.repeated_settings()[0]}
-    return next_command("train.py", *options, *to_overrides(values))
+    return next_command(
+        "train.py", *options, *to_overrides(values), processes=plan.options.processes
+    )

@@ -15,7 +15,8 @@ from typing import Any
 from storage.run_folder import CHECKPOINTS, PROJECT, has_checkpoint, step_in_name
 from utils.errors import BAD_INPUT
 
-ERROR_LINE = re.compile(r"^(?:\[rank \d+\] )?error: (.*)", re.MULTILINE)
+# The first line of an error, and the second one if the first ends with a colon.
+ERROR = re.compile(r"^(?:\[rank \d+\] )?error: (.*:\n.*|.*)", re.MULTILINE)
 MAX_ERROR_CHARACTERS = 300
 SIGNAL_EXIT_CODE = 128  # plus the number of the signal
 MAX_OUTPUT_BYTES = 100_000  # at the end of the output, in which an error is looked for
@@ -172,10 +173,9 @@ class RunProcess:
         return f"exit code {exit_code}, see {self.run.output}"
 
     def _reported_errors(self) -> list[str]:
-        """The lines of its output that report errors, without the word error."""
+        """The errors in its output, each in one line and without the word error."""
         with self.run.output.open("rb") as output:
             end = output.seek(0, os.SEEK_END)
             output.seek(max(self._output_start, end - MAX_OUTPUT_BYTES))
             text = output.read().decode(errors="replace")
-        errors: list[str] = ERROR_LINE.findall(text)
-        return errors
+        return [" ".join(error.split()) for error in ERROR.findall(text)]
