@@ -45,6 +45,7 @@ def test_a_range_is_read(written: Any, expected: Range | None) -> None:
         ("log(1, 2", "log(1e-4, 1e-1)"),
         ("log(1, high=2)", "only numbers"),
         ("log(1, 1e999)", "only numbers"),
+        (f"int(1, 1{400 * '0'})", "only numbers"),
         ("int(1, 2.5)", "whole numbers"),
         ("int(true, 4)", "only numbers"),
         ("uniform(__import__('os').getpid(), 9)", "only numbers"),
@@ -174,6 +175,8 @@ def test_a_sweep_file_is_merged_with_the_command_line(tmp_path: Path) -> None:
         ("ranges: {model.width: 'int(4, 8)'}", "no end"),
         ("halving: 3\ntrials: 2\nranges: {model.width: 'int(4, 8)'}", "--halving"),
         ("name: a/b\nranges: {model.width: [4, 8]}", "--name"),
+        ('name: "a\\n"\nranges: {model.width: [4, 8]}', "--name"),
+        ("config: 5\nranges: {model.width: [4, 8]}", "--config = 5"),
     ],
 )
 def test_an_invalid_sweep_file_is_an_error(tmp_path: Path, content: str, words: str) -> None:
@@ -217,3 +220,21 @@ def test_a_folder_continues_only_the_same_sweep(
             continue_plan(make_plan(options, changes))
         assert words in str(caught.value)
         assert "--name" in str(caught.value)
+
+
+@pytest.mark.parametrize(("trials", "method"), [(None, "grid"), (2, "tpe")])
+def test_other_trials_do_not_change_the_method_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int | None, method: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"config": CONFIG, "name": "a"}
+    if trials is not None:
+        options["trials"] = trials
+    plan = make_plan(options, ["model.width=[4,8,16]"])
+    assert plan.options.method == method
+    plan.folder.mkdir(parents=True)
+    save_plan(plan)
+    for count in (1, 9):
+        continued = continue_plan(make_plan({"name": "a", "trials": count}, []))
+        assert continued.options.method == method
+        assert continued.options.trials == count
