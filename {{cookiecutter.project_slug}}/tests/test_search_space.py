@@ -230,11 +230,12 @@ def test_other_trials_do_not_change_the_method_of_a_sweep(
     options: dict[str, Any] = {"config": CONFIG, "name": "a"}
     if trials is not None:
         options["trials"] = trials
-    plan = make_plan(options, ["model.width=[4,8,16]"])
+    ranges = ["model.width=[4,8,16]"]
+    plan = make_plan(options, ranges)
     assert plan.options.method == method
     plan.folder.mkdir(parents=True)
     save_plan(plan)
     for count in (1, 9):
-        continued = continue_plan(make_plan({"name": "a", "trials": count}, []))
+        continued = continue_plan(make_plan({**options, "trials": count}, ranges))
         assert continued.options.method == method
         assert continued.options.trials == count
