@@ -119,6 +119,20 @@ def test_a_database_with_another_sweep_of_the_same_name_is_an_error(tmp_path: Pa
 
 
 @needs_optuna
+def test_a_database_that_is_lost_during_a_sweep_is_an_error(tmp_path: Path) -> None:
+    from experiments.study import SweepStudy
+    from experiments.study_storage import explaining_lost_database
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]", storage="sqlite:///a.db")
+    study = SweepStudy(plan, ACCURACY)
+    claimed = study.claim()
+    assert claimed is not None
+    Path("a.db").write_bytes(b"damaged" * 1000)
+    with pytest.raises(UserError, match="--storage: DatabaseError"), explaining_lost_database():
+        study.finish(claimed, 0.5)
+
+
+@needs_optuna
 def test_the_command_of_the_best_trial_starts_as_many_processes(tmp_path: Path) -> None:
     from experiments.study import SweepStudy
     from experiments.sweep_report import repeat_command
