@@ -19,8 +19,14 @@ from config.schema import Settings
 from experiments.devices import find_devices
 from experiments.objective import Objective, count_validations, find_objective
 from experiments.search_space import check_search_space, to_overrides
-from experiments.sweep_plan import SweepPlan, continue_plan, make_plan, save_plan
-from storage.run_folder import RUNS
+from experiments.sweep_plan import (
+    CHANGEABLE_OPTIONS,
+    SweepPlan,
+    continue_plan,
+    load_plan,
+    make_plan,
+    save_plan,
+)
 from utils.command import next_command, run_command
 from utils.errors import TRAINING_FAILED, UserError
 from utils.paths import path_argument
@@ -183,10 +189,12 @@ def run_sweep(plan: SweepPlan, settings: Settings) -> int:
     from experiments.study_storage import explaining_lost_database
 
     print(f"sweep: {plan.folder}", flush=True)
-    if plan.options.halving is not None:
+    factor = plan.options.halving
+    if factor is not None:
         print(
-            f"after 1, {plan.options.halving}, {plan.options.halving}² ... validations, the best "
-            f"1/{plan.options.halving} of the trials train on; schedules span a whole run"
+            f"after 1, {factor}, {factor**2} ... validations, the best 1/{factor} of the trials "
+            "train on; learning rate schedules span the whole run",
+            flush=True,
         )
     devices = find_devices(settings.device, plan.options.processes)
     with explaining_lost_database():
@@ -223,8 +231,14 @@ def describe_end(plan: SweepPlan, study: "SweepStudy", scheduler: "Scheduler") -
 
 
 def continue_command(plan: SweepPlan) -> str:
-    """The command that continues a sweep."""
-    return next_command("sweep.py", "--name", plan.folder.relative_to(RUNS))
+    """The command that continues a sweep with the same options."""
+    saved = load_plan(plan.folder).options
+    arguments = ["--name", plan.folder.name]
+    for name in CHANGEABLE_OPTIONS:
+        value = getattr(plan.options, name)
+        if value is not None and value != getattr(saved, name):
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return next_command("sweep.py", *arguments)
 
 
 def remove_failed_trials(plan: SweepPlan, is_confirmed: bool) -> int:

@@ -67,8 +67,9 @@ class SweepOptions(Section):
     """Random seed of the values that are chosen."""
 
 
-# What must not change when a sweep continues.
+# What must not change when a sweep continues, and what may.
 FIXED_OPTIONS = ("method", "halving", "storage", "sampler_seed")
+CHANGEABLE_OPTIONS = ("trials", "minutes", "jobs", "processes", "max_failures")
 
 
 @dataclass(frozen=True)

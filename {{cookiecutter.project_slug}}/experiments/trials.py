@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,12 @@ class RunProcess:
         """Ends the process and its children at once."""
         if os.name == "nt":
             self.process.kill()
-        else:
-            self._send(signal.SIGKILL)
+            return
+        children = child_processes(self.process.pid)
+        self._send(signal.SIGKILL)
+        for child in children:
+            with suppress(ProcessLookupError):  # it has ended
+                os.kill(child, signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
         if self.process.poll() is not None:
@@ -179,3 +184,15 @@ class RunProcess:
             output.seek(max(self._output_start, end - MAX_OUTPUT_BYTES))
             text = output.read().decode(errors="replace")
         return [" ".join(error.split()) for error in ERROR.findall(text)]
+
+
+def child_processes(process: int) -> list[int]:
+    """The children of a process on Linux, by number; elsewhere none.
+
+    They may be in other process groups: torchrun starts each of its processes in its own session.
+    """
+    children: list[int] = []
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            children += map(int, file.read_text().split())
+    return children

@@ -2,6 +2,9 @@
 # ruff: noqa: D103  the names of the tests say what they test
 
 import os
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +23,7 @@ from experiments.halving import Candidate, Stage, find_stage
 from experiments.metric import HIGHEST, LOWEST
 from experiments.objective import Objective, count_validations, find_objective
 from experiments.sweep_plan import SweepPlan, make_plan, save_plan
-from experiments.trials import ERROR
+from experiments.trials import ERROR, RunProcess, TrialRun, child_processes
 from utils.errors import UserError
 
 ACCURACY = Objective("accuracy", HIGHEST)
@@ -148,6 +151,38 @@ def test_the_command_of_the_best_trial_starts_as_many_processes(tmp_path: Path) 
     options = plan.options.model_copy(update={"processes": 2})
     command = repeat_command(replace(plan, options=options), study, 0)
     assert command.startswith("torchrun --standalone --nproc-per-node=2 train.py --config ")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists children")
+def test_a_trial_is_killed_with_children_in_other_sessions(tmp_path: Path) -> None:
+    """As those of torchrun; the script stands for train.py."""
+    start = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'], "
+    script = f"import subprocess, sys; {start}start_new_session=True).wait()"
+    run = TrialRun(tmp_path / "run", tmp_path / "output/run.log", [])
+    process = RunProcess(run, CONFIG, 1, {}, threading.Event())
+    process.kill()
+    process.wait(None)
+    process.process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    children: list[int] = []
+    while not children:
+        time.sleep(0.02)
+        children = child_processes(process.process.pid)
+    process.kill()
+    process.wait(None)
+    (child,) = children
+    for _ in range(500):
+        if has_ended(child):
+            return
+        time.sleep(0.02)
+    raise AssertionError("the child still runs")
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process has ended, even if nobody has asked for its exit code yet."""
+    try:
+        return ") Z" in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return True
 
 
 def test_an_error_that_ends_with_a_colon_is_reported_with_its_next_line() -> None:

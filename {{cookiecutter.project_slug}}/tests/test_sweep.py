@@ -96,6 +96,8 @@ def test_the_time_is_limited_and_losses_that_differ_are_reported(
     assert "loss.label_smoothing cannot be compared" in captured.err
     assert "--minutes 1e-09" in captured.out
     assert "sweep.py --name sweep_label_smoothing" in captured.out
+    assert command("sweep", *arguments, "checkpoint.monitor=loss", "--trials=7", "--jobs=1") == 0
+    assert "--name sweep_label_smoothing --trials 7\n" in capsys.readouterr().out
     assert not Path("runs/sweep_label_smoothing/output").exists()
 
 
