@@ -8,6 +8,7 @@ their last checkpoints must then be those of a sweep that was never interrupted,
 import argparse
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -97,13 +98,15 @@ class SweepChaos:
                 self.errors.append(f"{run}: {file} differs")
 
 
-def table_of(name: str) -> list[str]:
-    """Returns the table that a sweep has printed at its end: from its heading to an empty line."""
+def table_of(name: str) -> list[list[str]]:
+    """Returns the table that a sweep has printed at its end, without the training time."""
     lines = Path(f"{name}.log").read_text().splitlines()
     (rule,) = [number for number, line in enumerate(lines) if line and not line.strip("-")]
     heading = rule - 1
     end = lines.index("", rule)
-    return lines[heading:end]
+    rows = [re.split(" {2,}", line.strip()) for line in lines[heading:end]]
+    column = rows[0].index("minutes")
+    return [row[:column] + row[column + 1 :] for row in rows]
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from experiments.sweep_plan import load_plan
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
 TRIAL = (
-    *("device=cpu", "model.name=networks.MLP", "data.batch_size=200", "trainer.precision=fp32"),
-    *("logger.tensorboard=false", "checkpoint.every_steps=5"),
+    *("device=cpu", "model.name=networks.MLP", "model.width=64", "data.batch_size=200"),
+    *("trainer.precision=fp32", "logger.tensorboard=false", "checkpoint.every_steps=10"),
 )
 needs_optuna = pytest.mark.skipif(
     find_spec("optuna") is None, reason="Optuna is not installed; pip install -e '.[sweep]'"
@@ -170,7 +170,7 @@ def test_a_trial_that_is_promoted_and_killed_ends_with_the_same_bits(
     """The first of two trials has a bad value already, so that one run is enough."""
     from experiments.study import SweepStudy
 
-    steps = ("trainer.max_steps=120", "trainer.validate_every_steps=10")
+    steps = ("trainer.max_steps=100", "trainer.validate_every_steps=20")
     options = ("--config", CONFIG, *TRIAL, *steps, "--name=a", "--halving=2")
     arguments = [str(argument) for argument in (*options, "optimizer.lr=[1e-6,0.1]", "seed=[3]")]
     assert command("sweep", *arguments, "--minutes=1e-9") == 0
@@ -183,11 +183,9 @@ def test_a_trial_that_is_promoted_and_killed_ends_with_the_same_bits(
     log = run / "train.log"
     with subprocess.Popen([sys.executable, str(ROOT / "sweep.py"), *arguments]) as sweep:
         wait_for(lambda: log.exists() and "resuming from step" in log.read_text())
-        resumed_from = last_step(run)
-        wait_for(lambda: last_step(run) > resumed_from)
         sweep.kill()
     os.kill(int((run / ".pid").read_text()), signal.SIGKILL)
-    assert last_step(run) < 120
+    assert last_step(run) < 100
     capsys.readouterr()
     assert command("sweep", *arguments) == 0
     output = capsys.readouterr().out
