@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,13 @@ def unleash(folder: Path, kills: int, terms: int, seed: int) -> Chaos:
     return chaos
 
 
+def print_report(table: Mapping[str, int], errors: list[str]) -> None:
+    """Prints the counts, one in a line, and the errors."""
+    for name, value in table.items():
+        print(f"{name:28}{value:6}")
+    print("\n".join(errors))
+
+
 def main() -> None:
     """Prints a table; the exit code is 1 if any result is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -263,9 +270,7 @@ def main() -> None:
         "steps between checkpoints": CHECKPOINT_INTERVAL,
         "seconds": round(time.monotonic() - started),
     }
-    for name, value in table.items():
-        print(f"{name:28}{value:6}")
-    print("\n".join(chaos.errors))
+    print_report(table, chaos.errors)
     sys.exit(bool(chaos.errors) or max(chaos.lost_steps) > CHECKPOINT_INTERVAL)
 
 

@@ -8,6 +8,7 @@ their last checkpoints must then be those of a sweep that was never interrupted,
 import argparse
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from chaos import PAYLOAD, checkpoint_values, metric_rows
+from chaos import PAYLOAD, checkpoint_values, metric_rows, print_report
 
 TRIALS = 4
 TARGETS = ("sweep", "trial", "both")
@@ -74,14 +75,15 @@ class SweepChaos:
         """Kills the sweep, one of its trials, or the sweep and all its trials."""
         children = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
         trials = [int(child) for child in children]
-        if target == "trial":
-            trials = self.rng.sample(trials, min(1, len(trials)))
         if target != "trial":
             sweep.kill()
-        if target != "sweep":
-            for process in trials:
-                with suppress(ProcessLookupError):  # it has ended
-                    os.kill(process, signal.SIGKILL)
+        if target == "sweep" or not trials:
+            return
+        if target == "trial":
+            trials = [self.rng.choice(trials)]
+        for process in trials:
+            with suppress(ProcessLookupError):  # it has ended
+                os.kill(process, signal.SIGKILL)
 
     def compare(self, name: str, uninterrupted: str) -> None:
         """Records the differences between a sweep and the uninterrupted one."""
@@ -96,12 +98,15 @@ class SweepChaos:
                 self.errors.append(f"{run}: {file} differs")
 
 
-def table_of(name: str) -> list[str]:
-    """Returns the table that a sweep has printed at its end: from its rule to an empty line."""
+def table_of(name: str) -> list[list[str]]:
+    """Returns the table that a sweep has printed at its end, without the training time."""
     lines = Path(f"{name}.log").read_text().splitlines()
     (rule,) = [number for number, line in enumerate(lines) if line and not line.strip("-")]
+    heading = rule - 1
     end = lines.index("", rule)
-    return lines[rule - 1 : end]
+    rows = [re.split(" {2,}", line.strip()) for line in lines[heading:end]]
+    column = rows[0].index("minutes")
+    return [row[:column] + row[column + 1 :] for row in rows]
 
 
 def main() -> None:
@@ -117,7 +122,7 @@ def main() -> None:
         chaos = SweepChaos(Path(folder), arguments.seed)
         if chaos.start("uninterrupted").wait():
             sys.exit(f"the sweep failed: {Path('uninterrupted.log').read_text()}")
-        seconds = (time.monotonic() - started) / 4
+        seconds = (time.monotonic() - started) / 4  # so that a sweep is killed a few times
         while chaos.counts["kills"] < arguments.kills and not chaos.errors:
             sweeps += 1
             chaos.torment(f"sweep{sweeps}", arguments.kills, seconds)
@@ -125,9 +130,7 @@ def main() -> None:
         os.chdir("/")
     table = {"sweeps": sweeps, **chaos.counts, "wrong results": len(chaos.errors)}
     table["seconds"] = round(time.monotonic() - started)
-    for name, value in table.items():
-        print(f"{name:28}{value:6}")
-    print("\n".join(chaos.errors))
+    print_report(table, chaos.errors)
     sys.exit(bool(chaos.errors))
 
 

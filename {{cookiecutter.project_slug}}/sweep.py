@@ -5,7 +5,8 @@ import shutil
 import signal
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # Ctrl-C during the imports below ends the process without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -15,11 +16,17 @@ import filelock
 from config.help import SettingsParser
 from config.loading import load_settings
 from config.schema import Settings
+from experiments.devices import find_devices
 from experiments.objective import Objective, count_validations, find_objective
 from experiments.search_space import check_search_space, to_overrides
-from experiments.sweep_plan import PLAN_FILE, SweepPlan, check_same_plan, make_plan, save_plan
-from experiments.trials import find_devices
-from storage.run_folder import RUNS
+from experiments.sweep_plan import (
+    CHANGEABLE_OPTIONS,
+    SweepPlan,
+    continue_plan,
+    load_plan,
+    make_plan,
+    save_plan,
+)
 from utils.command import next_command, run_command
 from utils.errors import TRAINING_FAILED, UserError
 from utils.paths import path_argument
@@ -29,7 +36,14 @@ if TYPE_CHECKING:
     from experiments.scheduler import Scheduler
     from experiments.study import SweepStudy
 
-COMMAND_ARGUMENTS = ("settings", "clean", "yes")  # the others are options of the sweep
+NOT_SWEEP_OPTIONS = ("settings", "clean", "yes")  # all other arguments are options of the sweep
+# Settings that decide how often a run validates: trials may differ if one of them is searched.
+VALIDATION_COUNTS = (
+    "trainer.epochs",
+    "trainer.max_steps",
+    "trainer.validate_every_epochs",
+    "trainer.validate_every_steps",
+)
 
 
 def main() -> int:
@@ -39,18 +53,11 @@ def main() -> int:
         raise UserError("sweep.py starts torchrun itself; run it without, and use --processes N")
     if find_spec("optuna") is None:
         raise UserError("sweep.py requires the package optuna; pip install -e '.[sweep]'")
-    options = {}
-    for name, value in vars(arguments).items():
-        if value is not None and name not in COMMAND_ARGUMENTS:
-            options[name] = value
-    plan = make_plan(options, arguments.settings)
+    plan = make_plan(sweep_options(arguments), arguments.settings)
     if arguments.clean is not None:
         return remove_failed_trials(plan, arguments.yes)
     settings = check_plan(plan)
-    plan = create_folder(plan)
-    study = open_study(plan, settings)
-    scheduler = run_trials(plan, study, settings)
-    return describe_end(plan, study, scheduler)
+    return run_sweep(open_folder(plan), settings)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -106,26 +113,42 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_command_line()
 
 
+def sweep_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of the sweep that the command line contains, by name."""
+    options: dict[str, Any] = {}
+    for name, value in vars(arguments).items():
+        if value is not None and name not in NOT_SWEEP_OPTIONS:
+            options[name] = value
+    return options
+
+
 def check_plan(plan: SweepPlan) -> Settings:
     """Checks everything that can be checked before the first trial.
 
     Returns:
         The settings of the first trial.
     """
-    if (plan.folder / PLAN_FILE).exists():
-        check_same_plan(plan)
-    elif any(not file.name.startswith(".") for file in plan.folder.glob("*")):
-        raise UserError(f"{plan.folder} is not the folder of a sweep; use another --name")
-    check_search_space(plan.space, plan.config)
-    first = {key: axis.checked_values[0] for key, axis in plan.space.ranges.items()}
-    settings = load_settings(plan.config, to_overrides({**plan.space.fixed, **first}))
+    if plan.is_started:
+        continue_plan(plan)
+    else:
+        check_folder_is_free(plan.folder)
+    check_search_space(plan.space, plan.settings)
+    first_values = {key: axis.checked_values[0] for key, axis in plan.space.ranges.items()}
+    settings = load_settings(plan.settings, to_overrides({**plan.space.fixed, **first_values}))
     warn_about_losses(plan, find_objective(settings))
     find_devices(settings.device, plan.options.processes)
     if plan.options.storage is not None:
-        from experiments.study import check_storage  # imports Optuna, which takes 0.3 s
+        from experiments.study_storage import open_database  # imports Optuna, which takes 0.3 s
 
-        check_storage(plan.options.storage)
+        open_database(plan.options.storage).remove_session()
     return settings
+
+
+def check_folder_is_free(folder: Path) -> None:
+    """Raises a UserError if the folder of a new sweep contains anything but hidden files."""
+    for file in folder.glob("*"):
+        if not file.name.startswith("."):
+            raise UserError(f"{folder} is not the folder of a sweep; use another --name")
 
 
 def warn_about_losses(plan: SweepPlan, objective: Objective) -> None:
@@ -139,23 +162,46 @@ def warn_about_losses(plan: SweepPlan, objective: Objective) -> None:
         )
 
 
-def create_folder(plan: SweepPlan) -> SweepPlan:
-    """Creates the folder of a new sweep; other workers may do it at the same time.
+def open_folder(plan: SweepPlan) -> SweepPlan:
+    """Creates the folder of a new sweep, or opens that of a sweep to continue.
+
+    Other workers may do it at the same time.
 
     Returns:
-        The plan with the order of its ranges in the folder.
+        The plan in the folder, with the options of this worker.
     """
     is_new = not plan.folder.exists()
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(plan.folder / ".lock"):
-            if not (plan.folder / PLAN_FILE).exists():
+            if not plan.is_started:
                 save_plan(plan)
-            return check_same_plan(plan)
+            return continue_plan(plan)
     except OSError:
-        if is_new:
+        if is_new and not plan.is_started:
             shutil.rmtree(plan.folder, ignore_errors=True)
         raise
+
+
+def run_sweep(plan: SweepPlan, settings: Settings) -> int:
+    """Runs the trials until the sweep ends, and prints the results; returns the exit code."""
+    from experiments.scheduler import Scheduler
+    from experiments.study_storage import explaining_lost_database
+
+    print(f"sweep: {plan.folder}", flush=True)
+    factor = plan.options.halving
+    if factor is not None:
+        print(
+            f"after 1, {factor}, {factor**2} ... validations, the best 1/{factor} of the trials "
+            "train on; learning rate schedules span the whole run",
+            flush=True,
+        )
+    devices = find_devices(settings.device, plan.options.processes)
+    with explaining_lost_database():
+        study = open_study(plan, settings)
+        scheduler = Scheduler(plan, study, devices)
+        scheduler.run()
+        return describe_end(plan, study, scheduler)
 
 
 def open_study(plan: SweepPlan, settings: Settings) -> "SweepStudy":
@@ -163,29 +209,19 @@ def open_study(plan: SweepPlan, settings: Settings) -> "SweepStudy":
     from experiments.study import SweepStudy
 
     validations = count_validations(settings)
-    if {"trainer.epochs", "trainer.validate_every_epochs"} & plan.space.ranges.keys():
-        validations = None
+    if not plan.space.ranges.keys().isdisjoint(VALIDATION_COUNTS):
+        validations = None  # it is not the same in all trials
     return SweepStudy(plan, find_objective(settings), validations)
-
-
-def run_trials(plan: SweepPlan, study: "SweepStudy", settings: Settings) -> "Scheduler":
-    """Runs the trials until the sweep ends."""
-    from experiments.scheduler import Scheduler
-
-    print(f"sweep: {plan.folder}", flush=True)
-    devices = find_devices(settings.device, plan.options.processes)
-    scheduler = Scheduler(plan, study, devices)
-    scheduler.run()
-    return scheduler
 
 
 def describe_end(plan: SweepPlan, study: "SweepStudy", scheduler: "Scheduler") -> int:
     """Prints the results and the next command; returns the exit code."""
     from experiments.sweep_report import describe_sweep
 
-    print(describe_sweep(plan, study))
+    paragraphs = [describe_sweep(plan, study)]
     if scheduler.stop_reason:
-        print(f"\n{scheduler.stop_reason}; continue: {continue_command(plan)}")
+        paragraphs.append(f"{scheduler.stop_reason}; continue: {continue_command(plan)}")
+    print("\n\n".join(filter(None, paragraphs)))
     if scheduler.stop_signal:
         return 128 + scheduler.stop_signal
     has_no_result = study.is_complete() and study.best_trial() is None
@@ -195,36 +231,66 @@ def describe_end(plan: SweepPlan, study: "SweepStudy", scheduler: "Scheduler") -
 
 
 def continue_command(plan: SweepPlan) -> str:
-    """The command that continues a sweep."""
-    return next_command("sweep.py", "--name", plan.folder.relative_to(RUNS))
+    """The command that continues a sweep with the same options."""
+    saved = load_plan(plan.folder).options
+    arguments = ["--name", plan.folder.name]
+    for name in CHANGEABLE_OPTIONS:
+        value = getattr(plan.options, name)
+        if value is not None and value != getattr(saved, name):
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return next_command("sweep.py", *arguments)
 
 
 def remove_failed_trials(plan: SweepPlan, is_confirmed: bool) -> int:
     """Removes the failed trials of a sweep, after a question; returns the exit code."""
-    from experiments.study import remove_trial_files
     from experiments.sweep_report import describe_failures
 
-    if not (plan.folder / PLAN_FILE).exists():
+    if not plan.is_started:
         raise UserError(f"--clean: {plan.folder} is not the folder of a sweep")
-    plan = check_same_plan(plan)
-    study = open_study(plan, check_plan(plan))
+    settings = check_plan(plan)
+    study = open_study(continue_plan(plan), settings)
     failed = study.failed_trials()
     if not failed:
         print("no trial has failed")
         return 0
     print(describe_failures(study))
-    if not is_confirmed:
-        if not sys.stdin.isatty():
-            raise UserError("--clean failed asks for a confirmation; add --yes")
-        answer = input(f"remove {len(failed)} failed trials? [y/N] ")
-        if answer.strip().lower() not in ("y", "yes"):
-            print("nothing was removed")
-            return 0
-    study.remove(failed)
+    if not is_confirmed and not confirm("remove these trials? [y/N] "):
+        print("nothing was removed")
+        return 0
     for index in failed:
         remove_trial_files(plan, index)
-    print(f"{len(failed)} removed; run them again: {continue_command(plan)}")
+    study.remove(failed)  # last, as other workers may start them at once
+    print(f"removed: {len(failed)}; run them again: {continue_command(plan)}")
     return 0
+
+
+def confirm(question: str) -> bool:
+    """Whether the user answers a question with yes; Ctrl-D stands for no.
+
+    Raises:
+        UserError: if nobody can answer, because there is no terminal.
+    """
+    if not sys.stdin.isatty():
+        raise UserError("--clean failed asks for a confirmation; add --yes")
+    try:
+        answer = input(question)
+    except EOFError:
+        print()
+        return False
+    return answer.strip().lower() in ("y", "yes")
+
+
+def remove_trial_files(plan: SweepPlan, index: int) -> None:
+    """Deletes the run folders and the output of a trial.
+
+    Raises:
+        OSError: if one of them cannot be deleted.
+    """
+    folder = plan.trial_folder(index)
+    if folder.exists():
+        shutil.rmtree(folder)
+    for output in plan.output_folder.glob(f"{folder.name}*.log"):
+        output.unlink()
 
 
 if __name__ == "__main__":

@@ -5,20 +5,25 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How far a trial has come.
+class Candidate:
+    """A trial, and how far it has come.
 
     Attributes:
-        index: the trial.
+        index: the number of the trial.
         values: its value after each rung that it has reached, by the number of validations.
         final: its value at the end of training; None before.
-        failed: whether it has failed.
+        has_failed: whether it has failed.
     """
 
     index: int
     values: Mapping[int, float] = field(default_factory=dict)
     final: float | None = None
-    failed: bool = False
+    has_failed: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has nothing left to train."""
+        return self.final is not None or self.has_failed
 
     def value_at(self, rung: int) -> float | None:
         """The value after a rung; that of the whole run if it has ended before."""
@@ -31,17 +36,17 @@ class Stage:
 
     Attributes:
         rung: the number of validations up to which trials train; None for the whole run.
-        open: the trials that have not come so far.
+        to_train: the trials that have not come so far, in the order in which to train them.
         eliminated: the trials that end at an earlier rung.
     """
 
     rung: int | None
-    open: list[int]
+    to_train: list[int]
     eliminated: list[int]
 
 
 def find_stage(
-    standings: Sequence[Standing], factor: int, higher_is_better: bool, validations: int | None
+    candidates: Sequence[Candidate], factor: int, higher_is_better: bool, validations: int | None
 ) -> Stage:
     """The stage of a sweep, which does not depend on the order in which trials have run.
 
@@ -49,42 +54,44 @@ def find_stage(
     1/`factor` of the trials remain, at least one. A trial that fails counts as the worst.
 
     Args:
-        standings: all trials of the sweep, also those that have not started.
+        candidates: all trials of the sweep, also those that have not started.
         factor: 3 lets a third of the trials train on.
         higher_is_better: the direction of the values.
         validations: the number of validations of a whole run; None if it is unknown.
     """
     eliminated: list[int] = []
-    remaining = list(standings)
+    remaining = list(candidates)
     rung = 1
     while True:
-        is_last = len(remaining) == 1 or (validations is not None and rung >= validations)
-        if is_last:
-            unfinished = [s.index for s in remaining if s.final is None and not s.failed]
-            return Stage(None, unfinished, eliminated)
-        missing = [s.index for s in remaining if s.value_at(rung) is None and not s.failed]
-        if missing:
-            return Stage(rung, missing, eliminated)
-        if all(s.final is not None or s.failed for s in remaining):
-            return Stage(None, [], eliminated)
+        is_last_rung = validations is not None and rung >= validations
+        everything_is_known = all(candidate.has_ended for candidate in remaining)
+        if len(remaining) == 1 or is_last_rung or everything_is_known:
+            to_train = [candidate.index for candidate in remaining if not candidate.has_ended]
+            return Stage(None, to_train, eliminated)
+        to_train = []
+        for candidate in remaining:
+            if candidate.value_at(rung) is None and not candidate.has_failed:
+                to_train.append(candidate.index)
+        if to_train:
+            return Stage(rung, to_train, eliminated)
         ranked = _ranked(remaining, rung, higher_is_better)
         kept = max(1, len(ranked) // factor)
-        for standing in ranked[kept:]:
-            if standing.final is None and not standing.failed:
-                eliminated.append(standing.index)
+        for candidate in ranked[kept:]:
+            if not candidate.has_ended:
+                eliminated.append(candidate.index)
         remaining = ranked[:kept]
         rung *= factor
 
 
-def _ranked(standings: Sequence[Standing], rung: int, higher_is_better: bool) -> list[Standing]:
+def _ranked(candidates: Sequence[Candidate], rung: int, higher_is_better: bool) -> list[Candidate]:
     """The trials, the best first; of equal values, the first trial."""
 
-    def cost(standing: Standing) -> tuple[bool, float, int]:
-        value = standing.value_at(rung)
+    def cost(candidate: Candidate) -> tuple[bool, float, int]:
+        value = candidate.value_at(rung)
         if value is None:
-            return True, 0.0, standing.index
+            return True, 0.0, candidate.index
         if higher_is_better:
             value = -value
-        return False, value, standing.index
+        return False, value, candidate.index
 
-    return sorted(standings, key=cost)
+    return sorted(candidates, key=cost)

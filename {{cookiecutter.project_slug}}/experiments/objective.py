@@ -8,6 +8,7 @@ from pathlib import Path
 
 from config.classes import list_classes
 from config.schema import Settings
+from experiments.metric import HIGHEST, LOWEST, MODES
 from utils.errors import UserError
 
 CSV_COLUMNS = 6  # of metrics.csv
@@ -19,11 +20,18 @@ class Objective:
 
     Attributes:
         metric: `checkpoint.monitor`: METRIC, or SET/METRIC for one of data.validation_sets.
-        higher_is_better: the direction.
+        direction: whether its highest or lowest value is best.
+        split: the split in metrics.csv: ``validation``, or SET.
     """
 
     metric: str
-    higher_is_better: bool
+    direction: str
+    split: str = "validation"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether its highest value is best."""
+        return self.direction == HIGHEST
 
     def best(self, values: Sequence[float]) -> float | None:
         """The best of some values; None if none of them is finite."""
@@ -35,17 +43,23 @@ class Objective:
         return min(finite_values)
 
     def validations(self, run: Path) -> list[float]:
-        """The values of all validations of a run, oldest first; none before the first one."""
-        split, _, name = self.metric.rpartition("/")
-        values: list[float] = []
+        """The values of all validations of a run, oldest first; none before the first one.
+
+        A value that is not finite is among them: successive halving counts validations.
+        """
         try:
-            content = (run / "metrics.csv").read_text(encoding="utf-8")
+            content = (run / "metrics.csv").read_bytes()
         except FileNotFoundError:
             return []
-        for row in csv.reader(content.splitlines()):
-            # A process that was killed may have written half a row.
-            if len(row) == CSV_COLUMNS and row[1] == (split or "validation") and row[4] == name:
-                values.append(_number(row[5]))
+        complete, _, _ = content.rpartition(b"\n")  # a process that was killed may leave half a row
+        name = self.metric.removeprefix(f"{self.split}/")
+        values: list[float] = []
+        for row in csv.reader(complete.decode(errors="replace").splitlines()):
+            if len(row) != CSV_COLUMNS:
+                continue  # the file is damaged
+            _, split, _, _, metric, value = row
+            if split == self.split and metric == name:
+                values.append(_number(value))
         return values
 
 
@@ -65,23 +79,38 @@ def find_objective(settings: Settings) -> Objective:
         UserError: if no class, or not all of them, declare the same direction.
     """
     monitor = settings.checkpoint.monitor
+    split = "validation"
+    name = monitor
+    first, slash, rest = monitor.partition("/")
+    if slash and first in settings.data.validation_sets:
+        split = first
+        name = rest
     mode = settings.checkpoint.mode
     if mode is not None:
-        return Objective(monitor, mode == "max")
-    name = monitor.rpartition("/")[2]
+        return Objective(monitor, MODES[mode], split)
     if name == "loss":
-        return Objective(monitor, higher_is_better=False)
-    directions = set()
-    for metrics in list_classes("metrics", "torch.nn.Module").classes.values():
-        declared = getattr(metrics, "higher_is_better", None)
-        if isinstance(declared, Mapping) and name in declared:
-            directions.add(declared[name])
+        return Objective(monitor, LOWEST, split)
+    directions = _declared_directions(name)
     if len(directions) != 1:
         raise UserError(
             f"checkpoint.monitor = {monitor!r}: a sweep must know whether higher is better before "
             "it starts; set checkpoint.mode=max or checkpoint.mode=min"
         )
-    return Objective(monitor, higher_is_better=directions.pop())
+    return Objective(monitor, directions.pop(), split)
+
+
+def _declared_directions(name: str) -> set[str]:
+    """The directions that the classes in metrics/ declare for a metric."""
+    directions: set[str] = set()
+    for metrics in list_classes("metrics", "torch.nn.Module").classes.values():
+        declared = getattr(metrics, "higher_is_better", None)
+        if not isinstance(declared, Mapping) or name not in declared:
+            continue
+        if declared[name]:
+            directions.add(HIGHEST)
+        else:
+            directions.add(LOWEST)
+    return directions
 
 
 def count_validations(settings: Settings) -> int | None:

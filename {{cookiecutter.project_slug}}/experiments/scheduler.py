@@ -11,20 +11,22 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from experiments.devices import job_variables
 from experiments.search_space import to_overrides
-from experiments.study import HEARTBEAT_SECONDS, OUTPUT, ClaimedTrial, SweepStudy
+from experiments.study import ClaimedTrial, SweepStudy
+from experiments.study_storage import HEARTBEAT_SECONDS
 from experiments.sweep_plan import SweepPlan
 from experiments.sweep_progress import SweepProgress
-from experiments.trials import Run, RunProcess, job_variables
+from experiments.trials import RunProcess, TrialRun
 from utils.errors import UserError
 from utils.locks import is_locked
 from utils.signals import StopSignals
 
-POLL_SECONDS = 0.2  # between two looks at signals, rungs and the time
-WAIT_SECONDS = 1.0  # between two looks for a trial that another worker has released
-STOP_SECONDS = 15  # for all processes to save their state
+POLL_SECONDS = 0.2  # between two checks of signals, rungs and the time
+CLAIM_INTERVAL_SECONDS = 1.0  # while other workers run the last trials
+STOP_SECONDS = 15  # in which all processes save their state
 MAX_STARTS_WITHOUT_PROGRESS = 3
-MIN_FREE_BYTES = 2**20  # with less, a run that fails has failed for lack of space
+MIN_FREE_BYTES = 2**20  # with less, lack of space is taken for the cause of a failure
 
 
 @dataclass
@@ -39,19 +41,20 @@ class ActiveTrial:
     """
 
     claimed: ClaimedTrial
-    runs: list[Run]
+    runs: list[TrialRun]
     values: dict[int, float] = field(default_factory=dict)
     error: str = ""
 
 
 @dataclass
 class Job:
-    """A run that trains, or waits for a process of an earlier sweep that still trains it.
+    """One run of a trial, which waits or trains.
 
     Attributes:
         active: the trial.
         position: the position of the run in its trial.
-        process: the process; None while it waits.
+        process: the process; None while the run waits, for a slot or for the end of a process
+            that a killed sweep has left behind.
     """
 
     active: ActiveTrial
@@ -59,7 +62,7 @@ class Job:
     process: RunProcess | None
 
     @property
-    def run(self) -> Run:
+    def run(self) -> TrialRun:
         """The run."""
         return self.active.runs[self.position]
 
@@ -84,9 +87,9 @@ class Scheduler:
         self.devices = devices
         self.stop_signal = 0
         self.stop_reason = ""
-        self.jobs: list[Job | None] = [None for _ in range(plan.options.jobs)]
-        self.waiting: deque[Job] = deque()  # runs of claimed trials that have not started
         self.active: list[ActiveTrial] = []
+        self.waiting: deque[Job] = deque()  # runs of active trials that have no slot yet
+        self.slots: list[Job | None] = [None for _ in range(plan.options.jobs)]
         self.failures_in_a_row = 0
         self._process_ended = threading.Event()
         self._next_claim_time = 0.0
@@ -104,30 +107,31 @@ class Scheduler:
             try:
                 while True:
                     self.stop_signal = signals.received
-                    if self._is_stopped(started) or not self._has_work():
+                    self.stop_reason = self._find_stop_reason(started)
+                    if self.stop_reason or not self._has_work():
                         break
                     self._start_runs()
                     self._wait()
-                    self._check_jobs()
+                    self._check_slots()
                     self._record_heartbeats()
                 self._stop_runs()
-                self._check_jobs()
+                self._check_slots()
                 for active in list(self.active):
                     self._release(active, None)
             finally:
                 self._stop_runs()  # after an error, too
             self.stop_signal = signals.received
 
-    def _is_stopped(self, started: float) -> bool:
+    def _find_stop_reason(self, started: float) -> str:
         options = self.plan.options
-        minutes = (time.monotonic() - started) / 60
         if self.stop_signal:
-            self.stop_reason = f"stopped by {signal.Signals(self.stop_signal).name}"
-        elif options.minutes is not None and minutes >= options.minutes:
-            self.stop_reason = f"--minutes {options.minutes:g} are over"
-        elif self.has_too_many_failures():
-            self.stop_reason = f"{self.failures_in_a_row} trials in a row have failed"
-        return bool(self.stop_reason)
+            return f"stopped by {signal.Signals(self.stop_signal).name}"
+        minutes = (time.monotonic() - started) / 60
+        if options.minutes is not None and minutes >= options.minutes:
+            return f"--minutes {options.minutes:g} are over"
+        if self.has_too_many_failures():
+            return f"--max-failures {options.max_failures}: as many trials in a row have failed"
+        return ""
 
     def has_too_many_failures(self) -> bool:
         """Whether so many trials have failed in a row that the sweep stops."""
@@ -141,52 +145,56 @@ class Scheduler:
     # Starting
 
     def _start_runs(self) -> None:
-        for slot, job in enumerate(self.jobs):
+        """Fills the free slots, with runs of new trials if none is waiting."""
+        for slot, job in enumerate(self.slots):
             if job is not None:
                 continue
             if not self.waiting:
-                self._claim()
+                self._claim_trials()
             if not self.waiting:
                 return
             self._start(slot, self.waiting.popleft())
 
-    def _claim(self) -> None:
+    def _claim_trials(self) -> None:
         """Claims trials until one of them has a run to start, or there is no trial."""
         while not self.waiting and time.monotonic() >= self._next_claim_time:
             claimed = self.study.claim()
             if claimed is None:
                 self.progress.show_waiting(has_own_trials=bool(self.active))
-                self._next_claim_time = time.monotonic() + WAIT_SECONDS
+                self._next_claim_time = time.monotonic() + CLAIM_INTERVAL_SECONDS
                 return
-            active = ActiveTrial(claimed, self._make_runs(claimed))
-            self.active.append(active)
-            for position, run in enumerate(active.runs):
-                job = Job(active, position, None)
-                if run.is_finished() or self._has_reached_rung(job):
-                    self._record(job)
-                else:
-                    self.waiting.append(job)
-            self._finish_if_done(active)
+            self._activate(ActiveTrial(claimed, self._make_runs(claimed)))
 
-    def _make_runs(self, claimed: ClaimedTrial) -> list[Run]:
-        name = f"{claimed.index:04d}"
+    def _make_runs(self, claimed: ClaimedTrial) -> list[TrialRun]:
+        trial_folder = self.plan.trial_folder(claimed.index)
         runs = []
-        for settings in self.plan.space.repeated_settings():
-            folder = self.plan.folder / name
-            output = name
-            if settings:
-                repetition = ",".join(f"{key}={value}" for key, value in settings.items())
-                folder /= repetition
-                output += f"_{repetition}"
-            overrides = to_overrides({**self.plan.space.fixed, **claimed.values, **settings})
-            file = self.plan.folder / OUTPUT / f"{output}.log"
-            runs.append(Run(folder, file, overrides))
+        for repetition in self.plan.space.repeated_settings():
+            folder = trial_folder
+            output_name = trial_folder.name
+            if repetition:
+                name = ",".join(f"{key}={value}" for key, value in repetition.items())
+                folder = trial_folder / name
+                output_name += f"_{name}"
+            output = self.plan.output_folder / f"{output_name}.log"
+            settings = {**self.plan.space.fixed, **claimed.values, **repetition}
+            runs.append(TrialRun(folder, output, to_overrides(settings)))
         return runs
 
+    def _activate(self, active: ActiveTrial) -> None:
+        """Lets the runs of a trial wait that earlier sweeps have not completed."""
+        self.active.append(active)
+        for position, run in enumerate(active.runs):
+            job = Job(active, position, None)
+            if run.is_finished() or self._has_reached_rung(job):
+                self._record(job)
+            else:
+                self.waiting.append(job)
+        self._finish_if_done(active)
+
     def _start(self, slot: int, job: Job) -> None:
-        self.jobs[slot] = job
-        if is_locked(job.run.folder / ".lock"):  # by a process of an earlier sweep
-            return
+        self.slots[slot] = job
+        if is_locked(job.run.folder / ".lock"):
+            return  # a process that a killed sweep has left behind still trains it
         options = self.plan.options
         variables = job_variables(slot, options.jobs, options.processes, self.devices)
         job.process = RunProcess(
@@ -201,18 +209,19 @@ class Scheduler:
         self._process_ended.clear()
         self.progress.refresh()
 
-    def _check_jobs(self) -> None:
-        for slot, job in enumerate(self.jobs):
+    def _check_slots(self) -> None:
+        """Frees the slots of runs that have ended, and stops those that have reached their rung."""
+        for slot, job in enumerate(self.slots):
             if job is None:
                 continue
             if job.process is None:
                 if not is_locked(job.run.folder / ".lock"):
-                    self.jobs[slot] = None
+                    self.slots[slot] = None
                     self.waiting.appendleft(job)
                 continue
             exit_code = job.process.process.poll()
             if exit_code is not None:
-                self.jobs[slot] = None
+                self.slots[slot] = None
                 self._handle_end(job, job.process, exit_code)
             elif not job.process.stop_requested and self._has_reached_rung(job):
                 job.process.request_stop()
@@ -221,21 +230,14 @@ class Scheduler:
         rung = job.active.claimed.rung
         return rung is not None and len(self.objective.validations(job.run.folder)) >= rung
 
+    # The end of a run
+
     def _handle_end(self, job: Job, process: RunProcess, exit_code: int) -> None:
-        """Decides what the end of a process means."""
-        run = job.run
+        """Records the value of a run, lets it wait until it is resumed, or reports its error."""
         if exit_code == 0 or self._has_reached_rung(job):
             self._record(job)
-            self._finish_if_done(job.active)
-            return
-        if process.can_be_resumed(exit_code) or is_locked(run.folder / ".lock"):
-            run.starts_without_progress += 1
-            if process.has_made_progress() or process.stop_requested:
-                run.starts_without_progress = 0
-            if run.starts_without_progress < MAX_STARTS_WITHOUT_PROGRESS:
-                self.waiting.appendleft(Job(job.active, job.position, None))
-                return
-            job.active.error = f"killed {run.starts_without_progress} times before it saved a step"
+        elif process.can_be_resumed(exit_code) or is_locked(job.run.folder / ".lock"):
+            self._resume(job, process)
         else:
             job.active.error = process.describe_failure(exit_code)
         if self._disk_is_full(job.active.error):
@@ -244,14 +246,6 @@ class Scheduler:
                 "       free some space, and repeat the command; nothing is lost"
             )
         self._finish_if_done(job.active)
-
-    def _disk_is_full(self, error: str) -> bool:
-        """Whether a run has failed because the disk is full: it can be resumed later."""
-        if os.strerror(errno.ENOSPC) in error:
-            return True
-        return shutil.disk_usage(self.plan.folder).free < MIN_FREE_BYTES
-
-    # Recording
 
     def _record(self, job: Job) -> None:
         """Records the value of a run that is done."""
@@ -264,30 +258,54 @@ class Scheduler:
         else:
             job.active.values[job.position] = value
 
+    def _resume(self, job: Job, process: RunProcess) -> None:
+        """Lets a run wait again, unless it is killed each time before it saves a step."""
+        run = job.run
+        if process.has_made_progress() or process.stop_requested:
+            run.starts_without_progress = 0
+        else:
+            run.starts_without_progress += 1
+        if run.starts_without_progress < MAX_STARTS_WITHOUT_PROGRESS:
+            self.waiting.appendleft(Job(job.active, job.position, None))
+        else:
+            job.active.error = f"killed {run.starts_without_progress} times before it saved a step"
+
+    def _disk_is_full(self, error: str) -> bool:
+        """Whether a run has failed because the disk is full: it can be resumed later."""
+        if not error:
+            return False
+        if os.strerror(errno.ENOSPC) in error:
+            return True
+        return shutil.disk_usage(self.plan.folder).free < MIN_FREE_BYTES
+
+    # The end of a trial
+
     def _finish_if_done(self, active: ActiveTrial) -> None:
         """Records the result of a trial if no run of it is left to do."""
-        claimed = active.claimed
         if active.error:
             self.waiting = deque(job for job in self.waiting if job.active is not active)
-        is_running = any(job is not None and job.active is active for job in self.jobs)
-        if is_running or any(job.active is active for job in self.waiting):
+        if self._has_unfinished_runs(active):
             return
+        claimed = active.claimed
         if active.error:
             self.failures_in_a_row += 1
             self.active.remove(active)
             self.study.fail(claimed, active.error)
-        elif len(active.values) == len(active.runs):
+        else:
             self.failures_in_a_row = 0
-            value = statistics.fmean(active.values[position] for position in sorted(active.values))
+            value = statistics.fmean(active.values.values())
             if claimed.rung is not None:
                 self._release(active, value)
             else:
                 self.active.remove(active)
                 self.study.finish(claimed, value)
-        else:
-            return
         self._next_claim_time = 0.0
         self.progress.show_end(claimed)
+
+    def _has_unfinished_runs(self, active: ActiveTrial) -> bool:
+        unfinished = [job.active for job in self.waiting]
+        unfinished += [job.active for job in self.slots if job is not None]
+        return any(other is active for other in unfinished)
 
     def _release(self, active: ActiveTrial, value: float | None) -> None:
         self.active.remove(active)
@@ -304,7 +322,10 @@ class Scheduler:
 
     def _stop_runs(self) -> None:
         """Stops all processes with their state saved; kills those that take too long."""
-        processes = [job.process for job in self.jobs if job is not None and job.process]
+        processes = []
+        for job in self.slots:
+            if job is not None and job.process is not None:
+                processes.append(job.process)
         for process in processes:
             process.request_stop()
         end = time.monotonic() + STOP_SECONDS

@@ -8,42 +8,37 @@ releases its trial:
 - In a database, Optuna's heartbeat of the trial ends, and Optuna adds the same trial again.
 """
 
-import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import filelock
-import numpy as np
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.distributions import BaseDistribution
+from optuna.storages import RDBStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from experiments.halving import Standing, find_stage
+from experiments.halving import Candidate, find_stage
 from experiments.objective import Objective
-from experiments.search_space import Choices, FloatRange, Range
+from experiments.sampling import (
+    INDEX,
+    SeededSampler,
+    from_label,
+    suggest,
+    to_distribution,
+    to_label,
+)
+from experiments.study_storage import open_storage
 from experiments.sweep_plan import SweepPlan
-from utils.errors import UserError, first_line
+from utils.errors import UserError
 from utils.locks import is_locked
 
 JOURNAL = "journal.log"
 LOCKS = ".locks"
-OUTPUT = "output"  # folder of what the trials print
-HEARTBEAT_SECONDS = 60
-INDEX = "index"  # attribute of a trial in Optuna: its number in the sweep
-ERROR = "error"  # why a trial has failed
+ERROR = "error"  # attribute of a trial in Optuna: why it has failed
+SWEEP = "sweep"  # attribute of the study: the identity of the sweep
 REMOVED = "removed"  # attribute of the study: the failed trials that were removed
 
 
@@ -84,13 +79,8 @@ class SweepStudy:
         self.grid = plan.space.grid()
         (plan.folder / LOCKS).mkdir(parents=True, exist_ok=True)
         self.lock = filelock.FileLock(plan.folder / LOCKS / "study")
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        place = str(plan.folder / JOURNAL)
-        if plan.options.storage is not None:
-            place = f"--storage {plan.options.storage}"
-        with self.lock, _explaining(place):
-            self.storage = _open_storage(plan, self.lock)
+        with self.lock:
+            self.storage = open_storage(plan.options.storage, plan.folder / JOURNAL, self.lock)
             self.study = self._open_study()
 
     def _open_study(self) -> Study:
@@ -99,20 +89,26 @@ class SweepStudy:
             direction = StudyDirection.MAXIMIZE
         distributions: dict[str, BaseDistribution] = {}
         for key, axis in self.plan.space.ranges.items():
-            distributions[key] = _distribution(axis)
-        sampler = SeededSampler(
-            self.plan.options.method == "tpe", self.plan.options.sampler_seed, distributions
-        )
+            distributions[key] = to_distribution(axis)
+        is_tpe = self.plan.options.method == "tpe"
         study = optuna.create_study(
             study_name=str(self.plan.options.name),
             storage=self.storage,
-            sampler=sampler,
+            sampler=SeededSampler(is_tpe, self.plan.options.sampler_seed, distributions),
             pruner=optuna.pruners.NopPruner(),
             direction=direction,
             load_if_exists=True,
         )
         if study.metric_names is None:
             study.set_metric_names([self.objective.metric])
+        identity = study.user_attrs.get(SWEEP)
+        if identity is None:
+            study.set_user_attr(SWEEP, self.plan.identity)
+        elif identity != self.plan.identity:
+            raise UserError(
+                f"--storage contains another sweep {self.plan.options.name}: with other ranges, "
+                "in another order, or with other settings; use another --name"
+            )
         return study
 
     # Trials
@@ -132,29 +128,32 @@ class SweepStudy:
             found.setdefault(trial.user_attrs[INDEX], trial)
         return dict(sorted(found.items()))
 
+    def failed_trials(self) -> dict[int, FrozenTrial]:
+        """The trials that have failed, by index."""
+        found = {}
+        for index, trial in self.trials().items():
+            if trial.state == TrialState.FAIL:
+                found[index] = trial
+        return found
+
     def best_trial(self) -> tuple[int, float] | None:
         """The index and the value of the best complete trial; None if there is none."""
-        best: tuple[int, float] | None = None
+        values: dict[int, float] = {}
         for index, trial in self.trials().items():
-            if trial.state != TrialState.COMPLETE or trial.value is None:
-                continue
-            if best is None or self._is_better(trial.value, best[1]):
-                best = (index, trial.value)
-        return best
-
-    def _is_better(self, value: float, other: float) -> bool:
-        if self.objective.higher_is_better:
-            return value > other
-        return value < other
+            if trial.state == TrialState.COMPLETE and trial.value is not None:
+                values[index] = trial.value
+        best_value = self.objective.best(list(values.values()))
+        for index, value in values.items():
+            if value == best_value:
+                return index, value
+        return None
 
     def values_of(self, index: int) -> dict[str, Any]:
         """The values of the settings that are searched, in a trial."""
-        parameters = self.trials()[index].params
+        labels = self.trials()[index].params
         values: dict[str, Any] = {}
         for key, axis in self.plan.space.ranges.items():
-            values[key] = parameters[key]
-            if isinstance(axis, Choices):
-                values[key] = axis.values[axis.labels.index(parameters[key])]
+            values[key] = from_label(axis, labels[key])
         return values
 
     def is_complete(self) -> bool:
@@ -164,6 +163,8 @@ class SweepStudy:
         if count is None or len(trials) < count:
             return False
         return all(trial.state.is_finished() for trial in trials.values())
+
+    # Claiming
 
     def claim(self) -> ClaimedTrial | None:
         """Claims the next trial; None if there is none now.
@@ -175,88 +176,86 @@ class SweepStudy:
             if isinstance(self.storage, RDBStorage):
                 optuna.storages.fail_stale_trials(self.study)
             if self.plan.options.halving is not None:
-                return self._claim_in_stage()
-            return self._claim_first(None, None)
+                return self._claim_for_rung(self.plan.options.halving)
+            claimed = self._claim_released(self.trials().keys())
+            if claimed is not None:
+                return claimed
+            return self._claim_new()
 
-    def _claim_in_stage(self) -> ClaimedTrial | None:
+    def _claim_for_rung(self, factor: int) -> ClaimedTrial | None:
+        """Claims a trial that has not reached the present rung; ends those that do not go on."""
         trials = self.trials()
         count = self.plan.trial_count
         assert count is not None  # the plan has checked it
-        standings = []
-        for index in range(count):
-            standings.append(_standing(index, trials.get(index)))
-        halving = self.plan.options.halving
-        assert halving is not None
-        stage = find_stage(standings, halving, self.objective.higher_is_better, self.validations)
+        candidates = [_to_candidate(index, trials.get(index)) for index in range(count)]
+        stage = find_stage(candidates, factor, self.objective.higher_is_better, self.validations)
         for index in stage.eliminated:
             if not trials[index].state.is_finished():
                 self._eliminate(trials[index])
-        return self._claim_first(stage.open, stage.rung)
+        claimed = self._claim_released(stage.to_train, stage.rung)
+        if claimed is not None:
+            return claimed
+        return self._claim_new(stage.rung)
 
-    def _claim_first(self, indices: Sequence[int] | None, rung: int | None) -> ClaimedTrial | None:
-        """Claims the first trial that is waiting or was released, or else adds one.
-
-        Args:
-            indices: the trials in question; None for all.
-            rung: what the trial is claimed for.
-        """
-        trials = self.trials()
-        for index, trial in trials.items():
-            if indices is not None and index not in indices:
-                continue
-            if not trial.state.is_finished():
+    def _claim_released(
+        self, indices: Collection[int], rung: int | None = None
+    ) -> ClaimedTrial | None:
+        """Claims the first of some trials that has not ended and that no worker runs."""
+        for index, trial in self.trials().items():
+            if index in indices and not trial.state.is_finished():
                 claimed = self._try_to_claim(index, trial, rung)
                 if claimed is not None:
                     return claimed
+        return None
+
+    def _claim_new(self, rung: int | None = None) -> ClaimedTrial | None:
+        """Adds a trial and claims it; None if the sweep has all its trials."""
+        index = len(self.trials())
         count = self.plan.trial_count
-        if count is not None and len(trials) >= count:
+        if count is not None and index >= count:
             return None
-        index = len(trials)
-        values: dict[str, Any] = {}
+        labels: dict[str, Any] = {}
         if self.plan.options.method == "grid" and self.grid is not None:
-            values = self._to_labels(self.grid[index])
-        self.study.enqueue_trial(values, user_attrs={INDEX: index})
+            for key, value in self.grid[index].items():
+                labels[key] = to_label(self.plan.space.ranges[key], value)
+        self.study.enqueue_trial(labels, user_attrs={INDEX: index})
         return self._try_to_claim(index, self.trials()[index], rung)
 
     def _try_to_claim(
         self, index: int, frozen: FrozenTrial, rung: int | None
     ) -> ClaimedTrial | None:
+        """Claims a trial, unless another worker runs it."""
         lock = filelock.FileLock(self.plan.folder / LOCKS / f"{index:04d}")
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
-            return None  # another worker runs it
-        if not self._take(index, frozen):
+            return None
+        if not self._set_running(index, frozen):
             lock.release()
             return None
-        trial = Trial(self.study, frozen._trial_id)
+        trial = Trial(self.study, frozen._trial_id)  # lets the sampler choose its values
         self.record_heartbeat(trial)
-        values = {}
+        values: dict[str, Any] = {}
         for key, axis in self.plan.space.ranges.items():
-            values[key] = _suggest(trial, key, axis)
+            values[key] = suggest(trial, key, axis)
         return ClaimedTrial(index, values, rung, trial, lock)
 
-    def _take(self, index: int, trial: FrozenTrial) -> bool:
-        """Whether the trial is this worker's, after another one has released it or has died."""
+    def _set_running(self, index: int, trial: FrozenTrial) -> bool:
+        """Makes a trial that waits a running one; whether it is then this worker's trial.
+
+        A trial that is running already is this worker's if its previous worker has died.
+        """
         if trial.state == TrialState.WAITING:
             return self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
         if isinstance(self.storage, RDBStorage):
             return False  # its worker may be on another machine
-        folder = self.plan.folder / f"{index:04d}"
-        return not any(is_locked(file) for file in folder.rglob(".lock"))
+        run_locks = self.plan.trial_folder(index).rglob(".lock")
+        return not any(map(is_locked, run_locks))  # by processes that the worker has left behind
 
     def record_heartbeat(self, trial: Trial) -> None:
         """Tells a database that the worker of a trial is alive."""
         if isinstance(self.storage, RDBStorage):
             self.storage.record_heartbeat(trial._trial_id)
-
-    def _to_labels(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values as Optuna stores them."""
-        labels = dict(values)
-        for key, axis in self.plan.space.ranges.items():
-            if isinstance(axis, Choices):
-                labels[key] = axis.labels[axis.values.index(values[key])]
-        return labels
 
     # The end of a trial
 
@@ -290,192 +289,27 @@ class SweepStudy:
 
     def _eliminate(self, trial: FrozenTrial) -> None:
         """Ends a trial at its last rung."""
-        if trial.state == TrialState.WAITING:
+        if trial.state == TrialState.WAITING:  # from which Optuna allows no end
             self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
         self.study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
-
-    def failed_trials(self) -> dict[int, FrozenTrial]:
-        """The trials that have failed, by index."""
-        found = {}
-        for index, trial in self.trials().items():
-            if trial.state == TrialState.FAIL:
-                found[index] = trial
-        return found
 
     def remove(self, trials: Mapping[int, FrozenTrial]) -> None:
         """Removes failed trials; the same ones are waiting to be run again."""
         with self.lock:
+            for index, trial in trials.items():
+                self.study.enqueue_trial(trial.params, user_attrs={INDEX: index})
+            # Only now: a process that is killed in between leaves a failed trial, and loses none.
             removed = self.study.user_attrs.get(REMOVED, [])
             numbers = [trial.number for trial in trials.values()]
             self.study.set_user_attr(REMOVED, [*removed, *numbers])
-            for index, trial in trials.items():
-                self.study.enqueue_trial(trial.params, user_attrs={INDEX: index})
 
 
-def remove_trial_files(plan: SweepPlan, index: int) -> None:
-    """Deletes the run folders and the output of a trial."""
-    name = f"{index:04d}"
-    shutil.rmtree(plan.folder / name, ignore_errors=True)
-    for output in (plan.folder / OUTPUT).glob(f"{name}*.log"):
-        output.unlink()
-
-
-def _standing(index: int, trial: FrozenTrial | None) -> Standing:
+def _to_candidate(index: int, trial: FrozenTrial | None) -> Candidate:
     """How far a trial has come; None stands for one that has not started."""
     if trial is None:
-        return Standing(index)
+        return Candidate(index)
     final = None
     if trial.state == TrialState.COMPLETE:
         final = trial.value
-    return Standing(index, trial.intermediate_values, final, failed=trial.state == TrialState.FAIL)
-
-
-def _distribution(axis: Range) -> BaseDistribution:
-    if isinstance(axis, Choices):
-        return CategoricalDistribution(axis.labels)
-    if isinstance(axis, FloatRange):
-        return FloatDistribution(axis.low, axis.high, log=axis.log)
-    return IntDistribution(axis.low, axis.high)
-
-
-def _suggest(trial: Trial, key: str, axis: Range) -> Any:
-    """The value of a setting in a trial, which Optuna chooses unless it is known already."""
-    if isinstance(axis, Choices):
-        label = trial.suggest_categorical(key, axis.labels)
-        return axis.values[axis.labels.index(label)]
-    if isinstance(axis, FloatRange):
-        return trial.suggest_float(key, axis.low, axis.high, log=axis.log)
-    return trial.suggest_int(key, axis.low, axis.high)
-
-
-class SeededSampler(BaseSampler):
-    """Chooses all values of a trial at once, with a random seed of its own.
-
-    What was killed or which worker runs a trial has therefore no effect on its values. Those of
-    TPE depend on which trials have ended before.
-
-    Args:
-        is_tpe: whether TPE chooses the values; otherwise, they are random.
-        seed: the seed of the sweep.
-        space: the distributions of all settings that are searched.
-    """
-
-    def __init__(self, is_tpe: bool, seed: int, space: Mapping[str, BaseDistribution]) -> None:
-        self.is_tpe = is_tpe
-        self.seed = seed
-        self.space: dict[str, BaseDistribution] = {}
-        for key, distribution in space.items():
-            if not distribution.single():
-                self.space[key] = distribution
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """The whole search space, so that `sample_relative` chooses all values."""
-        return self.space
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """The values of a trial."""
-        seeds = np.random.SeedSequence([self.seed, trial.user_attrs[INDEX]])
-        seed = int(seeds.generate_state(1)[0])
-        sampler: BaseSampler = RandomSampler(seed=seed)
-        if self.is_tpe:
-            sampler = TPESampler(seed=seed)
-        values = sampler.sample_relative(study, trial, search_space)
-        for key, distribution in search_space.items():
-            if key not in values:  # TPE starts with random trials
-                values[key] = sampler.sample_independent(study, trial, key, distribution)
-        return values
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any
-    ) -> Any:
-        """Is not called: `sample_relative` chooses all values.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError(param_name)
-
-
-# Storage
-
-
-def _open_storage(plan: SweepPlan, lock: filelock.BaseFileLock) -> JournalStorage | RDBStorage:
-    url = plan.options.storage
-    if url is not None:
-        return RDBStorage(
-            url,
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(
-                inherit_intermediate_values=True
-            ),
-        )
-    file = plan.folder / JOURNAL
-    return JournalStorage(JournalFileBackend(str(file), lock_obj=JournalLock(file, lock)))
-
-
-def check_storage(url: str) -> None:
-    """Opens a database, which creates its tables.
-
-    Raises:
-        UserError: if it is unavailable, or its driver is not installed.
-    """
-    with _explaining(f"--storage {url}"):
-        RDBStorage(url).remove_session()
-
-
-class JournalLock(JournalFileOpenLock):
-    """The lock of a journal file, which also repairs the file before it is written.
-
-    The system releases it when its process dies. Optuna's own lock would stay for 30 seconds.
-
-    Args:
-        file: the journal.
-        lock: the lock of the study.
-    """
-
-    def __init__(self, file: Path, lock: filelock.BaseFileLock) -> None:
-        super().__init__(str(file))
-        self.file = file
-        self.lock = lock
-
-    def acquire(self) -> bool:
-        """Waits for the lock; the file then ends with a complete line."""
-        self.lock.acquire()
-        remove_incomplete_line(self.file)
-        return True
-
-    def release(self) -> None:
-        """Releases the lock."""
-        self.lock.release()
-
-
-def remove_incomplete_line(file: Path) -> None:
-    """Removes the end of a file after its last line break, which a killed process has left.
-
-    Optuna cannot read a journal in which another line follows it.
-    """
-    with file.open("r+b") as stream:
-        size = stream.seek(0, 2)
-        if size == 0:
-            return
-        stream.seek(size - 1)
-        if stream.read(1) == b"\n":
-            return
-        stream.seek(0)
-        content = stream.read()
-        stream.truncate(content.rfind(b"\n") + 1)
-
-
-@contextmanager
-def _explaining(place: str) -> Iterator[None]:
-    """Reports errors of a storage that cannot be opened or read as errors of the user."""
-    try:
-        yield
-    except (OSError, UserError):
-        raise
-    except Exception as error:  # whatever a database driver may raise
-        raise UserError(f"{place} cannot be opened: {first_line(error)}") from error
+    has_failed = trial.state == TrialState.FAIL
+    return Candidate(index, trial.intermediate_values, final, has_failed)

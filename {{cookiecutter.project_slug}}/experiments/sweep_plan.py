@@ -1,20 +1,22 @@
 """What a sweep consists of: from the command line, a YAML file, or its own folder."""
 
 import difflib
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from ruamel.yaml import YAML
 
 from config.loading import flatten
-from config.reading import DEFAULT, parse, parse_overrides, read_file
+from config.reading import DEFAULT, parse_overrides, read_file
 from config.schema import Count, Positive, Section
+from experiments.ranges import quote
 from experiments.search_space import SearchSpace, make_search_space
 from storage.run_folder import RUNS
 from utils.errors import UserError
@@ -22,13 +24,26 @@ from utils.files import replace_file
 
 SWEEP_FILES = Path("config/sweeps")
 PLAN_FILE = "sweep.yaml"
-MAX_NAME_CHARACTERS = 60
+MAX_NAME_BYTES = 200  # of a folder; file systems allow 255
+MAX_DEFAULT_NAME_CHARACTERS = 60
+MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
+MAX_SHOWN_DIFFERENCES = 3
+
+
+def _check_name(name: str) -> str:
+    is_hidden = name == "" or name.startswith(".")  # also the folders . and ..
+    is_path = "/" in name or "\\" in name
+    if is_hidden or is_path or not name.isprintable():
+        raise ValueError("use the name of one folder that does not begin with a dot")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"use at most {MAX_NAME_BYTES} bytes")
+    return name
 
 
 class SweepOptions(Section):
     """The options of a sweep, from the command line or from a sweep file."""
 
-    name: Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")] | None = None
+    name: Annotated[str, AfterValidator(_check_name)] | None = None
     """Folder in runs/; default: the name of the sweep file, or sweep_ and the settings."""
     config: str | None = None
     """Settings file of the trials."""
@@ -52,8 +67,9 @@ class SweepOptions(Section):
     """Random seed of the values that are chosen."""
 
 
-# What must not change when a sweep continues.
+# What must not change when a sweep continues, and what may.
 FIXED_OPTIONS = ("method", "halving", "storage", "sampler_seed")
+CHANGEABLE_OPTIONS = ("trials", "minutes", "jobs", "processes", "max_failures")
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,7 @@ class SweepPlan:
     Attributes:
         folder: the folder of the sweep, ``runs/<name>``.
         config: the settings file of the trials.
+        settings: its content.
         values: the value or the range of each setting, as they were written.
         space: the search space, which is made from them.
         options: the options, with a name and a method.
@@ -70,9 +87,35 @@ class SweepPlan:
 
     folder: Path
     config: Path
+    settings: Mapping[str, Any]
     values: Mapping[str, Any]
     space: SearchSpace
     options: SweepOptions
+
+    @property
+    def identity(self) -> str:
+        """A hash of what decides what the trials are, for workers without a common folder."""
+        facts = [
+            repr(list(self.space.ranges.items())),  # a grid depends on their order
+            repr(sorted(self.space.repetitions.items())),
+            json.dumps([self.space.fixed, self.settings], sort_keys=True),
+            repr([self.options.method, self.options.halving, self.options.sampler_seed]),
+        ]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether its folder contains a sweep."""
+        return (self.folder / PLAN_FILE).exists()
+
+    def trial_folder(self, index: int) -> Path:
+        """The folder of a trial: a run folder, or one that contains those of its repetitions."""
+        return self.folder / f"{index:04d}"
+
+    @property
+    def output_folder(self) -> Path:
+        """The folder of what the trials print."""
+        return self.folder / "output"
 
     @property
     def trial_count(self) -> int | None:
@@ -98,25 +141,41 @@ def make_plan(given: Mapping[str, Any], overrides: Iterable[str]) -> SweepPlan:
     Raises:
         UserError: if an option or a range is invalid.
     """
-    config: Path | None = given.get("config")
-    overrides = list(overrides)
-    if config is None and "name" in given and not overrides:
-        config = _find_sweep(given["name"])
-    values: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-    if config is not None and _is_sweep_file(config):
-        values, options = _read_sweep_file(config)
-        config = None
-        if "config" in options:
-            config = Path(options["config"])
-    options |= {key: value for key, value in given.items() if key != "config"}
-    values |= dict(parse_overrides(overrides))
+    values, written_options = _merge_with_file(given, list(overrides))
     space = make_search_space(values)
-    options.setdefault("name", _default_name(space))
-    checked = _check_options(options)
-    checked = checked.model_copy(update={"method": _choose_method(space, checked)})
-    folder = RUNS / str(checked.name)
-    return SweepPlan(folder, config or DEFAULT, values, space, checked)
+    options = _check_options(written_options)
+    name = options.name or _default_name(space)
+    folder = RUNS / name
+    if options.method is None and (folder / PLAN_FILE).exists():
+        # Other --trials than before must not select another method.
+        options = options.model_copy(update={"method": load_plan(folder).options.method})
+    method = _choose_method(space, options)
+    settings_file = Path(options.config or DEFAULT)
+    return SweepPlan(
+        folder=folder,
+        config=settings_file,
+        settings=read_file(settings_file),
+        values=values,
+        space=space,
+        options=options.model_copy(update={"name": name, "method": method}),
+    )
+
+
+def _merge_with_file(
+    given: Mapping[str, Any], overrides: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ranges and the options of the command line, on top of those of its sweep file."""
+    options = dict(given)
+    config: Path | None = options.pop("config", None)
+    if config is None and "name" in options and not overrides:
+        config = _find_sweep(options["name"])
+    ranges = dict(parse_overrides(overrides))
+    if config is None:
+        return ranges, options
+    if not _is_sweep_file(config):
+        return ranges, {"config": str(config), **options}
+    file = _read_sweep_file(config)
+    return {**file.ranges, **ranges}, {**file.options, **options}
 
 
 def _find_sweep(name: str) -> Path:
@@ -129,42 +188,20 @@ def _find_sweep(name: str) -> Path:
     raise UserError(f"--name {name}: there is neither {paths}; add ranges as KEY=RANGE")
 
 
-def _is_sweep_file(file: Path) -> bool:
-    """Whether a file describes a sweep; any other file contains the settings of the trials."""
-    return file.parent.name == SWEEP_FILES.name or "ranges" in read_file(file)
+def _default_name(space: SearchSpace) -> str:
+    names = [key.rpartition(".")[2] for key in [*space.ranges, *space.repetitions]]
+    return "_".join(["sweep", *names])[:MAX_DEFAULT_NAME_CHARACTERS]
 
 
-def _read_sweep_file(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The ranges and the options in a sweep file."""
-    options = read_file(file)
-    ranges = options.pop("ranges", {})
-    options.pop("settings", None)  # of the file in the folder of a sweep
-    if not isinstance(ranges, dict):
-        raise UserError(f"{file}: ranges must contain one KEY: RANGE per line")
-    known = [*SweepOptions.model_fields, "ranges"]
-    for key in options:
-        if key not in known:
-            raise UserError(f"{file}: unknown key {key[:60]}; {_advice(key, known)}")
-    if file.name == PLAN_FILE:
-        options["name"] = file.parent.name
-    elif isinstance(options.get("config"), str):
-        options["config"] = str(file.parent / options["config"])
-    values: dict[str, Any] = {}
-    for key, value in ranges.items():
-        if isinstance(value, dict) and "." not in key:  # optimizer: {lr: ...}
-            values |= {f"{key}.{name}": inner for name, inner in value.items()}
-        else:
-            values[key] = value
-    return values, options
-
-
-def _advice(key: str, known: list[str]) -> str:
-    if "." in key:
-        return "settings and their ranges are below the key ranges"
-    similar = difflib.get_close_matches(key, known, n=1)
-    if similar:
-        return f"did you mean {similar[0]}?"
-    return f"use one of {', '.join(known)}"
+def _check_options(options: Mapping[str, Any]) -> SweepOptions:
+    try:
+        return SweepOptions.model_validate_json(json.dumps(options))
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = str(problem["loc"][0])
+        message = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        option = f"--{key.replace('_', '-')}"
+        raise UserError(f"{option} = {quote(problem['input'])}: {message}") from error
 
 
 def _choose_method(space: SearchSpace, options: SweepOptions) -> str:
@@ -186,20 +223,67 @@ def _choose_method(space: SearchSpace, options: SweepOptions) -> str:
     return method
 
 
-def _default_name(space: SearchSpace) -> str:
-    names = [key.rpartition(".")[2] for key in [*space.ranges, *space.repetitions]]
-    return "_".join(["sweep", *names])[:MAX_NAME_CHARACTERS]
+# Sweep files
 
 
-def _check_options(options: Mapping[str, Any]) -> SweepOptions:
-    try:
-        return SweepOptions.model_validate_json(json.dumps(options))
-    except pydantic.ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = str(problem["loc"][0])
-        message = problem["msg"].removeprefix("Input ")
-        option = f"--{key.replace('_', '-')}"
-        raise UserError(f"{option} = {json.dumps(problem['input'])}: {message}") from error
+@dataclass(frozen=True)
+class SweepFile:
+    """A YAML file that describes a sweep.
+
+    Attributes:
+        ranges: the value or the range of each setting.
+        options: the options of sweep.py.
+        settings: the settings of the trials, in the folder of a sweep; otherwise empty.
+    """
+
+    ranges: dict[str, Any]
+    options: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def _is_sweep_file(file: Path) -> bool:
+    """Whether a file describes a sweep; any other file contains the settings of the trials."""
+    return file.parent.name == SWEEP_FILES.name or "ranges" in read_file(file)
+
+
+def _read_sweep_file(file: Path) -> SweepFile:
+    options = read_file(file)
+    ranges = options.pop("ranges", {})
+    settings: dict[str, Any] = {}
+    if file.name == PLAN_FILE and isinstance(options.get("settings"), dict):
+        settings = options.pop("settings")
+        options["name"] = file.parent.name  # whatever it was called when it was saved
+    elif isinstance(options.get("config"), str):
+        options["config"] = str(file.parent / options["config"])
+    if not isinstance(ranges, dict):
+        raise UserError(f"{file}: ranges must contain one KEY: RANGE per line")
+    known = [*SweepOptions.model_fields, "ranges"]
+    for key in options:
+        if key not in known:
+            shown = key[:MAX_SHOWN_CHARACTERS]
+            raise UserError(f"{file}: unknown key {shown}; {_advice(key, known)}")
+    return SweepFile(_flatten_ranges(ranges), options, settings)
+
+
+def _flatten_ranges(ranges: Mapping[str, Any]) -> dict[str, Any]:
+    """Ranges by ``section.key``, which may also be written as ``section: {key: ...}``."""
+    flat: dict[str, Any] = {}
+    for key, value in ranges.items():
+        if isinstance(value, dict) and "." not in key:
+            for name, inner in value.items():
+                flat[f"{key}.{name}"] = inner
+        else:
+            flat[key] = value
+    return flat
+
+
+def _advice(key: str, known: list[str]) -> str:
+    if "." in key:
+        return "settings and their ranges are below the key ranges"
+    similar = difflib.get_close_matches(key, known, n=1)
+    if similar:
+        return f"did you mean {similar[0]}?"
+    return f"use one of {', '.join(known)}"
 
 
 # The folder of a sweep
@@ -215,7 +299,7 @@ def save_plan(plan: SweepPlan) -> None:
         **plan.options.model_dump(exclude_none=True, exclude={"name"}),
         "config": str(plan.config),
         "ranges": dict(plan.values),
-        "settings": read_file(plan.config),
+        "settings": dict(plan.settings),
     }
     stream = StringIO()
     yaml = YAML(typ="safe", pure=True)
@@ -224,61 +308,67 @@ def save_plan(plan: SweepPlan) -> None:
     replace_file(plan.folder / PLAN_FILE, stream.getvalue().encode())
 
 
-def check_same_plan(plan: SweepPlan) -> SweepPlan:
-    """Compares a plan with that of the sweep that its folder contains.
+def load_plan(folder: Path) -> SweepPlan:
+    """Reads the plan in the folder of a sweep.
 
-    Returns:
-        The plan with the ranges in the order of the sweep, on which a grid depends.
+    Raises:
+        UserError: if it cannot be read.
+    """
+    file = _read_sweep_file(folder / PLAN_FILE)
+    options = _check_options(file.options)
+    config = Path(options.config or DEFAULT)
+    space = make_search_space(file.ranges)
+    return SweepPlan(folder, config, file.settings, file.ranges, space, options)
+
+
+def continue_plan(plan: SweepPlan) -> SweepPlan:
+    """The plan of the sweep in the folder of a plan, with the options of that plan.
+
+    A grid depends on the order of the ranges, which remains that of the sweep.
 
     Raises:
         UserError: if they differ in anything that decides what a trial is, naming the difference.
     """
-    file = plan.folder / PLAN_FILE
-    values, options = _read_sweep_file(file)
-    before = {key: options.get(key) for key in FIXED_OPTIONS}
-    now = {key: getattr(plan.options, key) for key in FIXED_OPTIONS}
-    before["sampler_seed"] = options.get("sampler_seed", 0)
-    differences = _differences(before, now)
-    space = make_search_space(values)
-    differences += _differences(_parsed(space), _parsed(plan.space), values, plan.values)
-    saved_settings = flatten(parse(file.read_text(encoding="utf-8"), str(file))["settings"])
-    differences += _differences(saved_settings, flatten(read_file(plan.config)))
+    saved = load_plan(plan.folder)
+    differences = _differences(saved, plan)
     if differences:
         raise UserError(
-            f"{plan.folder} contains another sweep: {'; '.join(differences[:3])}\n"
+            f"{plan.folder} contains another sweep: "
+            f"{'; '.join(differences[:MAX_SHOWN_DIFFERENCES])}\n"
             "       use another --name, or repeat the command of that sweep to continue it"
         )
-    return SweepPlan(plan.folder, plan.config, values, space, plan.options)
+    return replace(saved, config=plan.config, options=plan.options)
 
 
-def _parsed(space: SearchSpace) -> dict[str, Any]:
-    return {**space.ranges, **space.repetitions, **space.fixed}
-
-
-def _differences(
-    before: Mapping[str, Any],
-    now: Mapping[str, Any],
-    shown_before: Mapping[str, Any] | None = None,
-    shown_now: Mapping[str, Any] | None = None,
-) -> list[str]:
-    """The keys with different values, as ``key: old -> new``.
-
-    Args:
-        before: the old values.
-        now: the new values.
-        shown_before: what is shown of the old values, if it is not the values themselves.
-        shown_now: the same for the new values.
-    """
-    shown_before = shown_before or before
-    shown_now = shown_now or now
+def _differences(before: SweepPlan, now: SweepPlan) -> list[str]:
+    """The options, ranges and settings that differ, as ``key: old -> new``."""
     differences: list[str] = []
-    for key in {**before, **now}:
-        if before.get(key) != now.get(key):
-            differences.append(f"{key}: {_show(shown_before, key)} -> {_show(shown_now, key)}")
+    for name in FIXED_OPTIONS:
+        old = getattr(before.options, name)
+        new = getattr(now.options, name)
+        if old != new:
+            differences.append(_describe_change(name, old, new))
+    # The same range can be written in several ways, such as 0.1 and 1e-1.
+    old_ranges = before.space.axes()
+    new_ranges = now.space.axes()
+    for key in {**old_ranges, **new_ranges}:
+        if old_ranges.get(key) != new_ranges.get(key):
+            change = _describe_change(key, before.values.get(key), now.values.get(key))
+            differences.append(change)
+    old_settings = flatten(before.settings)
+    new_settings = flatten(now.settings)
+    for key in {**old_settings, **new_settings}:
+        if old_settings.get(key) != new_settings.get(key):
+            change = _describe_change(key, old_settings.get(key), new_settings.get(key))
+            differences.append(change)
     return differences
 
 
-def _show(values: Mapping[str, Any], key: str) -> str:
-    if values.get(key) is None:
+def _describe_change(key: str, old: Any, new: Any) -> str:
+    return f"{key}: {_show(old)} -> {_show(new)}"
+
+
+def _show(value: Any) -> str:
+    if value is None:
         return "none"
-    return str(values[key])[:MAX_NAME_CHARACTERS]
+    return str(value)[:MAX_SHOWN_CHARACTERS]

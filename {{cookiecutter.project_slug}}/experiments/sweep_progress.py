@@ -3,10 +3,11 @@
 import time
 from typing import Any
 
+from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
 from experiments.search_space import describe_values
-from experiments.study import ClaimedTrial, SweepStudy
+from experiments.study import ERROR, ClaimedTrial, SweepStudy
 from experiments.sweep_plan import SweepPlan
 
 REFRESH_SECONDS = 1.0
@@ -41,30 +42,31 @@ class SweepProgress:
         self._bar.close()
 
     def refresh(self) -> None:
-        """Updates the bar if a second has passed."""
+        """Updates the time in the bar once a second."""
         if not self._bar.disable and time.monotonic() >= self._next_refresh_time:
             self._bar.refresh()
             self._next_refresh_time = time.monotonic() + REFRESH_SECONDS
 
     def show_end(self, claimed: ClaimedTrial) -> None:
         """Shows that a trial has ended or reached its rung."""
-        trial = self.study.trials()[claimed.index]
         ended = self._update()
         if not self._bar.disable:
             return
-        result = "failed"
-        error = trial.user_attrs.get("error", "")
-        if error:
-            result = f"failed: {error}"
-        elif trial.value is not None:
-            result = f"{self.study.objective.metric} {trial.value:.6g}"
-        elif claimed.rung is not None:
-            value = trial.intermediate_values[claimed.rung]
-            metric = self.study.objective.metric
-            result = f"{metric} {value:.6g} after {claimed.rung} validations"
+        trial = self.study.trials()[claimed.index]
+        result = self._describe_result(trial, claimed.rung)
         values = describe_values(claimed.values)
         total = self.plan.trial_count or "?"
         print(f"trial {claimed.index:04d}: {result}  ({values}; {ended} of {total})", flush=True)
+
+    def _describe_result(self, trial: FrozenTrial, rung: int | None) -> str:
+        metric = self.study.objective.metric
+        if ERROR in trial.user_attrs:
+            return f"failed: {trial.user_attrs[ERROR]}"
+        if trial.value is not None:
+            return f"{metric} {trial.value:.6g}"
+        if rung is not None:
+            return f"{metric} {trial.intermediate_values[rung]:.6g} after {rung} validations"
+        return "failed"
 
     def show_waiting(self, has_own_trials: bool) -> None:
         """Says once that this worker has nothing to do while others run the last trials."""
@@ -75,16 +77,18 @@ class SweepProgress:
 
     def _update(self) -> int:
         """Updates the numbers of the bar; returns the number of trials that have ended."""
-        trials = list(self.study.trials().values())
-        ended = [trial for trial in trials if trial.state.is_finished()]
-        failed = len(self.study.failed_trials())
+        ended = 0
+        for trial in self.study.trials().values():
+            if trial.state.is_finished():
+                ended += 1
         facts = []
         best = self.study.best_trial()
         if best is not None:
             index, value = best
             facts.append(f"best {self.study.objective.metric} {value:.4g} ({index:04d})")
-        if failed:
+        failed = len(self.study.failed_trials())
+        if failed > 0:
             facts.append(f"{failed} failed")
-        self._bar.n = len(ended)
+        self._bar.n = ended
         self._bar.set_postfix_str(", ".join(facts))
-        return len(ended)
+        return ended

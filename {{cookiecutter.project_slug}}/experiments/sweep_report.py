@@ -32,9 +32,9 @@ def describe_sweep(plan: SweepPlan, study: SweepStudy) -> str:
     best = study.best_trial()
     if best is not None:
         index, value = best
-        metric = study.objective.metric
-        text = f"best: trial {index:04d}, {metric} {format_number(value)}; repeat it:"
-        parts.append(f"{text}\n{repeat_command(plan, study, index)}")
+        result = f"{study.objective.metric} {format_number(value)}"
+        command = repeat_command(plan, study, index)
+        parts.append(f"best: trial {index:04d}, {result}; repeat it:\n{command}")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -85,4 +85,6 @@ def repeat_command(plan: SweepPlan, study: SweepStudy, index: int) -> str:
     if plan.config != DEFAULT:
         options += ["--config", plan.config]
     values = {**plan.space.fixed, **study.values_of(index), **plan.space.repeated_settings()[0]}
-    return next_command("train.py", *options, *to_overrides(values))
+    return next_command(
+        "train.py", *options, *to_overrides(values), processes=plan.options.processes
+    )

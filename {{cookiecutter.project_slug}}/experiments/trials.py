@@ -1,35 +1,37 @@
-"""The processes of a sweep: train.py in the run folder of each trial."""
+"""The runs of a trial, and the processes of train.py that train them."""
 
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from storage.run_folder import CHECKPOINTS, PROJECT, has_checkpoint, step_in_name
-from utils.errors import BAD_INPUT, UserError
+from utils.errors import BAD_INPUT
 
-ERROR_LINE = re.compile(r"^(?:\[rank \d+\] )?error: (.*)", re.MULTILINE)
+# The first line of an error, and the second one if the first ends with a colon.
+ERROR = re.compile(r"^(?:\[rank \d+\] )?error: (.*:\n.*|.*)", re.MULTILINE)
 MAX_ERROR_CHARACTERS = 300
+SIGNAL_EXIT_CODE = 128  # plus the number of the signal
 MAX_OUTPUT_BYTES = 100_000  # at the end of the output, in which an error is looked for
 
 
 @dataclass
-class Run:
+class TrialRun:
     """One training run of a trial.
 
     Attributes:
         folder: the run folder.
         output: the file for what train.py prints.
         overrides: the settings as ``KEY=VALUE``.
-        starts_without_progress: processes that were killed before they have saved a step.
+        starts_without_progress: how many processes in a row were killed before they saved a step.
     """
 
     folder: Path
@@ -71,7 +73,7 @@ class RunProcess:
 
     def __init__(
         self,
-        run: Run,
+        run: TrialRun,
         config: Path,
         processes: int,
         variables: Mapping[str, str],
@@ -83,28 +85,29 @@ class RunProcess:
         self.first_step = run.saved_step()
         self.is_resumed = has_checkpoint(run.folder)
         self.stop_requested = False
-        command = [sys.executable]
-        if processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone"]
-            command += [f"--nproc-per-node={processes}"]
-        command.append(str(PROJECT / "train.py"))
-        if self.is_resumed:
-            command += ["--resume", str(run.folder)]
-        else:
-            command += ["--config", str(config), "--run-dir", str(run.folder), *run.overrides]
         run.output.parent.mkdir(parents=True, exist_ok=True)
         with run.output.open("ab") as output:
             self._output_start = output.tell()
             self.process = subprocess.Popen(
-                command,
+                self._command(config),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **variables},
                 start_new_session=True,  # the sweep decides which signals reach it
             )
-
         threading.Thread(target=self._await_end, daemon=True).start()
+
+    def _command(self, config: Path) -> list[str]:
+        command = [sys.executable]
+        if self.processes > 1:
+            command += ["-m", "torch.distributed.run", "--standalone"]
+            command += [f"--nproc-per-node={self.processes}"]
+        command.append(str(PROJECT / "train.py"))
+        run = self.run
+        if self.is_resumed:
+            return [*command, "--resume", str(run.folder)]
+        return [*command, "--config", str(config), "--run-dir", str(run.folder), *run.overrides]
 
     def _await_end(self) -> None:
         """Waits in a thread: looking again and again would take CPU time from the trials."""
@@ -132,8 +135,12 @@ class RunProcess:
         """Ends the process and its children at once."""
         if os.name == "nt":
             self.process.kill()
-        else:
-            self._send(signal.SIGKILL)
+            return
+        children = child_processes(self.process.pid)
+        self._send(signal.SIGKILL)
+        for child in children:
+            with suppress(ProcessLookupError):  # it has ended
+                os.kill(child, signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
         if self.process.poll() is not None:
@@ -148,12 +155,16 @@ class RunProcess:
         return self.run.saved_step() > self.first_step
 
     def can_be_resumed(self, exit_code: int) -> bool:
-        """Whether no error, but a signal has ended the process."""
-        if self.stop_requested or exit_code < 0 or exit_code > 128:
+        """Whether a signal has ended the process, and not an error."""
+        if self.stop_requested:
+            return True
+        was_killed = exit_code < 0 or exit_code > SIGNAL_EXIT_CODE
+        if was_killed:
             return True
         if self.processes > 1 and not self._reported_errors():
             return True  # torchrun exits with 1, whatever has ended a process
-        # A process of an earlier sweep has saved a checkpoint while this one was starting.
+        # The folder was empty when the process was started, and is not any more: a process that a
+        # killed sweep has left behind has saved its first checkpoint meanwhile.
         return exit_code == BAD_INPUT and not self.is_resumed and has_checkpoint(self.run.folder)
 
     def describe_failure(self, exit_code: int) -> str:
@@ -167,76 +178,21 @@ class RunProcess:
         return f"exit code {exit_code}, see {self.run.output}"
 
     def _reported_errors(self) -> list[str]:
-        """The lines of its output that report errors, without the word error."""
+        """The errors in its output, each in one line and without the word error."""
         with self.run.output.open("rb") as output:
             end = output.seek(0, os.SEEK_END)
             output.seek(max(self._output_start, end - MAX_OUTPUT_BYTES))
             text = output.read().decode(errors="replace")
-        errors: list[str] = ERROR_LINE.findall(text)
-        return errors
+        return [" ".join(error.split()) for error in ERROR.findall(text)]
 
 
-# Devices
+def child_processes(process: int) -> list[int]:
+    """The children of a process on Linux, by number; elsewhere none.
 
-
-def job_variables(job: int, jobs: int, processes: int, devices: Sequence[str]) -> dict[str, str]:
-    """The environment variables that divide a machine among the jobs.
-
-    Each job gets its part of the GPUs, in turn, and its part of the CPU cores. Variables that the
-    user has set to a number of threads are kept.
-
-    Args:
-        job: the number of the job, from 0.
-        jobs: the number of jobs.
-        processes: the number of training processes of each job.
-        devices: the GPUs, as in CUDA_VISIBLE_DEVICES; empty if the CPU trains.
+    They may be in other process groups: torchrun starts each of its processes in its own session.
     """
-    variables: dict[str, str] = {}
-    if jobs > 1 and not os.environ.get("OMP_NUM_THREADS"):
-        threads = max(1, available_cores() // (jobs * processes))
-        variables["OMP_NUM_THREADS"] = str(threads)
-    if devices:
-        first = job * processes
-        own = [devices[(first + offset) % len(devices)] for offset in range(processes)]
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(own)
-    return variables
-
-
-def available_cores() -> int:
-    """The CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def find_devices(device: str, processes: int) -> list[str]:
-    """The GPUs of NVIDIA that the trials may use, without importing torch.
-
-    Args:
-        device: the setting; a device with a number is used by all jobs.
-        processes: the number of training processes of each job.
-
-    Raises:
-        UserError: if one job needs more GPUs than there are.
-    """
-    if device not in ("auto", "cuda"):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        devices = [name.strip() for name in visible.split(",") if name.strip()]
-    else:
-        devices = [str(number) for number in range(_count_gpus())]
-    if 0 < len(devices) < processes:
-        raise UserError(
-            f"--processes {processes}: this machine has {len(devices)} GPUs; each process needs one"
-        )
-    return devices
-
-
-def _count_gpus() -> int:
-    """The number of GPUs that nvidia-smi lists; 0 without it."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return 0
-    listing = subprocess.run([program, "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+    children: list[int] = []
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            children += map(int, file.read_text().split())
+    return children

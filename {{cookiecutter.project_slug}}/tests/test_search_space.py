@@ -7,17 +7,10 @@ from typing import Any
 import pytest
 from conftest import CONFIG
 
-from experiments.search_space import (
-    Choices,
-    FloatRange,
-    IntRange,
-    Range,
-    check_search_space,
-    make_search_space,
-    parse_range,
-    to_overrides,
-)
-from experiments.sweep_plan import check_same_plan, make_plan, save_plan
+from config.reading import read_file
+from experiments.ranges import Choices, FloatRange, IntRange, Range, parse_range
+from experiments.search_space import check_search_space, make_search_space, to_overrides
+from experiments.sweep_plan import continue_plan, make_plan, save_plan
 from utils.errors import UserError
 
 
@@ -52,6 +45,7 @@ def test_a_range_is_read(written: Any, expected: Range | None) -> None:
         ("log(1, 2", "log(1e-4, 1e-1)"),
         ("log(1, high=2)", "only numbers"),
         ("log(1, 1e999)", "only numbers"),
+        (f"int(1, 1{400 * '0'})", "only numbers"),
         ("int(1, 2.5)", "whole numbers"),
         ("int(true, 4)", "only numbers"),
         ("uniform(__import__('os').getpid(), 9)", "only numbers"),
@@ -131,7 +125,7 @@ def test_values_are_written_as_train_reads_them(value: Any, text: str) -> None:
 )
 def test_values_that_the_settings_refuse_are_an_error(values: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as caught:
-        check_search_space(make_search_space(values), CONFIG)
+        check_search_space(make_search_space(values), read_file(CONFIG))
     assert words in str(caught.value)
     assert "a trial with " in str(caught.value)
 
@@ -146,7 +140,7 @@ def test_values_that_the_settings_refuse_are_an_error(values: dict[str, Any], wo
 )
 def test_all_values_of_large_grids_and_both_ends_are_checked(values: dict[str, Any]) -> None:
     with pytest.raises(UserError):
-        check_search_space(make_search_space(values), CONFIG)
+        check_search_space(make_search_space(values), read_file(CONFIG))
 
 
 def test_a_sweep_file_is_merged_with_the_command_line(tmp_path: Path) -> None:
@@ -156,9 +150,11 @@ def test_a_sweep_file_is_merged_with_the_command_line(tmp_path: Path) -> None:
         "config: ../c.yaml\ntrials: 3\njobs: 2\nranges:\n  optimizer: {lr: 'log(0.1, 1)'}\n"
         "  model.width: [4, 8]\n"
     )
+    (tmp_path / "c.yaml").write_text("seed: 3")
     plan = make_plan({"config": file, "trials": 5}, ["model.width=16", "seed=range(2)"])
     assert plan.folder == Path("runs/넓이 a")
     assert plan.config.resolve() == tmp_path / "c.yaml"
+    assert plan.settings["seed"] == 3
     assert plan.space.ranges == {"optimizer.lr": FloatRange(0.1, 1.0, log=True)}
     assert plan.space.fixed == {"model.width": 16}
     assert plan.options.jobs == 2
@@ -179,6 +175,8 @@ def test_a_sweep_file_is_merged_with_the_command_line(tmp_path: Path) -> None:
         ("ranges: {model.width: 'int(4, 8)'}", "no end"),
         ("halving: 3\ntrials: 2\nranges: {model.width: 'int(4, 8)'}", "--halving"),
         ("name: a/b\nranges: {model.width: [4, 8]}", "--name"),
+        ('name: "a\\n"\nranges: {model.width: [4, 8]}', "--name"),
+        ("config: 5\nranges: {model.width: [4, 8]}", "--config = 5"),
     ],
 )
 def test_an_invalid_sweep_file_is_an_error(tmp_path: Path, content: str, words: str) -> None:
@@ -211,7 +209,7 @@ def test_a_folder_continues_only_the_same_sweep(
     plan.folder.mkdir(parents=True)
     save_plan(plan)
     same = make_plan({**options, "jobs": 3}, ["optimizer.lr=[1e-1,1]", "model.width=[4, 8]"])
-    assert list(check_same_plan(same).space.ranges) == ["model.width", "optimizer.lr"]
+    assert list(continue_plan(same).space.ranges) == ["model.width", "optimizer.lr"]
     assert make_plan({"name": "a"}, []).space == plan.space
     for changes, words in (
         (["model.width=[4,9]", "optimizer.lr=[0.1,1]"], "model.width: [4, 8] -> [4, 9]"),
@@ -219,6 +217,25 @@ def test_a_folder_continues_only_the_same_sweep(
         (["model.width=[4,8]", "optimizer.lr=[0.1,1]", "seed=[1]"], "seed: none -> [1]"),
     ):
         with pytest.raises(UserError) as caught:
-            check_same_plan(make_plan(options, changes))
+            continue_plan(make_plan(options, changes))
         assert words in str(caught.value)
         assert "--name" in str(caught.value)
+
+
+@pytest.mark.parametrize(("trials", "method"), [(None, "grid"), (2, "tpe")])
+def test_other_trials_do_not_change_the_method_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int | None, method: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"config": CONFIG, "name": "a"}
+    if trials is not None:
+        options["trials"] = trials
+    ranges = ["model.width=[4,8,16]"]
+    plan = make_plan(options, ranges)
+    assert plan.options.method == method
+    plan.folder.mkdir(parents=True)
+    save_plan(plan)
+    for count in (1, 9):
+        continued = continue_plan(make_plan({**options, "trials": count}, ranges))
+        assert continued.options.method == method
+        assert continued.options.trials == count

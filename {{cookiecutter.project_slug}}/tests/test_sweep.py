@@ -1,4 +1,4 @@
-"""Sweeps: the study that assigns trials, and the processes that run them."""
+"""The command sweep.py: its errors, and sweeps that are stopped, killed and continued."""
 # ruff: noqa: D103  the names of the tests say what they test
 
 import csv
@@ -6,53 +6,35 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import CONFIG, ROOT
 
 from config.loading import load_settings
-from config.reading import read_file
-from config.schema import Settings
-from experiments import trials
-from experiments.halving import Stage, Standing, find_stage
-from experiments.objective import Objective, count_validations, find_objective
-from experiments.sweep_plan import SweepPlan, make_plan, save_plan
-from experiments.trials import find_devices, job_variables
-from utils.errors import UserError
+from data_loader import synthetic
+from experiments.objective import find_objective
+from experiments.sweep_plan import load_plan
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
 TRIAL = (
-    *("device=cpu", "model.name=networks.MLP", "data.batch_size=200", "trainer.precision=fp32"),
-    *("logger.tensorboard=false", "checkpoint.every_steps=5"),
+    *("device=cpu", "model.name=networks.MLP", "model.width=64", "data.batch_size=200"),
+    *("trainer.precision=fp32", "logger.tensorboard=false", "checkpoint.every_steps=10"),
 )
-ACCURACY = Objective("accuracy", higher_is_better=True)
 needs_optuna = pytest.mark.skipif(
-    subprocess.run([sys.executable, "-c", "import optuna"], check=False).returncode != 0,
-    reason="Optuna is not installed; pip install -e '.[sweep]'",
+    find_spec("optuna") is None, reason="Optuna is not installed; pip install -e '.[sweep]'"
 )
 
 
-def metric_rows(run: Path) -> list[list[str]]:
-    """The rows of metrics.csv without those of the speed."""
-    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    return [row for row in rows if row[4] in ("loss", "accuracy", "f1")]
-
-
-def new_plan(folder: Path, *ranges: str, **options: Any) -> SweepPlan:
-    """A plan whose folder exists."""
-    plan = make_plan({"config": CONFIG, "name": folder.name, **options}, ranges)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    save_plan(plan)
-    return plan
-
-
-# Commands
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the trials compute as this process does, bit for bit."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def test_without_optuna_the_extra_is_named(
@@ -73,10 +55,14 @@ def test_without_optuna_the_extra_is_named(
         (("model.width=[4", "--trials=1"), "model.width"),
         (("model.width=[4,8]", "--trails=3"), "did you mean --trials"),
         (("model.width=[4,8]", "--trials=0"), "--trials"),
-        (("model.width=[4,8]", "--storage=sqlite:////nowhere/x.db"), "--storage"),
+        (("model.width=[4,8]", "--trials=x"), "--trials"),
+        (("model.width=[4,8]", "--storage=sqlite:////nowhere/x.db"), "sqlite:///FILE"),
+        (("model.width=[4,8]", "--storage=sqlite://"), "sqlite:///FILE"),
+        (("model.width=[4,8]", "--storage=no+driver://me:secret@h/d"), "no+driver://me:***@h/d"),
         (("model.width=[4,8]", "checkpoint.monitor=my_score"), "checkpoint.mode"),
         (("--name=width",), "runs/width/sweep.yaml"),
-        (("--name=../width", "model.width=[4,8]"), "--name"),
+        (("--name=../width", "model.width=[4,8]"), "does not begin with a dot"),
+        (("--name=" + 300 * "x", "model.width=[4,8]"), "--name"),
         (("--config=nowhere.yaml", "model.width=[4,8]"), "nowhere.yaml"),
     ],
 )
@@ -101,338 +87,139 @@ def test_a_folder_of_something_else_is_not_used(command: Command, capsys: Captur
 
 
 @needs_optuna
-def test_a_grid_runs_each_trial_once(
-    command: Command, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ("--config", CONFIG, *TRIAL, "trainer.max_steps=3", "--name=넓이 a", "--jobs=2")
-    ranges = ("optimizer.lr=[0.1, 1e30]", "seed=[3]")
-    assert command("sweep", *arguments, *ranges) == 0
-    output = capsys.readouterr().out
-    folder = Path("runs/넓이 a")
-    accuracy = ACCURACY.best(ACCURACY.validations(folder / "0000/seed=3"))
-    assert accuracy is not None
-    assert f"best: trial 0000, accuracy {accuracy:.6g}" in output
-    assert "optimizer.lr=0.1 seed=3" in output
-    (failure,) = [line for line in output.splitlines() if "optimizer.lr=1e+30: " in line]
-    assert "not finite" in failure
-
-    logs = {file: file.read_text() for file in (folder / "output").iterdir()}
-    assert command("sweep", "--name=넓이 a") == 0
-    assert {file: file.read_text() for file in (folder / "output").iterdir()} == logs
-    assert command("sweep", *arguments, "optimizer.lr=[0.1, 0.2]", "seed=[3]") == 2
-    assert "optimizer.lr: [0.1, 1e+30] -> [0.1, 0.2]" in capsys.readouterr().err
-
-    assert command("sweep", "--name=넓이 a", "--clean=failed") == 2
-    assert "--yes" in capsys.readouterr().err
-    assert (folder / "output/0001_seed=3.log").exists()
-    assert command("sweep", "--name=넓이 a", "--clean=failed", "--yes") == 0
-    assert not (folder / "output/0001_seed=3.log").exists()
-    with monkeypatch.context() as patch:
-        patch.setattr("experiments.scheduler.MIN_FREE_BYTES", 2**60)
-        assert command("sweep", "--name=넓이 a") == 2
-    assert "free some space" in capsys.readouterr().err
-    assert command("sweep", "--name=넓이 a", "--max-failures=1") == 1
-    assert "1 trials in a row have failed" in capsys.readouterr().out
-    assert (folder / "output/0001_seed=3.log").exists()
-
-
-@needs_optuna
-def test_a_killed_sweep_ends_with_the_same_bits(command: Command) -> None:
-    steps = "trainer.max_steps=60"
-    arguments = ["--config", str(CONFIG), *TRIAL, steps, "--name=a", "--method=random"]
-    arguments += ["--trials=1", "optimizer.lr=log(0.01, 0.1)"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, str(ROOT / "sweep.py")]
-    with subprocess.Popen([*program, *arguments], env=environment) as sweep:
-        run = Path("runs/a/0000")
-        wait_for(has_checkpoint, run)
-        sweep.kill()
-    trial = int((run / ".pid").read_text())
-    os.kill(trial, signal.SIGKILL)
-    assert command("sweep", *arguments) == 0
-    assert "resuming from step" in (run / "train.log").read_text()
-    rate = read_file(run / "settings.yaml")["optimizer"]["lr"]
-    uninterrupted = [sys.executable, str(ROOT / "train.py"), "--config", str(CONFIG)]
-    uninterrupted += ["--run-dir=b", *TRIAL, steps, f"optimizer.lr={rate}"]
-    subprocess.run(uninterrupted, env=environment, check=True)
-    assert metric_rows(run) == metric_rows(Path("b"))
-
-
-@needs_optuna
-def test_a_signal_stops_the_trials_with_their_state_saved() -> None:
-    arguments = ["--config", str(CONFIG), *TRIAL, "trainer.epochs=999", "--jobs=2"]
-    arguments += ["--name=a", "optimizer.lr=[0.01, 0.02]"]
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "sweep.py"), *arguments], stdout=subprocess.PIPE, text=True
-    ) as sweep:
-        for name in ("0000", "0001"):
-            wait_for(has_checkpoint, Path("runs/a", name))
-        sweep.send_signal(signal.SIGINT)
-        output, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 128 + signal.SIGINT
-    assert output.splitlines()[-1].endswith(" --name a")
-    for name in ("0000", "0001"):
-        assert "stopped; resume" in Path(f"runs/a/output/{name}.log").read_text()
-
-
-@needs_optuna
 def test_the_time_is_limited_and_losses_that_differ_are_reported(
     command: Command, capsys: Captured
 ) -> None:
-    arguments = ("--config", CONFIG, "loss.label_smoothing=uniform(0,0.5)", "--minutes=0.0001")
+    arguments = ("--config", CONFIG, "loss.label_smoothing=uniform(0,0.5)", "--minutes=1e-9")
     assert command("sweep", *arguments, "checkpoint.monitor=loss") == 0
     captured = capsys.readouterr()
     assert "loss.label_smoothing cannot be compared" in captured.err
-    assert "--minutes 0.0001" in captured.out
+    assert "--minutes 1e-09" in captured.out
     assert "sweep.py --name sweep_label_smoothing" in captured.out
+    assert command("sweep", *arguments, "checkpoint.monitor=loss", "--trials=7", "--jobs=1") == 0
+    assert "--name sweep_label_smoothing --trials 7\n" in capsys.readouterr().out
     assert not Path("runs/sweep_label_smoothing/output").exists()
 
 
-def has_checkpoint(run: Path) -> bool:
-    """Whether a step after the first one has been saved."""
-    return any(run.glob("checkpoints/step_*[1-9]*.pt"))
-
-
-def wait_for(condition: Callable[[Path], bool], path: Path) -> None:
-    for _ in range(2400):
-        if condition(path):
-            return
-        time.sleep(0.05)
-    raise AssertionError("the sweep does not get that far")
-
-
-# The study
-
-
 @needs_optuna
-def test_workers_share_the_trials_and_a_dead_one_releases_its_trial(tmp_path: Path) -> None:
-    from experiments.study import SweepStudy
-
-    plan = new_plan(tmp_path / "a", "model.width=[4,8,16]")
-    one = SweepStudy(plan, ACCURACY)
-    other = SweepStudy(plan, ACCURACY)
-    first = one.claim()
-    second = other.claim()
-    assert first is not None
-    assert second is not None
-    assert (first.values, second.values) == ({"model.width": 4}, {"model.width": 8})
-    one.finish(first, 0.5)
-    second.lock.release()  # as the system does when the process ends
-    again = one.claim()
-    third = one.claim()
-    assert again is not None
-    assert third is not None
-    assert (again.index, again.values) == (1, {"model.width": 8})
-    assert third.values == {"model.width": 16}
-    assert other.claim() is None
-    one.fail(again, "out of memory")
-    one.release(third)
-    third = other.claim()
-    assert third is not None
-    assert not other.is_complete()
-    other.finish(third, 0.7)
-    assert one.is_complete()
-    assert one.best_trial() == (2, 0.7)
-    assert list(other.failed_trials()) == [1]
-    other.remove(other.failed_trials())
-    repeated = one.claim()
-    assert repeated is not None
-    assert (repeated.index, repeated.values) == (1, {"model.width": 8})
-
-
-@needs_optuna
-def test_a_database_releases_the_trial_of_a_worker_without_a_heartbeat(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_failed_trials_are_reported_removed_and_repeated(
+    command: Command, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments import study
+    arguments = ("--config", CONFIG, *TRIAL, "--name=넓이 a", "seed=[3]")
+    rates = "optimizer.lr=[0.1,0.2]"
+    assert command("sweep", *arguments, rates, "--minutes=1e-9") == 0
+    folder = Path("runs/넓이 a")
+    again = ("--name=넓이 a", "--minutes=9")
+    for index in ("0000", "0001"):
+        (folder / index).write_text("in the way of the run folder")
+    assert command("sweep", *again, "--jobs=2") == 1
+    output = capsys.readouterr().out
+    failures = [line for line in output.splitlines() if "optimizer.lr=0.2: " in line]
+    assert len(failures) == 1
+    assert "runs/넓이 a/0001 is a file" in failures[0]
+    assert command("sweep", *arguments, "optimizer.lr=[0.1,0.3]") == 2
+    assert "optimizer.lr: [0.1, 0.2] -> [0.1, 0.3]" in capsys.readouterr().err
 
-    monkeypatch.setattr(study, "HEARTBEAT_SECONDS", 1)
-    plan = new_plan(tmp_path / "a", "model.width=[4,8]", storage="sqlite:///a.db")
-    one = study.SweepStudy(plan, ACCURACY)
-    other = study.SweepStudy(plan, ACCURACY)
-    first = one.claim()
-    second = one.claim()
-    assert first is not None
-    assert second is not None
-    first.lock.release()
-    assert other.claim() is None
-    claimed = None
-    while claimed is None:
-        time.sleep(0.5)
-        one.record_heartbeat(second.trial)
-        claimed = other.claim()
-    assert (claimed.index, claimed.values) == (0, {"model.width": 4})
-    assert other.claim() is None
-    other.finish(claimed, 0.5)
-    one.finish(first, 0.9)  # it was not dead, but slow
-    one.finish(second, 0.6)
-    assert one.is_complete()
-    assert one.best_trial() == (1, 0.6)
+    logs = {file: file.read_text() for file in (folder / "output").iterdir()}
+    assert len(logs) == 2
+    assert command("sweep", *again) == 1
+    assert command("sweep", *again, "--clean=failed") == 2
+    assert "--yes" in capsys.readouterr().err
+    assert {file: file.read_text() for file in (folder / "output").iterdir()} == logs
 
-
-@needs_optuna
-@pytest.mark.parametrize("method", ["random", "tpe"])
-def test_values_do_not_depend_on_what_was_killed(tmp_path: Path, method: str) -> None:
-    from experiments.study import SweepStudy
-
-    ranges = ("optimizer.lr=log(1e-4, 1)", "model.width=int(4, 99)", "loss.name=[a,b,c]")
-    found = []
-    for name in ("a", "b"):
-        plan = new_plan(tmp_path / name, *ranges, method=method, trials=14)
-        for number in range(14):
-            study = SweepStudy(plan, ACCURACY)
-            claimed = study.claim()
-            assert claimed is not None
-            if name == "b" and number % 3 == 0:
-                claimed.lock.release()
-                study = SweepStudy(plan, ACCURACY)
-                claimed = study.claim()
-                assert claimed is not None
-            found.append(claimed.values)
-            study.finish(claimed, claimed.values["model.width"] / 100)
-    assert found[:14] == found[14:]
-    assert len({values["optimizer.lr"] for values in found}) == 14
+    for index in ("0000", "0001"):
+        (folder / index).unlink()
+        (folder / index).mkdir()
+    assert command("sweep", *again, "--clean=failed", "--yes") == 0
+    assert not list(folder.glob("0*"))
+    assert not list((folder / "output").iterdir())
+    for index in ("0000", "0001"):
+        (folder / index).write_text("in the way of the run folder")
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.scheduler.MIN_FREE_BYTES", 2**60)
+        assert command("sweep", *again) == 2
+    assert "free some space" in capsys.readouterr().err
+    assert command("sweep", *again, "--max-failures=1") == 1
+    assert "--max-failures 1: " in capsys.readouterr().out
+    assert len(list((folder / "output").iterdir())) == 1
 
 
 @needs_optuna
-@pytest.mark.parametrize("end", [b'{"op_code": 4, "wor', b"\n{", b"\x00\x00"])
-def test_a_journal_that_was_cut_is_repaired(tmp_path: Path, end: bytes) -> None:
-    from experiments.study import SweepStudy
-
-    plan = new_plan(tmp_path / "a", "model.width=[4,8]")
-    first = SweepStudy(plan, ACCURACY).claim()
-    assert first is not None
-    with (plan.folder / "journal.log").open("ab") as journal:
-        journal.write(end.lstrip(b"\n"))
-    study = SweepStudy(plan, ACCURACY)
-    second = study.claim()
-    assert second is not None
-    study.finish(second, 0.5)
-    assert SweepStudy(plan, ACCURACY).best_trial() == (1, 0.5)
-
-
-@needs_optuna
-def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
-    from experiments.study import SweepStudy
-
-    plan = new_plan(tmp_path / "a", "model.width=[4,8]")
-    SweepStudy(plan, ACCURACY).claim()
-    journal = plan.folder / "journal.log"
-    journal.write_bytes(b"{broken}\n" + journal.read_bytes())
-    with pytest.raises(UserError, match=r"journal\.log cannot be opened"):
-        SweepStudy(plan, ACCURACY)
-
-
-# Successive halving
-
-
-def standings(values: Mapping[int, Mapping[int, float]], count: int) -> list[Standing]:
-    return [Standing(index, values.get(index, {})) for index in range(count)]
-
-
-def test_the_best_third_trains_on_after_each_rung() -> None:
-    values: dict[int, dict[int, float]] = {}
-    assert find_stage(standings(values, 9), 3, True, 9) == Stage(1, list(range(9)), [])
-    for index in range(9):
-        values[index] = {1: index / 10}
-    assert find_stage(standings(values, 9), 3, True, 9) == Stage(3, [8, 7, 6], [5, 4, 3, 2, 1, 0])
-    assert find_stage(standings(values, 9), 3, False, 9).open == [0, 1, 2]
-    values[8][3] = 0.1
-    values[6][3] = 0.1
-    assert find_stage(standings(values, 9), 3, True, 9).open == [7]
-    values[7][3] = 0.0
-    stage = find_stage(standings(values, 9), 3, True, 9)
-    assert (stage.rung, stage.open) == (None, [6])  # of equal values, the first trial
-
-
-def test_trials_that_fail_or_end_early_are_ranked() -> None:
-    trials_of_rung = [
-        Standing(0, {1: 0.9}),
-        Standing(1, failed=True),
-        Standing(2, final=0.95),
-        Standing(3, {1: 0.2}),
-    ]
-    assert find_stage(trials_of_rung, 2, True, None) == Stage(2, [0], [3])
-    trials_of_rung[0] = Standing(0, {1: 0.9}, final=0.9)
-    assert find_stage(trials_of_rung, 2, True, None) == Stage(None, [], [3])
-    assert find_stage(standings({}, 4), 2, True, validations=1) == Stage(None, [0, 1, 2, 3], [])
-
-
-@needs_optuna
-def test_a_trial_is_stopped_at_its_rung_and_resumed_when_it_is_promoted(
+def test_a_signal_stops_the_trials_with_their_state_saved(
     command: Command, capsys: Captured
 ) -> None:
-    arguments = ("--config", CONFIG, *TRIAL, "trainer.epochs=2", "trainer.validate_every_steps=4")
-    options = ("--halving=2", "--name=a", "--jobs=2", "optimizer.lr=[1e-6, 0.1]")
-    assert command("sweep", *arguments, *options) == 0
+    run = Path("runs/a/0000")
+
+    def interrupt() -> None:
+        wait_for(lambda: last_step(run) > 0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    options = ("--config", CONFIG, "--name=a", "optimizer.lr=[0.01]")
+    assert command("sweep", *options, *TRIAL, "trainer.epochs=999") == 128 + signal.SIGINT
+    thread.join()
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" --name a")
+    assert "stopped; resume" in Path("runs/a/output/0000.log").read_text()
+
+
+@needs_optuna
+def test_a_trial_that_is_promoted_and_killed_ends_with_the_same_bits(
+    command: Command, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two trials has a bad value already, so that one run is enough."""
+    from experiments.study import SweepStudy
+
+    steps = ("trainer.max_steps=100", "trainer.validate_every_steps=20")
+    options = ("--config", CONFIG, *TRIAL, *steps, "--name=a", "--halving=2")
+    arguments = [str(argument) for argument in (*options, "optimizer.lr=[1e-6,0.1]", "seed=[3]")]
+    assert command("sweep", *arguments, "--minutes=1e-9") == 0
+    study = SweepStudy(load_plan(Path("runs/a")), find_objective(load_settings(CONFIG)))
+    first = study.claim()
+    assert first is not None
+    study.release(first, 0.01)
+
+    run = Path("runs/a/0001/seed=3")
+    log = run / "train.log"
+    with subprocess.Popen([sys.executable, str(ROOT / "sweep.py"), *arguments]) as sweep:
+        wait_for(lambda: log.exists() and "resuming from step" in log.read_text())
+        sweep.kill()
+    os.kill(int((run / ".pid").read_text()), signal.SIGKILL)
+    assert last_step(run) < 100
+    capsys.readouterr()
+    assert command("sweep", *arguments) == 0
     output = capsys.readouterr().out
-    assert output.count("after 1 validations") == 2
-    assert "best: trial 0001" in output
-    log = Path("runs/a/0001/train.log").read_text()
-    assert "resuming from step" in log
-    assert "resuming from step 0" not in log
+    assert log.read_text().count("resuming from step") == 2
+    assert "resuming from step 0" not in log.read_text()
+
+    # As in the processes of the trials, which the fixture `small_data` does not reach.
+    monkeypatch.setattr(synthetic, "TRAINING", 10_000)
+    monkeypatch.setattr(synthetic, "VALIDATION", 1_000)
+    again = ("--run-dir=b", *TRIAL, *steps, "optimizer.lr=0.1", "seed=3")
+    assert command("train", "--config", CONFIG, *again) == 0
+    assert metric_rows(run) == metric_rows(Path("b"))
+    objective = find_objective(load_settings(CONFIG))
+    accuracy = objective.best(objective.validations(run))
+    assert f"best: trial 0001, accuracy {accuracy:.6g}" in output
+    assert "optimizer.lr=0.1 seed=3" in output
 
 
-# The objective
+def metric_rows(run: Path) -> list[list[str]]:
+    """The rows of metrics.csv without those of the speed."""
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    return [row for row in rows if row[4] in ("loss", "accuracy", "f1")]
 
 
-def test_the_best_validation_counts(tmp_path: Path) -> None:
-    rows = ["data,split,epoch,step,metric,value"]
-    rows += ["d,train,1,4,accuracy,0.99", "d,validation,1,4,accuracy,0.5"]
-    rows += ["d,validation,2,8,accuracy,nan", "d,validation,3,12,accuracy,0.7"]
-    rows += ["d,other,3,12,accuracy,0.8", "d,validation,4,16,accuracy,0.6", "d,validation,5,2"]
-    (tmp_path / "metrics.csv").write_text("\n".join(rows))
-    assert ACCURACY.best(ACCURACY.validations(tmp_path)) == 0.7
-    assert Objective("accuracy", False).best(ACCURACY.validations(tmp_path)) == 0.5
-    assert Objective("other/accuracy", True).validations(tmp_path) == [0.8]
-    assert ACCURACY.validations(tmp_path / "none") == []
-    assert ACCURACY.best([float("nan")]) is None
+def last_step(run: Path) -> int:
+    """The step of the newest checkpoint; 0 if there is none."""
+    steps = [int(file.stem.removeprefix("step_")) for file in run.glob("checkpoints/step_*.pt")]
+    return max(steps, default=0)
 
 
-def load(*overrides: str) -> Settings:
-    return load_settings(CONFIG, overrides)
-
-
-def test_the_direction_is_that_of_the_metric() -> None:
-    assert find_objective(load("checkpoint.monitor=accuracy")) == ACCURACY
-    assert not find_objective(load("checkpoint.monitor=loss")).higher_is_better
-    given = load("checkpoint.monitor=shifted/score", "checkpoint.mode=max")
-    assert find_objective(given) == Objective("shifted/score", higher_is_better=True)
-    with pytest.raises(UserError, match=r"checkpoint\.mode=max"):
-        find_objective(load("checkpoint.monitor=score"))
-    assert count_validations(load("trainer.epochs=7", "trainer.validate_every_epochs=3")) == 3
-    assert count_validations(load("trainer.max_steps=7")) is None
-
-
-# Devices
-
-
-def test_jobs_get_gpus_in_turn_and_a_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "available_cores", lambda: 16)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    devices = ["0", "GPU-5"]
-    gpus = [job_variables(job, 3, 1, devices)["CUDA_VISIBLE_DEVICES"] for job in range(3)]
-    assert gpus == ["0", "GPU-5", "0"]
-    assert job_variables(1, 2, 2, ["0", "1", "2", "3"])["CUDA_VISIBLE_DEVICES"] == "2,3"
-    assert job_variables(0, 4, 2, []) == {"OMP_NUM_THREADS": "2"}
-    assert job_variables(0, 99, 1, []) == {"OMP_NUM_THREADS": "1"}
-    assert job_variables(0, 1, 1, []) == {}
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert job_variables(0, 4, 1, []) == {}
-
-
-def test_gpus_are_found_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'; echo 'GPU 1: A (UUID: GPU-2)'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert find_devices("auto", 1) == ["0", "1"]
-    assert find_devices("cpu", 1) == []
-    assert find_devices("cuda:1", 1) == []
-    with pytest.raises(UserError, match="--processes 3: this machine has 2 GPUs"):
-        find_devices("auto", 3)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-8")
-    assert find_devices("cuda", 2) == ["3", "GPU-8"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert find_devices("auto", 2) == []
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("the sweep does not get that far")

@@ -44,8 +44,8 @@ class CommandParser(argparse.ArgumentParser):
     """A parser whose exit differs from that of a project's code, which calls `sys.exit`."""
 
     def error(self, message: str) -> NoReturn:
-        """Reports invalid arguments in one line, without the list of all options."""
-        self.exit(BAD_INPUT, f"error: {message}; see --help\n")
+        """Raises a UserError; argparse would print how all options are used."""
+        raise UserError(f"{message}; see --help")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Prints the message to stderr, and raises a ParserExit."""
@@ -161,17 +161,20 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def next_command(program: str, *arguments: str | Path) -> str:
+def next_command(program: str, *arguments: str | Path, processes: int = 1) -> str:
     """A command as the user must type it, in the folder where this one was typed.
 
     Args:
         program: a script of this project, such as ``evaluate.py``, or another program.
         *arguments: they are quoted where it is necessary.
+        processes: the number of processes of a script, on one machine.
     """
     words = [program]
     if program.endswith(".py"):
         launcher = ["python"]
-        if program in DISTRIBUTED_PROGRAMS and started_by_torchrun():
+        if processes > 1:
+            launcher = ["torchrun", "--standalone", f"--nproc-per-node={processes}"]
+        elif program in DISTRIBUTED_PROGRAMS and started_by_torchrun():
             launcher = _torchrun()
         called = Path(sys.argv[0])
         if called.resolve().parent == PROJECT:

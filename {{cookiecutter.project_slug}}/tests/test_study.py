@@ -1,0 +1,347 @@
+"""The study of a sweep: which trial a worker runs, successive halving, the objective, devices."""
+# ruff: noqa: D103  the names of the tests say what they test
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CONFIG
+
+from config.loading import load_settings
+from config.schema import Settings
+from experiments import devices
+from experiments.devices import find_devices, job_variables
+from experiments.halving import Candidate, Stage, find_stage
+from experiments.metric import HIGHEST, LOWEST
+from experiments.objective import Objective, count_validations, find_objective
+from experiments.sweep_plan import SweepPlan, make_plan, save_plan
+from experiments.trials import ERROR, RunProcess, TrialRun, child_processes
+from utils.errors import UserError
+
+ACCURACY = Objective("accuracy", HIGHEST)
+needs_optuna = pytest.mark.skipif(
+    find_spec("optuna") is None, reason="Optuna is not installed; pip install -e '.[sweep]'"
+)
+
+
+def new_plan(folder: Path, *ranges: str, **options: Any) -> SweepPlan:
+    """A plan whose folder exists."""
+    plan = make_plan({"config": CONFIG, "name": folder.name, **options}, ranges)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    save_plan(plan)
+    return plan
+
+
+# Claiming trials
+
+
+@needs_optuna
+def test_workers_share_the_trials_and_a_dead_one_releases_its_trial(tmp_path: Path) -> None:
+    from experiments.study import SweepStudy
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8,16]")
+    one = SweepStudy(plan, ACCURACY)
+    other = SweepStudy(plan, ACCURACY)
+    first = one.claim()
+    second = other.claim()
+    assert first is not None
+    assert second is not None
+    assert (first.values, second.values) == ({"model.width": 4}, {"model.width": 8})
+    one.finish(first, 0.5)
+    second.lock.release()  # as the system does when the process ends
+    again = one.claim()
+    third = one.claim()
+    assert again is not None
+    assert third is not None
+    assert (again.index, again.values) == (1, {"model.width": 8})
+    assert third.values == {"model.width": 16}
+    assert other.claim() is None
+    one.fail(again, "out of memory")
+    one.release(third)
+    third = other.claim()
+    assert third is not None
+    assert not other.is_complete()
+    other.finish(third, 0.7)
+    assert one.is_complete()
+    assert one.best_trial() == (2, 0.7)
+    assert list(other.failed_trials()) == [1]
+    other.remove(other.failed_trials())
+    repeated = one.claim()
+    assert repeated is not None
+    assert (repeated.index, repeated.values) == (1, {"model.width": 8})
+
+
+@needs_optuna
+def test_a_database_releases_the_trial_of_a_worker_without_a_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import study, study_storage
+
+    monkeypatch.setattr(study_storage, "HEARTBEAT_SECONDS", 1)
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]", storage="sqlite:///a.db")
+    one = study.SweepStudy(plan, ACCURACY)
+    other = study.SweepStudy(plan, ACCURACY)
+    first = one.claim()
+    second = one.claim()
+    assert first is not None
+    assert second is not None
+    first.lock.release()
+    assert other.claim() is None
+    claimed = None
+    while claimed is None:
+        time.sleep(0.5)
+        one.record_heartbeat(second.trial)
+        claimed = other.claim()
+    assert (claimed.index, claimed.values) == (0, {"model.width": 4})
+    assert other.claim() is None
+    other.finish(claimed, 0.5)
+    one.finish(first, 0.9)  # it was not dead, but slow
+    one.finish(second, 0.6)
+    assert one.is_complete()
+    assert one.best_trial() == (1, 0.6)
+
+
+@needs_optuna
+def test_a_database_with_another_sweep_of_the_same_name_is_an_error(tmp_path: Path) -> None:
+    from experiments.study import SweepStudy
+
+    for _ in range(2):
+        plan = new_plan(tmp_path / "a", "model.width=[4,8]", storage="sqlite:///a.db")
+        assert SweepStudy(plan, ACCURACY).claim() is not None
+    plan = new_plan(tmp_path / "a", "model.width=[4,16]", storage="sqlite:///a.db")
+    with pytest.raises(UserError, match=r"another sweep a: .* use another --name"):
+        SweepStudy(plan, ACCURACY)
+
+
+@needs_optuna
+def test_a_database_that_is_lost_during_a_sweep_is_an_error(tmp_path: Path) -> None:
+    from experiments.study import SweepStudy
+    from experiments.study_storage import explaining_lost_database
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]", storage="sqlite:///a.db")
+    study = SweepStudy(plan, ACCURACY)
+    claimed = study.claim()
+    assert claimed is not None
+    Path("a.db").write_bytes(b"damaged" * 1000)
+    with pytest.raises(UserError, match="--storage: DatabaseError"), explaining_lost_database():
+        study.finish(claimed, 0.5)
+
+
+@needs_optuna
+def test_the_command_of_the_best_trial_starts_as_many_processes(tmp_path: Path) -> None:
+    from experiments.study import SweepStudy
+    from experiments.sweep_report import repeat_command
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]", "seed=[7,8]", "data.batch_size=9")
+    study = SweepStudy(plan, ACCURACY)
+    claimed = study.claim()
+    assert claimed is not None
+    study.finish(claimed, 0.5)
+    settings = "data.batch_size=9 model.width=4 seed=7"
+    assert repeat_command(plan, study, 0).startswith("python train.py --config ")
+    assert repeat_command(plan, study, 0).endswith(settings)
+    options = plan.options.model_copy(update={"processes": 2})
+    command = repeat_command(replace(plan, options=options), study, 0)
+    assert command.startswith("torchrun --standalone --nproc-per-node=2 train.py --config ")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux lists children")
+def test_a_trial_is_killed_with_children_in_other_sessions(tmp_path: Path) -> None:
+    """As those of torchrun; the script stands for train.py."""
+    start = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'], "
+    script = f"import subprocess, sys; {start}start_new_session=True).wait()"
+    run = TrialRun(tmp_path / "run", tmp_path / "output/run.log", [])
+    process = RunProcess(run, CONFIG, 1, {}, threading.Event())
+    process.kill()
+    process.wait(None)
+    process.process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    children: list[int] = []
+    while not children:
+        time.sleep(0.02)
+        children = child_processes(process.process.pid)
+    process.kill()
+    process.wait(None)
+    (child,) = children
+    for _ in range(500):
+        if has_ended(child):
+            return
+        time.sleep(0.02)
+    raise AssertionError("the child still runs")
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process has ended, even if nobody has asked for its exit code yet."""
+    try:
+        return ") Z" in Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return True
+
+
+def test_an_error_that_ends_with_a_colon_is_reported_with_its_next_line() -> None:
+    output = "step 1\nerror: the data is unavailable:\n  no.such.host\n[rank 1] error: b\nend\n"
+    assert ERROR.findall(output) == ["the data is unavailable:\n  no.such.host", "b"]
+
+
+@needs_optuna
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_values_do_not_depend_on_what_was_killed(tmp_path: Path, method: str) -> None:
+    from experiments.study import SweepStudy
+
+    ranges = ("optimizer.lr=log(1e-4, 1)", "model.width=int(4, 99)", "loss.name=[a,b,c]")
+    found = []
+    for name in ("a", "b"):
+        plan = new_plan(tmp_path / name, *ranges, method=method, trials=14)
+        for number in range(14):
+            study = SweepStudy(plan, ACCURACY)
+            claimed = study.claim()
+            assert claimed is not None
+            if name == "b" and number % 3 == 0:
+                claimed.lock.release()
+                study = SweepStudy(plan, ACCURACY)
+                claimed = study.claim()
+                assert claimed is not None
+            found.append(claimed.values)
+            study.finish(claimed, claimed.values["model.width"] / 100)
+    assert found[:14] == found[14:]
+    assert len({values["optimizer.lr"] for values in found}) == 14
+
+
+@needs_optuna
+@pytest.mark.parametrize("end", [b'{"op_code": 4, "wor', b"\n{", b"\x00\x00"])
+def test_a_journal_that_was_cut_is_repaired(tmp_path: Path, end: bytes) -> None:
+    from experiments.study import SweepStudy
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]")
+    first = SweepStudy(plan, ACCURACY).claim()
+    assert first is not None
+    with (plan.folder / "journal.log").open("ab") as journal:
+        journal.write(end.lstrip(b"\n"))
+    study = SweepStudy(plan, ACCURACY)
+    second = study.claim()
+    assert second is not None
+    study.finish(second, 0.5)
+    assert SweepStudy(plan, ACCURACY).best_trial() == (1, 0.5)
+
+
+@needs_optuna
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    from experiments.study import SweepStudy
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]")
+    SweepStudy(plan, ACCURACY).claim()
+    journal = plan.folder / "journal.log"
+    journal.write_bytes(b"{broken}\n" + journal.read_bytes())
+    with pytest.raises(UserError, match=r"journal\.log is damaged"):
+        SweepStudy(plan, ACCURACY)
+
+
+# Successive halving
+
+
+def candidates(values: Mapping[int, Mapping[int, float]], count: int) -> list[Candidate]:
+    return [Candidate(index, values.get(index, {})) for index in range(count)]
+
+
+def test_the_best_third_trains_on_after_each_rung() -> None:
+    values: dict[int, dict[int, float]] = {}
+    assert find_stage(candidates(values, 9), 3, True, 9) == Stage(1, list(range(9)), [])
+    for index in range(9):
+        values[index] = {1: index / 10}
+    assert find_stage(candidates(values, 9), 3, True, 9) == Stage(3, [8, 7, 6], [5, 4, 3, 2, 1, 0])
+    assert find_stage(candidates(values, 9), 3, False, 9).to_train == [0, 1, 2]
+    values[8][3] = 0.1
+    values[6][3] = 0.1
+    assert find_stage(candidates(values, 9), 3, True, 9).to_train == [7]
+    values[7][3] = 0.0
+    stage = find_stage(candidates(values, 9), 3, True, 9)
+    assert (stage.rung, stage.to_train) == (None, [6])  # of equal values, the first trial
+
+
+def test_trials_that_fail_or_end_early_are_ranked() -> None:
+    trials_of_rung = [
+        Candidate(0, {1: 0.9}),
+        Candidate(1, has_failed=True),
+        Candidate(2, final=0.95),
+        Candidate(3, {1: 0.2}),
+    ]
+    assert find_stage(trials_of_rung, 2, True, None) == Stage(2, [0], [3])
+    trials_of_rung[0] = Candidate(0, {1: 0.9}, final=0.9)
+    assert find_stage(trials_of_rung, 2, True, None) == Stage(None, [], [3])
+    assert find_stage(candidates({}, 4), 2, True, validations=1) == Stage(None, [0, 1, 2, 3], [])
+
+
+# The objective
+
+
+def test_the_best_validation_counts(tmp_path: Path) -> None:
+    rows = ["data,split,epoch,step,metric,value"]
+    rows += ["d,train,1,4,accuracy,0.99", "d,validation,1,4,accuracy,0.5"]
+    rows += ["d,validation,2,8,accuracy,nan", "d,validation,3,12,accuracy,0.7"]
+    rows += ["d,other,3,12,accuracy,0.8", "d,validation,4,16,accuracy,0.6", "d,validation,5"]
+    rows += ["d,validation,5,20,accuracy,0.9"]  # of 0.95: half a row of a process that was killed
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    assert ACCURACY.best(ACCURACY.validations(tmp_path)) == 0.7
+    assert Objective("accuracy", LOWEST).best(ACCURACY.validations(tmp_path)) == 0.5
+    assert Objective("other/accuracy", HIGHEST, "other").validations(tmp_path) == [0.8]
+    assert ACCURACY.validations(tmp_path / "none") == []
+    assert ACCURACY.best([float("nan")]) is None
+
+
+def load(*overrides: str) -> Settings:
+    return load_settings(CONFIG, overrides)
+
+
+def test_the_direction_is_that_of_the_metric() -> None:
+    assert find_objective(load("checkpoint.monitor=accuracy")) == ACCURACY
+    assert not find_objective(load("checkpoint.monitor=loss")).higher_is_better
+    shifted = ("data.validation_sets={shifted: {name: synthetic.Synthetic}}", "checkpoint.mode=min")
+    given = load("checkpoint.monitor=shifted/score", *shifted)
+    assert find_objective(given) == Objective("shifted/score", LOWEST, "shifted")
+    given = load("checkpoint.monitor=a/b", "checkpoint.mode=max")
+    assert find_objective(given) == Objective("a/b", HIGHEST)
+    with pytest.raises(UserError, match=r"checkpoint\.mode=max"):
+        find_objective(load("checkpoint.monitor=score"))
+    assert count_validations(load("trainer.epochs=7", "trainer.validate_every_epochs=3")) == 3
+    assert count_validations(load("trainer.max_steps=7")) is None
+
+
+# Devices
+
+
+def test_jobs_get_gpus_in_turn_and_a_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "available_cores", lambda: 16)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    names = ["0", "GPU-5"]
+    gpus = [job_variables(job, 3, 1, names)["CUDA_VISIBLE_DEVICES"] for job in range(3)]
+    assert gpus == ["0", "GPU-5", "0"]
+    assert job_variables(1, 2, 2, ["0", "1", "2", "3"])["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert job_variables(0, 4, 2, []) == {"OMP_NUM_THREADS": "2"}
+    assert job_variables(0, 99, 1, []) == {"OMP_NUM_THREADS": "1"}
+    assert job_variables(0, 1, 1, []) == {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert job_variables(0, 4, 1, []) == {}
+
+
+def test_gpus_are_found_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'; echo 'GPU 1: A (UUID: GPU-2)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_devices("auto", 1) == ["0", "1"]
+    assert find_devices("cpu", 1) == []
+    assert find_devices("cuda:1", 1) == []
+    with pytest.raises(UserError, match="--processes 3: this machine has 2 GPUs"):
+        find_devices("auto", 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-8")
+    assert find_devices("cuda", 2) == ["3", "GPU-8"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert find_devices("auto", 2) == []
