@@ -13,7 +13,7 @@ from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
 from checks import batch_size
 from checks.batch_size import find_knee, measure_sizes
-from checks.dataset import distance_from_normal
+from checks.ranges import distance_from_normal
 from checks.gradients import check_gradients
 from checks.independence import check_independence
 from checks.initial_loss import check_loss
