@@ -17,7 +17,7 @@ LEARNING_RATE = 3e-3
 TRAINING_SAMPLES = 2048  # some of them are learned several times
 BATCH_SIZE = 64
 STEPS = 200
-SECONDS = 4.0
+SECONDS = 3.0
 SCORED_SAMPLES = 512
 
 MIN_CLASSES = 3  # of two classes, each is one below and one above the other

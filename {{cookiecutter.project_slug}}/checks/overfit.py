@@ -27,7 +27,7 @@ from config.schema import NO_CLASS
 MAX_SAMPLES = 32
 STEPS = 300
 RATES = (1e-3, 1e-2)
-SECONDS_PER_RATE = 5.0
+SECONDS_PER_RATE = 4.0
 STEPS_BETWEEN_TESTS = 10
 LEARNED_FRACTION = 0.1  # of the initial loss above the lowest one
 MIN_SCORE = {"accuracy": 1.0, "correlation": 0.5}  # of a batch that is learned
@@ -48,6 +48,7 @@ class Attempt:
         loss: the loss of the last step that was tested.
         score: after that step; None if the targets are neither classes nor numbers.
         gradients: the norm of the last gradient of each trained parameter.
+        was_stopped: whether the time was over before all steps were made.
     """
 
     lowest_loss: float | None
@@ -56,6 +57,7 @@ class Attempt:
     loss: float = 0.0
     score: Score | None = None
     gradients: dict[str, float] = field(default_factory=dict)
+    was_stopped: bool = False
 
     def is_low(self) -> bool:
         """Whether the loss has fallen to near its lowest value, 0 if that is unknown."""
@@ -110,12 +112,13 @@ def train_on_one_batch(trial: BaseTrainer, rate: float) -> Attempt:
     attempt = Attempt(find_lowest_loss(trial, batch))
     record_gradients(trial, attempt.gradients)
     deadline = Deadline(SECONDS_PER_RATE)
-    while attempt.steps < STEPS and not deadline.is_over():
+    while attempt.steps < STEPS and not attempt.was_stopped:
         outputs = make_step(trial, step)
         attempt.steps += 1
+        attempt.was_stopped = deadline.is_over()
         if attempt.steps == 1:
             attempt.initial_loss = loss_of(outputs)
-        if attempt.steps % STEPS_BETWEEN_TESTS == 0 or attempt.steps == 1:
+        if attempt.steps % STEPS_BETWEEN_TESTS == 0 or attempt.steps == 1 or attempt.was_stopped:
             attempt.loss = loss_of(outputs)
             attempt.score = _score(trial, batch)
             if attempt.has_learned():
@@ -198,10 +201,10 @@ def _explain(verdict: Verdict, trainer: BaseTrainer, attempt: Attempt) -> None:
         message += "; does backward get the loss with a reversed sign (gradient ascent)?"
     elif gradients == "":
         message += "; do inputs and targets belong together, and does forward use the inputs?"
-    was_stopped = attempt.steps < STEPS
     overrides_update = type(trainer).update is not BaseTrainer.update
     is_small = trainer.model.count_parameters() < FEW_PARAMETERS
-    if may_learn and (was_stopped or overrides_update or is_small):
+    was_slow = attempt.was_stopped and gradients == ""
+    if was_slow or (may_learn and (overrides_update or is_small)):
         verdict.warnings.append(message)
     else:
         verdict.failures.append(message)

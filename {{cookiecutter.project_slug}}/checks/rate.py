@@ -1,6 +1,7 @@
 """The learning rate range test (Smith, 2017), and a trial of the rate in the settings."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,29 +10,31 @@ from torch.optim import Optimizer
 
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
-from checks.trial import Deadline, copied, loss_of, make_step, require_one_optimizer
+from checks.trial import copied, loss_of, make_step, require_one_optimizer
 from checks.verdict import Skipped, Verdict
 from logger.console import progress_bar
 from logger.figures import Figure, drawing_style, new_figure, save_figure
 from optim.optimizers import needs_closure
 
-RANGE_STEPS = 100
-RANGE_SECONDS = 12.0
-LOWEST_RATE = 1e-6
+RANGE_STEPS = 80
+MIN_RANGE_STEPS = 30  # if steps are slow
+RANGE_SECONDS = 7.0
+LOWEST_RATE = 1e-5
 HIGHEST_RATE = 10.0
 SMOOTHING = 0.8  # weight of the earlier losses in the mean
 DIVERGED = 4.0  # multiple of the lowest loss, after which the test ends
 SAFETY_FACTOR = 5.0  # between the rate of the lowest loss and the proposal
 
 TRIAL_STEPS = 40
+MIN_TRIAL_STEPS = 20
 TRIAL_SECONDS = 5.0
-WARM_UP_STEPS = 10
-LAST_STEPS = 10  # whose mean loss is compared
+MAX_STEP_SECONDS = 1.0  # with which the fewest steps still end within a minute
 # By how much the loss falls with the rate in the settings, relative to the proposed one.
 FAILED_GAIN = 0.15
 SMALL_GAIN = 0.3
 LOW_RATE_GAIN = 0.05
 LARGE_RISE = 0.5  # of the loss, relative to the initial one
+HUGE_RISE = 10.0
 
 
 @dataclass
@@ -58,11 +61,13 @@ class ShortTraining:
 
     Attributes:
         rate: its learning rate.
+        steps: the number of steps.
         initial_loss: the loss of the first step.
-        loss: the mean loss of the last steps.
+        loss: the mean loss of the last quarter of the steps.
     """
 
     rate: float
+    steps: int
     initial_loss: float
     loss: float
 
@@ -82,11 +87,14 @@ def check_rate(trainer: BaseTrainer, folder: Path) -> Verdict:
     verdict = Verdict("rate")
     with copied(trainer) as trial:
         _require_rate(trial)
+        step_seconds = _time_step(trial)
+    range_steps = _count_steps(RANGE_SECONDS, step_seconds, MIN_RANGE_STEPS, RANGE_STEPS)
+    trial_steps = _count_steps(TRIAL_SECONDS, step_seconds, MIN_TRIAL_STEPS, TRIAL_STEPS)
     with copied(trainer) as trial:
         rate = float(trial.optimizers[0].param_groups[0]["lr"])
-        test = run_range_test(trial, rate)
-    configured = _train_briefly(trainer, rate)
-    proposed = _train_briefly(trainer, test.propose())
+        test = run_range_test(trial, rate, range_steps)
+    configured = _train_briefly(trainer, rate, trial_steps)
+    proposed = _train_briefly(trainer, test.propose(), trial_steps)
     if configured.loss <= proposed.loss and configured.gain > 0:
         proposed = configured
     file = folder / "rate.png"
@@ -97,7 +105,7 @@ def check_rate(trainer: BaseTrainer, folder: Path) -> Verdict:
     verdict.figures["proposal"] = proposed.rate
     verdict.figures["figure"] = str(file)
     losses = f"{configured.initial_loss:.3g} to {configured.loss:.3g}"
-    verdict.figures[f"loss after {TRIAL_STEPS} steps"] = losses
+    verdict.figures[f"loss after {trial_steps} steps"] = losses
     verdict.figures["with the proposal"] = proposed.loss
     judge_rate(verdict, configured, proposed)
     return verdict
@@ -109,21 +117,52 @@ def _require_rate(trial: BaseTrainer) -> None:
     (optimizer,) = trial.optimizers
     if needs_closure(optimizer):
         raise Skipped(f"{type(optimizer).__name__} searches along a line, so its rate says little")
-    loss_of(make_step(trial, next(trial.loaders["train"].steps(0, 1))))
+    (step,) = _steps(trial, 1)
+    loss_of(make_step(trial, step))
 
 
-def run_range_test(trial: BaseTrainer, configured: float) -> RangeTest:
-    """Trains with a learning rate that rises by the same factor in each step."""
-    lowest = min(LOWEST_RATE, configured / 1000)
+def _time_step(trial: BaseTrainer) -> float:
+    """The seconds of a step.
+
+    Raises:
+        Skipped: if steps are so slow that the tests would take minutes.
+    """
+    (step,) = _steps(trial, 1)
+    started = time.perf_counter()
+    computing_started = time.process_time()
+    loss_of(make_step(trial, step))
+    elapsed = time.perf_counter() - started
+    computed = time.process_time() - computing_started
+    seconds = elapsed
+    if trial.device.type == "cpu":
+        seconds = min(elapsed, computed)  # other programs may use the processor
+    if seconds > MAX_STEP_SECONDS:
+        raise Skipped(f"a step takes {seconds:.2g} s; use a faster device or a smaller batch")
+    return seconds
+
+
+def _count_steps(seconds: float, step_seconds: float, lowest: int, highest: int) -> int:
+    """The number of steps that fit a time, within limits."""
+    return min(max(int(seconds / step_seconds), lowest), highest)
+
+
+def run_range_test(trial: BaseTrainer, configured: float, steps: int) -> RangeTest:
+    """Trains with a learning rate that rises by the same factor in each step.
+
+    Args:
+        trial: the copy of a trainer.
+        configured: the rate in the settings.
+        steps: the number of steps, unless the loss diverges before.
+    """
+    lowest = min(LOWEST_RATE, configured / 100)
     highest = max(HIGHEST_RATE, configured * 10)
-    growth = (highest / lowest) ** (1 / (RANGE_STEPS - 1))
+    growth = (highest / lowest) ** (1 / (steps - 1))
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    deadline = Deadline(RANGE_SECONDS)
     factors = _rate_factors(trial.optimizers[0])
-    with progress_bar(RANGE_STEPS, "learning rate") as bar:
-        for number, step in enumerate(_steps(trial, RANGE_STEPS)):
+    with progress_bar(steps, "learning rate") as bar:
+        for number, step in enumerate(_steps(trial, steps)):
             rate = lowest * growth**number
             _set_rate(trial.optimizers[0], rate, factors)
             loss = loss_of(make_step(trial, step))
@@ -135,7 +174,7 @@ def run_range_test(trial: BaseTrainer, configured: float) -> RangeTest:
             rates.append(rate)
             losses.append(mean / weight)
             has_diverged = losses[-1] > DIVERGED * min(losses) > 0
-            if has_diverged or deadline.is_over():
+            if has_diverged:
                 break
     if not rates:
         raise Skipped("the loss is not finite in the first step")
@@ -158,36 +197,39 @@ def _set_rate(optimizer: Optimizer, rate: float, factors: Sequence[float]) -> No
         group["lr"] = rate * factor
 
 
-def _train_briefly(trainer: BaseTrainer, rate: float) -> ShortTraining:
-    """Trains a copy at a learning rate, after a short warm-up."""
+def _train_briefly(trainer: BaseTrainer, rate: float, steps: int) -> ShortTraining:
+    """Trains a copy at a learning rate, after a warm-up of a quarter of the steps."""
     losses: list[float] = []
-    deadline = Deadline(TRIAL_SECONDS)
     with copied(trainer) as trial:
         (optimizer,) = trial.optimizers
         factors = _rate_factors(optimizer)
-        for number, step in enumerate(_steps(trial, TRIAL_STEPS), start=1):
-            warm_up_factor = min(1.0, number / WARM_UP_STEPS)
+        for number, step in enumerate(_steps(trial, steps), start=1):
+            warm_up_factor = min(1.0, 4 * number / steps)
             _set_rate(optimizer, rate * warm_up_factor, factors)
             losses.append(loss_of(make_step(trial, step)))
-            if deadline.is_over() or not math.isfinite(losses[-1]):
+            if not math.isfinite(losses[-1]):
                 break
-    last = losses[-LAST_STEPS:]
-    return ShortTraining(rate, losses[0], sum(last) / len(last))
+    last = losses[-steps // 4 :]
+    return ShortTraining(rate, steps, losses[0], sum(last) / len(last))
 
 
 def judge_rate(verdict: Verdict, configured: ShortTraining, proposed: ShortTraining) -> None:
     """Compares the rate in the settings with the proposed one."""
     advice = f"optimizer.lr={proposed.rate:g}"
     losses = f"the loss goes from {configured.initial_loss:.3g} to {configured.loss:.3g}"
-    is_finite = math.isfinite(configured.loss)
     is_above = configured.rate > proposed.rate
     gain = configured.gain
-    if not is_finite or (is_above and gain < FAILED_GAIN * proposed.gain and proposed.gain > 0):
+    relative_rise = -gain / max(abs(configured.initial_loss), 1e-12)
+    # After few steps, the loss may still be higher than at first.
+    has_settled = configured.steps == TRIAL_STEPS or relative_rise > HUGE_RISE
+    proposal_is_better = proposed.gain > 0 and gain < FAILED_GAIN * proposed.gain
+    diverges = not math.isfinite(configured.loss)
+    if diverges or (is_above and has_settled and proposal_is_better):
         verdict.failures.append(
             f"optimizer.lr = {configured.rate:g} is too high: {losses}, but to {proposed.loss:.3g} "
             f"with {advice}; use it"
         )
-    elif gain < -LARGE_RISE * abs(configured.initial_loss):
+    elif has_settled and relative_rise > LARGE_RISE:
         verdict.failures.append(
             f"{losses}, and does not fall with {advice} either; is the sign of the loss or of the "
             "steps reversed (gradient ascent)?"

@@ -14,7 +14,7 @@ from utils.errors import describe_error
 from utils.nested import digest, named_tensors
 from utils.randomness import make_generator, permute, preserve_global_rng
 
-SECONDS_PER_SPLIT = 3.0
+SECONDS_PER_SPLIT = 2.0
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Reading:
         targets: the class of each other sample, or the digest of another target.
         hashes: the digest of the inputs of each, without augmentation; of the whole sample if there
             are no classes.
+        discrete: whether all inputs are short lists of whole numbers, such as words and categories.
     """
 
     total: int
@@ -37,6 +38,7 @@ class Reading:
     non_finite: list[str] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)
     hashes: list[str] = field(default_factory=list)
+    discrete: bool = True
 
 
 def read_split(dataset: BaseDataset, split: str) -> Reading:
@@ -69,6 +71,8 @@ def _read_sample(reading: Reading, dataset: BaseDataset, index: int) -> None:
     inputs, target = _split_sample(sample)
     if not dataset.classes:
         inputs = sample  # the same inputs with another number are another measurement
+    if not _is_discrete(inputs):
+        reading.discrete = False
     reading.hashes.append(digest(inputs))
     reading.targets.append(target)
 
@@ -84,3 +88,12 @@ def _split_sample(sample: Any) -> tuple[Any, Any]:
     if isinstance(target, Tensor) and target.ndim == 1 and target.is_floating_point():
         return inputs, tuple(target.tolist())
     return inputs, digest(target)
+
+
+def _is_discrete(inputs: Any) -> bool:
+    """Whether inputs are lists of whole numbers, and no images or measurements."""
+    for _, tensor in named_tensors(inputs):
+        has_fractions = tensor.is_floating_point() and not torch.equal(tensor, tensor.round())
+        if tensor.ndim > 1 or has_fractions:
+            return False
+    return True

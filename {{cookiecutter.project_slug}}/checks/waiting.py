@@ -11,7 +11,7 @@ from base.base_trainer import BaseTrainer
 from checks.trial import copied, make_step
 from checks.verdict import Verdict
 
-SECONDS = 4.0
+SECONDS = 3.0
 MEASURED_STEPS = 40
 MEASURED_SINGLY = 5
 WARNING_FRACTION = 0.5  # of the time is spent waiting

@@ -13,10 +13,10 @@ from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
 from checks import batch_size
 from checks.batch_size import find_knee, measure_sizes
-from checks.ranges import distance_from_normal
 from checks.gradients import check_gradients
 from checks.independence import check_independence
 from checks.initial_loss import check_loss
+from checks.ranges import distance_from_normal
 from checks.verdict import Skipped, Verdict
 from checks.waiting import judge_waiting
 from storage.checkpoint_file import load_checkpoint
