@@ -31,7 +31,7 @@ def check_data(trainer: BaseTrainer) -> Verdict:
     with copied(trainer) as trial:
         for split in trainer.loaders:
             if not readings[split].non_finite:
-                check_ranges(verdict, trial.loaders[split], split)
+                check_ranges(verdict, trial, split)
         if any(reading.broken for reading in readings.values()):
             return verdict
         check_order(verdict, trial)

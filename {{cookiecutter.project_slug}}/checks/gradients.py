@@ -16,6 +16,7 @@ from optim.optimizers import parameters_of
 
 STEPS = 4  # a last layer that starts at zero gives the others a gradient in the second step
 MAX_UPDATE = 5.0  # of a weight, relative to it, in a step
+MAX_UPDATE_OF_ALL = 2.0  # if that is the smallest update of all weights
 MIN_UPDATE = 1e-7
 ACCUMULATED = 0.5  # difference from twice the gradient, relative to that from the gradient
 ASCENDING = 0.1  # cosine between gradient and change
@@ -120,10 +121,13 @@ def _check_parameters(verdict: Verdict, trial: BaseTrainer, largest: Mapping[str
         )
     zero = [name for name, value in largest.items() if value == 0]
     if zero:
-        verdict.failures.append(
-            f"the gradient is always zero of {list_some(zero)}; look for ReLUs that are never "
-            "active, weights that are zero, and saturated functions"
-        )
+        message = f"the gradient is always zero of {list_some(zero)}; look for ReLUs that are "
+        message += "never active, weights that are zero, and saturated functions"
+        has_weights = any(trained[name].ndim > 1 for name in zero)
+        if has_weights:
+            verdict.failures.append(message)
+        else:  # a bias may cancel out, as in the difference of two outputs
+            verdict.warnings.append(message)
     non_finite = [name for name, value in largest.items() if not math.isfinite(value)]
     if non_finite:
         verdict.failures.append(f"the gradient is not finite of {list_some(non_finite)}")
@@ -171,7 +175,12 @@ def _check_ratios(verdict: Verdict, ratios: Mapping[str, float]) -> None:
     highest = max(ratios, key=lambda name: ratios[name])
     text = f"{ratios[lowest]:.1e} ({lowest}) to {ratios[highest]:.1e} ({highest})"
     verdict.figures["update / weight"] = text
-    if ratios[highest] > MAX_UPDATE:
+    if ratios[lowest] > MAX_UPDATE_OF_ALL:
+        verdict.failures.append(
+            "a step replaces the weights of all layers (about 1e-3 of them is usual): optimizer.lr "
+            "is too high, or the inputs are not normalised"
+        )
+    elif ratios[highest] > MAX_UPDATE:
         verdict.warnings.append(
             f"a step replaces the weights of {highest} (about 1e-3 of them is usual); use a "
             "smaller optimizer.lr, or normalise the inputs"

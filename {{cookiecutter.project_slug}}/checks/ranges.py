@@ -1,13 +1,18 @@
 """The ranges of what the model gets: values that are not finite, constant or not normalised."""
 
-from torch import Tensor
+from typing import Any
 
-from base.batch_loader import BatchLoader
-from checks.verdict import Verdict, list_some
+from torch import Tensor, nn
+
+from base.base_trainer import BaseTrainer
+from checks.outputs import predict
+from checks.trial import training_batch
+from checks.verdict import Skipped, Verdict, list_some
 from utils.errors import describe_error
 from utils.nested import named_tensors
 
 SAMPLES = 1024
+MODEL_SAMPLES = 64
 MAX_FEATURES = 10_000  # whose ranges are examined one by one
 LARGE_MEAN = 3.0  # of normalised inputs
 LARGE_STD = 5.0
@@ -15,10 +20,10 @@ SMALL_STD = 0.05
 FAILED_DISTANCE = 3.0  # between a warning, above 1, and a failure
 
 
-def check_ranges(verdict: Verdict, loader: BatchLoader, split: str) -> None:
+def check_ranges(verdict: Verdict, trial: BaseTrainer, split: str) -> None:
     """Examines a batch of a split as for evaluation; the inputs only if it is the training set."""
     try:
-        batch = loader.sample_batch(SAMPLES)
+        batch = trial.loaders[split].sample_batch(SAMPLES)
     except Exception as error:  # a broken sample, which has been reported
         verdict.failures.append(f"{split} samples cannot be loaded: {describe_error(error)}")
         return
@@ -30,7 +35,35 @@ def check_ranges(verdict: Verdict, loader: BatchLoader, split: str) -> None:
         if not bool(values.isfinite().all()):
             verdict.failures.append(f"{name!r} of {split} samples contains NaN or infinity")
         elif is_input and split == "train":
-            _check_input(verdict, name, values)
+            found = Verdict(verdict.name)
+            _check_input(found, name, values)
+            if found.failures and _first_layer_gets_normal_inputs(trial):
+                found.warnings += found.failures
+                found.failures = []
+            verdict.failures += found.failures
+            verdict.warnings += found.warnings
+            verdict.figures |= found.figures
+
+
+def _first_layer_gets_normal_inputs(trial: BaseTrainer) -> bool:
+    """Whether the model normalises its inputs before its first layer with weights."""
+    inputs: list[Tensor] = []
+
+    def record(_: nn.Module, arguments: Any) -> None:
+        inputs.extend(tensor for _, tensor in named_tensors(arguments))
+
+    for module in trial.model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim > 1:
+            module.register_forward_pre_hook(record)
+    try:
+        predict(trial, training_batch(trial, MODEL_SAMPLES), training=True)
+    except Skipped:
+        return False
+    if not inputs or not inputs[0].is_floating_point():
+        return False
+    values = inputs[0].detach().float()
+    return distance_from_normal(values.mean().item(), values.std().item()) <= 1
 
 
 def _check_input(verdict: Verdict, name: str, values: Tensor) -> None:

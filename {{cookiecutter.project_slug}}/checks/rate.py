@@ -35,6 +35,7 @@ SMALL_GAIN = 0.3
 LOW_RATE_GAIN = 0.05
 LARGE_RISE = 0.5  # of the loss, relative to the initial one
 HUGE_RISE = 10.0
+TINY_RATE = 1e-3  # relative to the one in the settings
 
 
 @dataclass
@@ -225,10 +226,11 @@ def judge_rate(verdict: Verdict, configured: ShortTraining, proposed: ShortTrain
     proposal_is_better = proposed.gain > 0 and gain < FAILED_GAIN * proposed.gain
     diverges = not math.isfinite(configured.loss)
     if diverges or (is_above and has_settled and proposal_is_better):
-        verdict.failures.append(
-            f"optimizer.lr = {configured.rate:g} is too high: {losses}, but to {proposed.loss:.3g} "
-            f"with {advice}; use it"
-        )
+        message = f"optimizer.lr = {configured.rate:g} is too high: {losses}, but to "
+        message += f"{proposed.loss:.3g} with {advice}; use it"
+        if proposed.rate < TINY_RATE * configured.rate:
+            message += ", or look for a reversed sign of the loss or of the steps (gradient ascent)"
+        verdict.failures.append(message)
     elif has_settled and relative_rise > LARGE_RISE:
         verdict.failures.append(
             f"{losses}, and does not fall with {advice} either; is the sign of the loss or of the "
