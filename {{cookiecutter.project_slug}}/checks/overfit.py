@@ -181,7 +181,7 @@ def _explain(verdict: Verdict, trainer: BaseTrainer, attempt: Attempt) -> None:
     if attempt.is_low() and not attempt.fits():
         verdict.failures.append(_explain_low_loss(attempt))
         return
-    if attempt.is_classified():
+    if attempt.is_classified() and not attempt.was_stopped:
         verdict.failures.append(
             "all samples of a batch are classified correctly, but its loss stays at "
             f"{attempt.loss:.3g}; is there a softmax before the cross entropy?"

@@ -631,3 +631,12 @@ def test_a_rate_is_not_judged_after_few_steps(steps: int, loss: float, status: s
     proposed = ShortTraining(0.1, steps, initial_loss=2.0, loss=0.5)
     judge_rate(verdict, ShortTraining(1.0, steps, initial_loss=2.0, loss=loss), proposed)
     assert verdict.status == status
+
+
+def test_a_batch_is_not_judged_after_few_steps(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overfit, "SECONDS_PER_RATE", 0.0)
+    verdict = check_overfit(make_trainer(MLP))
+    assert verdict.figures["steps"] == 1
+    assert verdict.status == "warning"
