@@ -15,23 +15,30 @@ if __name__ == "__main__":  # Ctrl-C during the imports below ends the process w
 
 from config.help import SettingsParser
 from config.loading import load_settings
-from config.reading import DEFAULT
 from config.schema import Settings
 from logger.console import progress_bar
 from utils.command import run_command
 from utils.errors import UserError, describe_error
 from utils.files import to_json
 from utils.imports import fast_imports
-from utils.paths import folder_argument, path_argument
+from utils.paths import folder_argument
 from utils.ranks import world_size
+from utils.signals import exiting_on_signals
 
 if TYPE_CHECKING:
     from base.base_trainer import BaseTrainer
     from checks.verdict import Verdict
 
 PARTS = (
-    *("data", "loss", "overfit", "gradients", "independence"),
-    *("rate", "batch", "determinism", "workers"),
+    "data",
+    "loss",
+    "overfit",
+    "gradients",
+    "independence",
+    "rate",
+    "batch",
+    "determinism",
+    "workers",
 )
 
 
@@ -45,13 +52,18 @@ def main() -> int:
     overrides = ["trainer.compile=false", *arguments.settings]
     settings = load_settings(arguments.config, overrides)
     output = sys.stdout
-    if arguments.json:  # whatever the code of a project prints is no JSON
+    if arguments.json:  # what the project's code prints must not get into the JSON
         output = sys.stderr
-    with contextlib.redirect_stdout(output), tempfile.TemporaryDirectory() as run:
+    with (
+        exiting_on_signals(),
+        contextlib.redirect_stdout(output),
+        tempfile.TemporaryDirectory() as run,
+    ):
         verdicts = run_checks(settings, parts, Path(run), arguments)
     has_failed = any(verdict.failures for verdict in verdicts)
     if arguments.json:
-        print(to_json({"failed": has_failed, "checks": [v.as_dict() for v in verdicts]}))
+        checks = [verdict.as_dict() for verdict in verdicts]
+        print(to_json({"failed": has_failed, "checks": checks}))
     return int(has_failed)
 
 
@@ -61,13 +73,7 @@ def parse_arguments() -> argparse.Namespace:
         description="Checks data, model and training before hours are spent. The exit code is 1 if "
         "a check fails. Nothing is trained or saved."
     )
-    parser.add_argument(
-        "--config",
-        type=path_argument,
-        default=DEFAULT,
-        metavar="FILE",
-        help=f"settings file; default: config/{DEFAULT.name}",
-    )
+    parser.add_settings("optimizer.lr=0.1")
     parser.add_argument(
         "--part",
         metavar="PART,...",
@@ -81,14 +87,11 @@ def parse_arguments() -> argparse.Namespace:
         metavar="DIR",
         help="folder of the figure of the learning rates; default: check",
     )
-    parser.add_argument(
-        "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as optimizer.lr=0.1"
-    )
     return parser.parse_command_line()
 
 
 def read_parts(text: str | None) -> Sequence[str]:
-    """The names of the checks to make.
+    """The names of the checks to make, each once.
 
     Raises:
         UserError: if there is no check with such a name.
@@ -105,13 +108,15 @@ def read_parts(text: str | None) -> Sequence[str]:
             if similar:
                 advice = f"did you mean {similar[0]}? The parts are {', '.join(PARTS)}"
             raise UserError(f"--part {name}: there is no such check; {advice}")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def run_checks(
     settings: Settings, parts: Sequence[str], run: Path, arguments: argparse.Namespace
 ) -> list["Verdict"]:
     """The verdicts of some checks, each of which is printed at once unless all are wanted as JSON.
+
+    If the sanity check of train.py fails, no step can be made, so only the data are checked.
 
     Args:
         settings: all settings of the run.
@@ -142,14 +147,19 @@ def run_checks(
         "determinism": lambda: check_determinism(trainer, lambda: build_trainer(settings, run)),
         "workers": lambda: check_workers(trainer),
     }
-    verdicts = []
+    verdicts: list[Verdict] = []
+    sanity = judge("sanity", lambda: check_sanity(trainer))
+    if sanity.failures:
+        verdicts.append(sanity)
+        if not arguments.json:
+            print(sanity.describe(), flush=True)
+        parts = [name for name in parts if name == "data"]
     for number, name in enumerate(parts):
         with progress_bar(len(parts), f"check {name}", number) as bar:
             bar.refresh()
-            verdict = judge(name, checks[name])
-        verdicts.append(verdict)
+            verdicts.append(judge(name, checks[name]))
         if not arguments.json:
-            print(verdict.describe(), flush=True)
+            print(verdicts[-1].describe(), flush=True)
     return verdicts
 
 
@@ -167,18 +177,24 @@ def judge(name: str, check: Callable[[], "Verdict"]) -> "Verdict":
     return verdict
 
 
+def check_sanity(trainer: "BaseTrainer") -> "Verdict":
+    """The sanity check of train.py, which raises an error if it fails."""
+    from checks.verdict import Verdict
+    from sanity_check import check_trainer
+
+    check_trainer(trainer)
+    return Verdict("sanity")
+
+
 def build_trainer(settings: Settings, run: Path) -> "BaseTrainer":
     """The trainer of a new run, as train.py builds it."""
     import builders
-    from sanity_check import check_trainer
     from utils.randomness import seed_everything
 
     seed_everything(settings.seed, settings.deterministic)
     loaders = builders.build_training_loaders(settings)
     model = builders.build_new_model(settings, loaders["train"].dataset)
-    trainer = builders.build_trainer(settings, model, loaders, run)
-    check_trainer(trainer)
-    return trainer
+    return builders.build_trainer(settings, model, loaders, run)
 
 
 if __name__ == "__main__":

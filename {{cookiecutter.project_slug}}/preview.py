@@ -13,7 +13,7 @@ from config.loading import load_settings
 from config.reading import DEFAULT
 from config.schema import Settings
 from utils.command import next_command, run_command
-from utils.paths import folder_argument, path_argument
+from utils.paths import folder_argument
 
 if TYPE_CHECKING:
     from base.base_dataset import BaseDataset, Batch
@@ -27,13 +27,7 @@ def main() -> None:
     parser = SettingsParser(
         description="Shows samples as the model gets them, plain and augmented; or the schedule."
     )
-    parser.add_argument(
-        "--config",
-        type=path_argument,
-        default=DEFAULT,
-        metavar="FILE",
-        help=f"default: {DEFAULT.name}",
-    )
+    parser.add_settings("seed=3")
     parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
     parser.add_argument(
         "--schedule",
@@ -46,9 +40,6 @@ def main() -> None:
         default=Path("preview"),
         metavar="DIR",
         help="default: preview",
-    )
-    parser.add_argument(
-        "settings", nargs="*", metavar="KEY=VALUE", help="a setting, such as seed=3"
     )
     arguments = parser.parse_command_line()
     overrides = arguments.settings

@@ -343,7 +343,10 @@ def _describing_errors(
         if is_lost_connection(error):
             raise
         needs_gradients = "does not require grad" in str(error)
-        if needs_gradients and not in_training and not trial.evaluates_with_gradients:
+        if needs_gradients and in_training:
+            advice = "; no trained parameter is connected with the loss: look for detach, no_grad, "
+            advice += "argmax and item, or a model.freeze of all parameters"
+        elif needs_gradients and not trial.evaluates_with_gradients:
             advice = "; to use autograd in evaluation, set evaluates_with_gradients = True"
         raise UserError(
             f"the model and the data do not fit together: {type(trial).__name__}.{what_fails}: "

@@ -12,11 +12,11 @@ from checks.trial import Deadline, copied, make_step, single_batch_step
 from checks.verdict import Verdict
 from utils.device import to_device
 
-SECONDS = 6.0
-MAX_STEP_SECONDS = 2.0
+SECONDS = 4.0
+MAX_STEP_SECONDS = 1.0
 SMALLEST_SIZE = 8
 MAX_BATCH_SIZE = 2**16
-REPETITIONS = 3
+REPETITIONS = 2
 GAIN = 1.1  # in samples per second, without which a larger batch is not faster
 MAX_MEMORY_FRACTION = 0.5  # of the free memory, on the CPU
 BYTES_PER_KIB = 1024
@@ -56,25 +56,38 @@ def measure_sizes(trial: BaseTrainer, configured: int) -> tuple[dict[int, float]
     deadline = Deadline(SECONDS)
     bytes_before = peak_bytes()
     size = min(SMALLEST_SIZE, configured)
-    while size <= max(MAX_BATCH_SIZE, configured):
+    while True:
         seconds = measure_step(trial, size)
         if seconds is None:
             return speeds, True
         speeds[size] = size / seconds
-        next_size = 2 * size
-        if size < configured < next_size:
-            next_size = configured
-        is_over = deadline.is_over() or seconds > MAX_STEP_SECONDS
-        if is_over and size >= configured:
-            break
-        if is_over:
-            next_size = configured
-        # On the CPU, a batch that is too large would end the process.
-        growth = (peak_bytes() - bytes_before) / size
-        if trial.device.type == "cpu" and growth * next_size > free_bytes():
-            break
+        is_slow = deadline.is_over() or seconds > MAX_STEP_SECONDS
+        next_size = choose_next_size(size, configured, is_slow)
+        if next_size is None:
+            return speeds, False
+        if trial.device.type == "cpu":  # where a batch that is too large would end the process
+            bytes_per_sample = (peak_bytes() - bytes_before) / size
+            if bytes_per_sample * next_size > free_bytes():
+                return speeds, False
         size = next_size
-    return speeds, False
+
+
+def choose_next_size(size: int, configured: int, is_slow: bool) -> int | None:
+    """Twice the batch size, but not beyond the one in the settings without measuring that one.
+
+    Args:
+        size: the batch size that was measured last.
+        configured: the one in the settings.
+        is_slow: whether no more sizes are measured than that one.
+
+    Returns:
+        The next batch size; None after the last one.
+    """
+    if size < configured and (is_slow or 2 * size > configured):
+        return configured
+    if is_slow or 2 * size > max(MAX_BATCH_SIZE, configured):
+        return None
+    return 2 * size
 
 
 def measure_step(trial: BaseTrainer, size: int) -> float | None:

@@ -2,10 +2,11 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
@@ -15,8 +16,10 @@ from optim.optimizers import parameters_of
 
 STEPS = 4  # a last layer that starts at zero gives the others a gradient in the second step
 MAX_UPDATE = 5.0  # of a weight, relative to it, in a step
+MAX_UPDATE_OF_ALL = 2.0  # if that is the smallest update of all weights
 MIN_UPDATE = 1e-7
 ACCUMULATED = 0.5  # difference from twice the gradient, relative to that from the gradient
+ASCENDING = 0.1  # cosine between gradient and change
 
 
 def check_gradients(trainer: BaseTrainer) -> Verdict:
@@ -24,67 +27,69 @@ def check_gradients(trainer: BaseTrainer) -> Verdict:
     verdict = Verdict("gradients")
     with copied(trainer) as trial:
         steps = list(trial.loaders["train"].steps(0, STEPS))
-        largest = _watch_gradients(trial.model)
-        modules = _watch_order(trial.model)
+        largest = _record_largest_gradients(trial.model)
+        called = _record_calls(trial.model)
         ratios: dict[str, float] = {}
         for step in steps:
             before = _copy_parameters(trial.model)
             make_step(trial, step)
             _update_ratios(ratios, before, trial.model)
-        _check_each(verdict, trial, largest)
-        _check_frozen(verdict, trial, modules)
+        _check_parameters(verdict, trial, largest)
+        _check_frozen(verdict, trial, called)
         _check_ratios(verdict, ratios)
     with copied(trainer) as trial:
-        _check_accumulation(verdict, trial, steps[0])
+        _check_repeated_step(verdict, trial, steps[0])
     return verdict
 
 
-def _watch_gradients(model: nn.Module) -> dict[str, float]:
-    """The largest absolute value in all gradients of each parameter, from now on."""
+def _record_largest_gradients(model: nn.Module) -> dict[str, float]:
+    """The largest absolute value in all gradients of each parameter from now on; NaN stays."""
     largest: dict[str, float] = {}
+
+    def make_hook(name: str) -> Callable[[Tensor], None]:
+        def record(parameter: Tensor) -> None:
+            value = _largest_value(parameter.grad)
+            largest.setdefault(name, 0.0)
+            if math.isnan(value) or value > largest[name]:  # nothing is larger than NaN
+                largest[name] = value
+
+        return record
+
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            hook = _GradientHook(name, largest)
-            parameter.register_post_accumulate_grad_hook(hook)
+            parameter.register_post_accumulate_grad_hook(make_hook(name))
     return largest
 
 
-class _GradientHook:
-    """Records the largest value of a gradient; NaN stays."""
-
-    def __init__(self, name: str, largest: dict[str, float]) -> None:
-        self.name = name
-        self.largest = largest
-
-    def __call__(self, parameter: Tensor) -> None:
-        gradient = parameter.grad
-        if gradient is None or gradient.numel() == 0:
-            return
-        if gradient.is_sparse:
-            gradient = gradient.coalesce().values()
-        value = float(gradient.detach().abs().max())
-        if not value <= self.largest.get(self.name, 0.0):
-            self.largest[self.name] = value
-        self.largest.setdefault(self.name, value)
+def _largest_value(gradient: Tensor | None) -> float:
+    """The largest absolute value of a gradient, which may be sparse."""
+    if gradient is None or gradient.numel() == 0:
+        return 0.0
+    if gradient.is_sparse:
+        gradient = gradient.coalesce().values()
+    return float(gradient.detach().abs().max())
 
 
-def _watch_order(model: nn.Module) -> list[str]:
+def _record_calls(model: nn.Module) -> list[str]:
     """The names of the modules with parameters of their own, in the order of their last call."""
-    order: list[str] = []
+    called: list[str] = []
 
-    def record(name: str) -> None:
-        if name in order:
-            order.remove(name)
-        order.append(name)
+    def make_hook(name: str) -> Callable[..., None]:
+        def record(*_: object) -> None:
+            if name in called:
+                called.remove(name)
+            called.append(name)
+
+        return record
 
     for name, module in model.named_modules():
         if list(module.parameters(recurse=False)):
-            module.register_forward_pre_hook(lambda *_, name=name: record(name))
-    return order
+            module.register_forward_pre_hook(make_hook(name))
+    return called
 
 
 def _copy_parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def _update_ratios(
@@ -99,10 +104,12 @@ def _update_ratios(
         ratios[name] = max(change / norm, ratios.get(name, 0.0))
 
 
-def _check_each(verdict: Verdict, trial: BaseTrainer, largest: Mapping[str, float]) -> None:
+def _check_parameters(verdict: Verdict, trial: BaseTrainer, largest: Mapping[str, float]) -> None:
     """Finds the trained parameters without a gradient, or without an optimizer."""
-    optimized = {id(parameter) for parameter in parameters_of(trial.optimizers)}
-    trained = {n: p for n, p in trial.model.named_parameters() if p.requires_grad}
+    trained = {}
+    for name, parameter in trial.model.named_parameters():
+        if parameter.requires_grad:
+            trained[name] = parameter
     verdict.figures["trained parameters"] = len(trained)
     missing = [name for name in trained if name not in largest]
     if missing and trial.options.find_unused_parameters:
@@ -114,13 +121,17 @@ def _check_each(verdict: Verdict, trial: BaseTrainer, largest: Mapping[str, floa
         )
     zero = [name for name, value in largest.items() if value == 0]
     if zero:
-        verdict.failures.append(
-            f"the gradient is always zero of {list_some(zero)}; look for ReLUs that are never "
-            "active, weights that are zero, and saturated functions"
-        )
+        message = f"the gradient is always zero of {list_some(zero)}; look for ReLUs that are "
+        message += "never active, weights that are zero, and saturated functions"
+        has_weights = any(trained[name].ndim > 1 for name in zero)
+        if has_weights:
+            verdict.failures.append(message)
+        else:  # a bias may cancel out, as in the difference of two outputs
+            verdict.warnings.append(message)
     non_finite = [name for name, value in largest.items() if not math.isfinite(value)]
     if non_finite:
         verdict.failures.append(f"the gradient is not finite of {list_some(non_finite)}")
+    optimized = {id(parameter) for parameter in parameters_of(trial.optimizers)}
     forgotten = [name for name, parameter in trained.items() if id(parameter) not in optimized]
     if forgotten:
         verdict.failures.append(
@@ -129,23 +140,26 @@ def _check_each(verdict: Verdict, trial: BaseTrainer, largest: Mapping[str, floa
         )
 
 
-def _check_frozen(verdict: Verdict, trial: BaseTrainer, modules: list[str]) -> None:
-    """Frozen parameters that the settings do not name, and a last layer that is frozen."""
+def _check_frozen(verdict: Verdict, trial: BaseTrainer, called: list[str]) -> None:
+    """Finds a frozen last layer, and frozen parameters that the settings do not name.
+
+    Args:
+        verdict: what the findings are added to.
+        trial: the copy of a trainer.
+        called: names of modules in the order of their calls.
+    """
     frozen = []
-    trained = []
     for name, parameter in trial.model.named_parameters():
-        if parameter.requires_grad:
-            trained.append(name)
-        else:
+        if not parameter.requires_grad:
             frozen.append(name)
-    if not frozen or not modules:
+    if not frozen or not called:
         return
     verdict.figures["frozen"] = len(frozen)
-    last = trial.model.get_submodule(modules[-1])
-    is_frozen = not any(parameter.requires_grad for parameter in last.parameters(recurse=False))
-    if is_frozen and trial.settings.model.init_from is None:
+    last = trial.model.get_submodule(called[-1])
+    last_is_trained = any(parameter.requires_grad for parameter in last.parameters(recurse=False))
+    if not last_is_trained and trial.settings.model.init_from is None:
         verdict.failures.append(
-            f"the last layer is frozen with its initial weights: {modules[-1]}; remove it from "
+            f"the last layer is frozen with its initial weights: {called[-1]}; remove it from "
             "model.freeze, or requires_grad_(False) from the model"
         )
     elif not trial.settings.model.freeze:
@@ -161,7 +175,12 @@ def _check_ratios(verdict: Verdict, ratios: Mapping[str, float]) -> None:
     highest = max(ratios, key=lambda name: ratios[name])
     text = f"{ratios[lowest]:.1e} ({lowest}) to {ratios[highest]:.1e} ({highest})"
     verdict.figures["update / weight"] = text
-    if ratios[highest] > MAX_UPDATE:
+    if ratios[lowest] > MAX_UPDATE_OF_ALL:
+        verdict.failures.append(
+            "a step replaces the weights of all layers (about 1e-3 of them is usual): optimizer.lr "
+            "is too high, or the inputs are not normalised"
+        )
+    elif ratios[highest] > MAX_UPDATE:
         verdict.warnings.append(
             f"a step replaces the weights of {highest} (about 1e-3 of them is usual); use a "
             "smaller optimizer.lr, or normalise the inputs"
@@ -170,36 +189,76 @@ def _check_ratios(verdict: Verdict, ratios: Mapping[str, float]) -> None:
         verdict.warnings.append(f"steps hardly change {lowest} (about 1e-3 of it is usual)")
 
 
-def _check_accumulation(verdict: Verdict, trial: BaseTrainer, step: Step) -> None:
-    """Makes the same step twice from the same state: the gradients must be the same."""
+# A step that is made twice
+
+
+def _check_repeated_step(verdict: Verdict, trial: BaseTrainer, step: Step) -> None:
+    """Makes the same step twice from the same state.
+
+    The gradients must be the same, and the weights must change against them.
+    """
+    first_optimizer, *_ = trial.optimizers
+    recorded = _record_gradients(trial, first_optimizer)
+    state = copy.deepcopy(trial.state_dict())
+    before = _copy_parameters(trial.model)
+    trial.update(step.to(trial.device))
+    after = _copy_parameters(trial.model)
+    first_count = len(recorded)
+    trial.load_state_dict(state)
+    trial.update(step.to(trial.device))
+    if first_count == 0 or len(recorded) == first_count:
+        return  # the optimizer does not make a step each time
+    gradients = recorded[0]
+    if _is_accumulated(gradients, recorded[first_count]):
+        verdict.failures.append(
+            "the gradients of a step are added to those of the step before; call zero_grad of each "
+            "optimizer in `update`"
+        )
+    if first_count == 1 and _goes_up(gradients, before, after):
+        verdict.failures.append(
+            f"{type(first_optimizer).__name__} changes the weights in the direction of the "
+            "gradient, so the loss rises (gradient ascent); remove maximize=True, or a reversed "
+            "sign"
+        )
+
+
+def _record_gradients(trial: BaseTrainer, optimizer: Optimizer) -> list[dict[str, Tensor]]:
+    """The gradients, by parameter, before each step of an optimizer from now on."""
+    optimized = {id(parameter) for parameter in parameters_of([optimizer])}
     recorded: list[dict[str, Tensor]] = []
 
     def record(*_: object) -> None:
         gradients = {}
         for name, parameter in trial.model.named_parameters():
-            if parameter.grad is not None:
+            if parameter.grad is not None and id(parameter) in optimized:
                 gradients[name] = parameter.grad.detach().clone().to_dense()
         recorded.append(gradients)
 
-    first, *_ = trial.optimizers
-    state = copy.deepcopy(trial.state_dict())
-    first.register_step_pre_hook(record)
-    for _ in range(2):
-        trial.load_state_dict(copy.deepcopy(state))
-        recorded_before = len(recorded)
-        trial.update(step.to(trial.device))
-        if len(recorded) == recorded_before:
-            return  # the optimizer does not make a step each time
-    gradients = recorded[0]
-    next_gradients = recorded[len(recorded) // 2]
+    optimizer.register_step_pre_hook(record)
+    return recorded
+
+
+def _is_accumulated(gradients: Mapping[str, Tensor], repeated: Mapping[str, Tensor]) -> bool:
+    """Whether the gradients of the repeated step are closer to twice those of the first one."""
     difference = 0.0
     difference_from_double = 0.0
     for name, gradient in gradients.items():
-        if name in next_gradients:
-            difference += float((next_gradients[name] - gradient).square().sum())
-            difference_from_double += float((next_gradients[name] - 2 * gradient).square().sum())
-    if difference_from_double < ACCUMULATED * difference:
-        verdict.failures.append(
-            "the gradients of a step are added to those of the step before; call zero_grad of each "
-            "optimizer in `update`"
-        )
+        if name in repeated:
+            difference += float((repeated[name] - gradient).square().sum())
+            difference_from_double += float((repeated[name] - 2 * gradient).square().sum())
+    return difference_from_double < ACCUMULATED * difference
+
+
+def _goes_up(
+    gradients: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> bool:
+    """Whether the change of the weights has the direction of the gradients."""
+    product = 0.0
+    squared_gradients = 0.0
+    squared_changes = 0.0
+    for name, gradient in gradients.items():
+        change = after[name] - before[name]
+        product += float((gradient * change).sum())
+        squared_gradients += float(gradient.square().sum())
+        squared_changes += float(change.square().sum())
+    return product > ASCENDING * math.sqrt(squared_gradients * squared_changes) > 0

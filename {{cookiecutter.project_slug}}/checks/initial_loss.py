@@ -1,4 +1,4 @@
-"""The loss before the first step, compared with that of outputs which say nothing."""
+"""The loss before the first step, compared with that of outputs that are all zero."""
 
 import math
 from typing import Any
@@ -9,16 +9,8 @@ from torch.nn import functional
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
-from checks.trial import (
-    copied,
-    labels_of,
-    logits_of,
-    predict,
-    require_one_optimizer,
-    seed_step,
-    target_of,
-    training_batch,
-)
+from checks.outputs import labels_of, logits_of, predict, target_of
+from checks.trial import copied, require_one_optimizer, seed_step, training_batch
 from checks.verdict import Skipped, Verdict
 from config.schema import NO_CLASS
 
@@ -32,10 +24,10 @@ SAME_LOSS = 1e-5  # relative difference of two losses that are computed in the s
 
 
 def check_loss(trainer: BaseTrainer) -> Verdict:
-    """Compares the initial loss with that of a constant prediction.
+    """Compares the initial loss with that of outputs that are all zero.
 
-    That is ln C for C classes, and about the variance of standardized numbers. Probabilities in the
-    place of logits are found as well: a softmax before the cross entropy.
+    That is ln C for C classes, and about the variance of standardized numbers. A softmax before the
+    cross entropy is found as well.
     """
     verdict = Verdict("loss")
     with copied(trainer) as trial:
@@ -50,12 +42,18 @@ def check_loss(trainer: BaseTrainer) -> Verdict:
             )
             return verdict
         _check_softmax(verdict, trial, batch, loss)
+        if verdict.failures:
+            return verdict
         expected = expected_loss(trial, batch)
-    _check_targets(verdict, trainer, batch)
-    if trainer.settings.model.init_from is not None:
-        return verdict  # a trained model has a lower loss
     verdict.figures["of a constant prediction"] = expected
-    _compare(verdict, loss, expected)
+    _check_targets(verdict, trainer, batch)
+    if loss < 0 < expected:
+        verdict.failures.append(
+            "the loss is negative, but that of a constant prediction is positive; is the sign of "
+            "the loss reversed? Then training increases it"
+        )
+    elif expected > 0 and trainer.settings.model.init_from is None:  # a trained loss is lower
+        _compare(verdict, loss / expected)
     return verdict
 
 
@@ -103,28 +101,46 @@ def _check_softmax(verdict: Verdict, trial: BaseTrainer, batch: Batch, loss: flo
     labels = labels_of(trial, batch)
     if labels is None:
         return
-    seed_step(trial)
+    seed_step(trial)  # for the same dropout as in the initial loss
     try:
-        logits = logits_of(trial, batch, training=True)
+        outputs = logits_of(trial, batch, training=True)
     except Skipped:
         return
-    if logits is None:
+    if outputs is None:
         return
-    sums = logits.sum(1)
-    are_probabilities = bool((logits >= 0).all()) and bool(((sums - 1).abs() < 0.01).all())
-    probabilities = logits.softmax(1)
-    if are_probabilities:
-        probabilities = logits
-    doubled = functional.cross_entropy(probabilities, labels).item()
-    plain = functional.nll_loss(probabilities.clamp(min=1e-9).log(), labels).item()
-    is_doubled = math.isclose(loss, doubled, rel_tol=SAME_LOSS)
-    is_plain = math.isclose(loss, plain, rel_tol=SAME_LOSS)
-    by_name = are_probabilities and uses_cross_entropy(trial)
-    if by_name or (is_doubled and not is_plain):
+    is_in_model = _are_probabilities(outputs) and uses_cross_entropy(trial)
+    if is_in_model or _is_loss_of_softmax(loss, outputs, labels):
         verdict.failures.append(
             "softmax before the cross entropy, which takes logits and computes the softmax itself; "
             "remove the softmax from forward or training_step"
         )
+
+
+def _is_loss_of_softmax(loss: float, outputs: Tensor, labels: Tensor) -> bool:
+    """Whether a loss is the cross entropy of a softmax, which the trainer has computed before it.
+
+    Args:
+        loss: as the trainer computes it.
+        outputs: of the model: logits or probabilities, shape (N, C).
+        labels: int64, shape (N,).
+    """
+    probabilities = outputs.softmax(1)
+    if _are_probabilities(outputs):
+        probabilities = outputs
+    correct = functional.nll_loss(probabilities.clamp(min=1e-9).log(), labels).item()
+    if math.isclose(loss, correct, rel_tol=SAME_LOSS):
+        return False
+    for wrong_logits in (probabilities, outputs.softmax(0)):
+        wrong = functional.cross_entropy(wrong_logits, labels).item()
+        if math.isclose(loss, wrong, rel_tol=SAME_LOSS):
+            return True
+    return False
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    """Whether each row, shape (N, C), is positive and has the sum 1."""
+    are_positive = bool((outputs >= 0).all())
+    return are_positive and bool(((outputs.sum(1) - 1).abs() < 0.01).all())
 
 
 def _check_targets(verdict: Verdict, trainer: BaseTrainer, batch: Any) -> None:
@@ -145,10 +161,8 @@ def _check_targets(verdict: Verdict, trainer: BaseTrainer, batch: Any) -> None:
         )
 
 
-def _compare(verdict: Verdict, loss: float, expected: float) -> None:
-    if expected <= 0:
-        return
-    ratio = loss / expected
+def _compare(verdict: Verdict, ratio: float) -> None:
+    """Judges the ratio of the initial loss to that of a constant prediction."""
     if ratio > FAILED_RATIO:
         verdict.failures.append(
             f"the initial loss is {ratio:.3g} times that of a constant prediction; scale down the "

@@ -1,5 +1,7 @@
 """Whether one batch can be learned; if not, which gradient is the reason."""
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -7,13 +9,11 @@ from torch.nn import functional
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
 from checks.initial_loss import uses_cross_entropy
+from checks.outputs import Score, labels_of, logits_of, score_of
 from checks.trial import (
     Deadline,
-    accuracy_of,
     copied,
     disable_dropout,
-    labels_of,
-    logits_of,
     loss_of,
     make_step,
     require_one_optimizer,
@@ -22,53 +22,60 @@ from checks.trial import (
     use_adam,
 )
 from checks.verdict import Skipped, Verdict, list_some
+from config.schema import NO_CLASS
 
 MAX_SAMPLES = 32
 STEPS = 300
 RATES = (1e-3, 1e-2)
-SECONDS_PER_RATE = 5.0
+SECONDS_PER_RATE = 4.0
 STEPS_BETWEEN_TESTS = 10
-LEARNED_FRACTION = 0.1  # of the initial loss above its floor
+LEARNED_FRACTION = 0.1  # of the initial loss above the lowest one
+MIN_SCORE = {"accuracy": 1.0, "correlation": 0.5}  # of a batch that is learned
 NO_CHANGE = 0.99  # of the initial loss
 LARGE_GRADIENT = 1e4
 FEW_PARAMETERS = 1000
-KNOWN_FLOOR = ("mse", "l1", "huber", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+LOWEST_IS_ZERO = ("mse", "l1", "huber", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
 
 
+@dataclass
 class Attempt:
-    """What training on a single batch at one learning rate has led to.
+    """What training on a single batch has led to.
 
     Attributes:
-        rate: the learning rate of Adam.
+        lowest_loss: the lowest possible loss; None if it is unknown.
         steps: the number of steps.
-        initial: the loss of the first step.
-        loss: the loss of the last one.
-        floor: the lowest possible loss; None if it is unknown.
-        accuracy: after the last step; None if there are no classes.
+        initial_loss: the loss of the first step.
+        loss: the loss of the last step that was tested.
+        score: after that step; None if the targets are neither classes nor numbers.
         gradients: the norm of the last gradient of each trained parameter.
+        was_stopped: whether the time was over before all steps were made.
     """
 
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self.steps = 0
-        self.initial = 0.0
-        self.loss = 0.0
-        self.floor: float | None = None
-        self.accuracy: float | None = None
-        self.gradients: dict[str, float] = {}
+    lowest_loss: float | None
+    steps: int = 0
+    initial_loss: float = 0.0
+    loss: float = 0.0
+    score: Score | None = None
+    gradients: dict[str, float] = field(default_factory=dict)
+    was_stopped: bool = False
 
     def is_low(self) -> bool:
-        """Whether the loss has fallen to near its floor; 0 stands for an unknown one."""
-        floor = self.floor or 0.0
-        return self.loss - floor < LEARNED_FRACTION * (self.initial - floor)
+        """Whether the loss has fallen to near its lowest value, 0 if that is unknown."""
+        lowest = self.lowest_loss or 0.0
+        return self.loss - lowest < LEARNED_FRACTION * (self.initial_loss - lowest)
+
+    def fits(self) -> bool:
+        """Whether the outputs fit the targets of the batch; also if they cannot be compared."""
+        return self.score is None or self.score.value >= MIN_SCORE[self.score.name]
 
     def has_learned(self) -> bool:
         """Whether the batch is learned, as far as that can be told."""
-        if self.accuracy is None:
-            return self.is_low()
-        if self.floor is None:
-            return self.accuracy == 1
-        return self.accuracy == 1 and self.is_low()
+        accuracy_decides = self.lowest_loss is None and self.is_classified()
+        return self.fits() and (accuracy_decides or self.is_low())
+
+    def is_classified(self) -> bool:
+        """Whether all samples are classified correctly."""
+        return self.score is not None and self.score.name == "accuracy" and self.fits()
 
 
 def check_overfit(trainer: BaseTrainer) -> Verdict:
@@ -78,16 +85,15 @@ def check_overfit(trainer: BaseTrainer) -> Verdict:
     for rate in RATES:
         with copied(trainer) as trial:
             require_one_optimizer(trial)
-            attempt = train_on_one_batch(trial, rate)
-        attempts.append(attempt)
-        if attempt.has_learned():
+            attempts.append(train_on_one_batch(trial, rate))
+        if attempts[-1].has_learned():
             break
     best = min(attempts, key=lambda attempt: attempt.loss)
     if attempts[-1].has_learned():
         best = attempts[-1]
-    verdict.figures["loss"] = f"{best.initial:.3g} to {best.loss:.3g}"
-    if best.accuracy is not None:
-        verdict.figures["accuracy"] = best.accuracy
+    verdict.figures["loss"] = f"{best.initial_loss:.3g} to {best.loss:.3g}"
+    if best.score is not None:
+        verdict.figures[best.score.name] = best.score.value
     verdict.figures["steps"] = best.steps
     if not best.has_learned():
         _explain(verdict, trainer, best)
@@ -95,7 +101,7 @@ def check_overfit(trainer: BaseTrainer) -> Verdict:
 
 
 def train_on_one_batch(trial: BaseTrainer, rate: float) -> Attempt:
-    """Steps of Adam on the same batch."""
+    """Makes steps of Adam on the same batch."""
     # A network of few parameters cannot learn many samples.
     count = min(MAX_SAMPLES, trial.loaders["train"].source.batch_size)
     count = min(count, max(2, trial.model.count_parameters() // 2))
@@ -103,35 +109,37 @@ def train_on_one_batch(trial: BaseTrainer, rate: float) -> Attempt:
     step = single_batch_step(batch, count)
     disable_dropout(trial.model)
     use_adam(trial, rate)
-    attempt = Attempt(rate)
-    attempt.floor = find_floor(trial, batch)
+    attempt = Attempt(find_lowest_loss(trial, batch))
     record_gradients(trial, attempt.gradients)
     deadline = Deadline(SECONDS_PER_RATE)
-    while attempt.steps < STEPS and not deadline.is_over():
+    while attempt.steps < STEPS and not attempt.was_stopped:
         outputs = make_step(trial, step)
         attempt.steps += 1
+        attempt.was_stopped = deadline.is_over()
         if attempt.steps == 1:
-            attempt.initial = loss_of(outputs)
-        if attempt.steps % STEPS_BETWEEN_TESTS == 0 or attempt.steps == 1:
+            attempt.initial_loss = loss_of(outputs)
+        if attempt.steps % STEPS_BETWEEN_TESTS == 0 or attempt.steps == 1 or attempt.was_stopped:
             attempt.loss = loss_of(outputs)
-            attempt.accuracy = _accuracy(trial, batch)
+            attempt.score = _score(trial, batch)
             if attempt.has_learned():
                 break
     return attempt
 
 
-def _accuracy(trial: BaseTrainer, batch: Batch) -> float | None:
+def _score(trial: BaseTrainer, batch: Batch) -> Score | None:
     """In training mode, because running statistics are not those of the batch yet."""
     try:
-        return accuracy_of(trial, batch, training=True)
+        return score_of(trial, batch, training=True)
     except Skipped:
         return None
 
 
-def find_floor(trial: BaseTrainer, batch: Batch) -> float | None:
+def find_lowest_loss(trial: BaseTrainer, batch: Batch) -> float | None:
     """The lowest loss that outputs can have; None if it is unknown."""
     name = trial.settings.loss.name
-    if name in KNOWN_FLOOR:
+    if name == NO_CLASS:
+        name = trial.default_loss
+    if name in LOWEST_IS_ZERO:
         return 0.0
     labels = labels_of(trial, batch)
     if labels is None or not uses_cross_entropy(trial):
@@ -144,9 +152,10 @@ def find_floor(trial: BaseTrainer, batch: Batch) -> float | None:
         return None
     smoothing = float(trial.settings.loss.arguments.get("label_smoothing", 0.0))
     classes = logits.shape[1]
-    best = functional.one_hot(labels.clamp(min=0), classes) * (1 - smoothing) + smoothing / classes
-    outputs: Tensor = best.clamp(min=1e-6).log()
-    return trial.loss(outputs, batch["target"]).item()
+    one_hot = functional.one_hot(labels.clamp(min=0), classes)
+    probabilities = one_hot * (1 - smoothing) + smoothing / classes
+    best_outputs: Tensor = probabilities.clamp(min=1e-6).log()
+    return trial.loss(best_outputs, batch["target"]).item()
 
 
 def record_gradients(trial: BaseTrainer, norms: dict[str, float]) -> None:
@@ -165,39 +174,66 @@ def record_gradients(trial: BaseTrainer, norms: dict[str, float]) -> None:
         optimizer.register_step_pre_hook(record)
 
 
+# Why a batch was not learned
+
+
 def _explain(verdict: Verdict, trainer: BaseTrainer, attempt: Attempt) -> None:
-    """Says why a batch was not learned: the gradients that are zero, or explode."""
-    zero = [name for name, norm in attempt.gradients.items() if norm == 0]
-    exploding = [name for name, norm in attempt.gradients.items() if not norm < LARGE_GRADIENT]
-    if attempt.accuracy == 1 and attempt.floor is not None:
-        message = "all samples of a batch are classified correctly, but the loss stays at "
-        message += f"{attempt.loss:.3g}; is there a softmax before the cross entropy?"
-        verdict.failures.append(message)
+    if attempt.is_low() and not attempt.fits():
+        verdict.failures.append(_explain_low_loss(attempt))
         return
-    if attempt.is_low() and attempt.accuracy is not None:
-        message = "the loss of a batch falls to its lowest value, but the accuracy on it is "
-        message += f"{attempt.accuracy:.2f}; does training_step compare outputs with the targets "
-        message += "of other samples?"
-        verdict.failures.append(message)
+    if attempt.is_classified() and not attempt.was_stopped:
+        verdict.failures.append(
+            "all samples of a batch are classified correctly, but its loss stays at "
+            f"{attempt.loss:.3g}; is there a softmax before the cross entropy?"
+        )
         return
-    message = f"one batch cannot be learned in {attempt.steps} steps: the loss goes from "
-    message += f"{attempt.initial:.4g} to {attempt.loss:.4g}"
-    if zero:
-        message += f"; the gradient is zero of {list_some(zero)}"
-    if exploding:
-        message += f"; the gradient explodes of {list_some(exploding)}"
-    has_fallen = attempt.loss < NO_CHANGE * attempt.initial or attempt.initial <= 0
-    is_slow = attempt.steps < STEPS
-    is_known = attempt.floor is not None or attempt.accuracy is not None
-    may_learn = has_fallen and not zero and not exploding
+    is_known = attempt.lowest_loss is not None or attempt.score is not None
+    has_fallen = attempt.loss < NO_CHANGE * attempt.initial_loss or attempt.initial_loss <= 0
+    gradients = _explain_gradients(attempt)
+    may_learn = has_fallen and gradients == ""
     if may_learn and not is_known:
         verdict.figures["note"] = "the lowest possible loss is unknown"
         return
-    if not zero and not exploding:
+    message = f"one batch cannot be learned in {attempt.steps} steps: the loss goes from "
+    message += f"{attempt.initial_loss:.4g} to {attempt.loss:.4g}"
+    message += gradients
+    if attempt.loss > attempt.initial_loss:
+        message += "; does backward get the loss with a reversed sign (gradient ascent)?"
+    elif gradients == "":
         message += "; do inputs and targets belong together, and does forward use the inputs?"
     overrides_update = type(trainer).update is not BaseTrainer.update
     is_small = trainer.model.count_parameters() < FEW_PARAMETERS
-    if may_learn and (is_slow or overrides_update or is_small):
+    was_slow = attempt.was_stopped and gradients == ""
+    if was_slow or (may_learn and (overrides_update or is_small)):
         verdict.warnings.append(message)
     else:
         verdict.failures.append(message)
+
+
+def _explain_low_loss(attempt: Attempt) -> str:
+    """Why outputs may not fit the targets although the loss is low."""
+    assert attempt.score is not None
+    message = f"the loss of a batch falls to {attempt.loss:.3g}, but the {attempt.score.name} on "
+    message += f"it is {attempt.score.value:.2f}; "
+    if attempt.loss < 0:
+        message += "is the sign of the loss reversed (gradient ascent)?"
+    else:
+        message += "does training_step compare outputs with the targets of other samples?"
+    return message
+
+
+def _explain_gradients(attempt: Attempt) -> str:
+    """Which gradients are zero or explode; empty if there are none."""
+    zero = []
+    exploding = []
+    for name, norm in attempt.gradients.items():
+        if norm == 0:
+            zero.append(name)
+        elif not norm < LARGE_GRADIENT:
+            exploding.append(name)
+    text = ""
+    if zero:
+        text += f"; the gradient is zero of {list_some(zero)}"
+    if exploding:
+        text += f"; the gradient explodes of {list_some(exploding)}"
+    return text

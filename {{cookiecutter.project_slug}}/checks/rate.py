@@ -1,6 +1,7 @@
 """The learning rate range test (Smith, 2017), and a trial of the rate in the settings."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,41 +10,72 @@ from torch.optim import Optimizer
 
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
-from checks.trial import Deadline, copied, loss_of, make_step, require_one_optimizer
+from checks.trial import copied, loss_of, make_step, require_one_optimizer
 from checks.verdict import Skipped, Verdict
 from logger.console import progress_bar
 from logger.figures import Figure, drawing_style, new_figure, save_figure
 from optim.optimizers import needs_closure
 
-RANGE_STEPS = 100
-RANGE_SECONDS = 12.0
-LOWEST_RATE = 1e-6
+RANGE_STEPS = 80
+MIN_RANGE_STEPS = 30  # if steps are slow
+RANGE_SECONDS = 7.0
+LOWEST_RATE = 1e-5
 HIGHEST_RATE = 10.0
 SMOOTHING = 0.8  # weight of the earlier losses in the mean
 DIVERGED = 4.0  # multiple of the lowest loss, after which the test ends
 SAFETY_FACTOR = 5.0  # between the rate of the lowest loss and the proposal
 
 TRIAL_STEPS = 40
+MIN_TRIAL_STEPS = 20
 TRIAL_SECONDS = 5.0
-WARM_UP_STEPS = 10
-LAST_STEPS = 10  # whose mean loss is compared
-MIN_PROGRESS = 0.05  # of that with the proposed rate
+MAX_STEP_SECONDS = 1.0  # with which the fewest steps still end within a minute
+# By how much the loss falls with the rate in the settings, relative to the proposed one.
+FAILED_GAIN = 0.15
+SMALL_GAIN = 0.3
+LOW_RATE_GAIN = 0.05
+LARGE_RISE = 0.5  # of the loss, relative to the initial one
+HUGE_RISE = 10.0
+TINY_RATE = 1e-3  # relative to the one in the settings
 
 
 @dataclass
 class RangeTest:
-    """The smoothed losses at rising learning rates, and the rates of which these say something.
+    """The losses at rising learning rates.
 
     Attributes:
         rates: learning rates, ascending.
         losses: the smoothed loss at each.
-        proposal: a rate below that of the lowest loss; later, that of the settings if it trains
-            better.
     """
 
     rates: list[float]
     losses: list[float]
-    proposal: float
+
+    def propose(self) -> float:
+        """A rate safely below that of the lowest loss, with one significant digit."""
+        best = self.losses.index(min(self.losses))
+        return float(f"{self.rates[best] / SAFETY_FACTOR:.0e}")
+
+
+@dataclass
+class ShortTraining:
+    """The losses of a short training.
+
+    Attributes:
+        rate: its learning rate.
+        steps: the number of steps.
+        initial_loss: the loss of the first step.
+        loss: the mean loss of the last quarter of the steps.
+    """
+
+    rate: float
+    steps: int
+    initial_loss: float
+    loss: float
+
+    @property
+    def gain(self) -> float:
+        """By how much the loss has fallen."""
+        return self.initial_loss - self.loss
 
 
 def check_rate(trainer: BaseTrainer, folder: Path) -> Verdict:
@@ -56,24 +88,27 @@ def check_rate(trainer: BaseTrainer, folder: Path) -> Verdict:
     verdict = Verdict("rate")
     with copied(trainer) as trial:
         _require_rate(trial)
+        step_seconds = _time_step(trial)
+    range_steps = _count_steps(RANGE_SECONDS, step_seconds, MIN_RANGE_STEPS, RANGE_STEPS)
+    trial_steps = _count_steps(TRIAL_SECONDS, step_seconds, MIN_TRIAL_STEPS, TRIAL_STEPS)
     with copied(trainer) as trial:
-        configured = float(trial.optimizers[0].param_groups[0]["lr"])
-        test = run_range_test(trial, configured)
-    initial, loss = _try_rate(trainer, configured, configured)
-    _, proposed_loss = _try_rate(trainer, configured, test.proposal)
-    if loss <= proposed_loss and loss < initial:
-        test.proposal = configured
-        proposed_loss = loss
+        rate = float(trial.optimizers[0].param_groups[0]["lr"])
+        test = run_range_test(trial, rate, range_steps)
+    configured = _train_briefly(trainer, rate, trial_steps)
+    proposed = _train_briefly(trainer, test.propose(), trial_steps)
+    if configured.loss <= proposed.loss and configured.gain > 0:
+        proposed = configured
     file = folder / "rate.png"
     folder.mkdir(parents=True, exist_ok=True)
     heading = f"{trainer.dataset.title}: learning rate range test"
-    save_figure(rate_figure(test, configured, heading), file)
-    verdict.figures["optimizer.lr"] = configured
-    verdict.figures["proposal"] = test.proposal
+    save_figure(rate_figure(test, rate, proposed.rate, heading), file)
+    verdict.figures["optimizer.lr"] = rate
+    verdict.figures["proposal"] = proposed.rate
     verdict.figures["figure"] = str(file)
-    verdict.figures[f"loss after {TRIAL_STEPS} steps"] = f"{initial:.3g} to {loss:.3g}"
-    verdict.figures["with the proposal"] = proposed_loss
-    _judge(verdict, configured, test.proposal, (initial, loss, proposed_loss))
+    losses = f"{configured.initial_loss:.3g} to {configured.loss:.3g}"
+    verdict.figures[f"loss after {trial_steps} steps"] = losses
+    verdict.figures["with the proposal"] = proposed.loss
+    judge_rate(verdict, configured, proposed)
     return verdict
 
 
@@ -83,21 +118,52 @@ def _require_rate(trial: BaseTrainer) -> None:
     (optimizer,) = trial.optimizers
     if needs_closure(optimizer):
         raise Skipped(f"{type(optimizer).__name__} searches along a line, so its rate says little")
-    loss_of(make_step(trial, next(trial.loaders["train"].steps(0, 1))))
+    (step,) = _steps(trial, 1)
+    loss_of(make_step(trial, step))
 
 
-def run_range_test(trial: BaseTrainer, configured: float) -> RangeTest:
-    """Trains with a learning rate that rises by the same factor in each step."""
-    lowest = min(LOWEST_RATE, configured / 1000)
+def _time_step(trial: BaseTrainer) -> float:
+    """The seconds of a step.
+
+    Raises:
+        Skipped: if steps are so slow that the tests would take minutes.
+    """
+    (step,) = _steps(trial, 1)
+    started = time.perf_counter()
+    computing_started = time.process_time()
+    loss_of(make_step(trial, step))
+    elapsed = time.perf_counter() - started
+    computed = time.process_time() - computing_started
+    seconds = elapsed
+    if trial.device.type == "cpu":
+        seconds = min(elapsed, computed)  # other programs may use the processor
+    if seconds > MAX_STEP_SECONDS:
+        raise Skipped(f"a step takes {seconds:.2g} s; use a faster device or a smaller batch")
+    return seconds
+
+
+def _count_steps(seconds: float, step_seconds: float, lowest: int, highest: int) -> int:
+    """The number of steps that fit a time, within limits."""
+    return min(max(int(seconds / step_seconds), lowest), highest)
+
+
+def run_range_test(trial: BaseTrainer, configured: float, steps: int) -> RangeTest:
+    """Trains with a learning rate that rises by the same factor in each step.
+
+    Args:
+        trial: the copy of a trainer.
+        configured: the rate in the settings.
+        steps: the number of steps, unless the loss diverges before.
+    """
+    lowest = min(LOWEST_RATE, configured / 100)
     highest = max(HIGHEST_RATE, configured * 10)
-    growth = (highest / lowest) ** (1 / (RANGE_STEPS - 1))
+    growth = (highest / lowest) ** (1 / (steps - 1))
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    deadline = Deadline(RANGE_SECONDS)
-    factors = _initial_factors(trial.optimizers[0], configured)
-    with progress_bar(RANGE_STEPS, "learning rate") as bar:
-        for number, step in enumerate(_steps(trial, RANGE_STEPS)):
+    factors = _rate_factors(trial.optimizers[0])
+    with progress_bar(steps, "learning rate") as bar:
+        for number, step in enumerate(_steps(trial, steps)):
             rate = lowest * growth**number
             _set_rate(trial.optimizers[0], rate, factors)
             loss = loss_of(make_step(trial, step))
@@ -105,20 +171,15 @@ def run_range_test(trial: BaseTrainer, configured: float) -> RangeTest:
             if not math.isfinite(loss):
                 break
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+            weight = 1 - SMOOTHING ** (number + 1)  # of the losses so far in this mean
             rates.append(rate)
-            losses.append(mean / (1 - SMOOTHING ** (number + 1)))
+            losses.append(mean / weight)
             has_diverged = losses[-1] > DIVERGED * min(losses) > 0
-            if has_diverged or deadline.is_over():
+            if has_diverged:
                 break
     if not rates:
         raise Skipped("the loss is not finite in the first step")
-    best = losses.index(min(losses))
-    return RangeTest(rates, losses, _round(rates[best] / SAFETY_FACTOR))
-
-
-def _round(rate: float) -> float:
-    """A rate with one significant digit."""
-    return float(f"{rate:.0e}")
+    return RangeTest(rates, losses)
 
 
 def _steps(trial: BaseTrainer, count: int) -> Iterator[Step]:
@@ -126,9 +187,10 @@ def _steps(trial: BaseTrainer, count: int) -> Iterator[Step]:
     return trial.loaders["train"].steps(first, first + count)
 
 
-def _initial_factors(optimizer: Optimizer, configured: float) -> list[float]:
+def _rate_factors(optimizer: Optimizer) -> list[float]:
     """The rate of each parameter group relative to the first one."""
-    return [float(group["lr"]) / configured for group in optimizer.param_groups]
+    first_rate = float(optimizer.param_groups[0]["lr"])
+    return [float(group["lr"]) / first_rate for group in optimizer.param_groups]
 
 
 def _set_rate(optimizer: Optimizer, rate: float, factors: Sequence[float]) -> None:
@@ -136,47 +198,62 @@ def _set_rate(optimizer: Optimizer, rate: float, factors: Sequence[float]) -> No
         group["lr"] = rate * factor
 
 
-def _try_rate(trainer: BaseTrainer, configured: float, rate: float) -> tuple[float, float]:
-    """The first loss, and the mean loss of the last steps, of a short training at a rate."""
+def _train_briefly(trainer: BaseTrainer, rate: float, steps: int) -> ShortTraining:
+    """Trains a copy at a learning rate, after a warm-up of a quarter of the steps."""
     losses: list[float] = []
-    deadline = Deadline(TRIAL_SECONDS)
     with copied(trainer) as trial:
         (optimizer,) = trial.optimizers
-        factors = _initial_factors(optimizer, configured)
-        for number, step in enumerate(_steps(trial, TRIAL_STEPS), start=1):
-            _set_rate(optimizer, rate * min(1.0, number / WARM_UP_STEPS), factors)
+        factors = _rate_factors(optimizer)
+        for number, step in enumerate(_steps(trial, steps), start=1):
+            warm_up_factor = min(1.0, 4 * number / steps)
+            _set_rate(optimizer, rate * warm_up_factor, factors)
             losses.append(loss_of(make_step(trial, step)))
-            if deadline.is_over() or not math.isfinite(losses[-1]):
+            if not math.isfinite(losses[-1]):
                 break
-    last = losses[-LAST_STEPS:]
-    return losses[0], sum(last) / len(last)
+    last = losses[-steps // 4 :]
+    return ShortTraining(rate, steps, losses[0], sum(last) / len(last))
 
 
-def _judge(
-    verdict: Verdict, configured: float, proposal: float, losses: tuple[float, float, float]
-) -> None:
-    """Compares the losses: the first one, with the rate of the settings, with the proposal."""
-    initial, loss, proposed_loss = losses
-    advice = f"optimizer.lr={proposal:g}"
-    gain = initial - loss
-    proposed_gain = initial - proposed_loss
-    diverges = not math.isfinite(loss) or gain < 0
-    if configured > proposal and diverges and (proposed_gain > 0 or not math.isfinite(loss)):
+def judge_rate(verdict: Verdict, configured: ShortTraining, proposed: ShortTraining) -> None:
+    """Compares the rate in the settings with the proposed one."""
+    advice = f"optimizer.lr={proposed.rate:g}"
+    losses = f"the loss goes from {configured.initial_loss:.3g} to {configured.loss:.3g}"
+    is_above = configured.rate > proposed.rate
+    gain = configured.gain
+    relative_rise = -gain / max(abs(configured.initial_loss), 1e-12)
+    # After few steps, the loss may still be higher than at first.
+    has_settled = configured.steps == TRIAL_STEPS or relative_rise > HUGE_RISE
+    proposal_is_better = proposed.gain > 0 and gain < FAILED_GAIN * proposed.gain
+    diverges = not math.isfinite(configured.loss)
+    if diverges or (is_above and has_settled and proposal_is_better):
+        message = f"optimizer.lr = {configured.rate:g} is too high: {losses}, but to "
+        message += f"{proposed.loss:.3g} with {advice}; use it"
+        if proposed.rate < TINY_RATE * configured.rate:
+            message += ", or look for a reversed sign of the loss or of the steps (gradient ascent)"
+        verdict.failures.append(message)
+    elif has_settled and relative_rise > LARGE_RISE:
         verdict.failures.append(
-            f"optimizer.lr = {configured:g} is too high: the loss rises from {initial:.3g} to "
-            f"{loss:.3g}; use {advice}"
+            f"{losses}, and does not fall with {advice} either; is the sign of the loss or of the "
+            "steps reversed (gradient ascent)?"
         )
-    elif configured < proposal and gain < MIN_PROGRESS * proposed_gain:
+    elif is_above and gain < SMALL_GAIN * proposed.gain:
+        verdict.warnings.append(f"optimizer.lr = {configured.rate:g} is high; try {advice}")
+    elif not is_above and gain < LOW_RATE_GAIN * proposed.gain:
         verdict.warnings.append(
-            f"optimizer.lr = {configured:g} is low: the loss hardly falls; try {advice}"
+            f"optimizer.lr = {configured.rate:g} is low: the loss hardly falls; try {advice}"
         )
-    elif configured > proposal and gain < 0.3 * proposed_gain:
-        verdict.warnings.append(f"optimizer.lr = {configured:g} is high; try {advice}")
 
 
 @drawing_style()
-def rate_figure(test: RangeTest, configured: float, heading: str) -> Figure:
-    """Draws the loss over the learning rate, with the rate of the settings and the proposal."""
+def rate_figure(test: RangeTest, configured: float, proposal: float, heading: str) -> Figure:
+    """Draws the loss over the learning rate.
+
+    Args:
+        test: the rates and losses.
+        configured: the rate in the settings.
+        proposal: the proposed one.
+        heading: title of the figure.
+    """
     figure = new_figure(7, 4.5)
     axes = figure.add_subplot(title=heading, xlabel="learning rate", ylabel="smoothed loss")
     axes.set_xscale("log")
@@ -186,7 +263,7 @@ def rate_figure(test: RangeTest, configured: float, heading: str) -> Figure:
     margin = 0.1 * (highest - lowest) or 1.0
     axes.set_ylim(lowest - margin, highest + 3 * margin)
     axes.axvline(configured, color="C1", label=f"optimizer.lr = {configured:g}")
-    axes.axvline(test.proposal, color="C2", linestyle="--", label=f"proposal {test.proposal:g}")
+    axes.axvline(proposal, color="C2", linestyle="--", label=f"proposal {proposal:g}")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

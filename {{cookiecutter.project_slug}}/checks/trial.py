@@ -3,12 +3,11 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from base.base_dataset import Batch, class_labels
+from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
 from checks.verdict import Skipped
@@ -16,16 +15,17 @@ from optim.optimizers import parameters_of
 from sanity_check import copy_trainer
 from storage.state import preserve_state
 from utils.device import to_device
-from utils.errors import describe_error
 from utils.randomness import RandomStream, make_generator, permute, preserve_global_rng, seed_torch
+
+MAX_SLOWDOWN = 4  # by other programs, after which a deadline does not wait any longer
 
 
 class Deadline:
-    """The end of the time that a part of a check may take.
+    """Limits the time of a part of a check.
 
     Args:
-        seconds: from now on. If other programs use the processor, it may take up to four times as
-            long until this process has computed for so long.
+        seconds: of wall time and of processor time. If other programs use the processor, the wall
+            time may be up to four times as long.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -36,13 +36,15 @@ class Deadline:
     def is_over(self) -> bool:
         """Whether the time is over."""
         elapsed = time.perf_counter() - self.started
+        if elapsed > MAX_SLOWDOWN * self.seconds:
+            return True
         computed = time.process_time() - self.computing_started
-        return elapsed > 4 * self.seconds or min(elapsed, computed) > self.seconds
+        return elapsed > self.seconds and computed > self.seconds
 
 
 @contextmanager
 def copied(trainer: BaseTrainer) -> Iterator[BaseTrainer]:
-    """A copy of a new trainer; what is done with it leaves nothing behind.
+    """A copy of a trainer: nothing that a check does with it changes the trainer or its data.
 
     Raises:
         Skipped: if the model cannot be copied.
@@ -60,12 +62,12 @@ def copied(trainer: BaseTrainer) -> Iterator[BaseTrainer]:
 
 
 def seed_step(trial: BaseTrainer, number: int = 0) -> None:
-    """Seeds what a step draws, such as dropout."""
+    """Seeds the random numbers of a step, such as those of dropout."""
     seed_torch(trial.settings.seed, RandomStream.UPDATE, number, device=trial.device)
 
 
 def make_step(trial: BaseTrainer, step: Step) -> dict[str, Tensor]:
-    """A step as in `BaseTrainer.fit`, with the learning rates that the optimizers have."""
+    """Makes a step as `BaseTrainer.fit` does, but the schedule does not change the rates."""
     outputs = trial.update(step.to(trial.device))
     if trial.moving_average is not None:
         trial.moving_average.update_parameters(trial.model)
@@ -102,7 +104,7 @@ def loss_of(outputs: Mapping[str, Tensor]) -> float:
 
 
 def use_adam(trial: BaseTrainer, rate: float) -> None:
-    """Replaces the optimizers by Adam, which learns something with any network."""
+    """Replaces the optimizers by Adam, so that a wrong rate does not hide other faults."""
     optimizers: list[torch.optim.Optimizer] = []
     for optimizer in trial.optimizers:
         optimizers.append(torch.optim.Adam(parameters_of([optimizer]), lr=rate))
@@ -123,65 +125,3 @@ def require_one_optimizer(trial: BaseTrainer) -> None:
             f"{type(trial).__name__} has {len(trial.optimizers)} optimizers, whose losses may "
             "compete, so their values say little"
         )
-
-
-def target_of(batch: Any) -> Tensor | None:
-    """The ``target`` of a batch; None if it has none."""
-    if isinstance(batch, Mapping) and isinstance(batch.get("target"), Tensor):
-        target: Tensor = batch["target"]
-        return target
-    return None
-
-
-def labels_of(trial: BaseTrainer, batch: Any) -> Tensor | None:
-    """The classes of a batch, int64, shape (N,); None if the targets are no classes."""
-    target = target_of(batch)
-    if target is None or not trial.dataset.classes:
-        return None
-    has_probabilities = target.is_floating_point() and target.ndim == 2
-    if has_probabilities or (target.ndim == 1 and not target.is_floating_point()):
-        return class_labels(target)
-    return None
-
-
-def predict(trial: BaseTrainer, batch: Batch, training: bool = False) -> Any:
-    """The result of `predict_step`.
-
-    Args:
-        trial: the copy of a trainer.
-        batch: on the device.
-        training: whether in training mode.
-
-    Raises:
-        Skipped: if it fails, because training does not need it.
-    """
-    trial.model.train(training)
-    try:
-        with trial.autocast(), torch.set_grad_enabled(trial.evaluates_with_gradients):
-            return trial.predict_step(trial.model, batch)
-    except Exception as error:  # whatever the code of a project may raise
-        raise Skipped(
-            f"{type(trial).__name__}.predict_step fails: {describe_error(error)}"
-        ) from error
-    finally:
-        trial.model.train()
-
-
-def logits_of(trial: BaseTrainer, batch: Batch, training: bool = False) -> Tensor | None:
-    """The outputs for a batch of a classifier, shape (N, C); None if they are anything else."""
-    outputs = predict(trial, batch, training)
-    shape = (len(batch["target"]), len(trial.dataset.classes))
-    if isinstance(outputs, Tensor) and outputs.shape == shape:
-        return outputs.detach().float()
-    return None
-
-
-def accuracy_of(trial: BaseTrainer, batch: Batch, training: bool = False) -> float | None:
-    """The accuracy on a batch; None if the trainer is no classifier."""
-    labels = labels_of(trial, batch)
-    if labels is None:
-        return None
-    logits = logits_of(trial, batch, training)
-    if logits is None:
-        return None
-    return (logits.argmax(1) == labels).float().mean().item()

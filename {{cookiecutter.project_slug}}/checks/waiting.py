@@ -11,26 +11,28 @@ from base.base_trainer import BaseTrainer
 from checks.trial import copied, make_step
 from checks.verdict import Verdict
 
-SECONDS = 4.0
+SECONDS = 3.0
 MEASURED_STEPS = 40
 MEASURED_SINGLY = 5
 WARNING_FRACTION = 0.5  # of the time is spent waiting
 FAILED_FRACTION = 0.75
+NEGLIGIBLE_LOADING = 0.1  # relative to a step
 
 
 def check_workers(trainer: BaseTrainer) -> Verdict:
     """Measures the loading of a batch, a step, and the time that steps wait for batches."""
     verdict = Verdict("workers")
-    loader = trainer.loaders["train"]
     load_seconds = _time_loading(trainer)
-    step_seconds, fraction = _time_training(trainer)
-    verdict.figures["data.workers"] = loader.workers
+    waiting, computing = _time_steps(trainer)
+    step_seconds = sum(computing) / len(computing)
+    fraction = sum(waiting) / (sum(waiting) + sum(computing))
+    needed = 0
+    if load_seconds > NEGLIGIBLE_LOADING * step_seconds:
+        needed = math.ceil(load_seconds / step_seconds)
+    verdict.figures["data.workers"] = trainer.loaders["train"].workers
     verdict.figures["loading"] = f"{1e3 * load_seconds:.3g} ms"
     verdict.figures["step"] = f"{1e3 * step_seconds:.3g} ms"
     verdict.figures["waiting"] = f"{fraction:.0%}"
-    needed = math.ceil(load_seconds / step_seconds)
-    if load_seconds < 0.1 * step_seconds:
-        needed = 0
     verdict.figures["workers that keep up"] = needed
     judge_waiting(verdict, trainer, needed, fraction)
     return verdict
@@ -61,11 +63,11 @@ def judge_waiting(verdict: Verdict, trainer: BaseTrainer, needed: int, fraction:
 
 
 def _time_loading(trainer: BaseTrainer) -> float:
-    """The seconds in which this process loads a batch."""
+    """The shortest time, in seconds, in which this process loads a batch."""
     loader = copy.copy(trainer.loaders["train"])
     loader.workers = 0
     end = time.perf_counter() + SECONDS / 3
-    fastest = float("inf")
+    fastest = math.inf
     with copied(trainer):
         started = time.perf_counter()
         for _ in loader.steps(0, MEASURED_SINGLY):
@@ -76,30 +78,25 @@ def _time_loading(trainer: BaseTrainer) -> float:
     return fastest
 
 
-def _time_training(trainer: BaseTrainer) -> tuple[float, float]:
-    """The seconds of a step without loading, and the fraction of the time spent on waiting."""
-    step_seconds = 0.0
-    waiting_seconds = 0.0
-    measured = 0
+def _time_steps(trainer: BaseTrainer) -> tuple[list[float], list[float]]:
+    """For each step, the seconds that it waits for its batch, and those that it computes."""
+    waiting: list[float] = []
+    computing: list[float] = []
     loader = trainer.loaders["train"]
-    # At first, workers start and fill their queues.
-    ignored = 2 * loader.workers + 3
+    ignored = 2 * loader.workers + 3  # at first, workers start and fill their queues
     with copied(trainer) as trial:
         end = time.perf_counter() + SECONDS
-        wait_started = time.perf_counter()
-        for number, step in enumerate(loader.steps(0, ignored + MEASURED_STEPS)):
-            step_started = time.perf_counter()
+        ready = time.perf_counter()
+        for step in loader.steps(0, ignored + MEASURED_STEPS):
+            loaded = time.perf_counter()
             make_step(trial, step)
             if trial.device.type != "cpu":
                 torch.accelerator.synchronize(trial.device)
-            step_ended = time.perf_counter()
-            is_over = step_ended > end
-            if number >= ignored or is_over:
-                measured += 1
-                waiting_seconds += step_started - wait_started
-                step_seconds += step_ended - step_started
-            if is_over:
+            finished = time.perf_counter()
+            waiting.append(loaded - ready)
+            computing.append(finished - loaded)
+            if finished > end:
                 break
-            wait_started = time.perf_counter()
-    total_seconds = step_seconds + waiting_seconds
-    return step_seconds / measured, waiting_seconds / total_seconds
+            ready = finished
+    first = min(ignored, len(waiting) - 1)
+    return waiting[first:], computing[first:]

@@ -21,6 +21,7 @@ from config.schema import ClassSection, Section, Settings, section_type
 from config.suggestions import keys_of_option
 from utils.command import CommandParser
 from utils.errors import UserError
+from utils.paths import path_argument
 
 MAX_SHOWN_OPTIONS = 2
 MIN_OPTION_SIMILARITY = 0.8  # of a typo in an option; --lr is not --help
@@ -37,6 +38,23 @@ class SettingsParser(CommandParser):
 
     def format_help(self) -> str:
         return f"{super().format_help()}\n{settings_help()}"
+
+    def add_settings(self, example: str) -> None:
+        """Adds ``--config FILE``, the settings file of the project by default, and KEY=VALUE.
+
+        Args:
+            example: a setting for the help, such as ``seed=3``.
+        """
+        self.add_argument(
+            "--config",
+            type=path_argument,
+            default=DEFAULT,
+            metavar="FILE",
+            help=f"settings file; default: config/{DEFAULT.name}",
+        )
+        self.add_argument(
+            "settings", nargs="*", metavar="KEY=VALUE", help=f"a setting, such as {example}"
+        )
 
     def parse_command_line(self) -> argparse.Namespace:
         """The arguments of the command line; options and settings come in any order.

@@ -2,21 +2,30 @@
 # ruff: noqa: D103  the names of the tests say what they test
 
 import json
+import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import CONFIG, QUICK_SETTINGS
+from torch.nn import functional
 
 from base.base_trainer import BaseTrainer
 from base.batch_loader import Step
-from checks import batch_size
+from checks import batch_size, overfit
 from checks.batch_size import find_knee, measure_sizes
-from checks.dataset import distance_from_normal
+from checks.duplicates import check_duplicates
 from checks.gradients import check_gradients
 from checks.independence import check_independence
 from checks.initial_loss import check_loss
+from checks.labels import find_offset
+from checks.overfit import check_overfit
+from checks.ranges import distance_from_normal
+from checks.rate import ShortTraining, judge_rate
+from checks.samples import Reading
 from checks.verdict import Skipped, Verdict
 from checks.waiting import judge_waiting
 from storage.checkpoint_file import load_checkpoint
@@ -30,7 +39,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from base.base_dataset import BaseDataset
 from data_loader.synthetic import Synthetic
+from utils.randomness import make_generator
 
 
 class Plain(Synthetic):
@@ -88,8 +99,70 @@ class Unseeded(Plain):
 class Slow(Plain):
     def transform(self, batch, rng):
         if rng is not None:
-            time.sleep(0.5)
+            time.sleep(0.1)
         return super().transform(batch, rng)
+
+
+class Twice(Plain):
+    def change(self, root, split, seed):
+        self.images[1::2] = self.images[:-1:2]
+
+
+class NotANumber(Plain):
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        if int(index) == 78:
+            sample["input"] = sample["input"] * float("nan")
+        return sample
+
+
+class OffByOne(Plain):
+    def change(self, root, split, seed):
+        self.targets = torch.randint(10, (len(self),), generator=make_generator(seed))
+        self.images = torch.zeros(len(self), 1, 28, 28, dtype=torch.uint8)
+        for index, target in enumerate(self.targets.tolist()):
+            self.images[index, 0, target] = 255
+        wrong = torch.arange(len(self)) % 10 < 3
+        self.targets = (self.targets + wrong.long()) % 10
+
+
+class Numbers(BaseDataset):
+    in_memory = True
+    fitted = ("mean", "std")
+
+    def __init__(self, root: Path, split: str | None, seed: int) -> None:
+        rng = make_generator(seed, *(split or "").encode())
+        self.seed = seed
+        self.x = torch.randn(300, 4, generator=rng)
+        self.y = self.x.sum(1, keepdim=True)
+
+    def fit(self):
+        self.mean = self.x.mean(0).tolist()
+        self.std = self.x.std(0).tolist()
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return {"input": self.x[index], "target": self.y[index]}
+
+    def transform(self, batch, rng):
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return {**batch, "input": (batch["input"] - mean) / std}
+
+
+class ShuffledNumbers(Numbers):
+    def __init__(self, root: Path, split: str | None, seed: int) -> None:
+        super().__init__(root, split, seed)
+        self.y = self.y.roll(1, 0)
+
+
+class TestStatistics(Numbers):
+    def fit(self):
+        test = Numbers(Path(), "test", self.seed)
+        test.fit()
+        self.mean = test.mean
+        self.std = test.std
 """
 MODEL = """
 import torch
@@ -155,7 +228,57 @@ class TwoHeads(Plain):
 class Dead(Plain):
     def change(self):
         nn.init.constant_(self.body[1].bias, -1e4)
+
+
+class NormalizedInModel(Plain):
+    def forward(self, input):
+        return super().forward((input - 127) / 76)
+
+
+class SoftmaxOverBatch(Plain):
+    def forward(self, input):
+        return super().forward(input).softmax(0)
+
+
+class NormInTraining(Plain):
+    def change(self):
+        self.norm = nn.BatchNorm1d(32)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.train()
+        return self
+
+    def forward(self, input):
+        return self.head(self.norm(self.body(input)))
+
+
+class Numbers(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def forward(self, input):
+        return self.layers(input)
 """
+TRAINER = """
+from base.base_trainer import BaseTrainer
+
+
+class Numbers(BaseTrainer):
+    default_loss = "mse"
+
+    def training_step(self, model, batch):
+        return {"loss": self.loss(model(batch["input"]), batch["target"])}
+
+    def evaluation_step(self, model, batch):
+        return self.training_step(model, batch)
+"""
+MLP = "model={name: networks.MLP}"
+NUMBERS = (
+    "model.name=faults.Numbers trainer.name=faults.Numbers 'loss={name: mse}' "
+    "checkpoint.monitor=loss"
+)
 # A check, the settings with the fault, and what the line about it contains.
 FAULTS = [
     ("independence", "data.name=faults.Shuffled", "shuffled"),
@@ -174,6 +297,15 @@ FAULTS = [
     ("data", "data.name=faults.Broken", "sample 78"),
     ("determinism", "data.name=faults.Unseeded", "batches differ"),
     ("rate", "optimizer.lr=5", "optimizer.lr = 5 is too high"),
+    ("gradients", "optimizer.maximize=true", "gradient ascent"),
+    ("gradients", "optimizer.lr=300", "optimizer.lr is too high"),
+    ("independence", "model.name=faults.SoftmaxOverBatch", "softmax"),
+    ("independence", "model.name=faults.NormInTraining", "norm (BatchNorm1d)"),
+    ("independence", "data.name=faults.OffByOne", "of the training labels are +1"),
+    ("data", "data.name=faults.Twice", "395 of 790 training samples are copies"),
+    ("data", "data.name=faults.NotANumber", "NaN or infinity: sample 78"),
+    ("independence", f"{NUMBERS} data.name=faults.ShuffledNumbers", "shuffled"),
+    ("data", f"{NUMBERS} data.name=faults.TestStatistics", "samples of test"),
 ]
 MakeTrainer = Callable[..., BaseTrainer]
 
@@ -185,6 +317,7 @@ def check(
     """``check("--part", "data")``: the exit code and the output of check.py."""
     (few_files / "data_loader/faults.py").write_text(DATA, encoding="utf-8")
     (few_files / "model/faults.py").write_text(MODEL, encoding="utf-8")
+    (few_files / "trainer/faults.py").write_text(TRAINER, encoding="utf-8")
 
     def run(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
@@ -200,7 +333,7 @@ def check(
 def test_a_fault_is_named(
     check: Callable[..., tuple[int, str]], part: str, settings: str, named: str
 ) -> None:
-    exit_code, output = check("--part", part, *settings.split())
+    exit_code, output = check("--part", part, *shlex.split(settings))
     (line,) = output.splitlines()
     assert exit_code == 1
     assert line.startswith(part)
@@ -229,18 +362,42 @@ def test_a_project_without_faults_passes(check: Callable[..., tuple[int, str]]) 
     assert [line.split()[1] for line in output.splitlines()] == 6 * ["ok"]
 
 
-def test_the_results_are_also_json(
-    few_files: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = (*QUICK_SETTINGS, "optimizer.lr=5")
-    assert command("check", "--config", CONFIG, *settings, "--part=rate,loss", "--json") == 1
-    result = json.loads(capsys.readouterr().out)
+def test_a_model_may_normalise_its_inputs_itself(check: Callable[..., tuple[int, str]]) -> None:
+    settings = ["data.name=faults.Raw", "model.name=faults.NormalizedInModel"]
+    exit_code, output = check("--part", "data", *settings)
+    assert exit_code == 0
+    assert "warning" in output
+    assert "not normalised" in output
+
+
+def test_numbers_without_faults_pass(check: Callable[..., tuple[int, str]]) -> None:
+    settings = shlex.split(f"{NUMBERS} data.name=faults.Numbers")
+    exit_code, output = check("--part", "data,loss,overfit,independence", *settings)
+    assert exit_code == 0
+    assert [line.split()[1] for line in output.splitlines()] == 4 * ["ok"]
+
+
+def test_the_results_are_also_json(check: Callable[..., tuple[int, str]]) -> None:
+    exit_code, output = check("optimizer.lr=5", "--part=rate,loss,rate", "--json")
+    result = json.loads(output[output.index("{") :])
     rate, loss = result["checks"]
+    assert exit_code == 1
     assert result["failed"]
     assert (rate["name"], rate["verdict"]) == ("rate", "FAILED")
     assert 0 < rate["figures"]["proposal"] < 5
     assert Path("check/rate.png").is_file()
     assert loss["failures"] == []
+
+
+def test_if_the_sanity_check_fails_only_the_data_are_checked(
+    check: Callable[..., tuple[int, str]],
+) -> None:
+    exit_code, output = check("checkpoint.monitor=speed", "--part=loss,data", "--json")
+    sanity, data = json.loads(output[output.index("{") :])["checks"]
+    assert exit_code == 1
+    assert (sanity["name"], sanity["verdict"]) == ("sanity", "FAILED")
+    assert "checkpoint.monitor = 'speed'" in sanity["failures"][0]
+    assert (data["name"], data["verdict"]) == ("data", "ok")
 
 
 @pytest.mark.parametrize(
@@ -318,6 +475,61 @@ class Summed(Classifier):
         return {"loss": loss * len(batch["target"])}
 
 
+class Negated(Classifier):
+    """Maximises the loss."""
+
+    def training_step(self, model: Any, batch: Any) -> dict[str, Any]:
+        return {"loss": -super().training_step(model, batch)["loss"]}
+
+
+class NegatedBackward(Classifier):
+    """Maximises the loss, and returns it as it is."""
+
+    def update(self, step: Step) -> dict[str, Any]:
+        (batch,) = step.batches
+        self.model.zero_grad()
+        outputs = self.training_step(self.parallel_model, batch)
+        (-outputs["loss"]).backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return outputs
+
+
+class SoftmaxOverBatch(Classifier):
+    """Applies the softmax over the samples."""
+
+    def training_step(self, model: Any, batch: Any) -> dict[str, Any]:
+        return {"loss": self.loss(model(batch["input"]).softmax(0), batch["target"])}
+
+
+class Cheating(Classifier):
+    """Predicts the target."""
+
+    def evaluation_step(self, model: Any, batch: Any) -> None:
+        answers = functional.one_hot(batch["target"], len(self.dataset.classes)).float()
+        self.metrics.update(answers.sum(1), answers, batch["target"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [(Negated, check_loss), (Negated, check_overfit), (NegatedBackward, check_overfit)],
+)
+def test_gradient_ascent_is_found(
+    make_trainer: MakeTrainer,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[BaseTrainer],
+    check: Callable[..., Verdict],
+) -> None:
+    monkeypatch.setattr(overfit, "STEPS", 30)
+    (failure,) = check(make_trainer(MLP, kind=kind)).failures
+    assert "sign" in failure
+
+
+def test_a_metric_that_uses_the_target_is_found(make_trainer: MakeTrainer) -> None:
+    (failure,) = check_independence(make_trainer(MLP, kind=Cheating)).failures
+    assert "accuracy is 1.00 with shuffled labels" in failure
+
+
 @pytest.mark.parametrize(("kind", "fails"), [(ForgottenZeroGrad, True), (OwnUpdate, False)])
 def test_gradients_of_several_steps_are_found(
     make_trainer: MakeTrainer, kind: type[BaseTrainer], fails: bool
@@ -326,8 +538,11 @@ def test_gradients_of_several_steps_are_found(
     assert ("zero_grad" in failures) == fails
 
 
-def test_a_softmax_in_the_training_step_is_found(make_trainer: MakeTrainer) -> None:
-    (failure,) = check_loss(make_trainer("loss.label_smoothing=0.0", kind=SoftmaxInStep)).failures
+@pytest.mark.parametrize("kind", [SoftmaxInStep, SoftmaxOverBatch])
+def test_a_softmax_in_the_training_step_is_found(
+    make_trainer: MakeTrainer, kind: type[BaseTrainer]
+) -> None:
+    (failure,) = check_loss(make_trainer("loss.label_smoothing=0.0", kind=kind)).failures
     assert "softmax" in failure
 
 
@@ -381,3 +596,47 @@ def test_the_knee_is_the_smallest_fast_batch() -> None:
 )
 def test_inputs_far_from_mean_0_and_std_1_are_found(mean: float, std: float, is_far: bool) -> None:
     assert (distance_from_normal(mean, std) > 1) == is_far
+
+
+def test_words_that_are_equal_by_chance_are_only_a_warning() -> None:
+    verdict = Verdict("data")
+    reading = Reading(4, 4, targets=[0, 1, 0, 1], hashes=["a", "a", "a", "b"])
+    check_duplicates(verdict, {"train": reading})
+    assert verdict.status == "warning"
+    assert "2 of 4 training samples" in verdict.describe()
+    reading.discrete = False
+    check_duplicates(verdict, {"train": reading})
+    assert verdict.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "offset"),
+    [({0: 1, 1: 2, 2: 3, 3: 0}, 1), ({1: 0, 2: 1, 3: 2, 0: 3}, -1), ({0: 1}, 0)],
+)
+def test_labels_that_are_off_by_a_number_are_found(wrong: dict[int, int], offset: int) -> None:
+    labels = torch.arange(400) % 4
+    predicted = labels.clone()
+    for index in range(80):
+        label = int(labels[index])
+        labels[index] = wrong.get(label, label)
+    assert find_offset(predicted, labels, classes=4)[0] == offset
+
+
+@pytest.mark.parametrize(
+    ("steps", "loss", "status"),
+    [(40, 3.0, "FAILED"), (20, 3.0, "warning"), (20, math.nan, "FAILED"), (40, 1.0, "ok")],
+)
+def test_a_rate_is_not_judged_after_few_steps(steps: int, loss: float, status: str) -> None:
+    verdict = Verdict("rate")
+    proposed = ShortTraining(0.1, steps, initial_loss=2.0, loss=0.5)
+    judge_rate(verdict, ShortTraining(1.0, steps, initial_loss=2.0, loss=loss), proposed)
+    assert verdict.status == status
+
+
+def test_a_batch_is_not_judged_after_few_steps(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overfit, "SECONDS_PER_RATE", 0.0)
+    verdict = check_overfit(make_trainer(MLP))
+    assert verdict.figures["steps"] == 1
+    assert verdict.status == "warning"
