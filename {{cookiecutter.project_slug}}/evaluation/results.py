@@ -12,7 +12,7 @@ from typing import Any
 
 from base.base_trainer import BaseTrainer
 from evaluation.report import Report
-from logger.console import format_number, format_table
+from logger.console import format_interval, format_number, format_table
 from logger.figures import MAX_LABELLED_CLASSES, save_figure
 from storage.run_folder import averaged_checkpoints, run_folder_of
 from utils.files import replace_file, sync_to_disk, to_json
@@ -155,15 +155,6 @@ def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str,
                 rows.append([cell[:MAX_CELL_CHARACTERS] for cell in row])
             print(f"\n{format_table(rows)}")
     print(f"\nsaved in {folder}")
-
-
-def format_interval(low: float, high: float) -> str:
-    """An interval with as many decimals as two digits of its width: ``0.927 to 0.937``."""
-    width = high - low
-    if width == 0:
-        return f"{low:.6g} to {high:.6g}"
-    decimals = max(1 - math.floor(math.log10(width)), 0)
-    return f"{low:.{decimals}f} to {high:.{decimals}f}"
 
 
 def tabulate_predictions(

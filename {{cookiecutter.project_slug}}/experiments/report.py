@@ -31,7 +31,7 @@ from experiments.report_style import STYLE
 from experiments.rows import Row, format_setting
 from experiments.runs import Evaluation, Run
 from experiments.tables import comparison_table, format_result, format_value
-from storage.results import format_interval
+from logger.console import format_interval
 from utils.command import typed_command
 
 MAX_PLOTTED_ROWS = 20

@@ -1,6 +1,7 @@
 """Log lines and progress bars on the console, and tables and values as text."""
 
 import logging
+import math
 import re
 import sys
 import unicodedata
@@ -104,6 +105,15 @@ def format_number(value: float) -> str:
     if abs(value) < LARGE_NUMBER:
         return f"{value:.6g}"
     return f"{value:.15g}"
+
+
+def format_interval(low: float, high: float) -> str:
+    """An interval with as many decimals as two digits of its width: ``0.927 to 0.937``."""
+    width = high - low
+    if width == 0:
+        return f"{low:.6g} to {high:.6g}"
+    decimals = max(1 - math.floor(math.log10(width)), 0)
+    return f"{low:.{decimals}f} to {high:.{decimals}f}"
 
 
 def escape_invisible(text: str) -> str:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from evaluation.report import make_report
-from evaluation.results import format_interval, save_results, tabulate_predictions
+from evaluation.results import save_results, tabulate_predictions
+from logger.console import format_interval
 from logger.figures import reliability_figure
 from metrics.bootstrap import confidence_intervals
 from metrics.calibration import calibrate, calibration_error
