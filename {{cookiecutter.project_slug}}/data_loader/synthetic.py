@@ -36,7 +36,7 @@ class Synthetic(BaseDataset):
     """
 
     title = "synthetic data"
-    classes = [f"synthetic {180 * k // CLASSES} degrees" for k in range(CLASSES)]  # noqa: RUF012
+    classes = [f"{180 * k // CLASSES} degrees" for k in range(CLASSES)]  # noqa: RUF012
     fitted: Sequence[str] = ("mean_and_std",)  # of training pixels scaled to [0, 1]
     mean_and_std: tuple[float, float]
     input_suffixes = IMAGE_SUFFIXES

@@ -292,7 +292,7 @@ FAULTS = [
     ("loss", "model.name=faults.Softmax", "softmax"),
     ("data", "data.name=faults.Raw", "not normalised"),
     ("data", "data.name=faults.Leak", "20 of 210 validation samples"),
-    ("data", "data.name=faults.Constant", "synthetic 0 degrees"),
+    ("data", "data.name=faults.Constant", "0 degrees"),
     ("data", "data.name=faults.Sorted data.sampler=sequential", "data.sampler=shuffled"),
     ("data", "data.name=faults.Broken", "sample 78"),
     ("determinism", "data.name=faults.Unseeded", "batches differ"),

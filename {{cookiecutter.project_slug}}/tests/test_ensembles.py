@@ -104,7 +104,7 @@ def test_runs_of_other_classes_or_samples_are_named(
     ]
     dataset = members[1].dataset
     changes: dict[str, tuple[Any, str]] = {
-        "classes": (["a", "b"], "the classes are synthetic 0 degrees.* and a, b"),
+        "classes": (["a", "b"], "the classes are 0 degrees.* and a, b"),
         "title": ("shifted data", "the data are synthetic data and shifted data"),
         "fingerprint": ("0", "the samples of synthetic data differ"),
         "source": ("0", "the file of synthetic data differs"),
