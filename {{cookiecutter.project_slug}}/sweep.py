@@ -27,7 +27,7 @@ from experiments.sweep_plan import (
     make_plan,
     save_plan,
 )
-from utils.command import next_command, run_command
+from utils.command import is_confirmed, next_command, run_command
 from utils.errors import TRAINING_FAILED, UserError
 from utils.paths import path_argument
 from utils.ranks import world_size
@@ -241,7 +241,7 @@ def continue_command(plan: SweepPlan) -> str:
     return next_command("sweep.py", *arguments)
 
 
-def remove_failed_trials(plan: SweepPlan, is_confirmed: bool) -> int:
+def remove_failed_trials(plan: SweepPlan, yes: bool) -> int:
     """Removes the failed trials of a sweep, after a question; returns the exit code."""
     from experiments.sweep_report import describe_failures
 
@@ -254,7 +254,7 @@ def remove_failed_trials(plan: SweepPlan, is_confirmed: bool) -> int:
         print("no trial has failed")
         return 0
     print(describe_failures(study))
-    if not is_confirmed and not confirm("remove these trials? [y/N] "):
+    if not yes and not is_confirmed("Remove these trials? [y/N] "):
         print("nothing was removed")
         return 0
     for index in failed:
@@ -262,22 +262,6 @@ def remove_failed_trials(plan: SweepPlan, is_confirmed: bool) -> int:
     study.remove(failed)  # last, as other workers may start them at once
     print(f"removed: {len(failed)}; run them again: {continue_command(plan)}")
     return 0
-
-
-def confirm(question: str) -> bool:
-    """Whether the user answers a question with yes; Ctrl-D stands for no.
-
-    Raises:
-        UserError: if nobody can answer, because there is no terminal.
-    """
-    if not sys.stdin.isatty():
-        raise UserError("--clean failed asks for a confirmation; add --yes")
-    try:
-        answer = input(question)
-    except EOFError:
-        print()
-        return False
-    return answer.strip().lower() in ("y", "yes")
 
 
 def remove_trial_files(plan: SweepPlan, index: int) -> None:

@@ -1,7 +1,5 @@
 """What a sweep prints at its end: its trials, the importance of the settings, the best trial."""
 
-import shutil
-import sys
 from pathlib import Path
 
 import optuna
@@ -9,17 +7,15 @@ from optuna.trial import TrialState
 
 from config.reading import DEFAULT
 from experiments.comparison import compare_runs
-from experiments.conclusions import conclude, describe_comparison, footnotes
+from experiments.console_report import format_comparison
 from experiments.runs import find_runs
 from experiments.search_space import describe_values, to_overrides
 from experiments.study import ERROR, SweepStudy
 from experiments.sweep_plan import SweepPlan
-from experiments.tables import comparison_table, format_console
-from logger.console import escape_invisible, format_number
+from logger.console import format_number
 from utils.command import next_command
 
 MIN_TRIALS_FOR_IMPORTANCES = 10
-UNLIMITED_WIDTH = 10_000  # of a table in a file or a pipe
 
 
 def describe_sweep(plan: SweepPlan, study: SweepStudy) -> str:
@@ -49,13 +45,7 @@ def compare_trials(plan: SweepPlan, study: SweepStudy) -> str:
         find_runs([plan.folder]), metric_name=study.objective.metric, mode=mode
     )
     comparison.sort_by_value()
-    width = UNLIMITED_WIDTH
-    if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns
-    table = format_console(comparison_table(comparison), width)
-    lines = [describe_comparison(comparison), "", table, "", *footnotes(comparison)]
-    lines += map(escape_invisible, conclude(comparison))
-    return "\n".join(lines)
+    return format_comparison(comparison)
 
 
 def describe_failures(study: SweepStudy) -> str:

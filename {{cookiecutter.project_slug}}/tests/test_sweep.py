@@ -2,6 +2,7 @@
 # ruff: noqa: D103  the names of the tests say what they test
 
 import csv
+import io
 import os
 import signal
 import subprocess
@@ -123,6 +124,7 @@ def test_failed_trials_are_reported_removed_and_repeated(
     logs = {file: file.read_text() for file in (folder / "output").iterdir()}
     assert len(logs) == 2
     assert command("sweep", *again) == 1
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert command("sweep", *again, "--clean=failed") == 2
     assert "--yes" in capsys.readouterr().err
     assert {file: file.read_text() for file in (folder / "output").iterdir()} == logs
