@@ -13,8 +13,7 @@ from conftest import PAYLOAD, TEMPLATE, needs_all, render, run
 DATA_ROOT = os.environ.get("DATA_ROOT")
 # Without most tests of several processes, which take minutes.
 SAMPLE = "not (distributed or sharded or nodes) or same_model or loses and ddp or evaluation_counts"
-# With one test of several processes, and without the slowest others and the slowest files.
-SLOW_FILES = ("check", "sweep")
+# With one test of several processes, and without the slowest others.
 QUICK = (
     "not (distributed or sharded or shards_train or one_and_two_processes or nodes or eight_others"
     " or hundred_million) or any_number"
@@ -57,14 +56,9 @@ def test_the_projects_own_hooks_pass_and_change_nothing(project: Path, tmp_path:
 
 
 def test_the_projects_own_tests_pass(project: Path) -> None:
-    """Excludes most tests of several processes; `make test` excludes other slow tests, too.
-
-    `make test` runs the commands of the slow files in another test, those for agents.
-    """
-    options = ["-k", SAMPLE]
-    if "ALL" not in os.environ:
-        options = ["-k", QUICK, *(f"--ignore=tests/test_{name}.py" for name in SLOW_FILES)]
-    done = run("pytest", "-q", *options, cwd=project)
+    """Excludes most tests of several processes; `make test` excludes other slow tests, too."""
+    selection = SAMPLE if "ALL" in os.environ else QUICK
+    done = run("pytest", "-q", "-k", selection, cwd=project)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
 

@@ -6,13 +6,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import softplus
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
@@ -21,6 +19,9 @@ from base.batch_loader import Step
 from data_loader.synthetic import Synthetic
 from trainer.classifier import Classifier
 from utils.ranks import rank
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 # In steps of 24, the last step has one sample: the other processes have none. The 50 validation
 # images in batches of 48 leave two, which three processes cannot share: the step before has them.
@@ -152,7 +153,11 @@ class NestedTrainer(BaseTrainer):
         self.metrics.update(preds=logits, target=target, value=logits.std(1))
         return {"loss": self.loss(logits, target)}
 
-    def configure_metrics(self) -> MetricCollection:
+    def configure_metrics(self) -> "MetricCollection":
+        # Takes seconds to import, which the processes of most tests need not do.
+        from torchmetrics import MeanMetric, MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy
+
         metrics: Any = {"accuracy": MulticlassAccuracy(10, average="micro"), "spread": MeanMetric()}
         return MetricCollection(metrics)
 
