@@ -89,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
             type=path_argument,
             const=DEFAULT_FILE,
             metavar="FILE",
-            help=f"write a report; default: report{suffixes[0]} in the folder of the runs",
+            help=f"write a report; default: report{suffixes[0]} in RUN, or here for several RUNs",
         )
     arguments, unknown = parser.parse_known_intermixed_args()
     if unknown:
@@ -109,18 +109,26 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError("--remove deletes failed runs only; add --failed")
     if arguments.yes and not arguments.remove:
         raise UserError("--yes answers the question of --failed --remove; add these options")
+    if arguments.failed:
+        for name in ("by", "metric", "mode", *FORMATS):
+            if getattr(arguments, name):
+                raise UserError(f"--{name} has no effect with --failed; leave it out")
     for name, suffixes in FORMATS.items():
         file = getattr(arguments, name)
-        if file is None or file == DEFAULT_FILE:
-            continue
-        if file.is_dir() or file.suffix.lower() not in suffixes:
-            raise UserError(f"--{name} {file}: name a file that ends with {suffixes[0]}")
-        for folder in file.parents:
-            if folder.exists() and not folder.is_dir():
-                raise UserError(f"--{name} {file}: {folder} is not a folder")
-        is_in_run = (file.parent / "settings.yaml").exists()
-        if is_in_run and file.exists() and not file.name.startswith("report"):
-            raise UserError(f"--{name} {file} is a file of a run; choose another name")
+        if file is not None and file != DEFAULT_FILE:
+            check_report_file(f"--{name} {file}", file, suffixes)
+
+
+def check_report_file(argument: str, file: Path, suffixes: Sequence[str]) -> None:
+    """Raises a UserError, which begins with the argument, if a report cannot be this file."""
+    if file.is_dir() or file.suffix.lower() not in suffixes:
+        raise UserError(f"{argument}: name a file that ends with {suffixes[0]}")
+    for folder in file.parents:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{argument}: {folder} is not a folder")
+    is_in_run = any((folder / "settings.yaml").exists() for folder in file.parents)
+    if is_in_run and file.exists() and not file.name.startswith("report"):
+        raise UserError(f"{argument} is a file of a run; choose another name")
 
 
 def list_failed(runs: Sequence[Run], remove: bool, yes: bool) -> None:
@@ -176,7 +184,7 @@ def draw_differing_samples(pair: Pair | None) -> Mapping[str, Sequence[bytes]]:
 
     If the data are unavailable, that is a warning, and the page has no images.
     """
-    if pair is None or not pair.has_classified_samples:
+    if pair is None or not pair.has_disputed_samples:
         return {}
     from sample_figures import draw_differences  # imports torch, which takes 1.3 s
 

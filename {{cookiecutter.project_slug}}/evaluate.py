@@ -126,7 +126,7 @@ def evaluate_runs(runs: Sequence[Path], split: str, settings: Sequence[str]) -> 
 
     trainers, checkpoints = restore_members(runs, split, settings)
     ensemble = build_ensemble(trainers, split)
-    folder = results_folder(trainers[0], checkpoints[0], split, members=len(trainers))
+    folder = results_folder(trainers[0], checkpoints[0], split, member_count=len(trainers))
     warn_about_changes(folder, trainers[0], checkpoints[0], split)
     members = []
     for trainer, checkpoint in zip(trainers, checkpoints, strict=True):

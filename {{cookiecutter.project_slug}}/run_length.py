@@ -8,7 +8,7 @@ from logger.console import log
 from optim.schedulers import build_schedule
 
 
-def describe_new_length(trainer: BaseTrainer, saved: Mapping[str, Any]) -> None:
+def log_new_length(trainer: BaseTrainer, saved: Mapping[str, Any]) -> None:
     """Logs what other values of `trainer.epochs` and `trainer.max_steps` than before change.
 
     Args:

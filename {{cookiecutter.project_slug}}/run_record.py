@@ -24,7 +24,7 @@ def record_start(trainer: BaseTrainer, code: Code, arguments: Namespace, resumed
     Args:
         trainer: the trainer of the run.
         code: the commit, and what differs from it.
-        arguments: those of the command line, with `note`, `tag` and `repeat`.
+        arguments: those of the command line, with `note` and `tag`.
         resumed: whether the run continues.
     """
     run = trainer.run

@@ -126,15 +126,15 @@ def check_plan(plan: SweepPlan) -> Settings:
     """Checks everything that can be checked before the first trial.
 
     Returns:
-        The settings of the first trial.
+        The settings of one possible trial, for what is the same in all of them.
     """
     if plan.is_started:
         continue_plan(plan)
     else:
         check_folder_is_free(plan.folder)
     check_search_space(plan.space, plan.settings)
-    first_values = {key: axis.checked_values[0] for key, axis in plan.space.ranges.items()}
-    settings = load_settings(plan.settings, to_overrides({**plan.space.fixed, **first_values}))
+    example_values = {key: axis.checked_values[0] for key, axis in plan.space.ranges.items()}
+    settings = load_settings(plan.settings, to_overrides({**plan.space.fixed, **example_values}))
     warn_about_losses(plan, find_objective(settings))
     find_devices(settings.device, plan.options.processes)
     if plan.options.storage is not None:
@@ -219,7 +219,7 @@ def describe_end(plan: SweepPlan, study: "SweepStudy", scheduler: "Scheduler") -
     from experiments.sweep_report import describe_sweep
 
     paragraphs = [describe_sweep(plan, study)]
-    if scheduler.stop_reason:
+    if scheduler.stop_reason and not study.is_complete():
         paragraphs.append(f"{scheduler.stop_reason}; continue: {continue_command(plan)}")
     print("\n\n".join(filter(None, paragraphs)))
     if scheduler.stop_signal:
@@ -273,8 +273,9 @@ def remove_trial_files(plan: SweepPlan, index: int) -> None:
     folder = plan.trial_folder(index)
     if folder.exists():
         shutil.rmtree(folder)
-    for output in plan.output_folder.glob(f"{folder.name}*.log"):
-        output.unlink()
+    for pattern in (f"{folder.name}.log", f"{folder.name}_*.log"):
+        for output in plan.output_folder.glob(pattern):
+            output.unlink()
 
 
 if __name__ == "__main__":

@@ -191,7 +191,10 @@ def train(
         from utils.process_group import all_gather_object, destroy_process_group
 
     start_processes(settings, state)
-    with posting_failure(settings, folder):
+    resumed_run = None
+    if state is not None:
+        resumed_run = folder
+    with posting_failure(settings, resumed_run):
         earlier_run = arguments.repeat if state is None else folder
         if earlier_run is not None:
             settings = builders.find_data_root(settings, earlier_run)
@@ -205,7 +208,7 @@ def train(
             model = builders.build_model(settings, dataset)  # the trainer loads the weights
 
     with open_run(settings.run_name, folder, resumed=state is not None) as run:
-        with posting_failure(settings, folder):
+        with posting_failure(settings, resumed_run):
             trainer = builders.build_trainer(settings, model, loaders, run)
             check_trainer(trainer)
             if state is not None:
@@ -249,7 +252,7 @@ def run_training(
     import run_record
     from profiling import log_profile
     from run_description import describe_origin, log_start
-    from run_length import describe_new_length
+    from run_length import log_new_length
     from storage.non_finite_guard import fit_with_recovery
     from storage.run_result import recording_result
 
@@ -265,7 +268,7 @@ def run_training(
                 run_record.record_repetition(trainer.run, arguments.repeat)
         log_start(trainer, changes)
         if saved_settings is not None and not changes:
-            describe_new_length(trainer, saved_settings["trainer"])
+            log_new_length(trainer, saved_settings["trainer"])
         if trainer.options.profile is not None:
             log_profile(trainer, trainer.options.profile)
         fit_with_recovery(trainer)
@@ -288,7 +291,7 @@ def restore(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
     check_total_steps(
         trainer.schedulers, trainer.settings.scheduler, trainer.total_steps, trainer.steps_per_epoch
     )
-    if "batches" in state:  # the file of a step with a non-finite value
+    if "batches" in state:  # the file of a step with a non-finite value, which is checked again
         trainer.guard.checked_until = trainer.progress.step + 1
 
 

@@ -15,11 +15,11 @@ from checks.verdict import Verdict, list_some
 from optim.optimizers import parameters_of
 
 STEPS = 4  # a last layer that starts at zero gives the others a gradient in the second step
-MAX_UPDATE = 5.0  # of a weight, relative to it, in a step
-MAX_UPDATE_OF_ALL = 2.0  # if that is the smallest update of all weights
+MAX_UPDATE = 5.0  # norm of a change / norm of the weight in a step, above which is a warning
+MAX_UPDATE_OF_ALL = 2.0  # the same ratio, above which in all layers is a failure
 MIN_UPDATE = 1e-7
-ACCUMULATED = 0.5  # difference from twice the gradient, relative to that from the gradient
-ASCENDING = 0.1  # cosine between gradient and change
+ACCUMULATED = 0.5  # the second gradient g2 is a sum if |g2 - 2 g1|² < this * |g2 - g1|²
+ASCENDING = 0.1  # the smallest cosine of gradient and change that counts as ascent
 
 
 def check_gradients(trainer: BaseTrainer) -> Verdict:
@@ -33,7 +33,7 @@ def check_gradients(trainer: BaseTrainer) -> Verdict:
         for step in steps:
             before = _copy_parameters(trial.model)
             make_step(trial, step)
-            _update_ratios(ratios, before, trial.model)
+            _raise_ratios(ratios, before, trial.model)
         _check_parameters(verdict, trial, largest)
         _check_frozen(verdict, trial, called)
         _check_ratios(verdict, ratios)
@@ -43,7 +43,10 @@ def check_gradients(trainer: BaseTrainer) -> Verdict:
 
 
 def _record_largest_gradients(model: nn.Module) -> dict[str, float]:
-    """The largest absolute value in all gradients of each parameter from now on; NaN stays."""
+    """The largest absolute value in the gradients of each parameter from now on.
+
+    A parameter that gets no gradient has no entry; one whose gradients are zero has 0. NaN stays.
+    """
     largest: dict[str, float] = {}
 
     def make_hook(name: str) -> Callable[[Tensor], None]:
@@ -92,10 +95,8 @@ def _copy_parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def _update_ratios(
-    ratios: dict[str, float], before: Mapping[str, Tensor], model: nn.Module
-) -> None:
-    """The largest change so far of each matrix in a step, relative to its norm."""
+def _raise_ratios(ratios: dict[str, float], before: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Raises the ratios to those of a step: norm of the change of a matrix / its norm before."""
     for name, parameter in model.named_parameters():
         norm = float(torch.linalg.vector_norm(before[name]))
         if parameter.ndim < 2 or not parameter.requires_grad or norm == 0:
@@ -203,18 +204,19 @@ def _check_repeated_step(verdict: Verdict, trial: BaseTrainer, step: Step) -> No
     before = _copy_parameters(trial.model)
     trial.update(step.to(trial.device))
     after = _copy_parameters(trial.model)
-    first_count = len(recorded)
+    steps_per_update = len(recorded)
     trial.load_state_dict(state)
     trial.update(step.to(trial.device))
-    if first_count == 0 or len(recorded) == first_count:
+    if steps_per_update == 0 or len(recorded) == steps_per_update:
         return  # the optimizer does not make a step each time
     gradients = recorded[0]
-    if _is_accumulated(gradients, recorded[first_count]):
+    if _is_accumulated(gradients, recorded[steps_per_update]):
         verdict.failures.append(
             "the gradients of a step are added to those of the step before; call zero_grad of each "
             "optimizer in `update`"
         )
-    if first_count == 1 and _goes_up(gradients, before, after):
+    # After several optimizer steps, the change does not belong to one gradient.
+    if steps_per_update == 1 and _goes_up(gradients, before, after):
         verdict.failures.append(
             f"{type(first_optimizer).__name__} changes the weights in the direction of the "
             "gradient, so the loss rises (gradient ascent); remove maximize=True, or a reversed "

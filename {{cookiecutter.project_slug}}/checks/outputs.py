@@ -53,7 +53,7 @@ def score_of(trial: BaseTrainer, batch: Batch, training: bool = False) -> Score 
     if labels is not None:
         logits = logits_of(trial, batch, training)
         if logits is not None:
-            return _accuracy(logits, labels, len(trial.dataset.classes))
+            return accuracy_of(logits, labels, len(trial.dataset.classes))
         return None
     target = numbers_of(trial, batch)
     if target is not None:
@@ -63,10 +63,14 @@ def score_of(trial: BaseTrainer, batch: Batch, training: bool = False) -> Score 
     return None
 
 
-def _accuracy(logits: Tensor, labels: Tensor, classes: int) -> Score:
-    count = len(labels)
-    value = (logits.argmax(1) == labels).double().mean().item()
-    largest_class = labels.clamp(min=0).bincount(minlength=classes).max()
+def accuracy_of(logits: Tensor, labels: Tensor, classes: int) -> Score:
+    """The accuracy of logits, shape (N, C), without the samples whose label is negative."""
+    is_counted = labels >= 0  # the loss ignores the others
+    logits = logits[is_counted]
+    labels = labels[is_counted]
+    count = max(len(labels), 1)
+    value = (logits.argmax(1) == labels).double().sum().item() / count
+    largest_class = labels.bincount(minlength=classes).max()
     chance = largest_class.item() / count
     standard_error = math.sqrt(chance * (1 - chance) / count)
     return Score("accuracy", value, chance, chance + STANDARD_ERRORS * standard_error)

@@ -1,5 +1,6 @@
 """Whether one batch can be learned; if not, which gradient is the reason."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -60,9 +61,11 @@ class Attempt:
     was_stopped: bool = False
 
     def is_low(self) -> bool:
-        """Whether the loss has fallen to near its lowest value, 0 if that is unknown."""
-        lowest = self.lowest_loss or 0.0
-        return self.loss - lowest < LEARNED_FRACTION * (self.initial_loss - lowest)
+        """Whether the loss has fallen to near its lowest value, or far if that is unknown."""
+        distance = abs(self.initial_loss)
+        if self.lowest_loss is not None:
+            distance = self.initial_loss - self.lowest_loss
+        return self.initial_loss - self.loss > (1 - LEARNED_FRACTION) * distance
 
     def fits(self) -> bool:
         """Whether the outputs fit the targets of the batch; also if they cannot be compared."""
@@ -88,7 +91,7 @@ def check_overfit(trainer: BaseTrainer) -> Verdict:
             attempts.append(train_on_one_batch(trial, rate))
         if attempts[-1].has_learned():
             break
-    best = min(attempts, key=lambda attempt: attempt.loss)
+    best = min(attempts, key=_finite_loss)
     if attempts[-1].has_learned():
         best = attempts[-1]
     verdict.figures["loss"] = f"{best.initial_loss:.3g} to {best.loss:.3g}"
@@ -98,6 +101,12 @@ def check_overfit(trainer: BaseTrainer) -> Verdict:
     if not best.has_learned():
         _explain(verdict, trainer, best)
     return verdict
+
+
+def _finite_loss(attempt: Attempt) -> float:
+    if math.isfinite(attempt.loss):
+        return attempt.loss
+    return math.inf
 
 
 def train_on_one_batch(trial: BaseTrainer, rate: float) -> Attempt:
@@ -152,8 +161,10 @@ def find_lowest_loss(trial: BaseTrainer, batch: Batch) -> float | None:
         return None
     smoothing = float(trial.settings.loss.arguments.get("label_smoothing", 0.0))
     classes = logits.shape[1]
-    one_hot = functional.one_hot(labels.clamp(min=0), classes)
-    probabilities = one_hot * (1 - smoothing) + smoothing / classes
+    true_probabilities: Tensor = batch["target"]
+    if not true_probabilities.is_floating_point():
+        true_probabilities = functional.one_hot(labels.clamp(min=0), classes)
+    probabilities = true_probabilities * (1 - smoothing) + smoothing / classes
     best_outputs: Tensor = probabilities.clamp(min=1e-6).log()
     return trial.loss(best_outputs, batch["target"]).item()
 

@@ -96,8 +96,8 @@ def check_rate(trainer: BaseTrainer, folder: Path) -> Verdict:
         test = run_range_test(trial, rate, range_steps)
     configured = _train_briefly(trainer, rate, trial_steps)
     proposed = _train_briefly(trainer, test.propose(), trial_steps)
-    if configured.loss <= proposed.loss and configured.gain > 0:
-        proposed = configured
+    if configured.gain > 0 and not proposed.loss < configured.loss:
+        proposed = configured  # the test has found no better rate
     file = folder / "rate.png"
     folder.mkdir(parents=True, exist_ok=True)
     heading = f"{trainer.dataset.title}: learning rate range test"
@@ -210,7 +210,8 @@ def _train_briefly(trainer: BaseTrainer, rate: float, steps: int) -> ShortTraini
             losses.append(loss_of(make_step(trial, step)))
             if not math.isfinite(losses[-1]):
                 break
-    last = losses[-steps // 4 :]
+    quarter = math.ceil(steps / 4)
+    last = losses[-quarter:]
     return ShortTraining(rate, steps, losses[0], sum(last) / len(last))
 
 
@@ -221,17 +222,18 @@ def judge_rate(verdict: Verdict, configured: ShortTraining, proposed: ShortTrain
     is_above = configured.rate > proposed.rate
     gain = configured.gain
     relative_rise = -gain / max(abs(configured.initial_loss), 1e-12)
-    # After few steps, the loss may still be higher than at first.
-    has_settled = configured.steps == TRIAL_STEPS or relative_rise > HUGE_RISE
+    # After few steps, the loss may still be higher than at first, unless by far.
+    is_reliable = configured.steps == TRIAL_STEPS or relative_rise > HUGE_RISE
     proposal_is_better = proposed.gain > 0 and gain < FAILED_GAIN * proposed.gain
     diverges = not math.isfinite(configured.loss)
-    if diverges or (is_above and has_settled and proposal_is_better):
-        message = f"optimizer.lr = {configured.rate:g} is too high: {losses}, but to "
-        message += f"{proposed.loss:.3g} with {advice}; use it"
+    if diverges or (is_above and is_reliable and proposal_is_better):
+        message = f"optimizer.lr = {configured.rate:g} is too high: {losses}"
+        if math.isfinite(proposed.loss):
+            message += f", but to {proposed.loss:.3g} with {advice}; use it"
         if proposed.rate < TINY_RATE * configured.rate:
             message += ", or look for a reversed sign of the loss or of the steps (gradient ascent)"
         verdict.failures.append(message)
-    elif has_settled and relative_rise > LARGE_RISE:
+    elif is_reliable and relative_rise > LARGE_RISE and not proposed.gain > 0:
         verdict.failures.append(
             f"{losses}, and does not fall with {advice} either; is the sign of the loss or of the "
             "steps reversed (gradient ascent)?"

@@ -25,14 +25,16 @@ UNFINISHED_FOLDER = ".unfinished_results"
 Table = Sequence[Sequence[str]]
 
 
-def results_folder(trainer: BaseTrainer, checkpoint: Path, split: str, members: int = 1) -> Path:
+def results_folder(
+    trainer: BaseTrainer, checkpoint: Path, split: str, member_count: int = 1
+) -> Path:
     """The folder of the results: other data and models do not replace the run's own results.
 
     Args:
         trainer: a trainer with a loader of the split.
         checkpoint: the evaluated checkpoint; of an ensemble, that of the first member.
         split: the evaluated split.
-        members: the number of models of an ensemble.
+        member_count: the number of models of an ensemble.
     """
     name = split
     dataset = trainer.dataset
@@ -42,8 +44,8 @@ def results_folder(trainer: BaseTrainer, checkpoint: Path, split: str, members: 
     if trainer.settings.subset:
         name += f"-{trainer.settings.subset}"
     count = averaged_checkpoints(checkpoint)
-    if members > 1:
-        name += f" ensemble of {members}"
+    if member_count > 1:
+        name += f" ensemble of {member_count}"
     elif count is not None:
         name += f" average of {count}"
     return run_folder_of(checkpoint) / "evaluation" / name

@@ -44,7 +44,7 @@ def _describe_best(comparison: Comparison) -> list[str]:
     if best is None:
         if comparison.metric.direction is None:
             return [f"Whether higher or lower {name} is better is unknown."]
-        return ["There is no finished run to compare."]
+        return ["There is no run to compare."]
     noun = "seed"
     if len(best.newest.repetition) > 1:  # a seed and a fold
         noun = "repetition"
@@ -85,7 +85,10 @@ def _describe(comparison: Comparison, verdict: str, rows: Sequence[Row]) -> str:
             f"Repeat with other seeds: {_repeat_command(comparison)}"
         )
     if verdict == NO_SPREAD:
-        return f"All repetitions have equal values, so nothing can be said about {labels}."
+        return (
+            f"The repetitions of the best row and of {labels} show no spread, so nothing can be "
+            "said about the difference."
+        )
     return f"Equal: {labels}."
 
 

@@ -21,8 +21,8 @@ class Candidate:
     has_failed: bool = False
 
     @property
-    def has_ended(self) -> bool:
-        """Whether it has nothing left to train."""
+    def has_result(self) -> bool:
+        """Whether it has trained to its end or has failed; an eliminated trial has not."""
         return self.final is not None or self.has_failed
 
     def value_at(self, rung: int) -> float | None:
@@ -50,6 +50,8 @@ def find_stage(
 ) -> Stage:
     """The stage of a sweep, which does not depend on the order in which trials have run.
 
+    Nothing is stored: each call goes through all rungs again, so that every worker finds the same.
+
     The rungs are 1, `factor`, `factor`² ... validations. After each of them, the best
     1/`factor` of the trials remain, at least one. A trial that fails counts as the worst.
 
@@ -64,9 +66,9 @@ def find_stage(
     rung = 1
     while True:
         is_last_rung = validations is not None and rung >= validations
-        everything_is_known = all(candidate.has_ended for candidate in remaining)
-        if len(remaining) == 1 or is_last_rung or everything_is_known:
-            to_train = [candidate.index for candidate in remaining if not candidate.has_ended]
+        all_have_results = all(candidate.has_result for candidate in remaining)
+        if len(remaining) == 1 or is_last_rung or all_have_results:
+            to_train = [candidate.index for candidate in remaining if not candidate.has_result]
             return Stage(None, to_train, eliminated)
         to_train = []
         for candidate in remaining:
@@ -77,7 +79,7 @@ def find_stage(
         ranked = _ranked(remaining, rung, higher_is_better)
         kept = max(1, len(ranked) // factor)
         for candidate in ranked[kept:]:
-            if not candidate.has_ended:
+            if not candidate.has_result:
                 eliminated.append(candidate.index)
         remaining = ranked[:kept]
         rung *= factor

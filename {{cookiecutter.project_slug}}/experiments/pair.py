@@ -18,7 +18,7 @@ COSTS = {
     "peak_memory_gb": "peak memory (GB)",
 }
 # Entries of the metrics.json of an evaluation that are no results.
-NOT_COMPARED = frozenset({"data", "split", "samples", "checkpoint", "step", "intervals", "files"})
+NO_RESULTS = frozenset({"data", "split", "samples", "checkpoint", "step", "intervals", "files"})
 MAX_CELL_CHARACTERS = 70
 MAX_COMMON_CHARACTERS = 20  # at the beginning of long texts
 
@@ -28,7 +28,7 @@ class Difference:
     """Something that differs between two runs.
 
     Attributes:
-        section: settings, code, versions, machine, data, metrics, cost, or the name of a split.
+        section: run, settings, code, versions, data, validation, cost, or ``evaluation: SPLIT``.
         name: of the value.
         first: the value of the first run; - if it has none.
         second: likewise.
@@ -57,8 +57,8 @@ class Pair:
     samples: Sequence[SampleComparison]
 
     @property
-    def has_classified_samples(self) -> bool:
-        """Whether there are samples on which only one of the runs is correct."""
+    def has_disputed_samples(self) -> bool:
+        """Whether only one of the runs classifies some of the samples correctly."""
         return any(samples.is_class and samples.has_differences for samples in self.samples)
 
 
@@ -222,6 +222,6 @@ def _evaluation(run: Run, split: str) -> dict[str, Any]:
     values = {}
     if split in run.evaluations:
         for name, value in run.evaluations[split].metrics.items():
-            if name not in NOT_COMPARED:
+            if name not in NO_RESULTS:
                 values[name] = value
     return values

@@ -43,7 +43,7 @@ class Row:
     """Runs that differ only in their seed or fold, the newest first.
 
     Attributes:
-        runs: the runs; a run that has not finished has a row of its own.
+        runs: the runs; one that has not finished, or has damaged files, has a row of its own.
         values: the metric of those that have one.
         verdict: how it differs from the best row; None if it is not compared.
         exclusion: why it is not compared; empty if it is.
@@ -141,7 +141,7 @@ def without_superseded(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
         runs: the newest first.
 
     Returns:
-        The other runs, and these.
+        The runs that are used, also those that are not finished, and those that are not.
     """
     used: list[Run] = []
     superseded: list[Run] = []

@@ -133,7 +133,8 @@ def read_settings(file: Path) -> dict[str, Any]:
     """
     text = file.read_bytes().decode(errors="replace")
     settings: dict[str, Any] = {}
-    # Most runs have most sections in common. Each text is parsed once: that takes milliseconds.
+    # Parsing takes milliseconds, and most runs have most sections in common: the results for the
+    # text of each section are kept.
     for section in re.split(r"^(?=[^\s#])", text, flags=re.MULTILINE):
         settings.update(_read_section(section))
     if not text.endswith("\n"):

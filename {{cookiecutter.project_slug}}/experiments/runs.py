@@ -23,7 +23,7 @@ from utils.locks import is_locked
 
 RUN_FILES = frozenset({"manifest.json", ".pid"})  # a run that was killed early has no manifest yet
 RECORDED_STATES = ("finished", "stopped", "failed")
-COMPLETE_STATES = ("finished", "unknown")
+FINISHED_STATES = ("finished", "unknown")  # unknown: older runs, taken as finished
 REPEATED = ("seed", "fold")  # settings of repetitions, whose results are averaged
 MARKS = ("trainer.overfit", "trainer.fraction")
 
@@ -90,14 +90,14 @@ class Run:
         return self.log.values
 
     @property
-    def has_ended(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether it has trained to its end, as far as it is known."""
-        return self.state in COMPLETE_STATES
+        return self.state in FINISHED_STATES
 
     @property
     def is_complete(self) -> bool:
         """Whether it has trained to its end, and its files are whole."""
-        return self.has_ended and not self.problems
+        return self.is_finished and not self.problems
 
     @cached_property
     def _evaluations(self) -> tuple[dict[str, Evaluation], list[str]]:
@@ -150,7 +150,8 @@ class Run:
         marks = []
         for key in MARKS:
             value = self.settings.get(key)
-            if value is not None and value != 1.0:
+            is_whole = key == "trainer.fraction" and value == 1.0
+            if value is not None and not is_whole:
                 marks.append(f"{key.removeprefix('trainer.')}={value}")
         return ", ".join(marks)
 
@@ -264,13 +265,13 @@ def read_run(folder: Path) -> Run:
     manifest = _read(folder, "manifest.json", read_json, problems)
     state = _state_without_result(folder, manifest, problems)
     result: Mapping[str, Any] = {}
-    if (folder / "result.json").exists():  # after the test of the lock: it may have ended meanwhile
+    if (folder / "result.json").exists():  # written since the test of the lock, perhaps
         result = _read(folder, "result.json", read_json, problems)
         state = "unknown"
         if result.get("state") in RECORDED_STATES:
             state = str(result["state"])
     if state != "running":
-        damage = find_damage(folder / "metrics.csv", must_have_rows=state in COMPLETE_STATES)
+        damage = find_damage(folder / "metrics.csv", must_have_rows=state in FINISHED_STATES)
         if damage:
             problems.append(f"metrics.csv {damage}")
     return Run(folder, state, settings, manifest, result, problems)
@@ -307,7 +308,7 @@ def _read(
 
 
 def _state_without_result(folder: Path, manifest: Mapping[str, Any], problems: list[str]) -> str:
-    """Running or killed; unknown for a run that has ended, or is older than result.json."""
+    """The state as far as the lock and the manifest tell; `read_run` knows that in result.json."""
     if (folder / "result.json").exists():
         return "unknown"
     try:

@@ -80,7 +80,8 @@ def _compare_split(split: str, first: Evaluation, second: Evaluation) -> SampleC
         return SampleComparison(split, problem)
     comparison = _compare_predictions(split, first_predictions, second_predictions)
     # The samples are the same, but the seed may decide on the statistics that scale their inputs.
-    has_other_inputs = first.metrics.get("fingerprint") != second.metrics.get("fingerprint")
+    fingerprints = {first.metrics.get("fingerprint"), second.metrics.get("fingerprint")}
+    has_other_inputs = None not in fingerprints and len(fingerprints) > 1
     return replace(comparison, has_other_inputs=has_other_inputs)
 
 
@@ -121,6 +122,7 @@ def _are_equal(first: Sequence[str], second: Sequence[str], tolerance: float) ->
     if len(first) != len(second):
         return False
     for text, other in zip(first, second, strict=True):
+        # A text that is no number is NaN, which is within no tolerance.
         if text != other and not abs(as_float(text) - as_float(other)) <= tolerance:
             return False
     return True

@@ -181,7 +181,7 @@ class Scheduler:
         return runs
 
     def _activate(self, active: ActiveTrial) -> None:
-        """Lets the runs of a trial wait that earlier sweeps have not completed."""
+        """Queues the runs of a claimed trial, and records those that are done already."""
         self.active.append(active)
         for position, run in enumerate(active.runs):
             job = Job(active, position, None)

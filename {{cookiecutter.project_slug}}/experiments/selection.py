@@ -73,7 +73,7 @@ def find_two_runs(paths: Sequence[Path], runs: Sequence[Run]) -> tuple[Run, Run]
     named = []
     for path in paths:
         folders = list(run_folders(path))
-        if len(folders) > 1:
+        if len(folders) != 1 or folders[0].resolve() not in by_folder:
             return None
         named.append(by_folder[folders[0].resolve()])
     return named[0], named[1]

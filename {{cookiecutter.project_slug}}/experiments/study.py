@@ -195,6 +195,7 @@ class SweepStudy:
         claimed = self._claim_released(stage.to_train, stage.rung)
         if claimed is not None:
             return claimed
+        # Trials are missing at the first rung only, which all of them must reach.
         return self._claim_new(stage.rung)
 
     def _claim_released(
@@ -241,9 +242,9 @@ class SweepStudy:
         return ClaimedTrial(index, values, rung, trial, lock)
 
     def _set_running(self, index: int, trial: FrozenTrial) -> bool:
-        """Makes a trial that waits a running one; whether it is then this worker's trial.
+        """Takes over a trial that waits, or whose worker has died; whether it is this worker's now.
 
-        A trial that is running already is this worker's if its previous worker has died.
+        The caller holds the lock of the trial, so a worker on this machine does not run it.
         """
         if trial.state == TrialState.WAITING:
             return self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)

@@ -322,7 +322,7 @@ def load_plan(folder: Path) -> SweepPlan:
 
 
 def continue_plan(plan: SweepPlan) -> SweepPlan:
-    """The plan of the sweep in the folder of a plan, with the options of that plan.
+    """The saved plan of `plan.folder`, with the options and the settings file of `plan`.
 
     A grid depends on the order of the ranges, which remains that of the sweep.
 
@@ -343,7 +343,10 @@ def continue_plan(plan: SweepPlan) -> SweepPlan:
 def _differences(before: SweepPlan, now: SweepPlan) -> list[str]:
     """The options, ranges and settings that differ, as ``key: old -> new``."""
     differences: list[str] = []
-    for name in FIXED_OPTIONS:
+    fixed = list(FIXED_OPTIONS)
+    if before.options.halving is not None:  # what remains after a rung depends on the number
+        fixed.append("trials")
+    for name in fixed:
         old = getattr(before.options, name)
         new = getattr(now.options, name)
         if old != new:

@@ -148,7 +148,8 @@ class RunProcess:
         if os.name == "nt":
             self.process.terminate()  # Windows has no signals
         else:
-            os.killpg(self.process.pid, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(self.process.pid, number)
 
     def has_made_progress(self) -> bool:
         """Whether a later step has been saved since the process started."""

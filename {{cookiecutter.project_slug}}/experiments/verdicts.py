@@ -26,12 +26,12 @@ def exclude_rows(rows: Sequence[Row], metric_name: str) -> list[Row]:
     if not unmarked:
         return compared
     for row in compared:
-        row.exclusion = row.newest.mark
+        row.exclusion = row.newest.mark  # empty for ordinary runs, which are compared
     return unmarked
 
 
 def _why_incomplete(run: Run) -> str:
-    if not run.has_ended:
+    if not run.is_finished:
         return "not finished"
     if run.problems:
         return "damaged files"

@@ -22,7 +22,8 @@ from checks.gradients import check_gradients
 from checks.independence import check_independence
 from checks.initial_loss import check_loss
 from checks.labels import find_offset
-from checks.overfit import check_overfit
+from checks.outputs import accuracy_of
+from checks.overfit import Attempt, check_overfit
 from checks.ranges import distance_from_normal
 from checks.rate import ShortTraining, judge_rate
 from checks.samples import Reading
@@ -631,6 +632,18 @@ def test_a_rate_is_not_judged_after_few_steps(steps: int, loss: float, status: s
     proposed = ShortTraining(0.1, steps, initial_loss=2.0, loss=0.5)
     judge_rate(verdict, ShortTraining(1.0, steps, initial_loss=2.0, loss=loss), proposed)
     assert verdict.status == status
+
+
+@pytest.mark.parametrize(("loss", "is_low"), [(-1.9, False), (-2.1, False), (-4.0, True)])
+def test_a_loss_below_zero_must_fall_far(loss: float, is_low: bool) -> None:
+    """As that of a density may be from the first step on."""
+    attempt = Attempt(lowest_loss=None, steps=9, initial_loss=-2.0, loss=loss)
+    assert attempt.is_low() == is_low
+
+
+def test_ignored_labels_do_not_count_as_errors() -> None:
+    labels = torch.tensor([0, 1, -1])
+    assert accuracy_of(torch.eye(2)[[0, 1, 0]], labels, classes=2).value == 1.0
 
 
 def test_a_batch_is_not_judged_after_few_steps(

@@ -188,7 +188,7 @@ def test_other_numbers_of_steps_and_classes_of_other_projects_are_reported(tmp_p
 
 def test_an_overfitted_run_is_not_compared_with_real_ones(tmp_path: Path) -> None:
     write_run(tmp_path / "real", accuracy=0.9)
-    write_run(tmp_path / "overfitted", accuracy=1.0, overfit=2)
+    write_run(tmp_path / "overfitted", accuracy=1.0, overfit=1)
     comparison = compared(tmp_path)
     assert comparison.best is not None
     assert comparison.best.runs[0].folder.name == "real"
@@ -316,8 +316,10 @@ def test_half_a_value_is_not_read(tmp_path: Path) -> None:
         (("--tag", "ablaton"), "did you mean ablation?"),
         (("--remove",), "--failed"),
         (("--failed", "--yes"), "--remove"),
+        (("--failed", "--html"), "--html"),
         (("--html", "empty"), ".html"),
         (("--csv", "runs/a/metrics.csv"), "file of a run"),
+        (("--csv", "runs/a/evaluation/test/predictions.csv"), "file of a run"),
         (("--csv", "runs/a/metrics.csv/x.csv"), "not a folder"),
         (("--colour",), "--colour"),
     ],
@@ -332,6 +334,8 @@ def test_bad_input_is_refused(
     run = write_run(tmp_path / "runs/a", manifest={"tags": ["ablation"]})
     before = (run / "metrics.csv").read_bytes()
     (tmp_path / "empty").mkdir()
+    (run / "evaluation/test").mkdir(parents=True)
+    (run / "evaluation/test/predictions.csv").touch()
     assert command("compare", *arguments) == 2
     error = capsys.readouterr().err
     assert expected in error

@@ -161,3 +161,7 @@ def test_a_tag_that_one_of_two_runs_has_leaves_a_single_run(
     write_run(tmp_path / "b")
     assert command("compare", "a", "b", "--tag", "wide") == 0
     assert capsys.readouterr().out.startswith("1 run;")
+    for number in (1, 2):
+        write_run(tmp_path / f"more/{number}", manifest={"tags": ["wide"]}, width=number)
+    assert command("compare", "b", "more", "--tag", "wide") == 0
+    assert capsys.readouterr().out.startswith("2 runs")

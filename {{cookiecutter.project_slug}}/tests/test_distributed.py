@@ -189,12 +189,14 @@ def test_workers_of_several_processes_are_not_forked(world_size: int) -> None:
             assert step.batches[0]["is_forkserver"].all()
 
 
-def test_evaluation_counts_every_sample_once(trained_run: Path) -> None:
-    predictions = trained_run / "evaluation/test/predictions.csv"
-    expected = launch(0, ROOT / "evaluate.py", trained_run)
+def test_evaluation_counts_every_sample_once(trained_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"  # without an earlier evaluation, with which this one would be compared
+    shutil.copytree(trained_run, run, ignore=shutil.ignore_patterns("evaluation"))
+    predictions = run / "evaluation/test/predictions.csv"
+    expected = launch(0, ROOT / "evaluate.py", run)
     expected_predictions = predictions.read_text()
     predictions.unlink()
-    output = launch(3, ROOT / "evaluate.py", trained_run)
+    output = launch(3, ROOT / "evaluate.py", run)
     assert predictions.read_text() == expected_predictions
     expected_lines = [line for line in expected.splitlines() if " " in line]
     assert any("accuracy" in line for line in expected_lines)

@@ -222,6 +222,21 @@ def test_a_folder_continues_only_the_same_sweep(
         assert "--name" in str(caught.value)
 
 
+def test_successive_halving_keeps_its_number_of_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise trials that it has stopped would have to be trained on."""
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"config": CONFIG, "name": "a", "halving": 2, "trials": 4}
+    options["method"] = "random"
+    ranges = ["optimizer.lr=log(0.1, 1)"]
+    plan = make_plan(options, ranges)
+    plan.folder.mkdir(parents=True)
+    save_plan(plan)
+    with pytest.raises(UserError, match="trials: 4 -> 8"):
+        continue_plan(make_plan({**options, "trials": 8}, ranges))
+
+
 @pytest.mark.parametrize(("trials", "method"), [(None, "grid"), (2, "tpe")])
 def test_other_trials_do_not_change_the_method_of_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int | None, method: str
