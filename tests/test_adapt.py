@@ -154,6 +154,7 @@ def test_another_task_reaches_its_goal_and_resumes_exactly(
     assert done.stdout.strip() == "[]", done.stdout
 
 
+@needs_all
 def test_the_files_of_other_tasks_pass_the_projects_linter_and_type_checker(
     default_project: Path, tmp_path: Path
 ) -> None:
