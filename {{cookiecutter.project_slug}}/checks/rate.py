@@ -230,6 +230,8 @@ def judge_rate(verdict: Verdict, configured: ShortTraining, proposed: ShortTrain
         message = f"optimizer.lr = {configured.rate:g} is too high: {losses}"
         if math.isfinite(proposed.loss):
             message += f", but to {proposed.loss:.3g} with {advice}; use it"
+        else:
+            message += f", and to {proposed.loss:.3g} with {advice}"
         if proposed.rate < TINY_RATE * configured.rate:
             message += ", or look for a reversed sign of the loss or of the steps (gradient ascent)"
         verdict.failures.append(message)

@@ -646,6 +646,15 @@ def test_ignored_labels_do_not_count_as_errors() -> None:
     assert accuracy_of(torch.eye(2)[[0, 1, 0]], labels, classes=2).value == 1.0
 
 
+def test_a_rate_that_diverges_is_not_recommended() -> None:
+    verdict = Verdict("rate")
+    proposed = ShortTraining(0.1, 40, initial_loss=2.0, loss=math.inf)
+    judge_rate(verdict, ShortTraining(1.0, 40, initial_loss=2.0, loss=math.nan), proposed)
+    (message,) = verdict.failures
+    assert "optimizer.lr = 1 is too high" in message
+    assert "use it" not in message
+
+
 def test_a_batch_is_not_judged_after_few_steps(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
