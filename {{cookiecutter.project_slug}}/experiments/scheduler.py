@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from experiments.devices import job_variables
 from experiments.search_space import to_overrides
+from experiments.spare_process import SpareProcess
 from experiments.study import ClaimedTrial, SweepStudy
 from experiments.study_storage import HEARTBEAT_SECONDS
 from experiments.sweep_plan import SweepPlan
@@ -90,6 +91,7 @@ class Scheduler:
         self.active: list[ActiveTrial] = []
         self.waiting: deque[Job] = deque()  # runs of active trials that have no slot yet
         self.slots: list[Job | None] = [None for _ in range(plan.options.jobs)]
+        self.spares: list[SpareProcess | None] = [None for _ in self.slots]
         self.failures_in_a_row = 0
         self._process_ended = threading.Event()
         self._next_claim_time = 0.0
@@ -120,6 +122,7 @@ class Scheduler:
                     self._release(active, None)
             finally:
                 self._stop_runs()  # after an error, too
+                self._end_spares()
             self.stop_signal = signals.received
 
     def _find_stop_reason(self, started: float) -> str:
@@ -195,11 +198,22 @@ class Scheduler:
         self.slots[slot] = job
         if is_locked(job.run.folder / ".lock"):
             return  # a process that a killed sweep has left behind still trains it
-        options = self.plan.options
-        variables = job_variables(slot, options.jobs, options.processes, self.devices)
+        spare = self.spares[slot] or self._prepare_spare(slot)
+        self.spares[slot] = None
         job.process = RunProcess(
-            job.run, self.plan.config, options.processes, variables, self._process_ended
+            job.run, self.plan.config, self.plan.options.processes, spare, self._process_ended
         )
+        if self.waiting or self.study.unfinished_count() > len(self.active):
+            self.spares[slot] = self._prepare_spare(slot)  # for the next run
+
+    def _prepare_spare(self, slot: int) -> SpareProcess:
+        options = self.plan.options
+        return SpareProcess(job_variables(slot, options.jobs, options.processes, self.devices))
+
+    def _end_spares(self) -> None:
+        for spare in self.spares:
+            if spare is not None:
+                spare.end()
 
     # Waiting
 

@@ -8,6 +8,7 @@ releases its trial:
 - In a database, Optuna's heartbeat of the trial ends, and Optuna adds the same trial again.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -156,13 +157,17 @@ class SweepStudy:
             values[key] = from_label(axis, labels[key])
         return values
 
+    def unfinished_count(self) -> float:
+        """The number of trials that have not ended; infinite if the sweep has no last trial."""
+        if self.plan.trial_count is None:
+            return math.inf
+        trials = self.trials()
+        ended = sum(trial.state.is_finished() for trial in trials.values())
+        return max(self.plan.trial_count, len(trials)) - ended
+
     def is_complete(self) -> bool:
         """Whether all trials have ended."""
-        trials = self.trials()
-        count = self.plan.trial_count
-        if count is None or len(trials) < count:
-            return False
-        return all(trial.state.is_finished() for trial in trials.values())
+        return self.unfinished_count() == 0
 
     # Claiming
 

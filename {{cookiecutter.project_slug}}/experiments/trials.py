@@ -5,14 +5,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.spare_process import SpareProcess
 from storage.run_folder import CHECKPOINTS, PROJECT, has_checkpoint, step_in_name
 from utils.errors import BAD_INPUT
 
@@ -67,7 +66,7 @@ class RunProcess:
         run: the run.
         config: the settings file of a new run.
         processes: the number of training processes.
-        variables: the environment variables of the process.
+        spare: the process, which waits for a run.
         ended: is set when the process has ended.
     """
 
@@ -76,7 +75,7 @@ class RunProcess:
         run: TrialRun,
         config: Path,
         processes: int,
-        variables: Mapping[str, str],
+        spare: SpareProcess,
         ended: threading.Event,
     ) -> None:
         self.run = run
@@ -88,22 +87,14 @@ class RunProcess:
         run.output.parent.mkdir(parents=True, exist_ok=True)
         with run.output.open("ab") as output:
             self._output_start = output.tell()
-            self.process = subprocess.Popen(
-                self._command(config),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **variables},
-                start_new_session=True,  # the sweep decides which signals reach it
-            )
+        self.process = spare.start(self._command(config), run.output)
         threading.Thread(target=self._await_end, daemon=True).start()
 
     def _command(self, config: Path) -> list[str]:
-        command = [sys.executable]
+        command = [str(PROJECT / "train.py")]
         if self.processes > 1:
-            command += ["-m", "torch.distributed.run", "--standalone"]
-            command += [f"--nproc-per-node={self.processes}"]
-        command.append(str(PROJECT / "train.py"))
+            torchrun = ["torch.distributed.run", "--standalone"]
+            command = [*torchrun, f"--nproc-per-node={self.processes}", *command]
         run = self.run
         if self.is_resumed:
             return [*command, "--resume", str(run.folder)]

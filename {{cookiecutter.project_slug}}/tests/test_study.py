@@ -22,6 +22,7 @@ from experiments.devices import find_devices, job_variables
 from experiments.halving import Candidate, Stage, find_stage
 from experiments.metric import HIGHEST, LOWEST
 from experiments.objective import Objective, count_validations, find_objective
+from experiments.spare_process import SpareProcess
 from experiments.sweep_plan import SweepPlan, make_plan, save_plan
 from experiments.trials import ERROR, RunProcess, TrialRun, child_processes
 from utils.errors import UserError
@@ -159,10 +160,12 @@ def test_a_trial_is_killed_with_children_in_other_sessions(tmp_path: Path) -> No
     start = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'], "
     script = f"import subprocess, sys; {start}start_new_session=True).wait()"
     run = TrialRun(tmp_path / "run", tmp_path / "output/run.log", [])
-    process = RunProcess(run, CONFIG, 1, {}, threading.Event())
+    process = RunProcess(run, CONFIG, 1, SpareProcess({}), threading.Event())
     process.kill()
     process.wait(None)
-    process.process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    process.process = subprocess.Popen(
+        [sys.executable, "-c", script], text=True, start_new_session=True
+    )
     children: list[int] = []
     while not children:
         time.sleep(0.02)
@@ -345,3 +348,30 @@ def test_gpus_are_found_without_torch(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find_devices("cuda", 2) == ["3", "GPU-8"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert find_devices("auto", 2) == []
+
+
+def test_a_spare_process_runs_train(tmp_path: Path) -> None:
+    run = TrialRun(tmp_path / "a run", tmp_path / "output/run.log", ["model.width=-1"])
+    spare = SpareProcess({})
+    process = RunProcess(run, CONFIG, 1, spare, threading.Event())
+    assert process.wait(60)
+    assert process.process.returncode == 2
+    assert process.describe_failure(2).startswith("model.width = -1")
+    assert not run.folder.exists()
+
+
+def test_a_spare_process_ends_with_the_sweep() -> None:
+    spare = SpareProcess({})
+    assert spare.process.stdin is not None
+    spare.process.stdin.close()  # as the system does when the sweep is killed
+    assert spare.process.wait(60) == 0
+
+
+def test_a_run_whose_spare_process_was_killed_can_start_again(tmp_path: Path) -> None:
+    run = TrialRun(tmp_path / "run", tmp_path / "output/run.log", [])
+    spare = SpareProcess({})
+    spare.process.kill()
+    spare.process.wait()
+    process = RunProcess(run, CONFIG, 1, spare, threading.Event())
+    assert process.wait(60)
+    assert process.can_be_resumed(process.process.returncode)
