@@ -248,18 +248,22 @@ class Scheduler:
 
     def _handle_end(self, job: Job, process: RunProcess, exit_code: int) -> None:
         """Records the value of a run, lets it wait until it is resumed, or reports its error."""
-        if exit_code == 0 or self._has_reached_rung(job):
-            self._record(job)
-        elif process.can_be_resumed(exit_code) or is_locked(job.run.folder / ".lock"):
-            self._resume(job, process)
-        else:
-            job.active.error = process.describe_failure(exit_code)
+        if not job.active.error:  # otherwise, another run of the trial has failed
+            self._handle_exit_code(job, process, exit_code)
         if self._disk_is_full(job.active.error):
             raise UserError(
                 f"the disk of {self.plan.folder} is full: {job.active.error}\n"
                 "       free some space, and repeat the command; nothing is lost"
             )
         self._finish_if_done(job.active)
+
+    def _handle_exit_code(self, job: Job, process: RunProcess, exit_code: int) -> None:
+        if exit_code == 0 or self._has_reached_rung(job):
+            self._record(job)
+        elif process.can_be_resumed(exit_code) or is_locked(job.run.folder / ".lock"):
+            self._resume(job, process)
+        else:
+            job.active.error = process.describe_failure(exit_code)
 
     def _record(self, job: Job) -> None:
         """Records the value of a run that is done."""
@@ -297,7 +301,7 @@ class Scheduler:
     def _finish_if_done(self, active: ActiveTrial) -> None:
         """Records the result of a trial if no run of it is left to do."""
         if active.error:
-            self.waiting = deque(job for job in self.waiting if job.active is not active)
+            self._drop_other_runs(active)
         if self._has_unfinished_runs(active):
             return
         claimed = active.claimed
@@ -315,6 +319,17 @@ class Scheduler:
                 self.study.finish(claimed, value)
         self._next_claim_time = 0.0
         self.progress.show_end(claimed)
+
+    def _drop_other_runs(self, failed: ActiveTrial) -> None:
+        """Stops the other runs of a trial that has failed: it has no value without this one."""
+        self.waiting = deque(job for job in self.waiting if job.active is not failed)
+        for slot, job in enumerate(self.slots):
+            if job is None or job.active is not failed:
+                continue
+            if job.process is None:
+                self.slots[slot] = None
+            else:
+                job.process.request_stop()
 
     def _has_unfinished_runs(self, active: ActiveTrial) -> bool:
         unfinished = [job.active for job in self.waiting]

@@ -3,6 +3,7 @@
 
 import csv
 import io
+import json
 import os
 import shutil
 import signal
@@ -146,6 +147,25 @@ def test_failed_trials_are_reported_removed_and_repeated(
     assert command("sweep", *again, "--max-failures=1") == 1
     assert "--max-failures 1: " in capsys.readouterr().out
     assert len(list((folder / "output").iterdir())) == 1
+
+
+def find_states(folder: Path) -> set[str]:
+    """The states in which the runs of a folder have ended."""
+    states = set()
+    for file in folder.rglob("result.json"):
+        states.add(json.loads(file.read_bytes())["state"])
+    return states
+
+
+@needs_optuna
+def test_a_seed_that_fails_stops_the_other_seeds_of_its_trial(command: Command) -> None:
+    arguments = ("--config", CONFIG, *TRIAL, "--name=seeds", "seed=[0,1]", "trainer.epochs=150")
+    assert command("sweep", *arguments, "--minutes=1e-9") == 0
+    trial = Path("runs/seeds/0000")
+    trial.mkdir()
+    (trial / "seed=1").write_text("in the way of the run folder")
+    assert command("sweep", "--name=seeds", "--minutes=9", "--jobs=2") == 1
+    assert not find_states(trial) - {"stopped"}
 
 
 @needs_optuna
