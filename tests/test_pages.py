@@ -1,4 +1,4 @@
-"""The pages of a project: links, headings, file names, pictures and lengths, and what finds them."""
+"""The pages of a project have no faults: links, headings, file names, pictures and lengths."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("container", ["none", "docker"])
 def test_the_pages_of_a_project_have_no_faults(tmp_path: Path, container: str) -> None:
-    """Test_matrix.py and test_examples.py check the pages of the other options."""
+    """The tests in test_matrix.py and test_examples.py check the pages of the other options."""
     assert render(tmp_path, container=container).returncode == 0
     project = tmp_path / "my-project"
     assert faults_of(project) == []
