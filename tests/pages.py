@@ -31,22 +31,20 @@ def bash_blocks(page: Path, heading: str = "") -> list[str]:
     return re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def shown_files(project: Path) -> dict[str, str]:
-    """Returns the files that the pages show, by path; the first line of each contains its path."""
-    files: dict[str, str] = {}
+def shown_files(project: Path) -> list[tuple[str, str]]:
+    """Returns path and content of the files that the pages show; their first line is the path."""
+    files: list[tuple[str, str]] = []
     for page in pages_of(project):
         text = page.read_text(encoding="utf-8")
-        for _, path, content in re.findall(
-            r"^```(python|yaml)\n# (\S+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
-        ):
-            assert path not in files, f"{path} is shown twice"
-            files[path] = content
+        files += re.findall(
+            r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
+        )
     return files
 
 
 def write_shown_files(project: Path) -> None:
     """Writes the files that the pages show; none of them may exist."""
-    for path, content in shown_files(project).items():
+    for path, content in shown_files(project):
         assert not (project / path).exists(), path
         (project / path).write_text(content, encoding="utf-8")
 
@@ -130,8 +128,9 @@ def missing_files(page: Path, project: Path) -> list[str]:
     project. The files that the pages show as examples count as existing.
     """
     named = {token.content for token in inner_tokens(page) if token.type == "code_inline"}
+    shown = {path for path, _ in shown_files(project)}
     missing = []
-    for name in sorted(named - shown_files(project).keys()):
+    for name in sorted(named - shown):
         folder, slash, _ = name.partition("/")
         is_part = (project / folder).is_dir() if slash else name.endswith((".py", ".sh"))
         if FILE_NAME.fullmatch(name) and is_part and not (project / name).exists():

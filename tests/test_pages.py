@@ -12,7 +12,7 @@ FAULTS = {
     "broken link": ("README.md", "\n[more](docs/nowhere.md)\n", "broken link docs/nowhere.md"),
     "broken anchor": ("docs/data.md", "\n[more](models.md#nothing)\n", "link models.md#nothing"),
     "missing picture": ("docs/data.md", "\n![curves](curves.png)\n", "broken link curves.png"),
-    "heading without a name": ("docs/models.md", "\n##\n\nText.\n", "heading without a name"),
+    "heading without a name": ("README.md", "\n##\n\nText.\n", "heading without a name"),
     "heading without text": ("README.md", "\n## More\n", "no text below the heading More"),
     "heading above another": ("README.md", "\n## A\n\n### B\n\nText.\n", "below the heading A"),
     "heading twice": ("README.md", "\n## Commands\n\nText.\n", "2 headings Commands"),
