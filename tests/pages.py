@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
@@ -49,10 +50,20 @@ def write_shown_files(project: Path) -> None:
         (project / path).write_text(content, encoding="utf-8")
 
 
+@cache
+def parse(text: str) -> list[Token]:
+    """Returns the tokens of a Markdown text; parsing takes most of the time of these checks."""
+    return MARKDOWN.parse(text)
+
+
+def tokens_of(page: Path) -> list[Token]:
+    """Returns the tokens of a page."""
+    return parse(page.read_text(encoding="utf-8"))
+
+
 def inner_tokens(page: Path) -> list[Token]:
     """Returns the links, pictures, texts and inline code of a page."""
-    tokens = MARKDOWN.parse(page.read_text(encoding="utf-8"))
-    return [child for token in tokens for child in token.children or ()]
+    return [child for token in tokens_of(page) for child in token.children or ()]
 
 
 def links(page: Path) -> set[str]:
@@ -63,7 +74,7 @@ def links(page: Path) -> set[str]:
 
 def headings(page: Path) -> list[str]:
     """Returns the texts of the headings of a page."""
-    tokens = MARKDOWN.parse(page.read_text(encoding="utf-8"))
+    tokens = tokens_of(page)
     return [text.content for sign, text in pairwise(tokens) if sign.type == "heading_open"]
 
 
@@ -109,7 +120,7 @@ def faults_of(project: Path) -> list[str]:
 
 def faults_of_headings(page: Path) -> Iterator[str]:
     """Finds headings without a name or without text below them, and headings that occur twice."""
-    tokens = [token for token in MARKDOWN.parse(page.read_text(encoding="utf-8")) if token.block]
+    tokens = [token for token in tokens_of(page) if token.block]
     ends = [number for number, token in enumerate(tokens) if token.type == "heading_close"]
     for number in ends:
         if not tokens[number - 1].content:
