@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import FILES, OPTIONS, PAYLOAD, PROMPTS, files_of, foreign, needs_all, render, run
-from pages import bash_blocks, faults_of, pages_of
+from project_pages import bash_blocks, faults_of, pages_of
 from test_adapt import COMPARE
 from test_project import run_bash
 from test_rendering import parse_all

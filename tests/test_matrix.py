@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PROMPTS, files_of, foreign, needs_all, render, run
-from pages import bash_blocks, faults_of, pages_of, write_shown_files
+from project_pages import bash_blocks, faults_of, pages_of, write_shown_files
 from test_project import SAMPLE, run_bash, run_pages
 from test_rendering import parse_all
 

@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import pytest
 from conftest import PAYLOAD, TEMPLATE, needs_all, render, run
-from pages import bash_blocks, write_shown_files
+from project_pages import bash_blocks, write_shown_files
 
 DATA_ROOT = os.environ.get("DATA_ROOT")
 # Without most tests of several processes, which take minutes.

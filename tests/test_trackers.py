@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import OPTIONS, PAYLOAD, files_of, foreign, needs_all, render, run
-from pages import bash_blocks
+from project_pages import bash_blocks
 from test_examples import imports_of
 from test_project import run_bash
 from test_rendering import parse_all

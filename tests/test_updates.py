@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, commit, files_of, generate, git, run
-from pages import bash_blocks
+from project_pages import bash_blocks
 
 ANSWERS = {"project_name": "{{ 7 * 7 }} 'nets'", "project_slug": "nets", "author_name": 'A "B"'}
 # What the user changes (old and new text by file), adds and deletes.

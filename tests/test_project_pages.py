@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import render
-from pages import faults_of
+from project_pages import faults_of
 
 # A text that is added to a page, and a part of the fault that it is.
 FAULTS = {
