@@ -93,7 +93,7 @@ def main() -> None:
         '    pip install -e ".[dev]"\n'
         "    python train.py\n\n"
         f"{offline}"
-        "README.md describes the commands and the settings.",
+        "README.md describes the commands, and docs/ everything else.",
         file=sys.stderr,  # it replaces letters that a terminal lacks, and cruft diff prints a patch
     )
 

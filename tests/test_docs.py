@@ -77,6 +77,6 @@ def test_the_readmes_give_the_measured_results_of_the_recipes() -> None:
     ]  # fmt: skip
     text = " ".join((TEMPLATE / "README.md").read_text(encoding="utf-8").split())
     assert not [words for words in expected if words.replace("%", " %") not in text]
-    payload = TEMPLATE / "{{cookiecutter.project_slug}}/README.md"
+    payload = TEMPLATE / "{{cookiecutter.project_slug}}/docs/settings.md"
     text = " ".join(payload.read_text(encoding="utf-8").split())
     assert f"for {100 * long[2]:.1f} % of the test images instead of {100 * accuracy:.1f}" in text

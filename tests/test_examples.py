@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from conftest import FILES, OPTIONS, PAYLOAD, PROMPTS, files_of, foreign, needs_all, render, run
+from project_pages import bash_blocks, faults_of, pages_of
 from test_adapt import COMPARE
-from test_project import bash_blocks, run_bash
+from test_project import run_bash
 from test_rendering import parse_all
 
 OTHERS = [name for name in FILES if name != "fashion_mnist"]
@@ -100,12 +101,12 @@ def test_a_project_contains_the_files_of_one_example_and_no_text_about_others(
     parse_all(project)
     default = project / "config" / (project / "config/default.txt").read_text().strip()
     assert default.relative_to(project).as_posix() == FILES[own][0]
-    readme = (project / "README.md").read_text(encoding="utf-8")
-    for file in foreign(example=own):
-        assert file not in readme
+    for page in pages_of(project):
+        text = page.read_text(encoding="utf-8")
+        assert not [file for file in foreign(example=own) if file in text], page
     for name in names - {"notebooks/explore.ipynb"}:
         assert b"FashionMNIST" not in (project / name).read_bytes(), name
-    assert "\n\n\n" not in re.sub(r"```.*?```", "code", readme, flags=re.DOTALL)
+    assert faults_of(project) == []
 
 
 def test_imported_modules_exist_and_dependencies_are_declared(project: Path) -> None:

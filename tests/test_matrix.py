@@ -1,14 +1,13 @@
 """Combinations of options: each pair of choices occurs in at least one project."""
 
-import re
 from collections.abc import Iterator
-from itertools import combinations, pairwise, product
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
 from conftest import PROMPTS, files_of, foreign, needs_all, render, run
-from markdown_it import MarkdownIt
-from test_project import SAMPLE, make_it_yours, run_bash, run_commands
+from project_pages import bash_blocks, faults_of, pages_of, write_shown_files
+from test_project import SAMPLE, run_bash, run_pages
 from test_rendering import parse_all
 
 OPTIONS = {k: v for k, v in PROMPTS.items() if isinstance(v, list) and not k.startswith("_")}
@@ -52,29 +51,16 @@ def test_the_combinations_contain_all_pairs_of_choices() -> None:
         assert met == {*product(OPTIONS[one], OPTIONS[other])}
 
 
-def links_in(markdown: str) -> tuple[set[str], set[str]]:
-    """Returns the targets of the links in a text, and the anchors of its headings."""
-    tokens = MarkdownIt().parse(markdown)
-    children = [child for token in tokens for child in token.children or ()]
-    links = {str(child.attrs["href"]) for child in children if child.type == "link_open"}
-    headings = [text.content for sign, text in pairwise(tokens) if sign.type == "heading_open"]
-    anchors = {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
-    return links, anchors
-
-
 def test_a_project_contains_the_files_of_its_choices_and_they_are_valid(
     project: Path, answers: Answers, default_project: Path
 ) -> None:
     common = {*files_of(default_project)} - CHOSEN
     assert {*files_of(project)} == common | CHOSEN - foreign(**answers)
     parse_all(project)
-    readme = (project / "README.md").read_text(encoding="utf-8")
-    for file in foreign(**answers):
-        assert file not in readme
-    links, anchors = links_in(readme)
-    for link in links:
-        assert link.startswith("https://") or (project / link).exists() or link[1:] in anchors, link
-    assert "\n\n\n" not in re.sub(r"```.*?```", "code", readme, flags=re.DOTALL)
+    for page in pages_of(project):
+        text = page.read_text(encoding="utf-8")
+        assert not [file for file in foreign(**answers) if file in text], page
+    assert faults_of(project) == []
     for command in ("ruff check --no-cache .", "ruff format --check --no-cache ."):
         done = run(*command.split(), cwd=project)
         assert done.returncode == 0, done.stdout
@@ -91,11 +77,11 @@ FIRST = [
 def test_the_hooks_tests_and_documented_commands_of_a_project_pass(
     project: Path, answers: Answers, tmp_path: Path
 ) -> None:
-    """The pre-commit hooks change nothing, and the tests and the README's commands pass.
+    """The pre-commit hooks change nothing, and the tests and the documented commands pass.
 
     For the first project with each example and each tracker, this runs all tests (except for most
-    of those with several processes) and the README's chapter on making the project your own. For
-    the others, it runs only their own tests and those of settings and commands.
+    of those with several processes) and the examples of the pages on data and models. For the
+    others, it runs only their own tests and those of settings and commands.
     """
     home = {"HOME": str(tmp_path)}  # for the caches of the tools
     done = run("pre-commit", "run", "--all-files", cwd=project, **home)
@@ -107,6 +93,10 @@ def test_the_hooks_tests_and_documented_commands_of_a_project_pass(
     done = run("pytest", "-q", "-n", "1", *chosen, cwd=project, **home)
     assert done.returncode == 0, done.stdout
     assert run("git", "status", "--porcelain", cwd=project).stdout == ""
-    run_commands(project)
+    for commands in bash_blocks(project / "README.md", "Commands"):
+        run_bash(commands, project)
+    write_shown_files(project)
+    run_pages(project, "evaluation", "experiments", "exports", "settings")
     if answers in FIRST:
-        make_it_yours(project)
+        run_pages(project, "data", "models")
+        run_bash("ruff check . && ruff format --check . && mypy .", project)

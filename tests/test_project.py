@@ -9,6 +9,7 @@ from textwrap import dedent
 
 import pytest
 from conftest import PAYLOAD, TEMPLATE, needs_all, render, run
+from project_pages import bash_blocks, write_shown_files
 
 DATA_ROOT = os.environ.get("DATA_ROOT")
 # Without most tests of several processes, which take minutes.
@@ -23,15 +24,8 @@ needs_data = pytest.mark.skipif(
 )
 
 
-def bash_blocks(readme: Path, heading: str) -> list[str]:
-    """Returns the contents of the bash code blocks of a section."""
-    text = readme.read_text(encoding="utf-8")
-    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
-    return re.findall(r"^```bash\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
-
-
 def run_bash(commands: str, cwd: Path, **environment: str) -> str:
-    """Runs the commands of a README in a shell that stops at the first failure."""
+    """Runs the commands of a page in a shell that stops at the first failure."""
     environment = {"HOME": os.environ["HOME"], **environment}  # for the caches of pip and uv
     done = run("bash", "-euo", "pipefail", "-c", commands, cwd=cwd, **environment)
     assert done.returncode == 0, f"{commands}\n{done.stdout}"
@@ -63,41 +57,55 @@ def test_the_projects_own_tests_pass(project: Path) -> None:
     assert " passed" in done.stdout
 
 
-def run_commands(project: Path) -> None:
-    """Runs the commands in the README's chapters on commands, experiments and settings."""
-    for heading in ("Commands", "Experiments", "Settings"):
-        for commands in bash_blocks(project / "README.md", heading):
+# Pages whose commands have tests of their own: they need a tracker, or an older template.
+TESTED_ELSEWHERE = {"tracking", "updates"}
+# Pages whose examples `make test` runs; it runs the commands of README.md with another example.
+EXAMPLES = ("customizing", "data", "models", "optimizers")
+PAGES = [
+    page.stem
+    for page in sorted((PAYLOAD / "docs").glob("*.md"))
+    if bash_blocks(page) and page.stem not in TESTED_ELSEWHERE
+]
+# What the commands of these pages write.
+WRITTEN = {
+    "data": "runs/shifted/evaluation/noisy/metrics.json",
+    "models": "runs/sums/export/model.pt2",
+    "optimizers": "preview/schedule.png",
+}
+
+
+def run_pages(project: Path, *names: str) -> None:
+    """Runs the commands of pages in docs/, which use the files that all pages show."""
+    for name in names:
+        for commands in bash_blocks(project / f"docs/{name}.md"):
             run_bash(commands, project)
-
-
-def write_files_of_readme(project: Path) -> None:
-    """Writes the files that the README shows; the first line of each contains its name."""
-    text = (project / "README.md").read_text(encoding="utf-8")
-    for _, path, content in re.findall(
-        r"^```(python|yaml)\n# (\S+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE
-    ):
-        assert not (project / path).exists()
-        (project / path).write_text(content, encoding="utf-8")
-
-
-def make_it_yours(project: Path) -> None:
-    """Follows the README's chapter on making the project your own."""
-    write_files_of_readme(project)
-    for commands in bash_blocks(project / "README.md", "Make it yours"):
-        run_bash(commands, project)
-    metrics = project / "runs/rings/classifier/evaluation/test/metrics.json"
-    assert json.loads(metrics.read_text())["accuracy"] > 0.9
-    run_bash("ruff check . && ruff format --check . && mypy .", project)
+        if name in WRITTEN:
+            assert (project / WRITTEN[name]).exists()
+        if name == "models":
+            metrics = project / "runs/rings/classifier/evaluation/test/metrics.json"
+            assert json.loads(metrics.read_text())["accuracy"] > 0.9
 
 
 @needs_all
 def test_the_readmes_commands_work(project: Path) -> None:
     """`make test` runs those of one other example (test_examples.py)."""
-    run_commands(project)
+    for commands in bash_blocks(project / "README.md", "Commands"):
+        run_bash(commands, project)
 
 
-def test_the_readmes_chapter_on_making_it_yours_works(project: Path) -> None:
-    make_it_yours(project)
+@pytest.mark.parametrize("name", PAGES)
+def test_the_commands_of_a_page_work_and_change_no_file(project: Path, name: str) -> None:
+    if name not in EXAMPLES and "ALL" not in os.environ:
+        pytest.skip("only make test-all runs this page")
+    write_shown_files(project)
+    run_pages(project, name)
+    changed = run("git", "status", "--porcelain", "--untracked-files=no", cwd=project).stdout
+    assert changed == ""
+
+
+def test_the_files_that_the_pages_show_pass_the_linter_and_the_type_checker(project: Path) -> None:
+    write_shown_files(project)
+    run_bash("ruff check . && ruff format --check . && mypy .", project)
 
 
 def test_the_commands_for_agents_work(project: Path) -> None:
@@ -109,25 +117,6 @@ def test_the_commands_for_agents_work(project: Path) -> None:
             run_bash(dedent(commands), project)
     assert (project / "runs/try/evaluation/test/predictions.csv").exists()
     assert (project / "CLAUDE.md").read_text() == "@AGENTS.md\n"
-
-
-CHANGES = bash_blocks(PAYLOAD / "README.md", "Change anything")
-
-
-@pytest.mark.parametrize("commands", CHANGES, ids=range(len(CHANGES)))
-def test_the_readmes_chapter_on_changing_anything_works(project: Path, commands: str) -> None:
-    """The examples change no file of the project."""
-    write_files_of_readme(project)
-    run_bash(commands, project)
-    changed = run("git", "status", "--porcelain", "--untracked-files=no", cwd=project).stdout
-    assert changed == ""
-    expected = {
-        "--schedule": "preview/schedule.png",
-        "export.py runs/sums": "runs/sums/export/model.pt2",
-        "--split noisy": "runs/shifted/evaluation/noisy/metrics.json",
-    }
-    for argument, file in expected.items():
-        assert (project / file).exists() == (argument in commands)
 
 
 def test_training_does_not_import_slow_modules_that_it_does_not_need(tmp_path: Path) -> None:

@@ -1,18 +1,17 @@
 """Projects that log to MLflow or Weights & Biases as well."""
 
 import os
-import re
 import tomllib
 from pathlib import Path
 
 import pytest
 from conftest import OPTIONS, PAYLOAD, files_of, foreign, needs_all, render, run
+from project_pages import bash_blocks
 from test_examples import imports_of
-from test_project import bash_blocks, run_bash
+from test_project import run_bash
 from test_rendering import parse_all
 
 TRACKERS = {"mlflow": {"mlflow-skinny", "sqlalchemy", "alembic"}, "wandb": {"wandb"}}
-HEADINGS = {"mlflow": "MLflow", "wandb": "Weights & Biases"}
 
 
 @pytest.fixture(scope="module", params=TRACKERS)
@@ -45,19 +44,18 @@ def test_a_tracker_is_only_in_projects_that_select_it(project: Path, default_pro
     modules = imports_of(project / f"logger/{own}_tracker.py")
     assert own in {module.split(".")[0] for module in modules}
     for folder, trackers in ((project, {own}), (default_project, set[str]())):
-        readme = (folder / "README.md").read_text(encoding="utf-8")
-        assert {name for name in TRACKERS if f"logger.tracker={name}" in readme} == trackers
-        assert "\n\n\n" not in re.sub(r"```.*?```", "code", readme, flags=re.DOTALL)
+        page = (folder / "docs/tracking.md").read_text(encoding="utf-8")
+        assert {name for name in TRACKERS if f"logger.tracker={name}" in page} == trackers
     parse_all(project)
 
 
-def test_the_readmes_commands_for_a_tracker_work(project: Path) -> None:
+def test_the_documented_commands_for_a_tracker_work(project: Path) -> None:
     own = project.name.removeprefix("my-")
     if own == "mlflow" and "ALL" not in os.environ:
         pytest.skip("only make test-all runs the commands of this tracker")
     pytest.importorskip(own)
-    (commands,) = bash_blocks(project / "README.md", HEADINGS[own])
-    run_bash(commands, project)
+    for commands in bash_blocks(project / "docs/tracking.md"):
+        run_bash(commands, project)
     left = {"mlflow": "mlflow.db", "wandb": f"runs/shown/wandb/offline-run-*/run-*.{own}"}
     assert len([*project.glob(left[own])]) == 1
     done = run("git", "status", "--porcelain", "--ignored", cwd=project)

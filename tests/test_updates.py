@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, commit, files_of, generate, git, run
-from test_project import bash_blocks
+from project_pages import bash_blocks
 
 ANSWERS = {"project_name": "{{ 7 * 7 }} 'nets'", "project_slug": "nets", "author_name": 'A "B"'}
 # What the user changes (old and new text by file), adds and deletes.
@@ -142,7 +142,7 @@ def test_an_update_applies_new_changes_and_keeps_the_users_work(template: Path) 
     assert patch.startswith("diff --git ")  # without the output of the hook
 
 
-def test_the_readmes_commands_update_a_project_created_by_cookiecutter(template: Path) -> None:
+def test_the_documented_commands_update_a_project_created_by_cookiecutter(template: Path) -> None:
     answers = [f"{name}={text}" for name, text in ANSWERS.items()]
     done = run("cookiecutter", template, "--no-input", *answers, cwd=template.parent)
     assert done.returncode == 0, done.stdout
@@ -152,7 +152,7 @@ def test_the_readmes_commands_update_a_project_created_by_cookiecutter(template:
     make_present(template)
     git(project, "config user.name x")
     git(project, "config user.email x@y")
-    for commands in bash_blocks(project / "README.md", "Updates"):
+    for commands in bash_blocks(project / "docs/updates.md"):
         local = commands.replace("gh:org/torch-template", str(template)).replace("uvx ", "")
         done = run("bash", "-euo", "pipefail", "-c", local, cwd=project, typed="")
         assert done.returncode == 0, done.stdout

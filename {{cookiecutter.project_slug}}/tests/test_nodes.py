@@ -156,7 +156,7 @@ def test_two_machines_that_lose_a_process_resume_to_the_same_weights(
 def test_machines_may_leave_and_return(
     tmp_path: Path, port: int, check_run: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # see the README
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # see docs/processes.md
     script = write_slow_training(tmp_path / "slow_training.py")
     arguments = ("1:2", port, script, *OPTIONS)
     first = start_node(*arguments)

@@ -133,7 +133,7 @@ def test_training_batches_are_padded_to_their_longest_sentence(
 
 
 def naive_bayes(train: BaseDataset, test: BaseDataset) -> float:
-    """The accuracy of naive Bayes, which ignores the order of words: the baseline of README.md."""
+    """The accuracy of naive Bayes, which ignores the order of words; docs/tables.md quotes it."""
     seen = train.__getitems__(torch.arange(len(train)))
     asked = test.__getitems__(torch.arange(len(test)))
     classes = functional.one_hot(seen["target"]).double()

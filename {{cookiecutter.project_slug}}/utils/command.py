@@ -32,7 +32,7 @@ INTERRUPTED = 130  # 128 + SIGINT
 WRITE_ERRORS = (errno.ENOSPC, errno.EIO)
 STDERR = 2  # its descriptor
 DISTRIBUTED_PROGRAMS = ("train.py", "evaluate.py")
-RENDEZVOUS_PORT = 29500  # as in README.md; torchrun does not tell its processes which one it uses
+RENDEZVOUS_PORT = 29500  # as in docs/processes.md; torchrun does not tell its processes the port
 PROJECT = Path(__file__).resolve().parent.parent
 
 
