@@ -12,8 +12,9 @@ from typing import Any
 
 from base.base_trainer import BaseTrainer
 from evaluation.report import Report
+from logger.confusion_matrix import MAX_LABELLED_CLASSES
 from logger.console import format_interval, format_number, format_table
-from logger.figures import MAX_LABELLED_CLASSES, save_figure
+from logger.figures import save_figure
 from storage.run_folder import averaged_checkpoints, run_folder_of
 from utils.files import replace_file, sync_to_disk, to_json
 from utils.signals import exiting_on_signals
