@@ -103,17 +103,16 @@ def without_cjk_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def drawn_texts(figure: Figure) -> list[Text]:
     """Renders a figure; returns the texts that it shows."""
-    drawn = []
+    drawn: list[Text] = []
+    draw = Text.draw
 
-    class SpiedText(Text):
-        def draw(self, renderer: Any) -> None:
-            if self.get_visible() and self.get_text().strip():
-                drawn.append(self)
-            original(self, renderer)
+    def record(text: Text, renderer: Any) -> None:
+        if text.get_visible() and text.get_text().strip():
+            drawn.append(text)
+        draw(text, renderer)
 
-    original = Text.draw
     with drawing_style(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Text, "draw", SpiedText.draw)
+        patch.setattr(Text, "draw", record)
         FigureCanvasAgg(figure).draw()
     return drawn
 
@@ -144,7 +143,7 @@ def test_axes_have_names_and_texts_neither_overlap_nor_leave_the_figure(
 
 @pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW.keys())
 def test_figures_have_the_style_of_the_project(draw: Callable[[], Figure]) -> None:
-    dark = {"figure.facecolor": "black", "text.color": "white", "font.size": 20}
+    dark: Any = {"figure.facecolor": "black", "text.color": "white", "font.size": 20}
     with matplotlib.rc_context(dark):  # as in a notebook
         figure = draw()
         content = BytesIO()
@@ -155,7 +154,7 @@ def test_figures_have_the_style_of_the_project(draw: Callable[[], Figure]) -> No
     assert (pixels[0, 0] == 255).all()
     assert (pixels[..., 3] == 255).all()  # on a dark page, too
     for text in drawn_texts(figure):
-        assert text.get_fontsize() <= 11
+        assert float(text.get_fontsize()) <= 11
         assert text.get_color() != "white" or figure.axes[0].images  # on a dark cell
 
 
@@ -182,8 +181,9 @@ def test_colours_show_the_shares_of_a_class() -> None:
     """A rare class is as visible as a frequent one."""
     figure = confusion_matrix_figure(torch.tensor([[9000, 1000], [1, 9]]), ["a", "b"], "rare")
     (image,) = figure.axes[0].images
-    assert np.allclose(image.get_array(), [[0.9, 0.1], [0.1, 0.9]])
-    assert image.norm(0.04) == pytest.approx(0.2)  # few errors are visible
+    shares: Any = image.get_array()
+    assert np.allclose(shares, [[0.9, 0.1], [0.1, 0.9]])
+    assert image.norm(np.array(0.04)) == pytest.approx(0.2)  # few errors are visible
 
 
 def test_large_counts_are_short() -> None:
