@@ -10,8 +10,9 @@ from config.reading import DEFAULT, read_file
 from config.schema import Settings
 from logger.console import format_table, log
 from optim.moving_average import describe_short_average
+from storage.run_result import read_result
 from utils.command import next_command
-from utils.ranks import world_size
+from utils.ranks import is_main_process, world_size
 
 
 def describe_origin(
@@ -73,13 +74,35 @@ def _log_progress(trainer: BaseTrainer) -> None:
 
 
 def log_end(trainer: BaseTrainer) -> None:
-    """Logs the commands that may follow."""
+    """Logs the result of a run, and the commands that may follow."""
     run = trainer.run
+    if is_main_process():
+        for line in summarize_result(read_result(run)):
+            log.info("%s", line)
     if trainer.was_stopped():
         log.info("stopped; resume: %s", next_command("train.py", "--resume", run))
     else:
         log.info("curves: %s", next_command("tensorboard", "--logdir", run))
         log.info("evaluate: %s", next_command("evaluate.py", run))
+
+
+def summarize_result(result: Mapping[str, Any]) -> list[str]:
+    """The best value of a run, and how long it took, a line for each.
+
+    Args:
+        result: the content of result.json; empty if it could not be written.
+    """
+    lines = []
+    best = result.get("best")
+    if best is not None:
+        lines.append(f"best {best['metric']}: {best['value']:.6g} at step {best['step']:,}")
+    if result:
+        line = f"{result['step']:,} of {result['total_steps']:,} steps in "
+        line += f"{result['minutes']:.3g} minutes"
+        if result["samples_per_second"] is not None:
+            line += f", {result['samples_per_second']:,.0f} samples per second"
+        lines.append(line)
+    return lines
 
 
 def describe_device(trainer: BaseTrainer) -> str:

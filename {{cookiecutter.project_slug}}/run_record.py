@@ -1,6 +1,9 @@
 """The record of a run in its folder: settings, code, data, versions, and what it repeats."""
 
+import signal
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +12,15 @@ from base.batch_loader import BatchLoader
 from builders import build_dataset
 from config.loading import to_yaml
 from logger.console import log
+from logger.curves import BestValue, curves_figure, read_panels
+from logger.figures import save_figure
 from run_description import describe_device
 from storage import run_folder
 from storage.environment import describe_hardware, installed_versions
 from storage.repetition import compare_ends, compare_origins
 from storage.repository import Code, describe_difference
-from utils.errors import UserError, first_line
-from utils.ranks import world_size
+from utils.errors import UserError, describe_error, first_line
+from utils.ranks import is_main_process, world_size
 
 
 def record_start(trainer: BaseTrainer, code: Code, arguments: Namespace, resumed: bool) -> None:
@@ -49,6 +54,44 @@ def record_start(trainer: BaseTrainer, code: Code, arguments: Namespace, resumed
         difference = describe_difference(code_before, code.description)
         if difference:
             log.warning("the code differs from that at the start of the run: %s", difference)
+
+
+@contextmanager
+def drawing_curves(trainer: BaseTrainer) -> Iterator[None]:
+    """Within this context, a run trains; at its end, however it ends, its curves are drawn.
+
+    A failure to draw them is a warning.
+
+    Args:
+        trainer: the trainer of the run.
+    """
+    try:
+        yield
+    finally:
+        if trainer.settings.logger.curves and is_main_process():
+            _draw_curves(trainer)
+
+
+def _draw_curves(trainer: BaseTrainer) -> None:
+    if world_size() > 1:
+        # torchrun ends this process if another one has failed; its error is yet to be printed.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    progress = trainer.progress
+    best = None
+    if progress.best_step > 0:
+        best = BestValue(
+            trainer.monitored_metric, trainer.monitored_set, progress.best_step, progress.best
+        )
+    heading = f"{trainer.dataset.title}: step {progress.step:,} of {trainer.total_steps:,}"
+    file = trainer.run / "curves.png"
+    try:
+        panels = read_panels(trainer.run / "metrics.csv")
+        if not panels:
+            return
+        figure = curves_figure(panels, heading, trainer.steps_per_epoch, best)
+        save_figure(figure, file)
+    except Exception as error:  # whatever Matplotlib may raise must not hide what ended the run
+        log.warning("%s was not drawn: %s", file, describe_error(error))
 
 
 def record_repetition(run: Path, original: Path) -> None:

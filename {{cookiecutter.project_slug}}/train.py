@@ -260,7 +260,7 @@ def run_training(
     code = Code({})
     if is_main_process():
         code = read_code(run_folder.PROJECT, trainer.run)
-    with recording_result(trainer, code.description):
+    with run_record.drawing_curves(trainer), recording_result(trainer, code.description):
         if is_main_process():
             run_record.record_start(trainer, code, arguments, resumed=state is not None)
             log.info("%s", describe_origin(trainer.settings, arguments, saved_settings))

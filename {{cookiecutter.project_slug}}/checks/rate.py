@@ -13,7 +13,7 @@ from base.batch_loader import Step
 from checks.trial import copied, loss_of, make_step, require_one_optimizer
 from checks.verdict import Skipped, Verdict
 from logger.console import progress_bar
-from logger.figures import Figure, drawing_style, new_figure, save_figure
+from logger.figures import Figure, drawing_style, new_figure, plain_number, save_figure
 from optim.optimizers import needs_closure
 
 RANGE_STEPS = 80
@@ -258,16 +258,15 @@ def rate_figure(test: RangeTest, configured: float, proposal: float, heading: st
         proposal: the proposed one.
         heading: title of the figure.
     """
-    figure = new_figure(7, 4.5)
-    axes = figure.add_subplot(title=heading, xlabel="learning rate", ylabel="smoothed loss")
-    axes.set_xscale("log")
+    figure = new_figure(6.5, 4.2, heading)
+    axes = figure.add_subplot(xlabel="learning rate", ylabel="loss (smoothed)", xscale="log")
     axes.plot(test.rates, test.losses)
     lowest = min(test.losses)
     highest = max(test.losses[0], lowest)
     margin = 0.1 * (highest - lowest) or 1.0
     axes.set_ylim(lowest - margin, highest + 3 * margin)
     axes.axvline(configured, color="C1", label=f"optimizer.lr = {configured:g}")
-    axes.axvline(proposal, color="C2", linestyle="--", label=f"proposal {proposal:g}")
-    axes.grid(alpha=0.3)
+    axes.axvline(proposal, color="C2", linestyle="--", label=f"proposal: {proposal:g}")
+    axes.xaxis.set_major_formatter(plain_number)
     axes.legend()
     return figure

@@ -272,6 +272,8 @@ class LoggerSettings(Section):
     """Optimizer steps between two log entries, which contain the mean over these steps."""
     tensorboard: bool = True
     """Write TensorBoard files, with figures of the first inputs and of the last results."""
+    curves: bool = True
+    """Draw RUN/curves.png when the run ends."""
     tracker: str = "none"
     """Experiment tracker: none, or NAME if the project has logger/NAME_tracker.py."""
     notify: Annotated[str, BeforeValidator(check_web_address)] | None = None

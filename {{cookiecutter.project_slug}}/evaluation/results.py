@@ -12,13 +12,15 @@ from typing import Any
 
 from base.base_trainer import BaseTrainer
 from evaluation.report import Report
-from logger.console import format_interval, format_number, format_table
-from logger.figures import MAX_LABELLED_CLASSES, save_figure
+from logger.confusion_matrix import MAX_LABELLED_CLASSES
+from logger.console import display_width, format_interval, format_number, format_table, output_width
+from logger.figures import save_figure
 from storage.run_folder import averaged_checkpoints, run_folder_of
 from utils.files import replace_file, sync_to_disk, to_json
 from utils.signals import exiting_on_signals
 
 MAX_CELL_CHARACTERS = 80  # of a printed cell; the CSV file has the whole text
+NO_INTERVAL = "-"
 METRICS_FILE = "metrics.json"
 UNFINISHED_FOLDER = ".unfinished_results"
 
@@ -140,23 +142,47 @@ def read_metrics(metrics_file: Path) -> dict[str, Any]:
 
 
 def print_results(folder: Path, summary: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
-    """Prints the metrics and the tables; of a large table, the name of its file."""
-    intervals = summary.get("intervals", {})
+    """Prints the tables and, at the end, the metrics; of a large table, the name of its file."""
     for name, value in summary.items():
-        if name in intervals:
-            print(f"{name}: {value} ({format_interval(*intervals[name])})")
-        elif isinstance(value, str | int | float):
+        if isinstance(value, str | int):
             print(f"{name}: {value}")
     for name, table in tables.items():
-        largest_side = max(len(table), len(table[0]))
-        if largest_side > 2 * MAX_LABELLED_CLASSES:
-            print(f"\n{folder / name}.csv")
-        else:
-            rows = []
-            for row in table:
-                rows.append([cell[:MAX_CELL_CHARACTERS] for cell in row])
-            print(f"\n{format_table(rows)}")
+        text = _format_small_table(table) or f"{folder / name}.csv"
+        print(f"\n{text}")
+    print(f"\n{format_table(tabulate_metrics(summary))}")
     print(f"\nsaved in {folder}")
+
+
+def _format_small_table(table: Table) -> str:
+    """A table as text; empty if it is large, or wider than the terminal."""
+    largest_side = max(len(table), len(table[0]))
+    if largest_side > 2 * MAX_LABELLED_CLASSES:
+        return ""
+    rows = []
+    for row in table:
+        rows.append([cell[:MAX_CELL_CHARACTERS] for cell in row])
+    text = format_table(rows)
+    if max(map(display_width, text.splitlines())) > output_width():
+        return ""
+    return text
+
+
+def tabulate_metrics(summary: Mapping[str, Any]) -> list[list[str]]:
+    """A table of the metrics in a summary, with their confidence intervals if there are any."""
+    intervals = summary.get("intervals", {})
+    rows = [["metric", "value"]]
+    if intervals:
+        rows[0].append("95 % interval")
+    for name, value in summary.items():
+        if not isinstance(value, float):
+            continue
+        row = [name, format_number(value)]
+        if name in intervals:
+            row.append(format_interval(*intervals[name]))
+        elif intervals:
+            row.append(NO_INTERVAL)
+        rows.append(row)
+    return rows
 
 
 def tabulate_predictions(

@@ -1,17 +1,13 @@
 """Comparisons as text for the terminal."""
 
-import shutil
-import sys
-
 from experiments.comparison import Comparison
 from experiments.conclusions import conclude, describe_comparison, footnotes
 from experiments.pair import Pair, difference_table
 from experiments.samples import describe_samples, sample_table
 from experiments.tables import comparison_table, format_console
-from logger.console import escape_invisible
+from logger.console import escape_invisible, output_width
 
 MAX_SHOWN_SAMPLES = 5  # for each of two runs
-UNLIMITED_WIDTH = 100_000  # of an output that is no terminal
 
 
 def format_comparison(comparison: Comparison) -> str:
@@ -34,10 +30,3 @@ def format_pair(pair: Pair) -> str:
             table = sample_table(samples, pair.names, MAX_SHOWN_SAMPLES)
             parts.append(format_console(table, output_width()))
     return "\n\n".join(parts)
-
-
-def output_width() -> int:
-    """The width of the terminal in characters; unlimited for a file or a pipe."""
-    if sys.stdout.isatty():
-        return shutil.get_terminal_size().columns
-    return UNLIMITED_WIDTH

@@ -1,8 +1,10 @@
 """Log lines and progress bars on the console, and tables and values as text."""
 
+import importlib.util
 import logging
 import math
 import re
+import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib import DummyTqdmFile
 
+from utils.colours import YELLOW, coloured
 from utils.files import discard_output
 from utils.ranks import is_main_process, rank
 
@@ -21,6 +24,7 @@ INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 MAX_EARLY_RECORDS = 1000  # before the file of a log is known
+UNLIMITED_WIDTH = 100_000  # of an output that is no terminal
 LARGE_NUMBER = 1e6  # six digits would hide its fraction
 
 log = logging.getLogger("run")
@@ -40,8 +44,15 @@ class ConsoleHandler(QuietHandler, logging.StreamHandler[Any]):
     """Writes log lines to the console.
 
     If the reader of the output has exited, as in `| head`, training continues without a console:
-    train.log contains all lines.
+    train.log contains all lines. Warnings are yellow on a terminal.
     """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Formats a line."""
+        text = super().format(record)
+        if record.levelno == logging.WARNING:
+            return coloured(text, YELLOW, self.stream)
+        return text
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
         """Discards further output after the pipe was closed."""
@@ -84,11 +95,51 @@ def configure_logging(file: Path | None = None) -> None:
 
 
 def progress_bar(total: int, text: str, initial: int = 0) -> "tqdm[Any]":
-    """Creates a progress bar, which the first process shows on a terminal until it is done."""
+    """Creates a progress bar, which disappears when it is done.
+
+    The first process shows it, on a terminal or in a notebook; elsewhere, as in the log of a
+    cluster, there is none.
+    """
+    bar_class: type[tqdm[Any]] = tqdm
     disable = None  # tqdm shows no bar without a terminal
+    if in_notebook():
+        bar_class = _notebook_bar()
+        disable = False
     if rank() > 0:
         disable = True
-    return tqdm(total=total, desc=text, initial=initial, leave=False, disable=disable, unit="step")
+    return bar_class(
+        total=total,
+        desc=text,
+        initial=initial,
+        leave=False,
+        disable=disable,
+        unit="step",
+        dynamic_ncols=True,
+    )
+
+
+def in_notebook() -> bool:
+    """Whether the code runs in a cell of a Jupyter notebook."""
+    ipython = sys.modules.get("IPython")
+    if ipython is None:
+        return False
+    return hasattr(ipython.get_ipython(), "kernel")
+
+
+def _notebook_bar() -> "type[tqdm[Any]]":
+    """The class of a bar that is drawn by the notebook, or of text if it lacks ipywidgets."""
+    if importlib.util.find_spec("ipywidgets") is None:
+        return tqdm
+    from tqdm.notebook import tqdm_notebook
+
+    return tqdm_notebook
+
+
+def output_width() -> int:
+    """The width of the terminal in characters; unlimited for a file or a pipe."""
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return UNLIMITED_WIDTH
 
 
 def format_values(values: Mapping[str, float]) -> str:

@@ -1,21 +1,21 @@
 """Figures for TensorBoard, trackers and files, created without a display.
 
-Nothing here changes Matplotlib's settings or Python's warning filters outside `drawing_style`.
+Their style is in figures.mplstyle. Nothing here changes Matplotlib's settings or Python's warning
+filters outside `drawing_style`.
 """
 
 import io
 import math
-import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from torch import Tensor
 
-from logger.console import log
+from logger.figure_text import FONT, cjk_fonts, find_fonts_for, shorten, text_sizes, wrap_heading
 from utils.files import replace_file
 
 if TYPE_CHECKING:
@@ -25,53 +25,62 @@ if TYPE_CHECKING:
 else:
     Figure = object  # importing Matplotlib takes time, so only the functions that draw import it
 
-CJK_FONTS = re.compile("CJK|Gothic|Nanum|YaHei|Unicode MS")  # Chinese, Japanese and Korean
-FIRST_CJK_CHARACTER = "\u2e80"
-FILE_DPI = 100  # pixels per inch of saved figures
-MAX_LABELLED_CLASSES = 30  # shown with names and counts; with 100 classes, drawing took 28 s
+STYLE_FILE = Path(__file__).with_name("figures.mplstyle")
+MUTED = "#8a94a3"
 MAX_POINTS = 2000  # points in a scatter plot
+
+# Inches.
+MARGIN = 0.15
+HEADING_LINE = 0.19
+IMAGE_SIDE = 1.4  # of a square image
+MAX_IMAGE_SIDE = 2.2
+MIN_IMAGE_SIDE = 0.2
+CELL_GAP = 0.2
+MIN_HEADING_WIDTH = 3.9
+
+TITLE_GAP = 0.08  # between a title and its image
+HEADING_HEIGHT = HEADING_LINE + 2 * MARGIN
+
+TITLE_POINTS = 8
 
 
 @contextmanager
 def drawing_style() -> Iterator[None]:
-    """Sets fonts for many scripts and hides warnings about missing glyphs, within the context.
+    """Sets the style, with fonts for many scripts, and hides warnings about missing glyphs.
 
-    Code that creates or renders figures runs in this context; it also serves as a decorator.
+    Code that creates or renders figures runs in this context; it also serves as a decorator. The
+    user's own settings of Matplotlib do not apply within it.
     """
     import matplotlib
 
-    fonts = ["DejaVu Sans", *cjk_fonts()]
-    with matplotlib.rc_context({"font.family": fonts}), warnings.catch_warnings():
-        # `new_figure` logs one line instead of a warning for each character.
+    fonts = [FONT, *cjk_fonts()]
+    with matplotlib.rc_context({"font.family": fonts}, STYLE_FILE), warnings.catch_warnings():
+        # `find_fonts_for` logs one line instead of a warning for each character.
         warnings.filterwarnings("ignore", message="Glyph")
         yield
 
 
-def cjk_fonts() -> list[str]:
-    """Returns the installed fonts with Chinese, Japanese or Korean characters."""
-    from matplotlib import font_manager
-
-    return sorted(filter(CJK_FONTS.search, font_manager.get_font_names()))
-
-
-def new_figure(width: float, height: float, texts: Iterable[str] = ()) -> Figure:
-    """Creates an empty figure; call it in `drawing_style`.
+def new_figure(
+    width: float, height: float, heading: str, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
+    """Creates an empty figure with a title; call it in `drawing_style`.
 
     Args:
         width: inches.
-        height: inches.
-        texts: texts that the figure will show. If no installed font has their characters, a
-            warning is logged.
+        height: inches, without the further lines of a heading that does not fit one.
+        heading: title of the figure.
+        layout: what places the axes; None for axes with fixed positions.
     """
     from matplotlib.figure import Figure
 
-    characters = "".join(texts)
-    if characters and max(characters) >= FIRST_CJK_CHARACTER and not cjk_fonts():
-        log.warning(
-            "no installed font has the characters of some class names, so figures show boxes; "
-            "install Noto Sans CJK"
-        )
-    return Figure(figsize=(width, height), layout="constrained")
+    find_fonts_for([heading])
+    heading = wrap_heading(heading, width - 2 * MARGIN)
+    height += HEADING_LINE * heading.count("\n")
+    figure = Figure(figsize=(width, height), layout=layout)
+    title = figure.suptitle(heading)
+    if layout is None:  # otherwise, the layout places it
+        title.set(y=1 - MARGIN / height, va="top")
+    return figure
 
 
 def save_figure(figure: Figure, file: Path | BinaryIO) -> None:
@@ -81,11 +90,24 @@ def save_figure(figure: Figure, file: Path | BinaryIO) -> None:
         file_format = file.suffix.removeprefix(".")
     content = io.BytesIO()
     with drawing_style():
-        figure.savefig(content, format=file_format, dpi=FILE_DPI)
+        figure.savefig(content, format=file_format)
     if isinstance(file, Path):
         replace_file(file, content.getvalue())
     else:
         file.write(content.getvalue())
+
+
+def plain_number(value: float, _: object = None) -> str:
+    """A number as the label of a tick: ``0.001``, ``12,000``."""
+    return f"{value:,.6g}"
+
+
+def add_axes_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Any:
+    """Adds axes at a position in inches, from the lower left corner of the figure."""
+    figure_width, figure_height = figure.get_size_inches()
+    return figure.add_axes(
+        (left / figure_width, bottom / figure_height, width / figure_width, height / figure_height)
+    )
 
 
 @drawing_style()
@@ -94,57 +116,45 @@ def image_grid(images: Tensor, titles: Sequence[str], heading: str) -> Figure:
 
     Args:
         images: floats from 0 to 1, on the CPU, shape (N, C, H, W), with C = 1 (grey) or 3 (RGB).
-        titles: one for each image.
+        titles: one for each image, of any number of lines.
         heading: title of the figure.
     """
-    height, width = images.shape[2:]
-    cell_width = 1.2 * width  # pixels, with the gap between images
-    cell_height = 1.4 * height  # pixels, with the title
-    title_height = 0.35 * height
-    columns = math.ceil(math.sqrt(len(images)))
+    find_fonts_for(titles)
+    titles = ["\n".join(map(shorten, title.split("\n"))) for title in titles]
+    title_widths, title_heights = zip(*text_sizes(titles, fontsize=TITLE_POINTS), strict=True)
+    title_height = max(title_heights) + TITLE_GAP
+    width, height = image_size(*images.shape[2:])
+    cell_width = max(width, *title_widths) + CELL_GAP
+    cell_height = title_height + height + CELL_GAP
+    # Cells that are wider than high get fewer columns.
+    columns = math.ceil(math.sqrt(len(images) * min(1, cell_height / cell_width)))
     rows = math.ceil(len(images) / columns)
 
-    figure = new_figure(1.7 * columns, 1.8 * rows + 0.4, titles)
-    # All images share one pair of axes: drawing 25 takes 0.16 s, and 0.7 s with subplots.
-    axes = figure.add_subplot(title=heading)
-    axes.set(xlim=(0, columns * cell_width), ylim=(rows * cell_height, 0))
+    figure_width = max(columns * cell_width + 2 * MARGIN, MIN_HEADING_WIDTH)
+    grid_height = rows * cell_height + MARGIN
+    figure = new_figure(figure_width, grid_height + HEADING_HEIGHT, heading, layout=None)
+    # All images share one pair of axes, in inches: subplots would take four times as long.
+    axes = add_axes_at(figure, 0, 0, figure_width, grid_height)
+    axes.set(xlim=(0, figure_width), ylim=(grid_height, 0))
     axes.set_axis_off()
+    grid_left = (figure_width - columns * cell_width) / 2
     for index, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(index, columns)
-        left = column * cell_width
+        centre = grid_left + (column + 0.5) * cell_width
         top = row * cell_height + title_height
-        extent = (left, left + width, top + height, top)
+        extent = (centre - width / 2, centre + width / 2, top + height, top)
         pixels = image.permute(1, 2, 0).numpy()
-        axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent)
-        x = left + width / 2
-        # A name may contain $, which would begin a formula.
-        axes.text(x, top, title, fontsize=8, ha="center", va="bottom", parse_math=False)
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent, aspect="auto")
+        y = top - TITLE_GAP / 2
+        axes.text(centre, y, title, fontsize=TITLE_POINTS, ha="center", va="bottom")
     return figure
 
 
-@drawing_style()
-def confusion_matrix_figure(matrix: Tensor, classes: Sequence[str], heading: str) -> Figure:
-    """Draws a confusion matrix, with names and counts for at most `MAX_LABELLED_CLASSES` classes.
-
-    Args:
-        matrix: counts by true class (row) and predicted class (column), shape (C, C).
-        classes: names of the classes.
-        heading: title of the figure.
-    """
-    side = 3 + 0.8 * min(len(classes), MAX_LABELLED_CLASSES)
-    figure = new_figure(side, side, classes)
-    axes = figure.add_subplot(title=heading, xlabel="predicted", ylabel="true")
-    axes.imshow(matrix.numpy(), cmap="Blues")
-    if len(classes) > MAX_LABELLED_CLASSES:
-        return figure
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
-    for (row, column), count in np.ndenumerate(matrix.numpy()):
-        color = "black"
-        if count > matrix.max() / 2:
-            color = "white"  # on a dark cell
-        axes.text(column, row, str(count), ha="center", va="center", color=color)
-    return figure
+def image_size(height: int, width: int) -> tuple[float, float]:
+    """Width and height in inches of an image with so many pixels: its area is always the same."""
+    scale = IMAGE_SIDE / math.sqrt(height * width)
+    scale = min(scale, MAX_IMAGE_SIDE / max(height, width))
+    return max(width * scale, MIN_IMAGE_SIDE), max(height * scale, MIN_IMAGE_SIDE)
 
 
 @drawing_style()
@@ -160,26 +170,28 @@ def reliability_figure(calibration: "Calibration", heading: str) -> Figure:
     has_samples = calibration.counts.numpy() > 0
     accuracy = calibration.accuracy.numpy()
     confidence = calibration.confidence.numpy()
-    figure = new_figure(6, 7)
-    figure.suptitle(heading)
+    figure = new_figure(5.2, 6, heading)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    upper.plot((0, 1), (0, 1), color="grey", linewidth=1, label="perfect calibration")
+    upper.plot((0, 1), (0, 1), color=MUTED, linestyle="--", label="perfect calibration")
+    bar_width = 1 / bins
     upper.bar(
-        centres, accuracy, width=1 / bins, alpha=0.6, edgecolor="white", label="accuracy in the bin"
+        centres, accuracy, bar_width, alpha=0.45, edgecolor="white", label="accuracy in the bin"
     )
     upper.plot(
         confidence[has_samples],
         accuracy[has_samples],
         color="C1",
         marker="o",
-        markersize=4,
         label="at the mean probability",
     )
     upper.legend(loc="upper left")
-    counts = calibration.counts.numpy()
-    lower.bar(centres, counts, width=1 / bins, alpha=0.6, edgecolor="white")
-    lower.set(xlabel="probability of the predicted class", ylabel="samples")
+    lower.bar(centres, calibration.counts.numpy(), bar_width, alpha=0.45, edgecolor="white")
+    lower.set(xlabel="probability of the predicted class", ylabel="number of samples")
+    for axis in (upper.xaxis, upper.yaxis):
+        axis.set_major_formatter("{x:.0%}")
+    lower.yaxis.set_major_formatter(plain_number)
+    figure.align_ylabels()
     return figure
 
 
@@ -198,12 +210,15 @@ def predicted_vs_true_figure(true: Tensor, predicted: Tensor, heading: str) -> F
     limits = (lowest - margin, highest + margin)
     centre = float(true.mean())
 
-    figure = new_figure(6, 6)
-    axes = figure.add_subplot(title=heading, xlabel="true", ylabel="predicted")
-    axes.set(xlim=limits, ylim=limits)
+    figure = new_figure(5.2, 5.2, heading)
+    axes = figure.add_subplot(xlabel="true value", ylabel="predicted value")
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.locator_params(nbins=5)
-    axes.axline((centre, centre), slope=1, color="grey", linewidth=1)
-    axes.scatter(true[:MAX_POINTS].numpy(), predicted[:MAX_POINTS].numpy(), s=8, alpha=0.5)
+    axes.axline((centre, centre), slope=1, color=MUTED, linestyle="--", label="prediction = truth")
+    axes.scatter(true[:MAX_POINTS].numpy(), predicted[:MAX_POINTS].numpy(), s=8, alpha=0.4)
+    axes.xaxis.set_major_formatter(plain_number)
+    axes.yaxis.set_major_formatter(plain_number)
+    axes.legend(loc="upper left")
     return figure
 
 
@@ -220,8 +235,9 @@ def curve_figure(
         names: labels of the axes.
         curve: the model's outputs for `x`, on the CPU, shape (N, 1).
     """
-    figure = new_figure(7, 5)
-    axes = figure.add_subplot(title=heading, xlabel=names[0], ylabel=names[1])
+    find_fonts_for(names)
+    figure = new_figure(6.5, 4.5, heading)
+    axes = figure.add_subplot(xlabel=shorten(names[0], 60), ylabel=shorten(names[1], 40))
     shown_x = x[:MAX_POINTS, 0].numpy()
     shown_y = y[:MAX_POINTS, 0].numpy()
     axes.scatter(shown_x, shown_y, s=8, alpha=0.5, label="data")
@@ -246,14 +262,17 @@ def schedule_figure(
     panels = {"learning rate": rates}
     if momenta:
         panels["momentum"] = momenta
-    figure = new_figure(8, 1 + 3.5 * len(panels))
-    figure.suptitle(heading)
-    for number, (ylabel, curves) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(len(panels), 1, number, ylabel=ylabel)
+    figure = new_figure(7.5, 0.7 + 2.8 * len(panels), heading)
+    subplots = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (ylabel, curves) in zip(subplots, panels.items(), strict=True):
+        axes.set_ylabel(ylabel)
         for label, values in curves.items():
-            axes.plot(np.arange(1, len(values) + 1), values, label=label)
-        axes.grid(alpha=0.3)
+            axes.plot(np.arange(1, len(values) + 1), values, label=shorten(label, 60))
+        axes.xaxis.set_major_formatter(plain_number)
+        axes.yaxis.set_major_formatter(plain_number)
         if len(curves) > 1:
-            axes.legend(fontsize="small")
-    axes.set_xlabel("step")
+            axes.legend()
+    subplots[0].set_ylim(bottom=0)
+    subplots[-1].set_xlabel("step")
+    figure.align_ylabels()
     return figure

@@ -49,6 +49,7 @@ QUICK_SETTINGS = (
     "trainer.precision=fp32",
     "optimizer.lr=0.05",
     "logger.tensorboard=false",
+    "logger.curves=false",  # drawing them takes as long as such a training
 )
 TINY_MODEL = ("model.name=networks.MLP", "model.width=4")
 

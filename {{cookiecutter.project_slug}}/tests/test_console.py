@@ -104,6 +104,71 @@ def test_closed_pipe_does_not_end_training() -> None:
     assert "the reader of the output has exited" in Path("train.log").read_text(encoding="utf-8")
 
 
+TERMINAL = """
+import sys
+from logger.console import configure_logging, log, progress_bar
+from utils.command import run_command
+from utils.errors import UserError
+
+def main():
+    configure_logging("train.log")
+    with progress_bar(3, "some data") as bar:
+        bar.update()
+        log.warning("the data differ")
+        bar.update()
+    raise UserError("this is wrong")
+
+run_command(main)
+"""
+
+
+def run_on_terminal(**environment: str) -> str:
+    """Runs `TERMINAL` on a terminal; returns what it shows."""
+    import termios  # Windows has no such module
+
+    reader, writer = os.openpty()
+    termios.tcsetwinsize(writer, (24, 60))
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", **environment},
+        stdout=writer,
+        stderr=writer,
+    )
+    os.close(writer)
+    output = b""
+    with contextlib.suppress(OSError):  # Linux signals the end of a terminal's output in this way
+        while True:
+            output += os.read(reader, 1000)
+    os.close(reader)
+    assert process.wait() == 2
+    return output.decode()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_warnings_and_errors_have_colours_on_a_terminal(environment: dict[str, str]) -> None:
+    output = run_on_terminal(**environment)
+    assert "some data:" in output
+    if environment:
+        assert "\x1b[3" not in output
+        assert "the data differ" in output
+        assert "error: this is wrong" in output
+    else:
+        assert "\x1b[33mthe data differ\x1b[0m" in output
+        assert "\x1b[31merror:\x1b[0m this is wrong" in output
+    assert "\x1b" not in Path("train.log").read_text(encoding="utf-8")
+
+
+def test_output_to_a_file_has_neither_colours_nor_a_progress_bar() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINAL],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        capture_output=True,
+    )
+    assert done.stdout == b"the data differ\n"
+    assert done.stderr == b"error: this is wrong\n"
+
+
 def test_other_errors_of_logging_are_reported(
     restored_handlers: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

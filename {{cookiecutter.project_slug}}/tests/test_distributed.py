@@ -286,7 +286,8 @@ def test_a_job_that_loses_a_process_resumes_by_itself(tmp_path: Path, strategy: 
 
 @pytest.mark.parametrize("receiver", ["second process", "torchrun"])
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path, receiver: str) -> None:
-    options = (*SMALL, "trainer.max_steps=400", "trainer.epochs=99", "checkpoint.every_steps=20")
+    changes = ("trainer.max_steps=400", "trainer.epochs=99", "checkpoint.every_steps=20")
+    options = (*SMALL, *changes, "logger.curves=true", "logger.every_steps=10")
     job = start(2, ROOT / "train.py", *options)
     wait_for_step(tmp_path, 20)
     if receiver == "torchrun":
@@ -303,6 +304,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path, rece
     stopped = json.loads((run / "result.json").read_text())
     assert (stopped["state"], stopped["exit_code"]) == ("stopped", 128 + signal.SIGTERM)
     assert stopped["step"] == step
+    assert (run / "curves.png").exists()
     launch(2, ROOT / "train.py", "--resume", run, f"trainer.max_steps={step + 5}")
     assert load(run)["progress"]["step"] == step + 5
     assert json.loads((run / "result.json").read_text())["state"] == "finished"

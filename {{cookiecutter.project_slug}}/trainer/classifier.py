@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from base.base_dataset import BaseDataset, Batch, class_labels
 from base.base_trainer import BaseTrainer
 from base.invalid_labels import NO_INDEX, describe_invalid_label, first_invalid_label
-from logger.figures import Figure, confusion_matrix_figure
+from logger.confusion_matrix import confusion_matrix_figure
+from logger.figures import Figure
 from metrics.classification import (
     ClassificationMetrics,
     mean_probabilities,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from utils.colours import RED, coloured
 from utils.errors import (
     BAD_INPUT,
     COMMAND_PREFIX,
@@ -237,7 +238,8 @@ def print_error(error: Exception) -> None:
     if number != "0":
         prefix = f"[rank {number}] "
     try:
-        print(f"{prefix}error: {error}", file=sys.stderr)
+        label = coloured("error:", RED, sys.stderr)
+        print(f"{prefix}{label} {error}", file=sys.stderr)
     except OSError:  # as in `2>&1 | head`, or on a full disk
         discard_output(sys.stderr)
 

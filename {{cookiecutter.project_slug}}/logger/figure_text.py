@@ -1,0 +1,95 @@
+"""Texts in figures: fonts for many scripts, sizes, and names that are too long."""
+
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from logger.console import display_width, log
+
+FONT = "DejaVu Sans"  # which Matplotlib contains
+CJK_FONTS = re.compile("CJK|Gothic|Nanum|YaHei|Unicode MS")  # Chinese, Japanese and Korean
+FIRST_CJK_CHARACTER = "\u2e80"
+MAX_NAME_COLUMNS = 24  # as on a terminal, see `display_width`
+
+
+def cjk_fonts() -> list[str]:
+    """Returns the known fonts with Chinese, Japanese or Korean characters."""
+    from matplotlib import font_manager
+
+    return sorted(filter(CJK_FONTS.search, font_manager.get_font_names()))
+
+
+def find_fonts_for(texts: Iterable[str]) -> None:
+    """Finds a font for Chinese, Japanese or Korean texts; logs a warning if there is none.
+
+    Matplotlib remembers which fonts were installed when it was first used, so those that were
+    installed later are added here. Call it in `drawing_style`.
+    """
+    characters = "".join(texts)
+    if not characters or max(characters) < FIRST_CJK_CHARACTER or cjk_fonts():
+        return
+    import matplotlib
+    from matplotlib import font_manager
+
+    for file in font_manager.findSystemFonts():
+        if CJK_FONTS.search(Path(file).stem):
+            font_manager.fontManager.addfont(file)
+    matplotlib.rcParams["font.family"] = [FONT, *cjk_fonts()]
+    if not cjk_fonts():
+        warn_about_missing_fonts()
+
+
+@cache
+def warn_about_missing_fonts() -> None:
+    """Logs a warning, the first time that it is called."""
+    log.warning(
+        "no installed font has the characters of some names, so figures show boxes; install Noto "
+        "Sans CJK"
+    )
+
+
+def text_sizes(texts: Sequence[str], **properties: Any) -> list[tuple[float, float]]:
+    """Width and height of texts in inches, with these properties of `matplotlib.text.Text`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    sizes = []
+    for text in texts:
+        extent = figure.text(0, 0, text, **properties).get_window_extent()
+        sizes.append((extent.width / figure.dpi, extent.height / figure.dpi))
+    return sizes
+
+
+def shorten(name: str, columns: int = MAX_NAME_COLUMNS) -> str:
+    """A name with an ellipsis in its middle, unless it is short: names may differ at their end."""
+    if display_width(name) <= columns:
+        return name
+    start, end = name, name
+    while display_width(start) > columns // 2:
+        start = start[:-1]
+    while display_width(end) > columns - columns // 2 - 1:
+        end = end[1:]
+    return f"{start}…{end}"
+
+
+def wrap_heading(heading: str, width: float) -> str:
+    """A heading in as few lines as fit a width in inches, which are about equally long."""
+    import matplotlib
+
+    size = matplotlib.rcParams["figure.titlesize"]
+    weight = matplotlib.rcParams["figure.titleweight"]
+    ((needed_width, _),) = text_sizes([heading], fontsize=size, fontweight=weight)
+    if needed_width <= width:
+        return heading
+    columns = max(int(len(heading) * width / needed_width), 1)
+    lines = textwrap.wrap(heading, columns)
+    while columns > 1:
+        columns -= 1
+        narrower_lines = textwrap.wrap(heading, columns)
+        if len(narrower_lines) > len(lines):
+            break
+        lines = narrower_lines
+    return "\n".join(lines)
