@@ -89,8 +89,9 @@ def run_pages(project: Path, *names: str) -> None:
 @needs_all
 def test_the_readmes_commands_work(project: Path) -> None:
     """`make test` runs those of one other example (test_examples.py)."""
-    for commands in bash_blocks(project / "README.md", "Commands"):
-        run_bash(commands, project)
+    for heading in ("Commands", "Experiments"):
+        for commands in bash_blocks(project / "README.md", heading):
+            run_bash(commands, project)
 
 
 @pytest.mark.parametrize("name", PAGES)
