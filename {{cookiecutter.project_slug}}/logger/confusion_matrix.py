@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from logger.figure_text import find_fonts_for, shorten, text_sizes
+from logger.console import shorten
+from logger.figure_text import find_fonts_for, text_sizes
 from logger.figures import (
     HEADING_HEIGHT,
     MARGIN,

@@ -24,6 +24,8 @@ INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 MAX_EARLY_RECORDS = 1000  # before the file of a log is known
+MAX_NAME_COLUMNS = 24  # of a name in a figure, see `display_width`
+TITLE_PART = 3  # the width of a terminal, divided by that of the title of a progress bar
 UNLIMITED_WIDTH = 100_000  # of an output that is no terminal
 LARGE_NUMBER = 1e6  # six digits would hide its fraction
 
@@ -109,7 +111,7 @@ def progress_bar(total: int, text: str, initial: int = 0) -> "tqdm[Any]":
         disable = True
     return bar_class(
         total=total,
-        desc=text,
+        desc=shorten(text, shutil.get_terminal_size().columns // TITLE_PART),
         initial=initial,
         leave=False,
         disable=disable,
@@ -182,6 +184,19 @@ def display_width(text: str) -> int:
         if unicodedata.east_asian_width(character) in "WF":
             width += 1
     return width
+
+
+def shorten(name: str, columns: int = MAX_NAME_COLUMNS) -> str:
+    """A name with an ellipsis in its middle, unless it is short: names may differ at their end."""
+    if display_width(name) <= columns:
+        return name
+    start = name
+    while display_width(start) > columns // 2:
+        start = start[:-1]
+    end = name
+    while display_width(end) > columns - columns // 2 - 1:
+        end = end[1:]
+    return f"{start}…{end}"
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from logger.figure_text import find_fonts_for, shorten
+from logger.console import shorten
+from logger.figure_text import find_fonts_for
 from logger.figures import Figure, drawing_style, new_figure, plain_number
 from logger.run_log import CSV_HEADER
 

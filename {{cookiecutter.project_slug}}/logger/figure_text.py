@@ -7,12 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from logger.console import display_width, log
+from logger.console import log
 
 FONT = "DejaVu Sans"  # which Matplotlib contains
 CJK_FONTS = re.compile("CJK|Gothic|Nanum|YaHei|Unicode MS")  # Chinese, Japanese and Korean
 FIRST_CJK_CHARACTER = "\u2e80"
-MAX_NAME_COLUMNS = 24  # as on a terminal, see `display_width`
 
 
 def cjk_fonts() -> list[str]:
@@ -61,18 +60,6 @@ def text_sizes(texts: Sequence[str], **properties: Any) -> list[tuple[float, flo
         extent = figure.text(0, 0, text, **properties).get_window_extent()
         sizes.append((extent.width / figure.dpi, extent.height / figure.dpi))
     return sizes
-
-
-def shorten(name: str, columns: int = MAX_NAME_COLUMNS) -> str:
-    """A name with an ellipsis in its middle, unless it is short: names may differ at their end."""
-    if display_width(name) <= columns:
-        return name
-    start, end = name, name
-    while display_width(start) > columns // 2:
-        start = start[:-1]
-    while display_width(end) > columns - columns // 2 - 1:
-        end = end[1:]
-    return f"{start}…{end}"
 
 
 def wrap_heading(heading: str, width: float) -> str:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 from torch import Tensor
 
-from logger.figure_text import FONT, cjk_fonts, find_fonts_for, shorten, text_sizes, wrap_heading
+from logger.console import shorten
+from logger.figure_text import FONT, cjk_fonts, find_fonts_for, text_sizes, wrap_heading
 from utils.files import replace_file
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from logger.figures import Figure, drawing_style
 from logger.log_writer import LogEntry, LogWriter
 from utils.command import typed_command
 
-# TensorBoard sorts groups of charts by name: "train", "train_details", "validation", "visuals".
+# TensorBoard sorts groups of charts by name: "train", "validation", "visuals", "vitals".
 DETAILS = ("lr", "grad_norm", "samples_per_second", "waiting_for_data", "peak_memory_gb")
-DETAILS_GROUP = "train_details"
+DETAILS_GROUP = "vitals"
 FIGURES_GROUP = "visuals"
 # The first columns of the table of runs, and the first rows of the table of settings.
 MAIN_SETTINGS = (
@@ -37,7 +37,8 @@ FLOAT32_MAX = 3.4e38  # TensorBoard stores float32; metrics.csv contains larger 
 class TensorBoard(LogWriter):
     """Writes the log of a run for TensorBoard.
 
-    It shows the curves of training and validation first, then the figures.
+    It shows the curves of training and validation first, then the figures, then learning rates,
+    gradients and speed.
 
     Args:
         folder: the run folder.

@@ -19,8 +19,8 @@ from PIL import Image
 
 from logger import figure_text
 from logger.confusion_matrix import compact_number, confusion_matrix_figure
+from logger.console import shorten
 from logger.curves import BestValue, Series, curves_figure
-from logger.figure_text import shorten
 from logger.figures import (
     Figure,
     curve_figure,

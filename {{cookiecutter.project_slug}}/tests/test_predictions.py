@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from base.base_dataset import Batch
 from evaluation.report import make_report
-from evaluation.results import save_results, tabulate_predictions
+from evaluation.results import print_results, save_results, tabulate_predictions
 from logger.console import format_interval
 from logger.figures import reliability_figure
 from metrics.bootstrap import confidence_intervals
@@ -79,6 +79,27 @@ def test_predictions_agree_with_the_metrics_and_start_with_the_hardest(
         "accuracy",
         f"{metrics['accuracy']:g}",
         *format_interval(low, high).split(),
+    ]
+
+
+@pytest.mark.parametrize("width", [30, 1000])
+def test_tables_that_are_wider_than_the_terminal_are_only_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setattr("evaluation.results.output_width", lambda: width)
+    tables = {"wide": [["header", "b" * 20], ["cell", "1"]], "narrow": [["name"], ["value"]]}
+    summary: dict[str, Any] = {"data": "points", "samples": 3, "loss": 0.25, "accuracy": 1.0}
+    summary["intervals"] = {"loss": (0.2, 0.3)}
+    print_results(tmp_path, summary, tables)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["data: points", "samples: 3"]
+    assert (f"{tmp_path / 'wide'}.csv" in lines) == (width == 30)
+    assert ("cell" in " ".join(lines)) == (width == 1000)
+    assert lines.index("value") < lines.index("metric    value  95 % interval")
+    assert lines[-5:-2] == [
+        "-" * 30,
+        "loss       0.25   0.20 to 0.30",
+        "accuracy      1              -",
     ]
 
 

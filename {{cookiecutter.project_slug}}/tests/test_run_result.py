@@ -30,7 +30,9 @@ def result_of(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "result.json").read_text()))
 
 
-def test_a_finished_run_records_its_result(tmp_path: Path, train: Command) -> None:
+def test_a_finished_run_records_and_prints_its_result(
+    tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     assert train(run, *TINY_MODEL, "checkpoint.monitor=accuracy") == 0
     result = result_of(run)
@@ -48,6 +50,9 @@ def test_a_finished_run_records_its_result(tmp_path: Path, train: Command) -> No
     assert result["peak_memory_gb"] > 0
     git = read_manifest(run)["git"]
     assert (result["commit"], result["dirty"]) == (git["commit"], git["dirty"])
+    printed = capsys.readouterr().out
+    assert f"best accuracy: {best['value']:.6g} at step {best['step']}\n" in printed
+    assert f"32 of 32 steps in {result['minutes']:.3g} minutes" in printed
 
 
 def test_an_early_stop_is_a_finished_run(tmp_path: Path, train: Command) -> None:

@@ -42,7 +42,12 @@ SMALL_MODEL = "model.name=networks.MLP"
 def training_process(run: Path, *settings: str) -> "Iterator[subprocess.Popen[str]]":
     """A process that trains for a long time, in its own process group."""
     options = ["--config", "config/synthetic.yaml", "--run-dir", str(run), "device=cpu"]
-    options += [SMALL_MODEL, "trainer.epochs=1000", "logger.tensorboard=false"]
+    options += [
+        SMALL_MODEL,
+        "trainer.epochs=1000",
+        "logger.tensorboard=false",
+        "logger.curves=false",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "UV": "/bin/uv"}  # as under `uv run`
     with subprocess.Popen(
         [sys.executable, "-u", "train.py", *options, *settings],

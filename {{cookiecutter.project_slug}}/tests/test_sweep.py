@@ -27,7 +27,8 @@ Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
 TRIAL = (
     *("device=cpu", "model.name=networks.MLP", "model.width=64", "data.batch_size=200"),
-    *("trainer.precision=fp32", "logger.tensorboard=false", "checkpoint.every_steps=10"),
+    *("trainer.precision=fp32", "logger.tensorboard=false", "logger.curves=false"),
+    "checkpoint.every_steps=10",
 )
 needs_optuna = pytest.mark.skipif(
     find_spec("optuna") is None, reason="Optuna is not installed; pip install -e '.[sweep]'"

@@ -776,7 +776,7 @@ def test_tensorboard_has_the_values_of_metrics_csv(
     events.Reload()
     for tag, split, metric in (
         ("train/loss", "train", "loss"),
-        ("train_details/lr", "train", "lr"),
+        ("vitals/lr", "train", "lr"),
         ("validation/accuracy", "validation", "accuracy"),
     ):
         values = [event.value for event in events.Scalars(tag)]
@@ -796,7 +796,7 @@ def test_tensorboard_shows_curves_then_figures_and_the_main_settings_first(
     events.Reload()
     tags = events.Tags()
     groups = sorted({tag.partition("/")[0] for tag in [*tags["scalars"], *tags["images"]]})
-    assert groups == ["train", "train_details", "validation", "visuals"]
+    assert groups == ["train", "validation", "visuals", "vitals"]
     assert {tag for tag in tags["scalars"] if tag.startswith("train/")} == {
         "train/accuracy",
         "train/loss",
