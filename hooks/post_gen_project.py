@@ -10,7 +10,7 @@ SLUG = "{{ cookiecutter.project_slug }}"
 LICENSE = "{{ cookiecutter.license }}"
 EXAMPLE = "{{ cookiecutter.example }}"
 DEFAULT = "{{ cookiecutter._files.example[cookiecutter.example] | first }}"
-FOREIGN = "{{ cookiecutter | foreign }}"  # files of options that were not selected
+FOREIGN = "{{ cookiecutter | foreign | join(' ') }}"
 
 
 def keep_selected() -> None:
@@ -77,8 +77,8 @@ def create_repository() -> str:
 
 def main() -> None:
     """Cookiecutter runs this hook in the folder of the new project."""
-    keep_selected()
     remove_caches()
+    keep_selected()
     offline = ""
     if EXAMPLE == "fashion_mnist":
         offline = "Without network access, add --config config/synthetic.yaml.\n"

@@ -6,13 +6,15 @@ from itertools import combinations, pairwise, product
 from pathlib import Path
 
 import pytest
-from conftest import PROMPTS, files_of, foreign, needs_all, render, run
+from conftest import CHOICES, expand, files_of, foreign, needs_all, render, run
+from conftest import OPTIONS as FILES
 from markdown_it import MarkdownIt
 from test_project import SAMPLE, make_it_yours, run_bash, run_commands
 from test_rendering import parse_all
 
-OPTIONS = {k: v for k, v in PROMPTS.items() if isinstance(v, list) and not k.startswith("_")}
-CHOSEN = {f for some in PROMPTS["_files"].values() for files in some.values() for f in files}
+# Other tests render each licence and each Python version.
+OPTIONS = {name: CHOICES[name] for name in FILES}
+CHOSEN = {f for some in FILES.values() for files in some.values() for f in expand(files)}
 Answers = dict[str, str]
 
 
@@ -103,6 +105,7 @@ def test_the_hooks_tests_and_documented_commands_of_a_project_pass(
     own = CHOSEN - foreign(**answers)
     tests = [file for file in own if file.startswith("tests/")]
     tests += [f"tests/test_{name}.py" for name in ("settings", "commands", "preview", "notebook")]
+    tests = [file for file in tests if (project / file).exists()]
     chosen = ["-k", SAMPLE] if answers in FIRST else tests
     done = run("pytest", "-q", "-n", "1", *chosen, cwd=project, **home)
     assert done.returncode == 0, done.stdout

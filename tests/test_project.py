@@ -65,7 +65,10 @@ def test_the_projects_own_tests_pass(project: Path) -> None:
 
 def run_commands(project: Path) -> None:
     """Runs the commands in the README's chapters on commands, experiments and settings."""
-    for heading in ("Commands", "Experiments", "Settings"):
+    headings = ["Commands", "Settings"]
+    if (project / "check.py").exists():
+        headings.insert(1, "Experiments")
+    for heading in headings:
         for commands in bash_blocks(project / "README.md", heading):
             run_bash(commands, project)
 
