@@ -1,4 +1,4 @@
-"""Presets: few questions, projects without traces of what they leave out, explicit answers first."""
+"""Presets: few questions, no trace of what they leave out, and explicit answers win."""
 
 import json
 import re
@@ -10,6 +10,7 @@ from conftest import (
     FILES,
     PAYLOAD,
     PRESETS,
+    PROMPTS,
     QUESTIONS,
     TEMPLATE,
     clone,
@@ -141,21 +142,17 @@ def test_three_questions_are_asked(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert re.findall(r"\[(\d)/(\d+)\]", done.stdout) == [("1", "3"), ("2", "3"), ("3", "3")]
     answers = answers_of(tmp_path / "net-one")
-    expected = {
-        "project_name": "Net One",
-        "example": "bare",
-        "ci": "gitlab",
-        "project_slug": "net-one",
-    }
-    assert answers == {**default_answers("minimal"), **expected}
+    typed_answers = {"project_name": "Net One", "example": "bare"}
+    explicit = {"ci": "gitlab", "project_slug": "net-one"}
+    assert answers == {**default_answers("minimal"), **typed_answers, **explicit}
 
 
 def test_custom_asks_all_questions(tmp_path: Path) -> None:
     done = render_typed(tmp_path, example="6", author_name="Ada", ci="3", tools="2")
     assert done.returncode == 0, done.stdout
-    total = str(len(QUESTIONS))
-    asked = re.findall(r"\[(\d+)/(\d+)\]", done.stdout)
-    assert asked[3:] == [(str(number), total) for number in range(4, len(QUESTIONS) + 1)]
+    count = len(QUESTIONS)
+    asked = re.findall(rf"\[(\d+)/{count}\]", done.stdout)
+    assert asked == [str(number) for number in range(4, count + 1)]
     explicit = {"example": "bare", "author_name": "Ada", "ci": "none", "tools": "none"}
     expected = {**default_answers("custom"), **explicit, "project_slug": "my-project"}
     assert answers_of(tmp_path / "my-project") == expected
@@ -188,10 +185,7 @@ def test_an_update_keeps_the_answers_of_a_preset(tmp_path: Path) -> None:
 
 
 def test_each_choice_has_a_prompt_of_one_line() -> None:
-    prompts = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))[
-        "__prompts__"
-    ]
-    assert prompts.keys() == {*QUESTIONS}
-    for texts in prompts.values():
+    assert PROMPTS["__prompts__"].keys() == {*QUESTIONS}
+    for texts in PROMPTS["__prompts__"].values():
         for text in texts.values() if isinstance(texts, dict) else [texts]:
-            assert 10 < len(text) <= 79 - len("    1 - "), text
+            assert 10 < len(text) <= 80 - len("  [12/14] "), text
