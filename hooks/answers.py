@@ -279,7 +279,7 @@ class Answers(Extension):
         environment.filters.update(foreign=find_foreign, started=self.start_project)
         self.foreign: list[str] = []  # what the folder of the project must not contain yet
         self.compile = environment.from_string
-        environment.from_string = self.from_string  # type: ignore
+        environment.from_string = self.from_string  # type: ignore[method-assign,assignment]
         hooks = (TEMPLATE / "hooks").glob("*.py")
         self.trusted = _texts_in(QUESTIONS) | {hook.read_text(encoding="utf-8") for hook in hooks}
         # cruft renders two versions of the template in one process; each must load its own hooks.

@@ -191,6 +191,9 @@ def test_rendering_prints_the_next_steps_and_creates_a_git_repository(tmp_path: 
     for command in ("cd my-project", "uv run train.py", 'pip install -e ".[dev]"'):
         assert f"    {command}\n" in done.stdout
     assert (tmp_path / "my-project" / ".git" / "HEAD").read_text() == "ref: refs/heads/main\n"
+    assert "Write your name into LICENSE" in done.stdout
+    named = render(tmp_path, project_slug="named", author_name='Ada "L"')
+    assert "Write your name" not in named.stdout
 
 
 def test_rendering_works_without_git(tmp_path: Path) -> None:
