@@ -24,7 +24,7 @@ class Questions:
 
     def __init__(self) -> None:
         # An error in an earlier answer, in the same process, may have left its predecessor there.
-        current = getattr(prompt, "read_user_variable", None)
+        current: Any = getattr(prompt, "read_user_variable", None)
         self.read_text = getattr(current, "read_text", current)
         self.preset: str | None = None  # the answer, once it is known
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import CHOICES, expand, files_of, foreign, needs_all, render, run
 from conftest import OPTIONS as FILES
 from markdown_it import MarkdownIt
+from test_presets import mentions, names_of, problems_of_imports
 from test_project import SAMPLE, make_it_yours, run_bash, run_commands
 from test_rendering import parse_all
 
@@ -70,9 +71,9 @@ def test_a_project_contains_the_files_of_its_choices_and_they_are_valid(
     common = {*files_of(default_project)} - CHOSEN
     assert {*files_of(project)} == common | CHOSEN - foreign(**answers)
     parse_all(project)
+    assert problems_of_imports(project) == []
+    assert mentions(project, names_of(foreign(**answers))) == []
     readme = (project / "README.md").read_text(encoding="utf-8")
-    for file in foreign(**answers):
-        assert file not in readme
     links, anchors = links_in(readme)
     for link in links:
         assert link.startswith("https://") or (project / link).exists() or link[1:] in anchors, link

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from conftest import (
-    FILES,
     PAYLOAD,
     PRESETS,
     PROMPTS,
@@ -76,16 +75,15 @@ def mentions(project: Path, names: set[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("example", FILES)
-@pytest.mark.parametrize("preset", ["minimal", "everything"])
-def test_no_file_imports_or_mentions_what_a_preset_leaves_out(
-    tmp_path: Path, preset: str, example: str
-) -> None:
-    """Tests that need a file which users may delete are skipped without it, and may name it."""
-    project = generate(tmp_path / "here", preset=preset, example=example)
-    expected = {**default_answers(preset), "example": example}
-    assert expected.items() <= answers_of(project).items()
-    missing = foreign(preset=preset, example=example)
+@pytest.mark.parametrize("preset", ["minimal", "standard", "everything"])
+def test_no_file_imports_or_mentions_what_a_preset_leaves_out(tmp_path: Path, preset: str) -> None:
+    """Tests that need a file which users may delete are skipped without it, and may name it.
+
+    test_matrix.py does the same with all pairs of answers.
+    """
+    project = generate(tmp_path / "here", preset=preset)
+    assert default_answers(preset).items() <= answers_of(project).items()
+    missing = foreign(preset=preset)
     assert not missing & files_of(project).keys()
     assert problems_of_imports(project) == []
     assert mentions(project, names_of(missing)) == []
