@@ -8,6 +8,7 @@ files. An invalid answer is rejected with a one-line error, whether it was typed
 import json
 import keyword
 import logging
+import os
 import re
 import sys
 import unicodedata
@@ -16,13 +17,18 @@ from typing import Any
 
 import click
 from cookiecutter.exceptions import FailedHookException
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from jinja2.ext import Extension
 from slugify import slugify
 
 TEMPLATE = Path(__file__).parent.parent
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 PAYLOAD = "{{cookiecutter.project_slug}}"
+CHOICES = {  # of the questions that have choices
+    name: [choice for choice in prompt if choice != "__prompt__"]
+    for name, prompt in QUESTIONS["__prompts__"].items()
+    if isinstance(prompt, dict)
+}
 
 PACKAGES = (
     "base checks config data_loader evaluation experiments logger metrics model optim storage "
@@ -61,6 +67,9 @@ ATOM = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
 EMAIL = re.compile(rf"{ATOM}(\.{ATOM})*@\w[\w-]*(\.\w[\w-]*)+")
 LINE_BREAKS_AND_CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories
 REQUIRED = ("project_name", "author_name")
+INCOMPLETE = (  # if it was written by hand
+    "error: the replay file contains only some of the answers; add the others or delete it"
+)
 
 
 def find_problem(answers: dict[str, Any]) -> str | None:
@@ -113,8 +122,8 @@ def _problem_of(name: str, answer: Any) -> str | None:
         if answer == QUESTIONS[name]:
             return None
         return "it belongs to another version of the template; answer again, without --replay"
-    if isinstance(QUESTIONS[name], list):
-        return None if answer in QUESTIONS[name] else f"choose one of {QUESTIONS[name]}"
+    if name in CHOICES:
+        return None if answer in CHOICES[name] else f"choose one of {', '.join(CHOICES[name])}"
     if not isinstance(answer, str):
         return "it is not text; enter text"
     if any(unicodedata.category(letter) in LINE_BREAKS_AND_CONTROLS for letter in answer):
@@ -159,27 +168,47 @@ def check(answers: dict[str, Any]) -> str:
 
 def make_slug(text: Any) -> str:
     """Returns a valid slug for any project name."""
-    if not isinstance(text, str):  # a replay file that was written by hand
-        raise FailedHookException(
-            "error: the replay file contains only some of the answers; add the others or delete it"
-        )
+    if not isinstance(text, str):
+        raise FailedHookException(INCOMPLETE)
     slug = slugify(text, max_length=MAX_SLUG_LENGTH - 8) or "project"
     if not slug[0].isalpha() or slug in RESERVED:
         slug = f"project-{slug}"
     return slug
 
 
-def find_foreign(answers: dict[str, Any]) -> str:
-    """Returns the files of options that were not selected, separated by spaces."""
-    selected: list[str] = []
-    optional: list[str] = []
-    for option, choices in answers["_files"].items():
-        selected += choices[answers[option]]
-        for files in choices.values():
-            optional += files
-    foreign = [file for file in dict.fromkeys(optional) if file not in selected]
-    foreign += [f"licenses/{name}" for name in QUESTIONS["license"] if name != answers["license"]]
-    return " ".join(foreign)
+def from_preset(answers: dict[str, Any], name: str) -> str:
+    """Returns the answer of the preset to a question."""
+    if "preset" not in answers:
+        raise FailedHookException(INCOMPLETE)
+    check(answers)
+    answer: str = QUESTIONS["_presets"][answers["preset"]][name]
+    return answer
+
+
+def list_files(entries: list[str]) -> set[str]:
+    """Returns the paths in the payload of files and of all files in the folders (``name/``)."""
+    files: set[str] = set()
+    for entry in entries:
+        if not entry.endswith("/"):
+            files.add(entry)
+            continue
+        for name in os.listdir(TEMPLATE / PAYLOAD / entry):
+            if name != "__pycache__":
+                files.add(entry + name)
+    return files
+
+
+def find_foreign(answers: dict[str, Any]) -> list[str]:
+    """Returns the files of the payload that do not belong to a project with these answers.
+
+    A file belongs to it if all options that list the file for some choice do so for the selected
+    one. A file that no option lists belongs to every project.
+    """
+    foreign = {f"licenses/{name}" for name in CHOICES["license"] if name != answers["license"]}
+    for option, choices in QUESTIONS["_files"].items():
+        optional = [file for files in choices.values() for file in files]
+        foreign |= list_files(optional) - list_files(choices[answers[option]])
+    return sorted(foreign)
 
 
 def quote(text: str) -> str:
@@ -212,13 +241,45 @@ def _texts_in(value: Any) -> set[str]:
     return texts
 
 
+def protect(project: Path, files: list[str]) -> None:
+    """Stops before files of the user are overwritten that have the names of other options' files.
+
+    Cookiecutter writes the files of all options; the post-generation hook removes those of the
+    options that were not selected.
+
+    Raises:
+        FailedHookException: if the folder of the project already contains one of the files.
+    """
+    for file in files:
+        if os.path.lexists(project / file):
+            raise FailedHookException(
+                f"error: {file} exists and would be lost: it is not part of a project with these "
+                "options; move it elsewhere, then run the command again"
+            )
+
+
+class PlainText:
+    """A template without expressions, which need not be compiled."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def render(self, **_: Any) -> str:
+        """Returns the text."""
+        return self.text
+
+
 class Answers(Extension):
     """Provides the filters that cookiecutter.json and the files of the template use."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         filters = {"slug": make_slug, "quoted": quote, "markdown": escape_markdown}
-        environment.filters.update(filters, checked=check, foreign=find_foreign)
+        environment.filters.update(filters, checked=check, from_preset=from_preset)
+        environment.filters.update(foreign=find_foreign, started=self.start_project)
+        self.foreign: list[str] = []  # what the folder of the project must not contain yet
+        self.compile = environment.from_string
+        environment.from_string = self.from_string  # type: ignore[method-assign,assignment]
         hooks = (TEMPLATE / "hooks").glob("*.py")
         self.trusted = _texts_in(QUESTIONS) | {hook.read_text(encoding="utf-8") for hook in hooks}
         # cruft renders two versions of the template in one process; each must load its own hooks.
@@ -226,15 +287,33 @@ class Answers(Extension):
         # The hooks print complete messages; cookiecutter would add a traceback.
         logging.getLogger("cookiecutter.hooks").setLevel(logging.CRITICAL)
 
+    def start_project(self, answers: dict[str, Any]) -> str:
+        """Checks all answers again. Cookiecutter has not created the project's folder yet."""
+        check(answers)
+        self.foreign = [*find_foreign(answers), f"licenses/{answers['license']}"]
+        return ""
+
+    def from_string(self, source: str, *arguments: Any) -> Template | PlainText:
+        """Replaces the environment's method, which compiles a text.
+
+        Cookiecutter renders the name of each file: compiling the names takes a third of its time.
+        Before it writes any file, it renders the absolute path of a folder in the project.
+        """
+        if self.foreign and os.path.isabs(source):
+            protect(Path(source).parent, self.foreign)
+            self.foreign = []
+        if "{" not in source:
+            return PlainText(source)
+        return self.compile(source, *arguments)
+
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
         """Escapes the texts that cookiecutter renders but that are not part of the template.
 
         These are the answers and the path of the output folder: Jinja in them could run any code.
-        All answers are checked again when the name of the project folder is rendered, which is the
-        first text to be rendered after the questions.
+        The name of the project folder is the first text to be rendered after the questions.
         """
         if source == PAYLOAD:
-            return f"{{{{ cookiecutter | checked }}}}{source}"
+            return f"{{{{ cookiecutter | started }}}}{source}"
         if name or source in self.trusted:
             return source
         return escape_jinja(source)

@@ -10,7 +10,8 @@ SLUG = "{{ cookiecutter.project_slug }}"
 LICENSE = "{{ cookiecutter.license }}"
 EXAMPLE = "{{ cookiecutter.example }}"
 DEFAULT = "{{ cookiecutter._files.example[cookiecutter.example] | first }}"
-FOREIGN = "{{ cookiecutter | foreign }}"  # files of options that were not selected
+HAS_AUTHOR = "{{ cookiecutter.author_name != 'Your Name' }}"
+FOREIGN = "{{ cookiecutter | foreign | join(' ') }}"
 
 
 def keep_selected() -> None:
@@ -77,8 +78,11 @@ def create_repository() -> str:
 
 def main() -> None:
     """Cookiecutter runs this hook in the folder of the new project."""
-    keep_selected()
     remove_caches()
+    keep_selected()
+    author = ""
+    if HAS_AUTHOR == "False":
+        author = "Write your name into LICENSE, pyproject.toml and README.md.\n"
     offline = ""
     if EXAMPLE == "fashion_mnist":
         offline = "Without network access, add --config config/synthetic.yaml.\n"
@@ -92,7 +96,7 @@ def main() -> None:
         "    python -m venv .venv && . .venv/bin/activate\n"
         '    pip install -e ".[dev]"\n'
         "    python train.py\n\n"
-        f"{offline}"
+        f"{author}{offline}"
         "README.md describes the commands, and docs/ everything else.",
         file=sys.stderr,  # it replaces letters that a terminal lacks, and cruft diff prints a patch
     )

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,19 @@ TEMPLATE = Path(__file__).resolve().parent.parent
 PAYLOAD = TEMPLATE / "{{cookiecutter.project_slug}}"
 QUESTIONS = (
     "project_name",
+    "example",
+    "preset",
     "project_slug",
     "description",
     "author_name",
     "author_email",
-    "example",
     "license",
     "python_version",
     "ci",
     "container",
     "experiment_tracker",
+    "tools",
+    "tests",
 )
 
 
@@ -32,20 +35,40 @@ needs_all = pytest.mark.skipif("ALL" not in os.environ, reason="only make test-a
 PROMPTS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 OPTIONS: dict[str, dict[str, list[str]]] = PROMPTS["_files"]  # the files of each choice
 FILES = OPTIONS["example"]
+PRESETS: dict[str, dict[str, str]] = PROMPTS["_presets"]
+CHOICES: dict[str, list[str]] = {  # of the questions that have choices
+    name: [choice for choice in prompt if choice != "__prompt__"]
+    for name, prompt in PROMPTS["__prompts__"].items()
+    if isinstance(prompt, dict)
+}
+
+
+def default_answers(preset: str = "standard") -> dict[str, str]:
+    """Returns the answer to each question if only the preset is given."""
+    fixed = {name: PROMPTS[name] for name in QUESTIONS if "{{" not in PROMPTS[name]}
+    return {**fixed, "preset": preset, **PRESETS[preset]}
+
+
+def expand(entries: Iterable[str]) -> set[str]:
+    """Returns the paths of files in the payload; ``name/`` stands for all files in a folder."""
+    files: set[str] = set()
+    for entry in entries:
+        paths = (PAYLOAD / entry).glob("*") if entry.endswith("/") else [PAYLOAD / entry]
+        files |= {path.relative_to(PAYLOAD).as_posix() for path in paths if path.is_file()}
+    return files
 
 
 def foreign(**answers: str) -> set[str]:
     """Returns the payload's files that a project with these answers does not contain.
 
-    Options that are not given have their default answers.
+    Options that are not given have the answers of the preset.
     """
-    chosen = {name: answers.get(name, PROMPTS[name][0]) for name in OPTIONS}
-    optional: set[str] = set()
-    selected: set[str] = set()
+    chosen = {**default_answers(answers.get("preset", "standard")), **answers}
+    missing: set[str] = set()
     for name, choices in OPTIONS.items():
-        optional.update(*choices.values())
-        selected.update(choices[chosen[name]])
-    return optional - selected
+        for files in choices.values():
+            missing |= expand(files) - expand(choices[chosen[name]])
+    return missing
 
 
 def run(
@@ -92,7 +115,11 @@ def generate(folder: Path, **answers: str) -> Path:
 
 
 def render_typed(folder: Path, **answers: str) -> subprocess.CompletedProcess[str]:
-    """Renders into `folder` and types the answers; an empty line selects the default."""
+    """Renders into `folder` and types the answers; an empty line selects the default.
+
+    All questions are asked. The answers to those with choices are numbers.
+    """
+    answers = {"preset": "4", **answers}
     typed = "".join(f"{answers.get(name, '')}\n" for name in QUESTIONS)
     return run("cookiecutter", TEMPLATE, cwd=folder, typed=typed)
 

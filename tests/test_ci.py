@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROMPTS, TEMPLATE, needs_all, render, run
+from conftest import CHOICES, TEMPLATE, needs_all, render, run
 from ruamel.yaml import YAML
 from test_project import run_bash
 from test_rendering import PYTHONS
@@ -45,7 +45,7 @@ def lint(folder: Path, tool: str, *arguments: str) -> None:
 def projects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a project for each choice of `ci`, with one of the Python versions."""
     folder = tmp_path_factory.mktemp("ci")
-    for ci in PROMPTS["ci"]:
+    for ci in CHOICES["ci"]:
         done = render(folder, project_slug=f"on-{ci}", ci=ci, python_version=request.param)
         assert done.returncode == 0, done.stdout
     return folder

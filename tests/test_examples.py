@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import FILES, OPTIONS, PAYLOAD, PROMPTS, files_of, foreign, needs_all, render, run
+from conftest import CHOICES, FILES, OPTIONS, PAYLOAD, files_of, foreign, needs_all, render, run
 from project_pages import bash_blocks, faults_of, pages_of
 from test_adapt import COMPARE
 from test_project import run_bash
@@ -79,8 +79,10 @@ def imports_of(file: Path) -> set[str]:
 
 def test_the_files_of_each_choice_exist() -> None:
     for option, choices in OPTIONS.items():
-        assert PROMPTS[option] == [*choices]
-        assert all((PAYLOAD / file).is_file() for files in choices.values() for file in files)
+        assert CHOICES[option] == [*choices]
+        for file in [file for files in choices.values() for file in files]:
+            assert (PAYLOAD / file).exists()
+            assert (PAYLOAD / file).is_dir() == file.endswith("/")
     assert all(files[0].startswith("config/") for files in FILES.values())
 
 

@@ -15,7 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, files_of, generate, render, run
+from conftest import (
+    CHOICES,
+    PAYLOAD,
+    PROMPTS,
+    TEMPLATE,
+    clone,
+    default_answers,
+    files_of,
+    generate,
+    render,
+    run,
+)
 from cookiecutter.exceptions import FailedHookException
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -179,7 +190,7 @@ def test_a_replay_file_of_another_version_is_rejected(tmp_path: Path) -> None:
         assert done.returncode != 0
         (line,) = done.stdout.strip().splitlines()
         assert line.startswith(f"error: {name} ")
-        default = PROMPTS[name][0] if isinstance(PROMPTS[name], list) else PROMPTS[name]
+        default = {**PROMPTS, **default_answers()}[name]
         assert replay(tmp_path, **{name: default}).returncode == 0
     assert files_of(tmp_path / "my-project") == before
     assert not CANARY.exists()
@@ -204,14 +215,16 @@ def test_an_unknown_question_is_rejected_with_the_list_of_questions(
     assert done.returncode == 1
     last = done.stdout.rstrip().splitlines()[-1].rpartition("error: ")[2]
     assert "'licence'" in last
-    assert "project_name, project_slug, " in last
+    assert "project_name, example, preset, " in last
     assert not [path for path in tmp_path.iterdir() if path.name[0] != "."]
 
 
-def test_an_unknown_choice_is_reported_and_creates_no_files(tmp_path: Path) -> None:
-    done = render(tmp_path, license="GPL")
-    assert done.returncode != 0
-    assert "GPL provided for choice variable license" in done.stdout.splitlines()[-1]
+@pytest.mark.parametrize("name", CHOICES)
+def test_an_unknown_choice_is_reported_and_creates_no_files(tmp_path: Path, name: str) -> None:
+    done = render(tmp_path, **{name: "other"})
+    assert done.returncode == 1
+    (line,) = done.stdout.splitlines()
+    assert line == f"error: {name} 'other': choose one of {', '.join(CHOICES[name])}"
     assert not (tmp_path / "my-project").exists()
 
 

@@ -130,7 +130,8 @@ def test_an_invalid_answer_gives_a_one_line_error_and_no_files(
 
 
 def test_replaying_over_a_project_gives_the_same_files(tmp_path: Path) -> None:
-    assert render(tmp_path, project_name='A "B" \\ C').returncode == 0
+    answers = {"project_name": 'A "B" \\ C', "preset": "minimal", "ci": "gitlab"}
+    assert render(tmp_path, **answers).returncode == 0
     first = files_of(tmp_path / "a-b-c")
     done = run("cookiecutter", TEMPLATE, "--replay", "--overwrite-if-exists", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
@@ -190,6 +191,9 @@ def test_rendering_prints_the_next_steps_and_creates_a_git_repository(tmp_path: 
     for command in ("cd my-project", "uv run train.py", 'pip install -e ".[dev]"'):
         assert f"    {command}\n" in done.stdout
     assert (tmp_path / "my-project" / ".git" / "HEAD").read_text() == "ref: refs/heads/main\n"
+    assert "Write your name into LICENSE" in done.stdout
+    named = render(tmp_path, project_slug="named", author_name='Ada "L"')
+    assert "Write your name" not in named.stdout
 
 
 def test_rendering_works_without_git(tmp_path: Path) -> None:

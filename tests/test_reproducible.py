@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from conftest import PROMPTS, TEMPLATE, clone, files_of, generate, git, modes_of, run
+from conftest import CHOICES, TEMPLATE, clone, files_of, generate, git, modes_of, run
 
 ANSWERS = {
     "project_name": "Ünïcode İı 🚀",
@@ -78,10 +78,9 @@ def test_the_umask_does_not_change_the_files(tmp_path: Path, usual: Path, mask: 
 
 def choices() -> list[dict[str, str]]:
     """Returns answers that contain each choice; with ALL, in many combinations."""
-    options = {n: asked for n, asked in PROMPTS.items() if n[0] != "_" and isinstance(asked, list)}
-    longest = max(map(len, options.values()))
+    longest = max(map(len, CHOICES.values()))
     return [
-        {name: o[(i + shift * k) % len(o)] for k, (name, o) in enumerate(options.items())}
+        {name: o[(i + shift * k) % len(o)] for k, (name, o) in enumerate(CHOICES.items())}
         for shift in range(longest if "ALL" in os.environ else 1)
         for i in range(longest)
     ]

@@ -6,7 +6,19 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import PAYLOAD, PROMPTS, TEMPLATE, clone, commit, files_of, generate, git, run
+from conftest import (
+    CHOICES,
+    PAYLOAD,
+    PROMPTS,
+    TEMPLATE,
+    clone,
+    commit,
+    default_answers,
+    files_of,
+    generate,
+    git,
+    run,
+)
 from project_pages import bash_blocks
 
 ANSWERS = {"project_name": "{{ 7 * 7 }} 'nets'", "project_slug": "nets", "author_name": 'A "B"'}
@@ -30,17 +42,32 @@ def change(file: Path, old: str, new: str) -> None:
     file.write_bytes(text.replace(old, new, 1).encode("utf-8"))
 
 
+def remove_presets(prompts: Path) -> None:
+    """Removes the presets, and gives each question that has choices a list of them."""
+    questions = json.loads(prompts.read_text(encoding="utf-8"))
+    for name in ("preset", "tools", "tests", "__start", "__end", "_presets"):
+        del questions[name]
+    for name in ("tools", "tests"):
+        del questions["_files"][name]
+    questions["_extensions"].remove("hooks.prompts.Prompts")
+    for name in questions.keys() & CHOICES.keys():
+        questions[name] = CHOICES[name]
+    prompts.write_text(json.dumps(questions, indent=2), encoding="utf-8")
+
+
 def make_older(template: Path) -> None:
     """Turns a copy of the template into an older version."""
     payload, prompts = template / PAYLOAD.name, template / "cookiecutter.json"
     change(prompts, f'"_version": "{PROMPTS["_version"]}"', '"_version": "0.0.1"')
     # A filter has another name, so that each version needs its own hooks; a question is missing.
     change(template / "hooks/answers.py", '"quoted": quote', '"as_toml": quote')
-    change(prompts, '  "python_version": ["3.11", "3.12", "3.13"],\n', "")
+    change(prompts, '  "python_version": "3.11",\n', "")
+    remove_presets(prompts)
     for file in filter(Path.is_file, payload.rglob("*")):
-        text = file.read_bytes()
-        older = text.replace(b"| quoted", b"| as_toml")
-        file.write_bytes(older.replace(b"cookiecutter.python_version", b'"3.11"'))
+        older = file.read_bytes().replace(b"| quoted", b"| as_toml")
+        for name, answer in {"python_version": "3.11", "tools": "all", "tests": "all"}.items():
+            older = older.replace(f"cookiecutter.{name}".encode(), f'"{answer}"'.encode())
+        file.write_bytes(older)
     # The text differs in files that the user edits, keeps, deletes, or never had.
     change(payload / "README.md", "## Checks\n", "## Tests\n")
     files = ["base/base_trainer.py", "train.py", "model/text.py", *DELETED]
@@ -120,9 +147,8 @@ def assert_is_present(project: Path) -> None:
     for name, text in ADDED.items():
         assert files[name].decode("utf-8") == text
     about = tomllib.loads(files["pyproject.toml"].decode("utf-8"))["tool"]["torch-template"]
-    asked = {name: answer for name, answer in PROMPTS.items() if name[0] != "_"}
-    default = {name: a[0] if isinstance(a, list) else a for name, a in asked.items()}
-    assert about == {"version": PROMPTS["_version"], "answers": {**default, **ANSWERS}}
+    assert about["version"] == PROMPTS["_version"]
+    assert about["answers"] == {**default_answers(), **ANSWERS}
 
 
 def test_an_update_applies_new_changes_and_keeps_the_users_work(template: Path) -> None:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import PROMPTS, needs_all, render, run
+from conftest import CHOICES, needs_all, render, run
 from test_project import SAMPLE
 
-PYTHONS = PROMPTS["python_version"]
+PYTHONS = CHOICES["python_version"]
 TRACKERS = dict(
-    zip(PYTHONS, PROMPTS["experiment_tracker"], strict=True)
+    zip(PYTHONS, CHOICES["experiment_tracker"], strict=True)
 )  # one tracker for each Python
 
 

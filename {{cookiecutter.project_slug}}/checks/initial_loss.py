@@ -157,7 +157,7 @@ def _check_targets(verdict: Verdict, trainer: BaseTrainer, batch: Any) -> None:
     if is_far:
         verdict.warnings.append(
             f"the targets have mean {mean:.3g} and variance {variance:.3g}; standardize them to 0 "
-            "and 1 (target_standardization in trainer/regressor.py)"
+            "and 1"
         )
 
 
