@@ -80,6 +80,11 @@ def test_pictures_exist_and_have_a_description(document: Path) -> None:
             assert token.content, f"{source}: no description"
 
 
+def test_each_picture_is_shown() -> None:
+    shown = {(page.parent / unquote(link)).resolve() for page in DOCUMENTS for link in links(page)}
+    assert {*(TEMPLATE / "docs").glob("*.png")} <= shown
+
+
 @for_each_document
 def test_headings_are_in_order_and_have_a_text_below(document: Path) -> None:
     found = headings(document)
