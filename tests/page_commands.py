@@ -43,7 +43,7 @@ def split_launcher(words: list[str]) -> list[str]:
 
 
 def check_settings(program: str, module: Any, arguments: Namespace) -> None:
-    """Reads the settings that a command names, and makes a step with those of a training command."""
+    """Reads the settings of a command, and makes a step with those of a training command."""
     from config.loading import load_settings
     from config.reading import DEFAULT
 

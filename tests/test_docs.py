@@ -141,7 +141,9 @@ def reachable_from(document: Path) -> set[Path]:
             continue
         found.add(page)
         targets = {link.partition("#")[0] for link in links(page) if "://" not in link}
-        waiting += [(page.parent / target).resolve() for target in targets if target.endswith(".md")]
+        waiting += [
+            (page.parent / target).resolve() for target in targets if target.endswith(".md")
+        ]
     return found
 
 
