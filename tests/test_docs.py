@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from conftest import PAYLOAD, TEMPLATE
+from conftest import PAYLOAD, PROMPTS, TEMPLATE
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -156,6 +156,23 @@ def test_the_short_start_is_at_the_top_of_the_readme() -> None:
     before = README.read_text(encoding="utf-8").partition("```bash\ncookiecutter ")[0]
     assert len(before.splitlines()) <= 15
     assert [text for _, text in headings(README)][:2] == ["torch-template", "Start"]
+
+
+def test_the_page_of_questions_describes_each_question_and_choice() -> None:
+    text = (TEMPLATE / "docs/questions.md").read_text(encoding="utf-8")
+    table = text.partition("\n## ")[0]
+    for question, answer in PROMPTS.items():
+        if question.startswith("_"):
+            continue
+        (row,) = [line for line in table.splitlines() if f"`{question}`" in line]
+        choices = answer if isinstance(answer, list) else []
+        assert not [choice for choice in choices if f"`{choice}`" not in row], question
+
+
+def test_the_readme_and_the_page_of_examples_list_each_example() -> None:
+    for document in (README, TEMPLATE / "docs/examples.md"):
+        text = document.read_text(encoding="utf-8")
+        assert not [name for name in PROMPTS["example"] if f"| `{name}`" not in text]
 
 
 def table_rows(text: str) -> list[list[str]]:
