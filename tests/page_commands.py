@@ -2,9 +2,9 @@
 
 Usage: python page_commands.py < COMMANDS
 
-Each line of the input is a command. Its options and settings are parsed by the project itself. A
-training command with a settings file also builds the components and makes one step of a copy, as
-`train.py` does before it trains.
+Each line of the input is a command. Its options and settings are parsed by the project itself. The
+components of each training command with a settings file are built, and make one step of a copy, as
+`train.py` does before it trains. Commands with the same classes share one such step.
 """
 
 import importlib
@@ -42,8 +42,17 @@ def split_launcher(words: list[str]) -> list[str]:
     raise SystemExit(f"{shlex.join(words)}: unknown program {words[0]}")
 
 
-def check_settings(program: str, module: Any, arguments: Namespace) -> None:
-    """Reads the settings of a command, and makes a step with those of a training command."""
+def check_settings(
+    program: str, module: Any, arguments: Namespace, checked: set[tuple[str, ...]]
+) -> None:
+    """Reads the settings of a command, and makes a step with those of a training command.
+
+    Args:
+        program: the name of the command.
+        module: its module.
+        arguments: its arguments.
+        checked: the names of the classes with which a step was made.
+    """
     from config.loading import load_settings
     from config.reading import DEFAULT
 
@@ -51,7 +60,9 @@ def check_settings(program: str, module: Any, arguments: Namespace) -> None:
         module.check_plan(module.make_plan(module.sweep_options(arguments), arguments.settings))
     if program in ("check", "train") and getattr(arguments, "resume", None) is None:
         settings = load_settings(arguments.config or DEFAULT, arguments.settings)
-        if program == "train" and arguments.config is not None:
+        classes = (settings.data.name, settings.model.name, settings.trainer.name)
+        if program == "train" and arguments.config is not None and classes not in checked:
+            checked.add(classes)
             check_step(settings)
 
 
@@ -70,6 +81,7 @@ def check_step(settings: Any) -> None:
 
 def main() -> None:
     """Checks the commands of the standard input, and prints each of them."""
+    checked: set[tuple[str, ...]] = set()
     for line in sys.stdin.read().splitlines():
         print(line, flush=True)
         file, *arguments = split_launcher(shlex.split(line))
@@ -78,7 +90,7 @@ def main() -> None:
             raise SystemExit(f"{line}: not one of {', '.join(sorted(COMMANDS))}")
         sys.argv = [file, *arguments]
         module = importlib.import_module(program)
-        check_settings(program, module, module.parse_arguments())
+        check_settings(program, module, module.parse_arguments(), checked)
 
 
 if __name__ == "__main__":
