@@ -172,8 +172,8 @@ def test_the_files_of_other_tasks_pass_the_projects_linter_and_type_checker(
         assert done.returncode == 0, done.stdout
 
 
-def test_the_readme_gives_the_number_of_files_and_lines_of_other_tasks() -> None:
-    text = (TEMPLATE / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_examples_gives_the_number_of_files_and_lines_of_other_tasks() -> None:
+    text = (TEMPLATE / "docs/examples.md").read_text(encoding="utf-8")
     for task in GOALS:
         files = files_in(ADAPT / task)
         texts = [(ADAPT / task / file).read_text(encoding="utf-8") for file in files]

@@ -191,7 +191,7 @@ def test_make_demo_trains_and_evaluates(tmp_path: Path) -> None:
 
 def test_the_templates_readme_commands_reach_ninety_percent_accuracy(tmp_path: Path) -> None:
     """Uses uv and a new environment; without DATA_ROOT, trains on synthetic data."""
-    (commands,) = bash_blocks(TEMPLATE / "README.md", "Use it")
+    (commands,) = bash_blocks(TEMPLATE / "README.md", "Start")
     local = commands.replace("gh:org/torch-template", f"{TEMPLATE} --no-input --default-config")
     assert local != commands
     if not DATA_ROOT:
