@@ -161,13 +161,15 @@ def rewrite_link(
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / target)
     else:
-        return f"{match['before']}{repository_url(source, page.root)}{hash_sign}{anchor}"
+        return f"{match['before']}{repository_url(source, page.root, anchor)}"
     relative = relpath(target, start=Path(page.path).parent)
     return f"{match['before']}{relative}{hash_sign}{anchor}"
 
 
-def repository_url(source: Path, root: Path) -> str:
+def repository_url(source: Path, root: Path, anchor: str) -> str:
     """The web address of a file or folder of the repository, also of one of a rendered project.
+
+    The anchor of a Python file is the name of a function.
 
     Raises:
         SystemExit: if it does not exist.
@@ -182,7 +184,25 @@ def repository_url(source: Path, root: Path) -> str:
     kind = "blob"
     if (TEMPLATE / file).is_dir():
         kind = "tree"
-    return f"{REPOSITORY}/{kind}/main/{quote(file.as_posix())}"
+    url = f"{REPOSITORY}/{kind}/main/{quote(file.as_posix())}"
+    if not anchor:
+        return url
+    if source.suffix == ".py":
+        anchor = f"L{line_of_function(source, anchor)}"
+    return f"{url}#{anchor}"
+
+
+def line_of_function(file: Path, name: str) -> int:
+    """The line at which a function begins.
+
+    Raises:
+        SystemExit: if the file has no such function.
+    """
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if line.lstrip().startswith(f"def {name}("):
+            return number
+    sys.exit(f"error: a document links to {file.name}#{name}, a function that does not exist")
 
 
 def write_reference(folder: Path) -> list[str]:

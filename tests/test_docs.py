@@ -23,8 +23,14 @@ def links(document: Path) -> set[str]:
 
 
 def anchors(document: Path) -> set[str]:
-    """Returns the anchors that GitHub gives to the headings of a document."""
-    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    """Returns the anchors that GitHub gives to the headings of a document.
+
+    Those of a Python file are its functions; the site links to their lines.
+    """
+    text = document.read_text(encoding="utf-8")
+    if document.suffix == ".py":
+        return set(re.findall(r"^def (\w+)", text, re.MULTILINE))
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
