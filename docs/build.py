@@ -131,20 +131,28 @@ def write_pages(chapters: Mapping[str, Iterable[Page]], folder: Path) -> None:
     for page in pages:
         file = folder / page.path
         file.parent.mkdir(parents=True, exist_ok=True)
-        lines = []
-        in_code = False
-        for line in page.source.read_text(encoding="utf-8").splitlines():
-            if line.lstrip().startswith("```"):
-                in_code = not in_code
-            if not in_code:
-                line = LINK.sub(lambda match: rewrite_link(match, page, paths, folder), line)
+        file.write_text(rewrite_links(page, paths, folder), encoding="utf-8")
+
+
+def rewrite_links(page: Page, paths: Mapping[Path, str], folder: Path) -> str:
+    """The text of a page; code stays as it is."""
+
+    def rewrite(match: re.Match[str]) -> str:
+        return rewrite_link(match, page, paths, folder)
+
+    lines = []
+    in_code = False
+    for line in page.source.read_text(encoding="utf-8").splitlines():
+        if line.lstrip().startswith("```"):
+            in_code = not in_code
+        if in_code:
             lines.append(line)
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        else:
+            lines.append(LINK.sub(rewrite, line))
+    return "\n".join(lines) + "\n"
 
 
-def rewrite_link(
-    match: re.Match[str], page: Page, paths: Mapping[Path, str], folder: Path
-) -> str:
+def rewrite_link(match: re.Match[str], page: Page, paths: Mapping[Path, str], folder: Path) -> str:
     """A link of a document as it must be in the site; inline code stays as it is.
 
     A picture is copied into the site.

@@ -93,9 +93,7 @@ class Call:
 def main() -> None:
     """Writes the three diagrams."""
     parser = argparse.ArgumentParser(description="Draws the diagrams of docs/how-it-works.md.")
-    parser.add_argument(
-        "folder", nargs="?", type=Path, default=TEMPLATE / "docs", metavar="FOLDER"
-    )
+    parser.add_argument("folder", nargs="?", type=Path, default=TEMPLATE / "docs", metavar="FOLDER")
     folder = parser.parse_args().folder.resolve()
     (fit,) = record_step().calls
     diagrams = {
@@ -210,9 +208,13 @@ def draw_imports(imports: Mapping[str, set[str]]) -> str:
             if row == column:
                 parts.append(box(x + 3, y + 3, cell - 6, cell - 6, group))
             elif other in imports[name]:
-                parts.append(f'<circle class="dot" cx="{x + cell / 2:g}" cy="{y + cell / 2:g}" r="4.5"/>')
+                parts.append(
+                    f'<circle class="dot" cx="{x + cell / 2:g}" cy="{y + cell / 2:g}" r="4.5"/>'
+                )
             elif column > row:
-                parts.append(f'<circle class="no" cx="{x + cell / 2:g}" cy="{y + cell / 2:g}" r="1.2"/>')
+                parts.append(
+                    f'<circle class="no" cx="{x + cell / 2:g}" cy="{y + cell / 2:g}" r="1.2"/>'
+                )
     x = left + 8
     y = top + cell * len(names)
     parts.append(text(x, y - 52, "A row imports the"))
@@ -296,9 +298,8 @@ def keep_first_calls(call: Call, seen: set[str]) -> None:
 def build_trainer(run: Path) -> Any:
     """The trainer of config/synthetic.yaml, with few samples."""
     os.chdir(PAYLOAD)
-    import torch
-
     import builders
+    import torch
     from config.loading import load_settings
     from data_loader import synthetic
     from utils.randomness import seed_everything
@@ -359,6 +360,11 @@ def box(x: float, y: float, width: float, height: float, group: str) -> str:
     )
 
 
+def dot(x: float, y: float, radius: float, classes: str) -> str:
+    """A circle around a point."""
+    return f'<circle class="{classes}" cx="{x:g}" cy="{y:g}" r="{radius:g}"/>'
+
+
 def text(x: float, y: float, content: str, classes: str = "") -> str:
     """A line of text."""
     return f'<text class="{classes}" x="{x:g}" y="{y:g}">{escape(content)}</text>'
@@ -378,7 +384,10 @@ def svg(parts: Sequence[str], width: float, height: float, title: str) -> str:
         light += [f".{group}-box {{ fill: {fill} }}", f"text.{group} {{ fill: {ink} }}"]
         dark += [f".{group}-box {{ fill: {dark_fill} }}", f"text.{group} {{ fill: {dark_ink} }}"]
     style = "\n".join([*light, "@media (prefers-color-scheme: dark) {", *dark, "}"])
-    card = f'<rect class="card" x="0.5" y="0.5" width="{width - 1:g}" height="{height - 1:g}" rx="10"/>'
+    card = (
+        f'<rect class="card" x="0.5" y="0.5" width="{width - 1:g}" height="{height - 1:g}" '
+        'rx="10"/>'
+    )
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
         f'width="{width:g}" height="{height:g}" role="img">'
