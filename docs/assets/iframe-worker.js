@@ -1,5 +1,5 @@
 // Pages opened as files: browsers start no web worker from a file, and the search runs in one.
-// A hidden iframe takes its place.
+// A hidden iframe takes its place. As with a worker, messages are copied.
 if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(url) {
@@ -7,9 +7,9 @@ if (location.protocol === "file:") {
       const frame = document.createElement("iframe");
       frame.hidden = true;
       document.body.append(frame);
+      this.frame = frame;
       this.scope = frame.contentWindow;
-      this.scope.postMessage = (data) => this.receive(data);
-      this.scope.importScripts = () => {};
+      this.scope.postMessage = (data) => this.receive(structuredClone(data));
       this.started = new Promise((resolve, reject) => {
         const script = frame.contentDocument.createElement("script");
         script.src = url;
@@ -19,20 +19,21 @@ if (location.protocol === "file:") {
       });
     }
 
-    receive(data) {
+    async receive(data) {
+      await this.started;
       const event = new MessageEvent("message", { data });
       this.dispatchEvent(event);
       this.onmessage?.(event);
     }
 
     async postMessage(data) {
+      const copy = structuredClone(data);
       await this.started;
-      const event = new this.scope.MessageEvent("message", { data });
-      this.scope.dispatchEvent(event);
+      this.scope.dispatchEvent(new this.scope.MessageEvent("message", { data: copy }));
     }
 
     terminate() {
-      this.scope.frameElement.remove();
+      this.frame.remove();
     }
   };
 }
