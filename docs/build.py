@@ -24,8 +24,10 @@ PAYLOAD = TEMPLATE / "{{cookiecutter.project_slug}}"
 REPOSITORY = "https://github.com/org/torch-template"
 PICTURES = {".png", ".svg"}
 
-# Inline code, an inline link or picture, or the definition of a reference.
-LINK = re.compile(r"`[^`]*`|(?P<before>\]\(|^\[[^\]]+\]:\s+)(?P<target>[^)\s]+)")
+# Inline code; or the target of a link or picture, of a reference, or of an HTML element.
+LINK = re.compile(
+    r"`[^`]*`|(?P<before>\]\(|^\[[^\]]+\]:\s+|(?:href|src|srcset)=\")(?P<target>[^)\s\"]+)"
+)
 
 # The documents of the template by chapter. A document of docs/ that no pattern matches belongs to
 # the last chapter.
@@ -128,6 +130,8 @@ def write_pages(chapters: Mapping[str, Iterable[Page]], folder: Path) -> None:
     """Writes all pages, with links that lead to pages of the site or to the repository."""
     pages = [page for chapter in chapters.values() for page in chapter]
     paths = {page.source: page.path for page in pages}
+    for page in chapters["Project"]:  # documents of the template link to those of the payload
+        paths[PAYLOAD / page.source.relative_to(page.root)] = page.path
     for page in pages:
         file = folder / page.path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -165,16 +169,17 @@ def rewrite_link(match: re.Match[str], page: Page, paths: Mapping[Path, str], fo
     if source in paths:
         target = paths[source]
     elif source.suffix in PICTURES and source.exists():
-        target = f"pictures/{source.relative_to(page.root).as_posix()}"
+        chapter = "template" if page.root == TEMPLATE else "project"
+        target = f"pictures/{chapter}/{source.relative_to(page.root).as_posix()}"
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / target)
     else:
-        return f"{match['before']}{repository_url(source, page.root, anchor)}"
+        return f"{match['before']}{repository_url(source, anchor, page)}"
     relative = relpath(target, start=Path(page.path).parent)
     return f"{match['before']}{relative}{hash_sign}{anchor}"
 
 
-def repository_url(source: Path, root: Path, anchor: str) -> str:
+def repository_url(source: Path, anchor: str, page: Page) -> str:
     """The web address of a file or folder of the repository, also of one of a rendered project.
 
     The anchor of a Python file is the name of a function.
@@ -183,11 +188,11 @@ def repository_url(source: Path, root: Path, anchor: str) -> str:
         SystemExit: if it does not exist.
     """
     if not source.exists():
-        sys.exit(f"error: a document links to {source.name}, which does not exist: {source}")
-    file = source.relative_to(root)
-    if root != TEMPLATE and (PAYLOAD / file).exists():
+        sys.exit(f"error: {page.path} links to {source}, which does not exist")
+    file = source.relative_to(page.root)
+    if page.root != TEMPLATE and (PAYLOAD / file).exists():
         file = (PAYLOAD / file).relative_to(TEMPLATE)
-    elif root != TEMPLATE:  # such as the licence, which rendering selects
+    elif page.root != TEMPLATE:  # such as the licence, which rendering selects
         file = PAYLOAD.relative_to(TEMPLATE)
     kind = "blob"
     if (TEMPLATE / file).is_dir():

@@ -2,12 +2,21 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
-from conftest import PAYLOAD, TEMPLATE, render, run
-from test_project import run_bash
+import pytest
+from conftest import FILES, PAYLOAD, TEMPLATE, needs_all, render, run
+from test_project import DATA_ROOT, run_bash
 
 PAGE = TEMPLATE / "docs/from-notebook.md"
+LOAD_SETTINGS = """
+import json, sys
+from pathlib import Path
+from config.loading import load_settings
+for config, changes in json.loads(sys.argv[1]):
+    load_settings(Path(config), changes)
+"""
 
 
 def code_blocks(page: Path, language: str) -> list[str]:
@@ -68,3 +77,34 @@ def test_the_diagrams_match_the_code(tmp_path: Path) -> None:
         committed = TEMPLATE / "docs" / drawn.name
         assert drawn.read_text() == committed.read_text(), "run python docs/diagrams.py"
     assert {file.stem for file in tmp_path.glob("*.svg")} == {"layers", "imports", "step"}
+
+
+@needs_all
+@pytest.mark.parametrize("example", FILES)
+def test_the_commands_on_the_page_of_an_example_work(tmp_path: Path, example: str) -> None:
+    if example == "fashion_mnist" and not DATA_ROOT:
+        pytest.skip("DATA_ROOT is not set to a folder with FashionMNIST")
+    assert render(tmp_path, example=example).returncode == 0
+    project = tmp_path / "my-project"
+    for commands in code_blocks(TEMPLATE / f"docs/examples/{example}.md", "bash"):
+        run_bash(commands, project)
+    assert (project / "runs/first/evaluation/test/metrics.json").exists()
+
+
+def test_the_pages_of_the_examples_name_settings_that_exist() -> None:
+    """Those for data of the reader's own, which no test has."""
+    commands = []
+    for example, files in FILES.items():
+        text = (TEMPLATE / f"docs/examples/{example}.md").read_text(encoding="utf-8")
+        for line in re.findall(r"python train\.py [^`\n]+", text):
+            _, _, *arguments = shlex.split(line)
+            config = files[0]
+            if "--config" in arguments:
+                config = arguments[arguments.index("--config") + 1]
+            changes = [argument for argument in arguments if "=" in argument]
+            commands.append((config, changes))
+        settings = re.findall(r"`'?([a-z_]+\.[a-z_]+=[^`']+)'?`", text)
+        commands.append((files[0], [setting for setting in settings if "FOLDER" not in setting]))
+    assert len(commands) > 2 * len(FILES)
+    done = run("python", "-c", LOAD_SETTINGS, json.dumps(commands), cwd=PAYLOAD)
+    assert done.returncode == 0, done.stdout
