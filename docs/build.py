@@ -33,7 +33,15 @@ LINK = re.compile(
 # the last chapter.
 CHAPTERS: dict[str, list[str]] = {
     "Start": ["README.md", "docs/from-notebook.md", "docs/how-it-works.md", "docs/questions.md"],
-    "Examples": ["docs/examples.md", "docs/examples/*.md"],
+    "Examples": [
+        "docs/examples.md",
+        "docs/examples/fashion_mnist.md",
+        "docs/examples/image_csv.md",
+        "docs/examples/tabular_csv.md",
+        "docs/examples/text_csv.md",
+        "docs/examples/regression.md",
+        "docs/examples/*.md",
+    ],
     "Project": [],  # the documents of a project
     "Compare": ["docs/comparison.md", "docs/coming-from-*.md", "docs/speed.md"],
     "Reference": [],  # the payload's modules

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 MARKDOWN = MarkdownIt().enable("table")
-FOLDERS = (".", ".github", "benchmarks", "docs")
+FOLDERS = (".", ".github", "benchmarks", "docs", "docs/examples")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (TEMPLATE / folder).glob("*.md"))
 
 
