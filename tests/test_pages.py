@@ -71,7 +71,7 @@ def check_quoted_errors(project: Path) -> None:
 
 
 def test_the_diagrams_match_the_code(tmp_path: Path) -> None:
-    done = run("python", TEMPLATE / "docs/diagrams.py", tmp_path, cwd=TEMPLATE)
+    done = run("python", TEMPLATE / "docs/diagrams.py", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     for drawn in tmp_path.glob("*.svg"):
         committed = TEMPLATE / "docs" / drawn.name

@@ -39,7 +39,7 @@ class Elements(HTMLParser):
 
 def build(template: Path, folder: Path) -> tuple[int, str]:
     """Builds the site of a template in a folder; returns the exit code and the output."""
-    done = run("python", template / "docs/build.py", folder, cwd=template)
+    done = run("python", template / "docs/build.py", folder, cwd=folder)
     return done.returncode, done.stdout
 
 
@@ -125,6 +125,6 @@ def test_a_broken_link_or_a_missing_picture_fails_the_build(tmp_path: Path) -> N
     }
     for text, message in cases.items():
         page.write_text(f"# New\n\n{text}\n", encoding="utf-8")
-        code, output = build(template, tmp_path / "site")
+        code, output = build(template, tmp_path)
         assert code != 0, text
         assert message in output, output
