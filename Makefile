@@ -1,4 +1,4 @@
-# make demo · make test · make test-all · make check · make chaos · make bench
+# make demo · make test · make test-all · make check · make chaos · make bench · make site
 # Needs Python 3.11 or newer, pip and a package registry; everything else is installed in .venv.
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ FETCH := 'import os, pathlib, data_loader.fashion_mnist as f; f.FashionMNIST(pat
 export PATH := $(BIN):$(PATH)
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo test test-all check chaos bench clean
+.PHONY: demo test test-all check chaos bench site clean
 
 demo: .venv/ready
 	@rm -rf build/demo
@@ -39,6 +39,9 @@ chaos: .venv/ready
 bench: .venv/ready
 	$(BIN)/uv pip install --quiet --python .venv -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/report.py
+
+site: .venv/ready
+	$(BIN)/python docs/build.py
 
 clean:
 	rm -rf .venv build

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 MARKDOWN = MarkdownIt().enable("table")
-FOLDERS = (".", ".github", "benchmarks", "docs")
+FOLDERS = (".", ".github", "benchmarks", "docs", "docs/examples")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in (TEMPLATE / folder).glob("*.md"))
 README = TEMPLATE / "README.md"
 COMPARISON = TEMPLATE / "docs/comparison.md"
@@ -55,7 +55,12 @@ def headings(document: Path) -> list[tuple[int, str]]:
 
 
 def anchors(document: Path) -> set[str]:
-    """Returns the anchors that GitHub gives to the headings of a document."""
+    """Returns the anchors that GitHub gives to the headings of a document.
+
+    Those of a Python file are its functions; the site links to their lines.
+    """
+    if document.suffix == ".py":
+        return set(re.findall(r"^def (\w+)", document.read_text(encoding="utf-8"), re.MULTILINE))
     texts = [text.lower() for _, text in headings(document)]
     return {re.sub(r"[^\w\- ]", "", text).replace(" ", "-") for text in texts}
 
