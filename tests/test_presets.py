@@ -107,7 +107,9 @@ def test_a_minimal_project_has_only_the_tools_that_train_and_use_a_model(tmp_pat
     commands = {"train.py", "evaluate.py", "predict.py", "export.py", "preview.py"}
     scripts = {path.name for path in project.glob("*.py") if "run_command(" in path.read_text()}
     assert scripts == commands
-    for name in ("checks", "experiments", "notebooks", ".github", "Dockerfile", "slurm.sh"):
+    for name in ("checks", "experiments", "notebooks", "Dockerfile", "slurm.sh"):
+        assert not (project / name).exists()
+    for name in (".github", ".gitlab-ci.yml", "logger/mlflow_tracker.py"):
         assert not (project / name).exists()
     extras = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     assert extras["optional-dependencies"].keys() == {"metrics", "onnx", "dev"}
