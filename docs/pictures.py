@@ -184,10 +184,10 @@ def take_pictures(terminal: Terminal, runs: Path, chromium: str) -> None:
         names = ("confusion_matrix.png", "misclassified.png")
         found += [(results / name).read_bytes() for name in names]
         row = f'<div class="row">{"".join(map(inline, found))}</div>'
-        windows = terminal.show(12, until=r"evaluate: [^\r]*") + terminal.show(9)
+        windows = terminal.show(12, until=r"evaluate: [^\r]*") + terminal.show(10)
         save("run.png", screenshot(paper, windows + row))
-        training = terminal.show(26, until=r" 1[78]\d\d/2150[^\r]*")
-        save("terminal.png", screenshot(paper, training + terminal.show(36)))
+        training = terminal.show(25, until=r" 1[78]\d\d/2150[^\r]*")
+        save("terminal.png", screenshot(paper, training + terminal.show(38)))
         browser.close()
 
 

@@ -128,9 +128,10 @@ def run_on_terminal(**environment: str) -> str:
 
     reader, writer = os.openpty()
     termios.tcsetwinsize(writer, (24, 40))
+    variables = {**os.environ, "COLUMNS": "40"}  # which may be that of another terminal
     process = subprocess.Popen(
         [sys.executable, "-c", TERMINAL],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", **environment},
+        env={**variables, "PYTHONPATH": str(ROOT), "TERM": "xterm", **environment},
         stdout=writer,
         stderr=writer,
     )
