@@ -1,7 +1,7 @@
 """Builds the site from all documents: python docs/build.py [FOLDER].
 
 The pages are collected in FOLDER/pages, by default build/site/pages: the documents of the template,
-those of a project with the default answers, and a reference of the payload's modules. zensical
+those of a project with the default example, and a reference of the payload's modules. zensical
 builds FOLDER/html from them, in strict mode: a broken link, a missing page or picture, and a
 module that does not exist are errors.
 """
@@ -100,9 +100,9 @@ def main() -> int:
 
 
 def render_project(folder: Path) -> Path:
-    """Renders a project with the default answers; returns its folder."""
+    """Renders the default example, with a container so that all pages exist; returns its folder."""
     command = [sys.executable, "-m", "cookiecutter", str(TEMPLATE), "--no-input"]
-    command += ["--default-config", "--output-dir", str(folder)]
+    command += ["--default-config", "--output-dir", str(folder), "container=docker"]
     subprocess.run(command, check=True, capture_output=True)
     (project,) = folder.iterdir()
     return project.resolve()
