@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from conftest import PAYLOAD, PROMPTS, TEMPLATE
+from conftest import CHOICES, FILES, PAYLOAD, QUESTIONS, TEMPLATE
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -146,9 +146,9 @@ def reachable_from(document: Path) -> set[Path]:
             continue
         found.add(page)
         targets = {link.partition("#")[0] for link in links(page) if "://" not in link}
-        waiting += [
-            (page.parent / target).resolve() for target in targets if target.endswith(".md")
-        ]
+        for target in targets:
+            if target.endswith(".md"):
+                waiting.append((page.parent / unquote(target)).resolve())
     return found
 
 
@@ -165,19 +165,19 @@ def test_the_short_start_is_at_the_top_of_the_readme() -> None:
 
 def test_the_page_of_questions_describes_each_question_and_choice() -> None:
     text = (TEMPLATE / "docs/questions.md").read_text(encoding="utf-8")
-    table = text.partition("\n## ")[0]
-    for question, answer in PROMPTS.items():
-        if question.startswith("_"):
-            continue
+    presets, _, questions = text.partition("\n## All questions")
+    assert not [preset for preset in CHOICES["preset"] if f"| `{preset}`" not in presets]
+    table = questions.partition("\n## ")[0]
+    for question in set(QUESTIONS) - {"preset"}:
         (row,) = [line for line in table.splitlines() if f"`{question}`" in line]
-        choices = answer if isinstance(answer, list) else []
+        choices = CHOICES.get(question, [])
         assert not [choice for choice in choices if f"`{choice}`" not in row], question
 
 
 def test_the_readme_and_the_page_of_examples_list_each_example() -> None:
     for document in (README, TEMPLATE / "docs/examples.md"):
         text = document.read_text(encoding="utf-8")
-        assert not [name for name in PROMPTS["example"] if f"| `{name}`" not in text]
+        assert not [name for name in FILES if f"| `{name}`" not in text]
 
 
 def table_rows(text: str) -> list[list[str]]:
