@@ -7,15 +7,15 @@ components of each training command with a settings file are built, and make one
 `train.py` does before it trains. Commands with the same classes share one such step.
 """
 
-import importlib
 import shlex
 import sys
 import tempfile
 from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, "")  # the modules of the project
+sys.path.insert(0, "")  # the modules of the project, which mypy does not find here
 COMMANDS = {"check", "compare", "evaluate", "sweep", "train"}
 
 
@@ -53,13 +53,12 @@ def check_settings(
         arguments: its arguments.
         checked: the names of the classes with which a step was made.
     """
-    from config.loading import load_settings
-    from config.reading import DEFAULT
-
+    loading = import_module("config.loading")
+    default = import_module("config.reading").DEFAULT
     if program == "sweep" and arguments.settings:
         module.check_plan(module.make_plan(module.sweep_options(arguments), arguments.settings))
     if program in ("check", "train") and getattr(arguments, "resume", None) is None:
-        settings = load_settings(arguments.config or DEFAULT, arguments.settings)
+        settings = loading.load_settings(arguments.config or default, arguments.settings)
         classes = (settings.data.name, settings.model.name, settings.trainer.name)
         if program == "train" and arguments.config is not None and classes not in checked:
             checked.add(classes)
@@ -68,15 +67,13 @@ def check_settings(
 
 def check_step(settings: Any) -> None:
     """Builds the components and makes a step, an evaluation and a prediction on a copy."""
-    import builders
-    from sanity_check import check_trainer
-    from utils.randomness import seed_everything
-
-    seed_everything(settings.seed, settings.deterministic)
+    builders = import_module("builders")
+    import_module("utils.randomness").seed_everything(settings.seed, settings.deterministic)
     loaders = builders.build_training_loaders(settings, None)
     model = builders.build_new_model(settings, loaders["train"].dataset)
     with tempfile.TemporaryDirectory() as folder:
-        check_trainer(builders.build_trainer(settings, model, loaders, Path(folder)))
+        trainer = builders.build_trainer(settings, model, loaders, Path(folder))
+        import_module("sanity_check").check_trainer(trainer)
 
 
 def main() -> None:
@@ -89,14 +86,12 @@ def main() -> None:
         if program not in COMMANDS:
             raise SystemExit(f"{line}: not one of {', '.join(sorted(COMMANDS))}")
         sys.argv = [file, *arguments]
-        module = importlib.import_module(program)
+        module = import_module(program)
         check_settings(program, module, module.parse_arguments(), checked)
 
 
 if __name__ == "__main__":
-    from utils.errors import UserError
-
     try:
         main()
-    except UserError as error:
+    except import_module("utils.errors").UserError as error:
         sys.exit(f"error: {error}")
