@@ -208,7 +208,8 @@ def test_an_image_grid_has_as_many_rows_as_needed() -> None:
 def test_images_are_centred_and_keep_their_proportions(height: int, width: int) -> None:
     figure = draw_grid(4, height, width, "name")
     (axes,) = figure.axes
-    left_edges, right_edges = [], []
+    left_edges = []
+    right_edges = []
     for image in axes.images:
         left, right, bottom, top = image.get_extent()
         left_edges.append(left)
