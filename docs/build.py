@@ -100,12 +100,19 @@ def main() -> int:
 
 
 def render_project(folder: Path) -> Path:
-    """Renders the default example, with a container so that all pages exist; returns its folder."""
+    """Renders the default example with the pages of all answers; returns its folder."""
+    project = render(folder, "container=docker", "project_slug=my-project")
+    other = render(folder, "example=tabular_csv", "project_slug=tables")
+    shutil.copy(other / "docs/tables.md", project / "docs")
+    return project
+
+
+def render(folder: Path, *answers: str) -> Path:
+    """Renders a project, whose slug is the last answer; returns its folder."""
     command = [sys.executable, "-m", "cookiecutter", str(TEMPLATE), "--no-input"]
-    command += ["--default-config", "--output-dir", str(folder), "container=docker"]
+    command += ["--default-config", "--output-dir", str(folder), *answers]
     subprocess.run(command, check=True, capture_output=True)
-    (project,) = folder.iterdir()
-    return project.resolve()
+    return (folder / answers[-1].partition("=")[2]).resolve()
 
 
 def find_chapters(project: Path) -> dict[str, list[Page]]:
