@@ -248,8 +248,13 @@ def protect(project: Path, files: list[str]) -> None:
     options that were not selected.
 
     Raises:
-        FailedHookException: if the folder of the project already contains one of the files.
+        FailedHookException: if the folder of the project already contains one of the files, or a
+            file has its name.
     """
+    if os.path.lexists(project) and not project.is_dir():
+        raise FailedHookException(
+            f"error: {project.name} exists and is not a folder; choose another project_slug"
+        )
     for file in files:
         if os.path.lexists(project / file):
             raise FailedHookException(

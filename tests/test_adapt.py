@@ -119,9 +119,8 @@ def check_other_commands(task: str, project: Path, trained: Path) -> None:
         assert len(list(trained.glob(WRITTEN[task]))) == len(validated_steps)
 
 
-@pytest.mark.parametrize(
-    "task", [pytest.param(t, marks=[] if t == "sequence" else needs_all) for t in GOALS]
-)
+@needs_all
+@pytest.mark.parametrize("task", GOALS)
 def test_another_task_reaches_its_goal_and_resumes_exactly(
     task: str, default_project: Path, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def test_the_notebook_has_the_code_of_its_page_in_the_same_order() -> None:
     assert [cell for cell in cells if cell in blocks] == blocks
 
 
+@needs_all
 def test_the_project_of_the_page_trains_and_its_commands_work(tmp_path: Path) -> None:
     assert render(tmp_path, example="bare").returncode == 0
     project = tmp_path / "my-project"

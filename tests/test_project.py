@@ -17,7 +17,9 @@ SAMPLE = "not (distributed or sharded or nodes) or same_model or loses and ddp o
 # With one test of several processes, and without the slowest others.
 QUICK = (
     "not (distributed or sharded or shards_train or one_and_two_processes or nodes or eight_others"
-    " or hundred_million) or any_number"
+    " or hundred_million or prepares_an_image or promoted_and_killed or with_spawn"
+    " or hidden_state or recurrent_layers or sequences_of_any_length or distant_size"
+    " or eight_classes) or any_number"
 )
 needs_data = pytest.mark.skipif(
     not DATA_ROOT, reason="DATA_ROOT is not set to a folder with FashionMNIST"
@@ -60,7 +62,7 @@ def test_the_projects_own_tests_pass(project: Path) -> None:
 # Pages whose commands have tests of their own: they need a tracker, or an older template.
 TESTED_ELSEWHERE = {"tracking", "updates"}
 # Pages whose examples `make test` runs; it runs the commands of README.md with another example.
-EXAMPLES = ("customizing", "data", "models", "optimizers")
+EXAMPLES = ("customizing", "models")
 PAGES = [
     page.stem
     for page in sorted((PAYLOAD / "docs").glob("*.md"))
@@ -104,6 +106,7 @@ def test_the_commands_of_a_page_work_and_change_no_file(project: Path, name: str
     assert changed == ""
 
 
+@needs_all
 def test_the_files_that_the_pages_show_pass_the_linter_and_the_type_checker(project: Path) -> None:
     write_shown_files(project)
     run_bash("ruff check . && ruff format --check . && mypy .", project)

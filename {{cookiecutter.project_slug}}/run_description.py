@@ -77,7 +77,7 @@ def log_end(trainer: BaseTrainer) -> None:
     """Logs the result of a run, and the commands that may follow."""
     run = trainer.run
     if is_main_process():
-        for line in summarize_result(read_result(run)):
+        for line in summarize_result(read_result(run), trainer.dataset.title):
             log.info("%s", line)
     if trainer.was_stopped():
         log.info("stopped; resume: %s", next_command("train.py", "--resume", run))
@@ -86,16 +86,18 @@ def log_end(trainer: BaseTrainer) -> None:
         log.info("evaluate: %s", next_command("evaluate.py", run))
 
 
-def summarize_result(result: Mapping[str, Any]) -> list[str]:
+def summarize_result(result: Mapping[str, Any], title: str) -> list[str]:
     """The best value of a run, and how long it took, a line for each.
 
     Args:
         result: the content of result.json; empty if it could not be written.
+        title: the name of the data.
     """
     lines = []
     best = result.get("best")
     if best is not None:
-        lines.append(f"best {best['metric']}: {best['value']:.6g} at step {best['step']:,}")
+        value = f"{best['value']:.6g} at step {best['step']:,}"
+        lines.append(f"{title}: best {best['metric']} {value}")
     if result:
         line = f"{result['step']:,} of {result['total_steps']:,} steps in "
         line += f"{result['minutes']:.3g} minutes"

@@ -51,7 +51,7 @@ def test_a_finished_run_records_and_prints_its_result(
     git = read_manifest(run)["git"]
     assert (result["commit"], result["dirty"]) == (git["commit"], git["dirty"])
     printed = capsys.readouterr().out
-    assert f"best accuracy: {best['value']:.6g} at step {best['step']}\n" in printed
+    assert f"synthetic data: best accuracy {best['value']:.6g} at step {best['step']}\n" in printed
     assert f"32 of 32 steps in {result['minutes']:.3g} minutes" in printed
 
 
