@@ -198,7 +198,7 @@ def without_links(text: str) -> str:
 
 def test_the_readmes_comparison_is_part_of_the_full_comparison() -> None:
     text = README.read_text(encoding="utf-8")
-    section = text.partition("## Beside other templates")[2].partition("\n## ")[0]
+    section = text.partition("## Compared with other templates")[2].partition("\n## ")[0]
     rows = [without_links(line) for line in section.splitlines() if line.startswith("|")]
     assert len(rows) == 12  # a header of two lines, and ten projects
     full = without_links(COMPARISON.read_text(encoding="utf-8"))
@@ -230,12 +230,12 @@ def test_the_documents_give_the_measured_results_of_the_recipes() -> None:
     fast = found["two epochs"]
     long = found["long"]
     expected = {
-        README: [f"{accuracy:.1%} of Fashion", f"takes {seconds:.0f} seconds"],
+        README: [f"{accuracy:.1%} on Fashion", f"takes {seconds:.0f} seconds"],
         TEMPLATE / "docs/speed.md": [
             f"{accuracy:.1%} of Fashion",
-            f"in {seconds:.0f} s, the time of {epochs:.1f} epochs",
-            f"| {fast[2]:.1%} | in {fast[0]:.0f} s |",
-            f"| {long[2]:.1%} | in {long[0]:.0f} s |",
+            f"| {seconds:.0f} s; PyTorch's tutorial completes {epochs:.1f} epochs",
+            f"| {fast[2]:.1%} | {fast[0]:.0f} s |",
+            f"| {long[2]:.1%} | {long[0]:.0f} s |",
         ],
     }
     for document, statements in expected.items():
