@@ -221,6 +221,26 @@ def test_each_cell_of_the_comparison_has_evidence() -> None:
             assert COMMIT.search(link) or REPOSITORY.fullmatch(link), link
 
 
+def test_the_page_on_speed_gives_the_measured_times_of_the_loops() -> None:
+    results = (TEMPLATE / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    tiny = results.partition("tiny (20-32-10)")[2].partition("\n\n")[0]
+    times = dict(re.findall(r"^(\S.*?)  +([\d.]+) +[-+]", tiny, re.MULTILINE))
+    mlp = results.partition("MLP (784-512-512-10)")[2].partition("\n\n")[0]
+    ratios = dict(re.findall(r"^(\S.*?)  +[\d.]+ +[-+][\d.]+ +([\d.]+)$", mlp, re.MULTILINE))
+    shown = {
+        "hand-written": ["bare loop"],
+        "this template, with its defaults": ["torch-template, defaults"],
+        "Ignite: custom step · supervised trainer": ["Ignite Engine", "Ignite supervised trainer"],
+        "Accelerate": ["Accelerate"],
+        "Lightning: all off · defaults": ["Lightning, all off", "Lightning, defaults"],
+    }
+    page = (TEMPLATE / "docs/speed.md").read_text(encoding="utf-8")
+    for label, loops in shown.items():
+        values = " · ".join(f"{float(times[loop]):.0f}" for loop in loops)
+        assert f"| {label} | {values} |" in page
+    assert f"{float(ratios['torch-template, defaults']):.2f} times the throughput" in page
+
+
 def test_the_documents_give_the_measured_results_of_the_recipes() -> None:
     results = (TEMPLATE / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     row = r"^(\S.*?)  +([\d.]+) +[\d.]+ - +[\d.]+ +([\d.]+) +(0\.\d+)"
