@@ -262,4 +262,4 @@ def test_the_documents_give_the_measured_results_of_the_recipes() -> None:
         text = " ".join(document.read_text(encoding="utf-8").split())
         assert not [words for words in statements if words.replace("%", " %") not in text]
     text = " ".join((PAYLOAD / "docs/settings.md").read_text(encoding="utf-8").split())
-    assert f"for {100 * long[2]:.1f} % of the test images instead of {100 * accuracy:.1f}" in text
+    assert f"{100 * long[2]:.1f} % test accuracy instead of {100 * accuracy:.1f} %" in text
