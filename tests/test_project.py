@@ -19,7 +19,7 @@ QUICK = (
     "not (distributed or sharded or shards_train or one_and_two_processes or nodes or eight_others"
     " or hundred_million or prepares_an_image or promoted_and_killed or with_spawn"
     " or hidden_state or recurrent_layers or sequences_of_any_length or distant_size"
-    " or eight_classes) or any_number"
+    " or eight_classes or failed_trials_are) or any_number"
 )
 needs_data = pytest.mark.skipif(
     not DATA_ROOT, reason="DATA_ROOT is not set to a folder with FashionMNIST"
@@ -61,8 +61,8 @@ def test_the_projects_own_tests_pass(project: Path) -> None:
 
 # Pages whose commands have tests of their own: they need a tracker, or an older template.
 TESTED_ELSEWHERE = {"tracking", "updates"}
-# Pages whose examples `make test` runs; it runs the commands of README.md with another example.
-EXAMPLES = ("customizing", "models")
+# The page whose examples `make test` runs; it runs the commands of README.md with another example.
+EXAMPLES = ("models",)
 PAGES = [
     page.stem
     for page in sorted((PAYLOAD / "docs").glob("*.md"))

@@ -51,6 +51,7 @@ def check(project: Path, programs: Path, *commands: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
+@needs_all
 def test_the_project_works_with_the_oldest_packages(tmp_path: Path) -> None:
     """Runs the linter and the commands; `make test-all` also runs mypy and the project's tests."""
     assert render(tmp_path).returncode == 0
