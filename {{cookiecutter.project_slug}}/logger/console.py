@@ -190,10 +190,11 @@ def shorten(name: str, columns: int = MAX_NAME_COLUMNS) -> str:
     """A name with an ellipsis in its middle, unless it is short: names may differ at their end."""
     if display_width(name) <= columns:
         return name
-    start = name
+    columns = max(columns, 1)  # that of the ellipsis
+    start = name[:columns]
     while display_width(start) > columns // 2:
         start = start[:-1]
-    end = name
+    end = name[-columns:]
     while display_width(end) > columns - columns // 2 - 1:
         end = end[1:]
     return f"{start}…{end}"

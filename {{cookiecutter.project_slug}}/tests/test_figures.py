@@ -195,6 +195,9 @@ def test_names_are_shortened_in_their_middle() -> None:
     assert shorten("a" * 24) == "a" * 24
     assert shorten(f"first {'a' * 40} last") == "first aaaaaa…aaaaaa last"
     assert shorten("가" * 20) == "가" * 6 + "…" + "가" * 5  # twice as wide
+    assert shorten("a" * 10**6) == "a" * 12 + "…" + "a" * 11
+    for columns in (0, 1):  # the title of a progress bar on a terminal of two columns
+        assert shorten("name", columns) == "…"
 
 
 def test_an_image_grid_has_as_many_rows_as_needed() -> None:
