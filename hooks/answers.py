@@ -67,6 +67,8 @@ ATOM = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
 EMAIL = re.compile(rf"{ATOM}(\.{ATOM})*@\w[\w-]*(\.\w[\w-]*)+")
 LINE_BREAKS_AND_CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # Unicode categories
 REQUIRED = ("project_name", "author_name")
+SKIPPED = "skipped-file"  # what the files of other options are written to, one over the other
+TEMPORARY = ("INCOMPLETE.md", SKIPPED, *(f"licenses/{name}" for name in CHOICES["license"]))
 INCOMPLETE = (  # if it was written by hand
     "error: the replay file contains only some of the answers; add the others or delete it"
 )
@@ -198,7 +200,7 @@ def list_files(entries: list[str]) -> set[str]:
     return files
 
 
-def find_foreign(answers: dict[str, Any]) -> list[str]:
+def find_foreign(answers: dict[str, Any]) -> set[str]:
     """Returns the files of the payload that do not belong to a project with these answers.
 
     A file belongs to it if all options that list the file for some choice do so for the selected
@@ -208,7 +210,7 @@ def find_foreign(answers: dict[str, Any]) -> list[str]:
     for option, choices in QUESTIONS["_files"].items():
         optional = [file for files in choices.values() for file in files]
         foreign |= list_files(optional) - list_files(choices[answers[option]])
-    return sorted(foreign)
+    return foreign
 
 
 def quote(text: str) -> str:
@@ -241,25 +243,22 @@ def _texts_in(value: Any) -> set[str]:
     return texts
 
 
-def protect(project: Path, files: list[str]) -> None:
-    """Stops before files of the user are overwritten that have the names of other options' files.
-
-    Cookiecutter writes the files of all options; the post-generation hook removes those of the
-    options that were not selected.
+def protect(project: Path) -> None:
+    """Stops before a file of the user is lost that has the name of a temporary file.
 
     Raises:
-        FailedHookException: if the folder of the project already contains one of the files, or a
-            file has its name.
+        FailedHookException: if the folder of the project already contains such a file, or is itself
+            a file.
     """
     if os.path.lexists(project) and not project.is_dir():
         raise FailedHookException(
             f"error: {project.name} exists and is not a folder; choose another project_slug"
         )
-    for file in files:
+    for file in TEMPORARY:
         if os.path.lexists(project / file):
             raise FailedHookException(
-                f"error: {file} exists and would be lost: it is not part of a project with these "
-                "options; move it elsewhere, then run the command again"
+                f"error: {file} exists and would be lost: the template uses this name while it "
+                "writes the project; move it elsewhere, then run the command again"
             )
 
 
@@ -282,7 +281,8 @@ class Answers(Extension):
         filters = {"slug": make_slug, "quoted": quote, "markdown": escape_markdown}
         environment.filters.update(filters, checked=check, from_preset=from_preset)
         environment.filters.update(foreign=find_foreign, started=self.start_project)
-        self.foreign: list[str] = []  # what the folder of the project must not contain yet
+        self.foreign: set[str] = set()  # the files that do not belong to the project
+        self.must_protect = False
         self.compile = environment.from_string
         environment.from_string = self.from_string  # type: ignore[method-assign,assignment]
         hooks = (TEMPLATE / "hooks").glob("*.py")
@@ -295,7 +295,8 @@ class Answers(Extension):
     def start_project(self, answers: dict[str, Any]) -> str:
         """Checks all answers again. Cookiecutter has not created the project's folder yet."""
         check(answers)
-        self.foreign = [*find_foreign(answers), f"licenses/{answers['license']}"]
+        self.foreign = find_foreign(answers)
+        self.must_protect = True
         return ""
 
     def from_string(self, source: str, *arguments: Any) -> Template | PlainText:
@@ -303,10 +304,15 @@ class Answers(Extension):
 
         Cookiecutter renders the name of each file: compiling the names takes a third of its time.
         Before it writes any file, it renders the absolute path of a folder in the project.
+
+        The files of other options all get the same name: to create them and remove them again would
+        take half as long as the rest of the rendering.
         """
-        if self.foreign and os.path.isabs(source):
-            protect(Path(source).parent, self.foreign)
-            self.foreign = []
+        if self.must_protect and os.path.isabs(source):
+            protect(Path(source).parent)
+            self.must_protect = False
+        if source.replace(os.sep, "/") in self.foreign:
+            return PlainText(SKIPPED)
         if "{" not in source:
             return PlainText(source)
         return self.compile(source, *arguments)
@@ -319,6 +325,8 @@ class Answers(Extension):
         """
         if source == PAYLOAD:
             return f"{{{{ cookiecutter | started }}}}{source}"
+        if name in self.foreign:
+            return ""
         if name or source in self.trusted:
             return source
         return escape_jinja(source)

@@ -1,4 +1,4 @@
-"""Removes the files of other options, creates a git repository and prints the next steps.
+"""Removes the temporary files, creates a git repository and prints the next steps.
 
 It uses little besides `os`: importing more would take longer than the hook itself.
 """
@@ -10,18 +10,18 @@ SLUG = "{{ cookiecutter.project_slug }}"
 LICENSE = "{{ cookiecutter.license }}"
 EXAMPLE = "{{ cookiecutter.example }}"
 DEFAULT = "{{ cookiecutter._files.example[cookiecutter.example] | first }}"
+FOREIGN = "{{ cookiecutter | foreign | join(' ') }}"  # files that are not part of the project
 HAS_AUTHOR = "{{ cookiecutter.author_name != 'Your Name' }}"
-FOREIGN = "{{ cookiecutter | foreign | join(' ') }}"
 
 
 def keep_selected() -> None:
-    """Removes the files of other options; puts the licence and the default settings in place."""
+    """Puts the licence and the default settings in place; removes what is not part of a project."""
     os.remove("INCOMPLETE.md")
+    os.remove("skipped-file")  # the files of other options
     os.replace(f"licenses/{LICENSE}", "LICENSE")
     for file in FOREIGN.split():
-        os.remove(file)
         folder = os.path.dirname(file)
-        if folder and not os.listdir(folder):
+        if os.path.isdir(folder) and not os.listdir(folder):
             os.removedirs(folder)
     with open("config/default.txt", "w", encoding="utf-8", newline="\n") as pointer:
         pointer.write(DEFAULT.removeprefix("config/") + "\n")

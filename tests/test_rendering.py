@@ -140,18 +140,17 @@ def test_replaying_over_a_project_gives_the_same_files(tmp_path: Path) -> None:
 
 def test_overwriting_keeps_files_that_the_user_added(tmp_path: Path) -> None:
     assert render(tmp_path).returncode == 0
+    of_another_example = "model/text.py"
     files = ("runs/first/metrics.csv", "feature_cache/0.npy", "licenses/other.txt")
-    for mine in [tmp_path / "my-project" / file for file in files]:
-        mine.parent.mkdir(parents=True)
+    for mine in [tmp_path / "my-project" / file for file in (*files, of_another_example)]:
+        mine.parent.mkdir(parents=True, exist_ok=True)
         mine.write_text("mine")
         assert render(tmp_path, "--overwrite-if-exists").returncode == 0
         assert mine.read_text() == "mine"
 
 
-@pytest.mark.parametrize("file", ["model/text.py", "licenses/MIT"])
-def test_files_of_other_options_do_not_overwrite_a_file_of_the_user(
-    tmp_path: Path, file: str
-) -> None:
+@pytest.mark.parametrize("file", ["skipped-file", "INCOMPLETE.md", "licenses/MIT"])
+def test_a_temporary_file_does_not_overwrite_a_file_of_the_user(tmp_path: Path, file: str) -> None:
     assert render(tmp_path).returncode == 0
     mine = tmp_path / "my-project" / file
     mine.parent.mkdir(exist_ok=True)
