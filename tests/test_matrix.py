@@ -101,5 +101,5 @@ def test_the_hooks_tests_and_documented_commands_of_a_project_pass(
     write_shown_files(project)
     run_pages(project, "evaluation", "experiments", "exports", "settings")
     if answers in FIRST:
-        run_pages(project, "data", "models")
+        run_pages(project, "data", "models", "samplers")
         run_bash("ruff check . && ruff format --check . && mypy .", project)

@@ -70,9 +70,9 @@ PAGES = [
 ]
 # What the commands of these pages write.
 WRITTEN = {
-    "data": "runs/shifted/evaluation/noisy/metrics.json",
     "models": "runs/sums/export/model.pt2",
     "optimizers": "preview/schedule.png",
+    "samplers": "runs/shifted/evaluation/noisy/metrics.json",
 }
 
 
