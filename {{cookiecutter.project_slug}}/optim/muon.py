@@ -1,23 +1,28 @@
-"""Muon for matrices, and AdamW for all other parameters."""
+"""Muon for the weights of layers, and AdamW for all other parameters."""
 
 from typing import Any
 
-from torch.optim import AdamW, Muon, Optimizer
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
 
 from optim.optimizers import without_compiler_import
 
 Group = dict[str, Any]
 
+ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.775, 2.0315)  # chosen by Jordan et al. for few iterations
+
 
 class MuonAndAdamW(Optimizer):
-    """Orthogonalised momentum for real matrices, and AdamW for all other parameters.
+    """Orthogonalised momentum for real matrices and convolutions, and AdamW for the others.
 
-    Jordan et al., 2024, "Muon: an optimizer for hidden layers". The two optimizers share the
-    parameter groups and the state of this one.
+    Jordan et al., 2024, "Muon: an optimizer for hidden layers". The weights of a convolution,
+    shape (out, in, height, width), count as a matrix of shape (out, in * height * width).
 
     Args:
-        lr: Highest learning rate of the matrices.
-        momentum: Momentum factor of the matrices.
+        lr: Highest learning rate of matrices and convolutions.
+        momentum: Momentum factor of matrices and convolutions.
         weight_decay: Decoupled weight decay.
         adamw_lr: Highest learning rate of all other parameters.
     """
@@ -31,18 +36,18 @@ class MuonAndAdamW(Optimizer):
         adamw_lr: float = 1e-3,
     ) -> None:
         self.adamw_lr = adamw_lr
-        self.parts: list[Optimizer] = []  # built in the first step
+        self.adamw: Optimizer | None = None  # built in the first step
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         if not self._groups(is_matrix=True):
             raise ValueError("the model has no matrices to train; use AdamW instead")
 
     def add_param_group(self, param_group: Group) -> None:
-        """Adds a group for the matrices, and one for all other parameters."""
+        """Adds a group for matrices and convolutions, and one for all other parameters."""
         parameters = list(param_group["params"])
         matrices = []
         others = []
         for parameter in parameters:
-            if parameter.ndim == 2 and not parameter.is_complex():  # Muon takes real ones only
+            if parameter.ndim >= 2 and not parameter.is_complex():
                 matrices.append(parameter)
             else:
                 others.append(parameter)
@@ -52,27 +57,75 @@ class MuonAndAdamW(Optimizer):
             group = {"lr": self.adamw_lr, **param_group, "params": others, "is_matrix": False}
             super().add_param_group(group)
 
+    @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Makes a step of both optimizers."""
         loss = None
         if closure is not None:
-            loss = closure()
-        for part in self._linked_parts():
-            part.step()
+            with torch.enable_grad():
+                loss = closure()
+        for group in self._groups(is_matrix=True):
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update_matrix(parameter, group)
+        others = self._groups(is_matrix=False)
+        if others:
+            if self.adamw is None:
+                self.adamw = without_compiler_import(AdamW)(others)
+            # Loading a checkpoint replaces the groups and the state of this optimizer.
+            self.adamw.param_groups = others
+            self.adamw.state = self.state
+            self.adamw.step()
         return loss
 
-    def _linked_parts(self) -> list[Optimizer]:
-        """Muon and AdamW, with the present groups and state of this optimizer."""
-        matrices = self._groups(is_matrix=True)
-        others = self._groups(is_matrix=False)
-        if not self.parts:
-            self.parts.append(without_compiler_import(Muon)(matrices))
-            if others:
-                self.parts.append(without_compiler_import(AdamW)(others))
-        for part, groups in zip(self.parts, (matrices, others), strict=False):
-            part.param_groups = groups
-            part.state = self.state
-        return self.parts
+    def _update_matrix(self, weight: Tensor, group: Group) -> None:
+        """A step of Muon for the weights of one layer."""
+        gradient = weight.grad
+        assert gradient is not None
+        state = self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        momentum = state["momentum_buffer"]
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        update = gradient.lerp(momentum, group["momentum"])  # Nesterov's momentum
+        # A matrix, shape (out, height * width * in): a view if the layout is channels last.
+        update = update.movedim(1, -1)
+        matrix = orthogonalize(update.flatten(1))
+        rate = group["lr"] * max(1.0, len(matrix) / matrix.shape[1]) ** 0.5
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.sub_(matrix.view(update.shape).movedim(-1, 1), alpha=rate)
 
     def _groups(self, is_matrix: bool) -> list[Group]:
         return [group for group in self.param_groups if group["is_matrix"] == is_matrix]
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Moves the singular values of a matrix close to 1, by iterations of Newton and Schulz.
+
+    An iteration multiplies the matrix by a polynomial of its Gram matrix. The products of the
+    polynomials are computed first, since the Gram matrices are smaller: for 64×576, that takes
+    0.3 ms instead of 0.6 on a CPU core.
+
+    Args:
+        matrix: shape (M, N).
+
+    Returns:
+        A matrix of the same shape, float32.
+    """
+    a, b, c = COEFFICIENTS
+    is_tall = len(matrix) > matrix.shape[1]
+    if is_tall:
+        matrix = matrix.T
+    matrix = matrix.float()
+    matrix = matrix / matrix.norm().clamp(min=1e-7)
+    gram = matrix @ matrix.T
+    product = torch.eye(len(gram), device=gram.device)
+    for _ in range(ITERATIONS):
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    result = product @ matrix
+    if is_tall:
+        result = result.T
+    return result

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, needs
 from stopped_runs import assert_resumes_exactly
 from test_optimization import SMALL_MODEL, Waves, all_samples, mean_loss, step_of
 
 from base.base_dataset import BaseDataset
 from config.loading import changes_that_need_force
 from model import networks
+from utils.randomness import make_generator
 
-pytestmark = needs(ROOT / "optim/muon.py")
+muon = pytest.importorskip("optim.muon", reason="optim/muon.py was deleted")
 Command = Callable[..., int]
 MakeTrainer = Callable[..., Any]
 MUON = "optimizer.name=muon.MuonAndAdamW"
@@ -30,19 +30,46 @@ def test_muon_lowers_the_loss(make_trainer: MakeTrainer, splits: dict[str, BaseD
     assert mean_loss(trainer, batch) < 0.9 * initial_loss
 
 
-def test_muon_trains_matrices_and_adamw_the_other_parameters(make_trainer: MakeTrainer) -> None:
+def test_muon_trains_the_weights_of_layers_and_adamw_the_other_parameters(
+    make_trainer: MakeTrainer,
+) -> None:
     changes = (MUON, "optimizer.lr=0.03", "optimizer.adamw_lr=0.002")
     trainer = make_trainer(*changes, "trainer.max_steps=2")
     (optimizer,) = trainer.optimizers
     matrices, others = optimizer.param_groups
-    assert [parameter.shape for parameter in matrices["params"]] == [(10, 64)]
-    assert len(others["params"]) == len(list(trainer.model.parameters())) - 1
+    assert {parameter.ndim for parameter in matrices["params"]} == {2, 4}
+    assert {parameter.ndim for parameter in others["params"]} == {1}
     assert matrices["lr"] == 0.03
     assert others["lr"] == 0.002
     trainer.fit()
-    muon, adamw = optimizer.parts
-    assert muon.param_groups == [matrices]
-    assert adamw.param_groups == [others]
+    for parameter in matrices["params"]:
+        assert set(optimizer.state[parameter]) == {"momentum_buffer"}
+    for parameter in others["params"]:
+        assert "exp_avg" in optimizer.state[parameter]
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20), (5, 5)])
+def test_singular_values_become_close_to_one(shape: tuple[int, int]) -> None:
+    matrix = 100 * torch.randn(shape, generator=make_generator(0))
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    result = muon.orthogonalize(matrix)
+    ratios = (left.T @ result @ right.T).diagonal()
+    large = values > 0.05 * values.max()  # a few iterations do not reach the smallest values
+    assert ratios[large].min() > 0.65
+    assert ratios[large].max() < 1.25
+    off_diagonal = left.T @ result @ right.T - ratios.diag()
+    assert off_diagonal.abs().max() < 0.01
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_is_updated_as_a_matrix(layout: torch.memory_format) -> None:
+    weight = torch.randn(4, 2, 3, 3, generator=make_generator(0))
+    gradient = torch.randn(4, 2, 3, 3, generator=make_generator(1))
+    parameter = torch.nn.Parameter(weight.clone(memory_format=layout))
+    parameter.grad = gradient.to(memory_format=layout)
+    muon.MuonAndAdamW([parameter], lr=0.1).step()
+    expected = weight - 0.1 * muon.orthogonalize(gradient.flatten(1)).view(4, 2, 3, 3)
+    assert torch.allclose(parameter, expected, atol=1e-6)
 
 
 def test_complex_matrices_are_trained(
