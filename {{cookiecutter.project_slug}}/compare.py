@@ -36,7 +36,10 @@ def main() -> None:
         list_failed(runs, arguments.remove, arguments.yes)
         return
     two_runs = find_two_runs(paths, runs)
-    comparison = compare_runs(runs, arguments.by, arguments.metric, arguments.mode)
+    names_runs = len(arguments.runs) > 0
+    comparison = compare_runs(
+        runs, arguments.by, arguments.metric, arguments.mode, same_data=not names_runs
+    )
     if arguments.sort == "best":
         comparison.sort_by_value()
     pair = None

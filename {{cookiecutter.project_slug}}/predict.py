@@ -48,7 +48,7 @@ def main() -> int:
         from builders import restore_trainer
         from logger.console import progress_bar
 
-    trainer, _ = restore_trainer(find_checkpoints(arguments.run), None, ["device=auto"])
+    trainer, checkpoint = restore_trainer(find_checkpoints(arguments.run), None, ["device=auto"])
     title = trainer.dataset.title
     entries: list[Entry] = []
     sources: list[str] = []
@@ -71,13 +71,15 @@ def main() -> int:
             bar.update()
 
     if arguments.json:
-        print(to_json({"data": title, "inputs": entries}))
+        result = {"data": title, "checkpoint": str(checkpoint), "inputs": entries}
+        print(to_json(result))
     else:
         print_table(title, entries)
+        print(f"\ncheckpoint: {checkpoint}")
     if any("error" in entry for entry in entries):
         return BAD_INPUT
     if not arguments.json:
-        print(f"\nexport: {next_command('export.py', arguments.run)}")
+        print(f"export: {next_command('export.py', arguments.run)}")
     return 0
 
 

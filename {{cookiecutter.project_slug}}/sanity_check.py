@@ -28,6 +28,7 @@ from utils.randomness import GlobalRandomState, preserve_global_rng
 from utils.ranks import world_size
 
 MAX_EVALUATED_SAMPLES = 64
+MIN_LAST_BATCH = 1 / 16  # of data.batch_size; a warning reports smaller last batches
 
 
 def check_trainer(trainer: BaseTrainer) -> None:
@@ -243,6 +244,13 @@ def _check_smaller_step(trial: BaseTrainer, step: Step) -> None:
     source = trial.loaders["train"].source
     epochs = trial.total_steps // trial.steps_per_epoch
     trial.progress.step = epochs * trial.steps_per_epoch - 1
+    if source.last_batch_size < MIN_LAST_BATCH * source.batch_size:
+        log.warning(
+            "the last batch of an epoch has %d of %d samples, but changes the weights as much as "
+            "the others; data.drop_last=true leaves it out",
+            source.last_batch_size,
+            source.batch_size,
+        )
     what_fails, advice = _describe_smaller_batch(source)
     with _describing_errors(trial, what_fails, advice, in_training=True):
         outputs = trial.update(step)

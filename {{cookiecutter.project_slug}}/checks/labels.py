@@ -54,8 +54,8 @@ def check_labels(verdict: Verdict, trial: BaseTrainer) -> None:
         return
     with copied(trial) as learner:
         _train(learner, [_with_other_targets(batch) for batch in batches])
-        shuffled = _evaluate(learner, _with_other_targets(validation))
-    verdict.figures["with shuffled labels"] = shuffled
+        name, shuffled = _evaluate(learner, _with_other_targets(validation))
+    verdict.figures[f"{name} with shuffled labels"] = shuffled
     if shuffled > learned.limit:
         verdict.failures.append(
             f"the validation {learned.name} is {shuffled:.2f} with shuffled labels; does the "
@@ -112,15 +112,15 @@ def _with_other_targets(batch: Batch) -> Batch:
     return {**batch, "target": batch["target"].roll(1, 0)}
 
 
-def _evaluate(trial: BaseTrainer, batch: Batch) -> float:
-    """The accuracy or R² that `evaluation_step` computes, or else the score of `predict_step`."""
+def _evaluate(trial: BaseTrainer, batch: Batch) -> tuple[str, float]:
+    """The accuracy or R² of `evaluation_step`, or else that of `predict_step`, with its name."""
     results: Mapping[str, Tensor] = evaluate_batches(trial, [batch])
     for name in ("accuracy", "r2"):
         if name in results and results[name].numel() == 1:
-            return float(results[name])
+            return name, float(results[name])
     score = score_of(trial, batch)
     assert score is not None
-    return score.value
+    return score.name, score.value
 
 
 # Labels that are off by a number

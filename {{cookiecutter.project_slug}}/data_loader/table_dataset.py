@@ -118,6 +118,10 @@ class TableDataset(BaseDataset):
                 "its folder",
                 DATA_UNAVAILABLE,
             )
+        if path.is_dir():
+            raise UserError(
+                f"data.file = {file}: {path} is a folder; set data.file to a table in it"
+            )
         self.source = file_hash(path)
         self.all_rows = self._shared_rows(path, tuple(columns))
         if len(self.all_rows) < MIN_ROWS:

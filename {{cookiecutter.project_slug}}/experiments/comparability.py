@@ -65,7 +65,10 @@ def _uncommitted_code(runs: Sequence[Run], names: Mapping[Path, str]) -> list[st
     warnings = _difference("commit", runs, names, lambda run: run.commit)
     dirty = [run for run in runs if run.git.get("dirty")]
     if dirty:
-        warnings.append(f"uncommitted code: {list_runs(dirty, names)}")
+        warnings.append(
+            f"uncommitted code, which git cannot restore (code.patch has it): "
+            f"{list_runs(dirty, names)}"
+        )
     return warnings
 
 

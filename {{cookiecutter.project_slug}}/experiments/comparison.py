@@ -12,7 +12,7 @@ from experiments.metric import HIGHEST, Metric, choose_metric
 from experiments.names import list_runs, short_names
 from experiments.rows import Row, differing_keys, format_setting, make_rows, without_superseded
 from experiments.runs import Run
-from experiments.verdicts import exclude_rows, judge_rows
+from experiments.verdicts import exclude_other_data, exclude_rows, judge_rows
 from utils.errors import UserError
 
 MAX_LISTED_KEYS = 8
@@ -113,6 +113,7 @@ def compare_runs(
     by: Sequence[str] = (),
     metric_name: str | None = None,
     mode: str | None = None,
+    same_data: bool = False,
 ) -> Comparison:
     """Compares runs.
 
@@ -122,6 +123,7 @@ def compare_runs(
             default, runs are in one row if only their seed or fold differs.
         metric_name: what decides, see `choose_metric`.
         mode: ``min`` or ``max``, if the runs do not say which value is best.
+        same_data: whether only runs on the data set of the newest one are compared.
 
     Raises:
         UserError: if no run has the metric or a setting of `by`.
@@ -133,6 +135,8 @@ def compare_runs(
     keys = by or differing_keys(runs)
     comparison = Comparison(runs, rows, metric, keys, short_names(runs))
     compared = exclude_rows(rows, metric.name)
+    if same_data:
+        compared = exclude_other_data(compared)
     if metric.direction is None:
         comparison.warnings.append(
             f"no run says whether higher or lower {metric.name} is better; add --mode max or min"

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 
 from experiments.comparison import Comparison
 from experiments.rows import EQUAL, NO_SPREAD, SINGLE_SEED, WITHIN_NOISE, WORSE, Row
-from experiments.tables import MIN_P_VALUE, format_number_of_values, format_p_value, format_result
+from experiments.tables import (
+    MIN_P_VALUE,
+    format_number_of_values,
+    format_p_value,
+    format_result,
+    values_on_test,
+)
 from utils.command import next_command
 
 MAX_LISTED_ROWS = 3
@@ -117,7 +123,12 @@ def footnotes(comparison: Comparison) -> list[str]:
     if any(verdict.is_pooled for verdict in verdicts):
         notes.append("*: of a single seed; the test uses the pooled spread of the other rows")
     if any(verdict.seeds is not None for verdict in verdicts):
-        notes.append("seeds to tell: in each row, for this difference (power 80 %, alpha 5 %)")
+        notes.append(
+            "seeds to tell: the seeds that each row needs, so that a difference of this size is "
+            "found (power 80 %, alpha 5 % for all rows together)"
+        )
+    if any(values_on_test(row, comparison.metric.name) for row in comparison.compared):
+        notes.append("results on the test set are shown, but do not decide which row is best")
     return notes
 
 

@@ -84,8 +84,8 @@ def _parts_of_comparison(
         section("Curves", _curves_of_rows(comparison, shown)),
         *_evaluations(comparison, shown),
         section("Cost", html_table(cost_table(comparison))),
-        section(f"Settings of {label}", settings_tables(best_row.newest)),
-        section(f"Repeat {label}", how_to_repeat(best_row.newest)),
+        section(f"Settings of {label}", settings_tables(best_row.typical)),
+        section(f"Repeat {label}", how_to_repeat(best_row.typical)),
     ]
     return parts
 
@@ -209,16 +209,22 @@ def _evaluations(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
     by_split: dict[str, list[tuple[str, Evaluation]]] = {}
     for row in rows:
         splits = set()
-        for run in row.runs:
+        for run in [row.typical, *row.runs]:
             for split, evaluation in run.evaluations.items():
                 if split not in splits:
                     splits.add(split)
                     label = f"{comparison.label(row)} ({comparison.names[run.folder]})"
                     by_split.setdefault(split, []).append((label, evaluation))
+    note = ""
+    if any(len(row.runs) > 1 for row in rows):
+        note = paragraph("of one run in each row, that whose result is closest to the mean", "note")
     sections = []
     for split, evaluations in by_split.items():
         shown = evaluations[:MAX_MATRICES]
-        sections.append(section(f"Evaluation: {split}", evaluation_figures(shown)))
+        sections.append(section(f"Evaluation: {split}", note, evaluation_figures(shown)))
+    if not sections:
+        note = "evaluate.py RUN adds confusion matrices, figures and results on the test set"
+        sections.append(section("Evaluation", paragraph(note, "note")))
     return sections
 
 

@@ -109,8 +109,12 @@ def how_to_repeat(run: Run) -> str:
     command = run.manifest.get("command")
     if command:
         parts.append(paragraph(f"It was started with: {command}", "note"))
-    if run.git.get("dirty"):
+    if run.patch_hash:
         parts.append(
             paragraph("Its code had uncommitted changes: code.patch in the run folder.", "note")
+        )
+    elif run.git.get("dirty"):
+        parts.append(
+            paragraph("Its code had uncommitted changes, which were not recorded.", "note")
         )
     return "".join(parts)

@@ -72,6 +72,14 @@ class Row:
         return self.runs[0]
 
     @property
+    def typical(self) -> Run:
+        """The run to show: the one closest to the mean, or the newest if one has no value."""
+        if self.mean is None or len(self.values) < len(self.runs):
+            return self.newest
+        distances = [abs(value - self.mean) for value in self.values]
+        return self.runs[distances.index(min(distances))]
+
+    @property
     def state(self) -> str:
         """The state of its runs."""
         return self.newest.state

@@ -109,14 +109,13 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * incomplete_beta(total - fewer, fewer + 1, 0.5))
 
 
-def seeds_needed(difference: float, spread: float) -> int | None:
-    """How many seeds each of two rows needs for a t-test to find a difference.
-
-    The test has the level ALPHA and the power POWER.
+def seeds_needed(difference: float, spread: float, alpha: float = ALPHA) -> int | None:
+    """How many seeds each of two rows needs for a t-test to find a difference, with POWER.
 
     Args:
         difference: between the means.
         spread: standard deviation over seeds.
+        alpha: level of the test.
 
     Returns:
         The number; None if it is larger than MAX_SEEDS.
@@ -125,19 +124,19 @@ def seeds_needed(difference: float, spread: float) -> int | None:
         return None
     effect = abs(difference) / spread
     normal = NormalDist()
-    quantiles = normal.inv_cdf(1 - ALPHA / 2) + normal.inv_cdf(POWER)
+    quantiles = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(POWER)
     estimate = 2 * (quantiles / effect) ** 2  # of the normal distribution: slightly too low
     if estimate > MAX_SEEDS:
         return None
     seeds = max(2, math.floor(estimate))
-    while _power(effect, seeds) < POWER:
+    while _power(effect, seeds, alpha) < POWER:
         seeds += 1
     if seeds > MAX_SEEDS:
         return None
     return seeds
 
 
-def _power(effect: float, seeds: int) -> float:
+def _power(effect: float, seeds: int, alpha: float) -> float:
     """The probability that a t-test finds a difference of `effect` standard deviations.
 
     It is an integral over the estimate of the standard deviation, relative to the true one, whose
@@ -145,7 +144,7 @@ def _power(effect: float, seeds: int) -> float:
     """
     degrees = 2 * (seeds - 1)
     shift = effect * math.sqrt(seeds / 2)
-    limit = _critical_value(degrees)
+    limit = _critical_value(degrees, alpha)
     lowest = max(0.0, 1 - 9 / math.sqrt(2 * degrees))
     highest = 1 + 9 / math.sqrt(degrees)
     width = (highest - lowest) / INTEGRATION_INTERVALS
@@ -171,13 +170,15 @@ def _simpson_weight(index: int) -> int:
 
 
 @lru_cache
-def _critical_value(degrees: int) -> float:
-    """The t value whose p value is ALPHA, by bisection."""
+def _critical_value(degrees: int, alpha: float) -> float:
+    """The t value whose p value is `alpha`, by bisection."""
     low = 1.0
-    high = 20.0
+    high = 1.0
+    while student_p_value(high, degrees) > alpha:
+        high *= 2
     while high - low > 1e-9:
         middle = (low + high) / 2
-        if student_p_value(middle, degrees) > ALPHA:
+        if student_p_value(middle, degrees) > alpha:
             low = middle
         else:
             high = middle

@@ -30,6 +30,18 @@ def exclude_rows(rows: Sequence[Row], metric_name: str) -> list[Row]:
     return unmarked
 
 
+def exclude_other_data(rows: Sequence[Row]) -> list[Row]:
+    """Excludes rows on another data set than that of the newest row; returns the others."""
+    compared = []
+    for row in rows:
+        title = row.newest.fact("data", "title")
+        if title == rows[0].newest.fact("data", "title"):
+            compared.append(row)
+        else:
+            row.exclusion = f"data set {title}"
+    return compared
+
+
 def _why_incomplete(run: Run) -> str:
     if not run.is_finished:
         return "not finished"
@@ -66,7 +78,8 @@ def judge_rows(rows: Sequence[Row], direction: str) -> None:
         if p_value < statistics.ALPHA:
             row.verdict = Verdict(WORSE, p_value, is_pooled)
         else:
-            seeds = _seeds_needed(row.values, best.values, pooled)
+            alpha = statistics.ALPHA / len(tested)  # as for the smallest p value
+            seeds = _seeds_needed(row.values, best.values, pooled, alpha)
             row.verdict = Verdict(WITHIN_NOISE, p_value, is_pooled, seeds)
 
 
@@ -96,14 +109,14 @@ def _why_unknown(row: Row, best: Row, pooled: tuple[float, int] | None) -> str:
 
 
 def _seeds_needed(
-    values: Sequence[float], best: Sequence[float], pooled: tuple[float, int] | None
+    values: Sequence[float], best: Sequence[float], pooled: tuple[float, int] | None, alpha: float
 ) -> int | None:
     spread = _common_deviation(values, best)
     if spread is None and pooled is not None:
         spread, _ = pooled
     if not spread:
         return None
-    return statistics.seeds_needed(fmean(values) - fmean(best), spread)
+    return statistics.seeds_needed(fmean(values) - fmean(best), spread, alpha)
 
 
 def _common_deviation(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -155,7 +155,8 @@ def _draw_panel(axes: Any, metric: str, panel: Panel) -> None:
         lowest = min(lowest, values.min(where=is_drawn, initial=math.inf))
         highest = max(highest, values.max(where=is_drawn, initial=-math.inf))
     axes.set_ylabel(shorten(AXIS_NAMES.get(metric, metric)))
-    if metric != RATE and lowest > 0 and highest / lowest > LOGARITHMIC_FROM:
+    may_be_logarithmic = LOSS in metric or metric == GRADIENT_NORM
+    if may_be_logarithmic and lowest > 0 and highest / lowest > LOGARITHMIC_FROM:
         axes.set_yscale("log")
     axes.xaxis.set_major_formatter(plain_number)
     axes.yaxis.set_major_formatter(plain_number)

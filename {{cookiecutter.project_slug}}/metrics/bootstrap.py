@@ -27,8 +27,10 @@ def confidence_intervals(
         samples: values by name, each of shape (N, ...), on the CPU.
 
     Returns:
-        The lower and the upper limit by the name of the metric; without the metrics that are not
-        finite for some of the draws, and empty for fewer than two samples.
+        The lower and the upper limit by the name of the metric; empty for fewer than two samples.
+        It lacks the metrics that are not finite for some of the draws, and those that are the same
+        for all of them: if all samples are classified correctly, the draws say nothing about the
+        errors on other samples.
     """
     count = len(next(iter(samples.values())))
     if count < 2:  # all draws would be the same
@@ -46,5 +48,6 @@ def confidence_intervals(
         if all(map(math.isfinite, values)):
             limits = torch.tensor([tail, 1 - tail], dtype=torch.float64)
             low, high = torch.tensor(values, dtype=torch.float64).quantile(limits).tolist()
-            intervals[name] = (low, high)
+            if low < high:
+                intervals[name] = (low, high)
     return intervals

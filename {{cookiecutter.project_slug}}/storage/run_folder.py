@@ -156,21 +156,28 @@ def find_checkpoints(run: Path, best: bool = True, runs: Path = RUNS) -> list[Pa
 
     Args:
         run: a checkpoint file; a run folder, whose checkpoints are sorted by their steps, the
-            largest first; a folder of several runs, which stands for the one that was started or
-            resumed most recently; or ``last``, which stands for the folder `runs`.
+            largest first; a folder that contains a single run; or ``last``, the run in the folder
+            `runs` that was started or resumed most recently.
         best: whether ``best.pt`` comes before all others, and not after them.
         runs: the folder in which ``last`` looks for runs.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or if a folder contains several runs.
     """
-    if str(run) == "last":
+    is_last = str(run) == "last"
+    if is_last:
         run = runs
     if run.is_file():
         return [run]
     if not has_checkpoint(run):
         folders = {run_folder_of(file) for file in _checkpoints(run.rglob(CHECKPOINTS))}
-        run = max(folders, key=_start_time, default=run)
+        newest = max(folders, key=_start_time, default=run)
+        if len(folders) > 1 and not is_last:
+            raise UserError(
+                f"{run} contains {len(folders)} runs; name one of them, such as {newest}, the "
+                "newest"
+            )
+        run = newest
     files = largest_step_first(_checkpoints(run.rglob(CHECKPOINTS)))
     best_files = [file for file in files if file.name == "best.pt"]
     other_files = [file for file in files if file.name != "best.pt"]

@@ -371,9 +371,10 @@ def test_predictions_are_printed_as_a_table(
     trained_run: Path, image_files: list[Path], command: Command, capsys: Captured
 ) -> None:
     assert command("predict", trained_run, *image_files) == 0
-    header, _, *rows, empty, last_line = capsys.readouterr().out.splitlines()
+    header, _, *rows, empty, checkpoint, last_line = capsys.readouterr().out.splitlines()
     assert header.split()[0] == "input"
     assert (empty, last_line) == ("", f"export: python export.py {trained_run}")
+    assert checkpoint == f"checkpoint: {trained_run / 'checkpoints/best.pt'}"
     assert len(rows) == len(image_files)
     for row, file in zip(rows, image_files, strict=True):
         assert row.startswith(str(file))
@@ -394,7 +395,7 @@ def test_a_long_prediction_is_truncated_in_the_table_and_complete_in_json(
     (entry,) = json.loads(capsys.readouterr().out)["inputs"]
     assert entry["predictions"] == [prediction]
     assert command("predict", trained_run, image_files[0]) == 0
-    _, _, row, _, _ = capsys.readouterr().out.splitlines()
+    _, _, row, *_ = capsys.readouterr().out.splitlines()
     assert row.split()[-2:] == [long_text[:100], "0.333333"]
 
 

@@ -65,6 +65,40 @@ def test_p_values_are_corrected_for_the_number_of_rows(widths: Path) -> None:
     assert rows[32].verdict.p_value == pytest.approx(2 * raw)
 
 
+def test_seeds_to_tell_are_more_than_there_are(tmp_path: Path) -> None:
+    """Three rows are tested at a third of the level of a single one."""
+    write_seeds(tmp_path / "best", [0.985, 0.993, 1.0], width=1)
+    write_seeds(tmp_path / "other", [0.94, 0.955, 0.97], width=2)
+    assert compared(tmp_path).rows[0].verdict.text == "worse"  # type: ignore[union-attr]
+    for number, value in enumerate((0.95, 0.96), start=3):
+        write_seeds(tmp_path / str(number), [value - 0.03, value, value + 0.03], width=number)
+    rows = {row.setting("model.width"): row for row in compared(tmp_path).rows}
+    verdict = rows[2].verdict
+    assert verdict is not None
+    assert verdict.text == "within noise"
+    assert verdict.seeds is not None
+    assert verdict.seeds > 3
+
+
+def test_runs_on_other_data_are_not_compared_unless_they_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "example", accuracy=1.0, manifest={"data": {"title": "shapes"}})
+    mine = {"data": {"title": "digits"}, "started": "2026-12-01T10:00:00+00:00"}
+    write_run(tmp_path / "mine", accuracy=0.9, manifest=mine)
+    runs = find_runs([tmp_path])
+    compared_row, excluded_row = compare_runs(runs, same_data=True).rows
+    assert compared_row.is_best
+    assert compared_row.newest.folder.name == "mine"
+    assert "shapes" in excluded_row.exclusion
+    assert compare_runs(runs).best is not compared_row
+    assert not compare_runs(runs).rows[1].exclusion
+
+
+def test_the_run_to_show_is_the_one_closest_to_the_mean(tmp_path: Path) -> None:
+    write_seeds(tmp_path, [0.90, 0.95, 0.99])
+    (row,) = compared(tmp_path).rows
+    assert row.typical.settings["seed"] == 1
+
+
 def test_a_single_seed_is_judged_by_the_spread_of_the_others(tmp_path: Path) -> None:
     write_seeds(tmp_path / "a", [0.90, 0.91, 0.92], width=32)
     write_run(tmp_path / "b", accuracy=0.95, width=64)

@@ -171,6 +171,7 @@ def test_few_values_are_marked_and_the_best_one_is_named() -> None:
         ("loss", [10.0, -0.1], "linear"),
         ("loss", [10.0, 0.0], "linear"),
         ("lr", [10.0, 0.1], "linear"),
+        ("accuracy", [0.01, 0.9], "linear"),
     ],
 )
 def test_axes_are_logarithmic_over_orders_of_magnitude(

@@ -270,6 +270,8 @@ def test_intervals_agree_with_those_of_scipy() -> None:
 def test_metrics_without_a_finite_value_in_each_draw_have_no_interval() -> None:
     values = {"value": torch.ones(3)}
     assert confidence_intervals(lambda drawn: {"r2": torch.tensor(math.nan)}, values) == {}
+    same = {"correct": torch.ones(50)}
+    assert confidence_intervals(lambda drawn: {"accuracy": drawn["correct"].mean()}, same) == {}
     one = {"value": torch.ones(1)}
     assert confidence_intervals(lambda drawn: {"mean": drawn["value"].mean()}, one) == {}
 

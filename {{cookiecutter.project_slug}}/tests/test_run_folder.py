@@ -47,6 +47,23 @@ def test_only_one_process_writes_to_a_run_folder(
     assert command("train", "--resume", run, "trainer.max_steps=2") == 0
 
 
+def test_a_folder_of_several_runs_does_not_stand_for_one_of_them(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured
+) -> None:
+    runs = tmp_path / "sweep"
+    for name in ("first", "second"):
+        assert train(runs / name, "trainer.max_steps=1") == 0
+        if name == "first":  # a folder that contains a single run stands for it
+            assert run_folder.find_checkpoints(runs)[0].parent.parent == runs / "first"
+    for arguments in (["evaluate", runs], ["predict", runs, "x.png"], ["train", "--resume", runs]):
+        assert command(*arguments) == 2
+        message = capsys.readouterr().err
+        for part in (f"{runs} contains 2 runs", str(runs / "second")):
+            assert part in message
+    newest, *_ = run_folder.find_checkpoints(Path("last"), runs=runs)
+    assert newest.parent.parent == runs / "second"
+
+
 @pytest.mark.parametrize("name", ["tensorboard/mine", "checkpoints/model.ckpt"])
 def test_files_of_others_are_left_alone(
     tmp_path: Path, train: Command, capsys: Captured, name: str

@@ -375,6 +375,12 @@ def test_a_missing_file_of_the_user_is_not_created(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_in_the_place_of_a_table_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    with pytest.raises(UserError, match=r"data\.file: .*cats is a folder"):
+        Rows().read_rows(tmp_path, "cats", ["a"], {})
+
+
 def test_an_example_is_not_created_next_to_tables_of_the_user(tmp_path: Path) -> None:
     examples = dict.fromkeys(("one/a.csv", "one/b.csv"), make_rows)
     with pytest.raises(UserError, match=r"a\.csv does not exist"):

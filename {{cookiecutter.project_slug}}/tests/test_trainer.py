@@ -679,6 +679,16 @@ def test_last_batch_that_is_too_small_is_an_error_before_training(
     assert NeedsTwoSamples.trained_sizes == [263, 263, 263]
 
 
+def test_a_tiny_last_batch_is_reported(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_trainer(make_trainer("data.batch_size=56"))  # 790 = 14 * 56 + 6
+    assert "drop_last" not in caplog.text
+    check_trainer(make_trainer("data.batch_size=263"))
+    for part in ("1 of 263 samples", "data.drop_last=true"):
+        assert part in caplog.text
+
+
 def test_training_set_smaller_than_a_batch_with_drop_last_is_an_error(
     make_trainer: MakeTrainer,
 ) -> None:
