@@ -119,9 +119,7 @@ class TableDataset(BaseDataset):
                 DATA_UNAVAILABLE,
             )
         if path.is_dir():
-            raise UserError(
-                f"data.file = {file}: {path} is a folder; set data.file to a table in it"
-            )
+            raise UserError(f"data.file: {path} is a folder; set data.file to a table in it")
         self.source = file_hash(path)
         self.all_rows = self._shared_rows(path, tuple(columns))
         if len(self.all_rows) < MIN_ROWS:

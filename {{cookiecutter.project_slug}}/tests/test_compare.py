@@ -83,7 +83,7 @@ def test_seeds_to_tell_are_more_than_there_are(tmp_path: Path) -> None:
 def test_runs_on_other_data_are_not_compared_unless_they_are_named(tmp_path: Path) -> None:
     write_run(tmp_path / "example", accuracy=1.0, manifest={"data": {"title": "shapes"}})
     mine = {"data": {"title": "digits"}, "started": "2026-12-01T10:00:00+00:00"}
-    write_run(tmp_path / "mine", accuracy=0.9, manifest=mine)
+    write_run(tmp_path / "mine", accuracy=0.9, manifest=mine, width=64)
     runs = find_runs([tmp_path])
     compared_row, excluded_row = compare_runs(runs, same_data=True).rows
     assert compared_row.is_best
