@@ -1,9 +1,9 @@
 """Where the time of a training step of the default network goes, and what its arithmetic needs.
 
-torch's profiler adds up the time of each operator on the CPU, without that of the operators that it
-calls. What is left of the step is the time between operators: Python, autograd, the loop, its checks
-and its log. The profiler itself makes a step slower, so the times are scaled to the duration of a
-step without it.
+torch's profiler adds up the time of each operator on the CPU, without that of the operators that
+it calls. What is left of the step is the time between operators: Python, autograd, the loop, its
+checks and its log. The profiler itself makes a step slower, so the times are scaled to the duration
+of a step without it.
 
 The minimum is the number of floating-point operations of the step, divided by the throughput of a
 large matrix product with the same number of threads and the same dtype.
