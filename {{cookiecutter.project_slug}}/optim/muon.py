@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from optim.optimizers import without_compiler_import
+from utils.parallel import is_sharded, match_layout
 
 Group = dict[str, Any]
 
@@ -88,12 +89,15 @@ class MuonAndAdamW(Optimizer):
         momentum = state["momentum_buffer"]
         momentum.lerp_(gradient, 1 - group["momentum"])
         update = gradient.lerp(momentum, group["momentum"])  # Nesterov's momentum
+        if is_sharded(update):
+            update = update.full_tensor()  # type: ignore[attr-defined]  # each process needs all rows
         # A matrix, shape (out, height * width * in): a view if the layout is channels last.
         update = update.movedim(1, -1)
         matrix = orthogonalize(update.flatten(1))
+        update = matrix.view(update.shape).movedim(-1, 1)
         rate = group["lr"] * max(1.0, len(matrix) / matrix.shape[1]) ** 0.5
         weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.sub_(matrix.view(update.shape).movedim(-1, 1), alpha=rate)
+        weight.sub_(match_layout(update, weight), alpha=rate)
 
     def _groups(self, is_matrix: bool) -> list[Group]:
         return [group for group in self.param_groups if group["is_matrix"] == is_matrix]

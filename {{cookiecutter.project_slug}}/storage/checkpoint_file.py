@@ -11,15 +11,13 @@ The parameters that several processes have sharded are in files next to it, see
 """
 
 import hashlib
-import io
 import os
 import pickle
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
 import torch
 
 from logger.console import log
@@ -28,6 +26,7 @@ from utils.files import replacing
 
 FORMAT = 4
 DIGEST_BYTES = hashlib.sha256().digest_size
+READ_BYTES = 2**20  # at a time, to compute a digest
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -36,12 +35,40 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    archive = io.BytesIO()
-    torch.save({"format": FORMAT, **state}, archive)
-    # `with` releases the view here: Python 3.12 may crash if the garbage collector releases it.
-    with archive.getbuffer() as content, replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
-        file.write(hashlib.sha256(content).digest())
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        hashing_file: Any = HashingFile(file)  # torch.save only calls its two methods
+        try:
+            torch.save({"format": FORMAT, **state}, hashing_file)
+        except RuntimeError as error:  # torch's own error hides that of the disk
+            if hashing_file.failure is not None:
+                raise hashing_file.failure from error
+            raise
+        file.write(hashing_file.sha256.digest())
+
+
+class HashingFile:
+    """A file that is written from the beginning to the end, and the SHA-256 of what was written.
+
+    So a state is saved without a second copy of it in memory.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes bytes, or a view of bytes; returns their number."""
+        self.sha256.update(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        """Passes what was written to the operating system."""
+        self.file.flush()
 
 
 def load_first_usable(files: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
@@ -112,10 +139,22 @@ def read_verified(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a usable checkpoint: {reason}") from error
 
 
+def _is_complete(path: Path) -> bool:
+    """Whether the digest at the end of a file is that of its content, which is read in parts."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:  # another file may replace it in the meantime
+        remaining = os.fstat(file.fileno()).st_size - DIGEST_BYTES
+        while remaining > 0:
+            part = file.read(min(remaining, READ_BYTES))
+            if not part:
+                return False
+            sha256.update(part)
+            remaining -= len(part)
+        return file.read() == sha256.digest()
+
+
 def _read(path: Path) -> dict[str, Any]:
-    content = np.memmap(path, np.uint8, "r")
-    digest = content[-DIGEST_BYTES:].tobytes()
-    if hashlib.sha256(content[:-DIGEST_BYTES].data).digest() != digest:
+    if not _is_complete(path):
         raise ValueError("it is damaged, incomplete, or was not written by this project")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state["format"] != FORMAT:

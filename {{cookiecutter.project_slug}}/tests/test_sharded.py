@@ -10,7 +10,7 @@ from pathlib import Path
 import launcher
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, needs
 from launcher import PROCESSES, launch, run_processes
 from stopped_runs import load, logged_rows
 from test_distributed import (
@@ -62,6 +62,15 @@ def test_sharding_trains_the_same_model_with_a_fraction_of_the_memory(tmp_path: 
         for process_bytes in stored_bytes:  # shards are unequal, as there are ten classes
             expected_bytes = (parameter_bytes / count, state_bytes / count)
             assert process_bytes == pytest.approx(expected_bytes, rel=0.1)
+
+
+@needs(ROOT / "optim/muon.py")
+def test_muon_trains_the_same_model_with_shards(tmp_path: Path) -> None:
+    """It needs all rows of a gradient in each process."""
+    muon = ("optimizer.name=muon.MuonAndAdamW", "scheduler.name=constant", "trainer.max_steps=6")
+    run_processes(1, "train", tmp_path / "1", *muon)
+    run_processes(2, "train", tmp_path / "2", *muon, FSDP)
+    assert weight_difference(tmp_path / "1", tmp_path / "2") < ROUNDING
 
 
 def test_a_run_resumes_with_more_shards_or_without_sharding(tmp_path: Path) -> None:
