@@ -17,8 +17,8 @@ from picture import PICTURE, RESULTS, draw
 
 FOLDER = Path(__file__).resolve().parent
 SCRIPTS = (
-    "loop", "accelerator", "data", "mapped", "recipes", "growth", "start", "saving", "figures",
-    "sweeps",
+    "loop", "step", "accelerator", "data", "mapped", "recipes", "growth", "start", "saving",
+    "checkpoints", "figures", "sweeps",
 )  # fmt: skip
 
 

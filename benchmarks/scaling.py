@@ -59,8 +59,9 @@ STEPS = 20 if QUICK else 60
 PROCESSES = (1, 2, 4)
 BATCH = 128
 SIZES = (4, 260, 2**15, 2**18, 2**20, 2**22, 2**24)  # bytes
+SGD = "optimizer={name: SGD, lr: 0.2, momentum: 0.9, weight_decay: 5e-4, nesterov: true}"
 MODELS = {  # settings file and changes: the default network, and one with large gradients
-    "default network": ("fashion_mnist", ["data.name=synthetic.Synthetic"]),
+    "default network": ("fashion_mnist", ["data.name=synthetic.Synthetic", SGD]),
     "MLP 784-2048-2048-10": ("synthetic", ["model.name=networks.MLP", "model.width=2048"]),
 }
 ALWAYS = ["device=cpu", "data.workers=0", "logger.tensorboard=false", "trainer.epochs=99"]

@@ -15,7 +15,9 @@ LINES = {
     "growth": ("10,000 samples", "100,000,000 samples", "20 more logged scalars"),
     "mapped": ("in memory", "mapped, [012] workers", "without advice"),
     "saving": ("one save:", r"saving every \d+ steps costs"),
-    "start": ("import torch:",),
+    "start": ("import torch:", "of which data:"),
+    "step": ("convolution, backward", "between operators", "sum"),
+    "checkpoints": ("    1,000,000",),
     "sweeps": ("shell loop", "sweep.py", "study.optimize"),
     "figures": ("train.py --help:", "train.py optimizer.lr=fast:"),
 }

@@ -123,12 +123,16 @@ def test_the_commands_for_agents_work(project: Path) -> None:
     assert (project / "CLAUDE.md").read_text() == "@AGENTS.md\n"
 
 
-def test_training_does_not_import_slow_modules_that_it_does_not_need(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["SGD", "muon.MuonAndAdamW"])
+def test_training_does_not_import_slow_modules_that_it_does_not_need(
+    tmp_path: Path, optimizer: str
+) -> None:
     """Each of these takes longer to import than the whole start of training should take."""
     heavy = {"matplotlib.figure", "torch._dynamo", "torchmetrics", "torchvision"}
     code = f"import sys, train\ntrain.main()\nprint({heavy} & {{*sys.modules}} or 'none')"
     options = ["--config", "config/synthetic.yaml", "--run-dir", str(tmp_path / "run")]
     options += ["trainer.max_steps=2", "trainer.ema=0.9", "trainer.clip_norm=1"]
+    options += [f"optimizer.name={optimizer}", "optimizer.lr=0.05"]
     options += ["logger.curves=false"]  # which are drawn after training
     done = run("python", "-c", code, *options, "logger.tensorboard=false", cwd=PAYLOAD)
     assert done.stdout.splitlines()[-1] == "none", done.stdout

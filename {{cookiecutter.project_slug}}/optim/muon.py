@@ -10,12 +10,14 @@ from optim.optimizers import without_compiler_import
 from utils.parallel import is_sharded, match_layout
 
 Group = dict[str, Any]
+# The base class with methods that do not import torch's compiler, which takes as long as torch.
+BaseOptimizer: Any = without_compiler_import(Optimizer)
 
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # chosen by Jordan et al. for few iterations
 
 
-class MuonAndAdamW(Optimizer):
+class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
     """Orthogonalised momentum for real matrices and convolutions, and AdamW for the others.
 
     Jordan et al., 2024, "Muon: an optimizer for hidden layers". The weights of a convolution,
