@@ -41,8 +41,8 @@ KINDS = {  # parts of the names of operators; the first kind that matches counts
     "batch normalisation": ("batch_norm",),
     "ReLU": ("relu", "threshold_backward"),
     "pooling and maximum": ("pool", "amax", "value_selecting"),
-    "optimizer": ("sgd", "foreach"),
-    "loss and last layer": ("mm", "softmax", "nll", "cross_entropy", "linear"),
+    "AdamW": ("adam", "sgd", "foreach"),
+    "Muon (matrix products), last layer, loss": ("mm", "softmax", "nll", "cross_entropy"),
     "loading and augmentation": ("index", "flip", "where", "random", "rand"),
 }
 OTHER = "other operators: sums, square roots, casts, copies"
