@@ -57,7 +57,8 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
         if matrices:
             super().add_param_group({**param_group, "params": matrices, "is_matrix": True})
         if others:
-            group = {"lr": self.adamw_lr, **param_group, "params": others, "is_matrix": False}
+            own = {"lr": self.adamw_lr, "name": "AdamW"}  # unless a pattern sets them
+            group = {**own, **param_group, "params": others, "is_matrix": False}
             super().add_param_group(group)
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from test_optimization import SMALL_MODEL, Waves, all_samples, mean_loss, step_o
 from base.base_dataset import BaseDataset
 from config.loading import changes_that_need_force
 from model import networks
+from optim.optimizers import learning_rates
 from utils.randomness import make_generator
 
 muon = pytest.importorskip("optim.muon", reason="optim/muon.py was deleted")
@@ -41,6 +42,7 @@ def test_muon_trains_the_weights_of_layers_and_adamw_the_other_parameters(
     assert {parameter.ndim for parameter in others["params"]} == {1}
     assert matrices["lr"] == 0.03
     assert others["lr"] == 0.002
+    assert list(learning_rates([optimizer])) == ["lr", "lr of AdamW"]
     trainer.fit()
     for parameter in matrices["params"]:
         assert set(optimizer.state[parameter]) == {"momentum_buffer"}
