@@ -25,7 +25,7 @@ from pathlib import Path
 
 PAYLOAD = Path(__file__).resolve().parent.parent / "{{cookiecutter.project_slug}}"
 QUICK = bool(os.environ.get("QUICK"))
-SEEDS = int(os.environ.get("SEEDS", 1))  # each takes four and a half minutes
+SEEDS = int(os.environ.get("SEEDS", 1))  # each takes about two minutes
 RECIPES = {  # arguments of train.py
     "one epoch": ["trainer.epochs=1"],
     "two epochs": ["trainer.epochs=2"],

@@ -66,8 +66,7 @@ def _uncommitted_code(runs: Sequence[Run], names: Mapping[Path, str]) -> list[st
     dirty = [run for run in runs if run.git.get("dirty")]
     if dirty:
         warnings.append(
-            f"uncommitted code, which git cannot restore (code.patch has it): "
-            f"{list_runs(dirty, names)}"
+            f"uncommitted code; commit it before further runs: {list_runs(dirty, names)}"
         )
     return warnings
 

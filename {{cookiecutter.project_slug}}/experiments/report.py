@@ -217,14 +217,17 @@ def _evaluations(comparison: Comparison, rows: Sequence[Row]) -> list[str]:
                     by_split.setdefault(split, []).append((label, evaluation))
     note = ""
     if any(len(row.runs) > 1 for row in rows):
-        note = paragraph("of one run in each row, that whose result is closest to the mean", "note")
+        note = paragraph(
+            "of one run in each row, named in brackets: if evaluated, the closest to the mean",
+            "note",
+        )
     sections = []
     for split, evaluations in by_split.items():
         shown = evaluations[:MAX_MATRICES]
         sections.append(section(f"Evaluation: {split}", note, evaluation_figures(shown)))
     if not sections:
-        note = "evaluate.py RUN adds confusion matrices, figures and results on the test set"
-        sections.append(section("Evaluation", paragraph(note, "note")))
+        advice = "evaluate.py RUN adds confusion matrices, figures and results on the test set"
+        sections.append(section("Evaluation", paragraph(advice, "note")))
     return sections
 
 
