@@ -15,6 +15,10 @@ class BaseSampler(ABC):
     plain data, and `load_state_dict`. Checkpoints contain its state then. A trainer changes it
     through its attribute `sampler`, in the same way in all processes, for example in
     `after_evaluation`. A change takes effect in the next epoch.
+
+    A class that defines ``record_losses(indices, losses)`` is told the losses of each training
+    batch, of the samples of all processes: int64 and float32, shape (N,). The trainer's
+    `training_step` has to call the trainer's `record_losses`, as `Classifier` and `Regressor` do.
     """
 
     @abstractmethod

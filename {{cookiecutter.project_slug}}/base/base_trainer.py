@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from base import evaluation, optimizer_step
+from base import evaluation, optimizer_step, training_losses
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
 from base.batch_loader import BatchLoader, Step
@@ -87,6 +87,8 @@ class BaseTrainer(ABC):
         stop_signal: the signal that ended `fit`, or 0.
         evaluated_indices: in `evaluation_step`, the indices of the samples of the batch in their
             data set, int64, shape (N,), on the device; None outside `evaluate`.
+        trained_indices: in `training_step`, the indices of the samples of the batch in all
+            processes, int64, shape (N,); None elsewhere, and for batches that no data set has.
         evaluated_split: the split that `evaluate` has evaluated last, or evaluates now.
         sample_values: what `record_samples` has kept of the last evaluation of each split.
         sample_order: the order of the training samples, with the state of their sampler; None if
@@ -129,6 +131,7 @@ class BaseTrainer(ABC):
         self.guard = NonFiniteGuard(run, skips, self.sharded)
         self.stop_signal = 0
         self.evaluated_indices: Tensor | None = None
+        self.trained_indices: Tensor | None = None
         self.evaluated_split = ""
         self.sample_values: dict[str, SampleValues] = {}
         self.gradient_norm: Tensor | None = None
@@ -370,6 +373,21 @@ class BaseTrainer(ABC):
     def predict_step(self, model: nn.Module, batch: Batch) -> Any:
         """The model's outputs for a transformed batch on the device, without targets."""
         return model(batch["input"])
+
+    def record_losses(self, outputs: Any, target: Any) -> None:
+        """Tells the sampler the loss of each sample of a training batch, if it wants to know.
+
+        Call it in `training_step`; elsewhere it does nothing. A sampler that chooses samples by
+        their losses, such as `hard_samples.HardSamples`, has the method `record_losses`.
+
+        Args:
+            outputs: of the model.
+            target: as the loss requires it.
+
+        Raises:
+            UserError: if `loss.name` cannot be computed for each sample.
+        """
+        training_losses.record_losses(self, outputs, target)
 
     def after_step(self, outputs: Mapping[str, Tensor]) -> None:  # noqa: B027  need not be defined
         """Called after each optimizer step, with the result of `update`."""

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
@@ -43,11 +43,14 @@ class Step:
         loss_weights: factor of each batch's mean loss, so that the gradient, averaged over the
             processes, is that of the mean loss over all samples of the step.
         sample_counts: the number of this process's samples in each batch; 0 for a small last batch.
+        indices: of the samples of each batch in all processes, int64, shape (N,); none if the
+            samples are not those of a data set.
     """
 
     batches: list[Batch]
     loss_weights: list[float]
     sample_counts: list[int]
+    indices: list[Tensor] = field(default_factory=list)
 
     def to(self, device: torch.device) -> "Step":
         """The same step with its batches on a device."""
@@ -196,7 +199,7 @@ class StepSource(Dataset["Step | LoadingError"]):
         counts = [len(range(self.rank, size, self.world_size)) for size in sizes]
         step_samples = indices.shape[0]
         loss_weights = [count * self.world_size / step_samples for count in counts]
-        return Step(batches, loss_weights, counts)
+        return Step(batches, loss_weights, counts, parts)
 
     @cached_property
     def _has_transform(self) -> bool:

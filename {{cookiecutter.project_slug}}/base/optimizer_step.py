@@ -57,6 +57,7 @@ def compute_gradients(
     outputs = []
     last_index = len(step.batches) - 1
     for index, batch in enumerate(step.batches):
+        trainer.trained_indices = step.indices[index] if step.indices else None
         with trainer.accumulating(is_last=index == last_index and not exchanges_some):
             with trainer.autocast():
                 batch_outputs = training_step(trainer.parallel_model, batch)
@@ -66,6 +67,7 @@ def compute_gradients(
                 loss = loss * step.loss_weights[index]
             trainer.scaler.scale(loss).backward(inputs=parameters)
         outputs.append(batch_outputs)
+    trainer.trained_indices = None
     if parameters is not None:
         average_gradients(parameters)
     elif isinstance(trainer.parallel_model, DataParallel):

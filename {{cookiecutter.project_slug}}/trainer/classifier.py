@@ -52,6 +52,7 @@ class Classifier(BaseTrainer):
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = model(batch["input"])
         outputs = {"loss": self.loss(logits, batch["target"])}
+        self.record_losses(logits, batch["target"])
         # Only for the steps that are logged: it takes as long as a step of a small network.
         if self.is_log_step(self.progress.step + 1):
             is_correct = logits.argmax(1) == class_labels(batch["target"])

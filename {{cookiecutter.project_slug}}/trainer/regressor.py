@@ -45,7 +45,9 @@ class Regressor(BaseTrainer):
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         outputs = model(batch["input"])
-        return {"loss": self.loss(outputs, _like_outputs(batch["target"], outputs))}
+        target = _like_outputs(batch["target"], outputs)
+        self.record_losses(outputs, target)
+        return {"loss": self.loss(outputs, target)}
 
     def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         outputs = model(batch["input"])
