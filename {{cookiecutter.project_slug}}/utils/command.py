@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import gc
 import io
 import logging
 import os
@@ -80,8 +79,6 @@ def run_command(main: Callable[[], int | None]) -> None:
         signal.signal(signal.SIGINT, previous_handler)
     if is_one_of_several:
         exit_at_once(exit_code or 0)
-    # Python then does not examine all objects again before it ends: 0.16 s instead of 0.52.
-    gc.freeze()
     sys.exit(exit_code)
 
 
