@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from optim.optimizers import without_compiler_import
+from optim.optimizers import has_fused_kernel, without_compiler_import
 from utils.parallel import is_sharded, match_layout
 
 Group = dict[str, Any]
@@ -75,7 +75,8 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
         others = self._groups(is_matrix=False)
         if others:
             if self.adamw is None:
-                self.adamw = without_compiler_import(AdamW)(others)
+                fused = has_fused_kernel(AdamW, others) or None
+                self.adamw = without_compiler_import(AdamW)(others, fused=fused)
             # Loading a checkpoint replaces the groups and the state of this optimizer.
             self.adamw.param_groups = others
             self.adamw.state = self.state

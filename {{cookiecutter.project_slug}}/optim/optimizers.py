@@ -39,7 +39,7 @@ def build_optimizers(model: nn.Module, settings: Settings) -> list[Optimizer]:
     )
     has_sparse_gradients = any(getattr(module, "sparse", False) for module in model.modules())
     may_be_fused = "fused" not in arguments and not has_sparse_gradients
-    if may_be_fused and _has_fused_kernel(optimizer_class, groups):
+    if may_be_fused and has_fused_kernel(optimizer_class, groups):
         arguments["fused"] = True
     try:
         optimizer: Optimizer = without_compiler_import(optimizer_class)(groups, **arguments)
@@ -93,7 +93,8 @@ def _described(value: Any) -> str:
     return f"an object of the type {type(value).__name__}"
 
 
-def _has_fused_kernel(optimizer_class: type[Optimizer], groups: list[Group]) -> bool:
+def has_fused_kernel(optimizer_class: type[Optimizer], groups: list[Group]) -> bool:
+    """Whether torch can update all parameters of some groups in one kernel."""
     parameters = [parameter for group in groups for parameter in group["params"]]
     are_real = all(parameter.is_floating_point() for parameter in parameters)
     if not are_real or parameters[0].device.type not in FUSED_DEVICES:
