@@ -104,7 +104,7 @@ class ConvNet(BaseModel):
         features = features + self.residual1(features)
         features = self.stage2(features)
         features = features + self.residual2(features)
-        pooled = features.amax((2, 3))
+        pooled = functional.adaptive_max_pool2d(features, 1).flatten(1)
         logits: Tensor = self.head(pooled)
         return logits
 
