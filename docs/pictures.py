@@ -186,7 +186,7 @@ def take_pictures(terminal: Terminal, runs: Path, chromium: str) -> None:
         row = f'<div class="row">{"".join(map(inline, found))}</div>'
         windows = terminal.show(12, until=r"evaluate: [^\r]*") + terminal.show(10)
         save("run.png", screenshot(paper, windows + row))
-        training = terminal.show(25, until=r" 1[01]\d\d/1290[^\r]*")
+        training = terminal.show(25, until=r" 7\d\d/810[^\r]*")
         save("terminal.png", screenshot(paper, training + terminal.show(38)))
         browser.close()
 

@@ -247,7 +247,7 @@ def test_the_documents_give_the_measured_results_of_the_recipes() -> None:
     table = re.findall(row, results.partition("## recipes.py")[2], re.MULTILINE)
     found = {name: [float(value) for value in values] for name, *values in table}
     seconds, epochs, accuracy = found["default"]
-    fast = found["two epochs"]
+    fast = found["280 steps"]
     long = found["long"]
     expected = {
         README: [f"{accuracy:.1%} on Fashion", f"takes {seconds:.0f} seconds"],
