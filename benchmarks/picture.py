@@ -27,7 +27,8 @@ def read(text: str) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     tiny = text.split("tiny (20-32-10)")[1].split("MLP (784-512-512-10)")[0]
     loops = re.findall(r"^(\S.*?)  +([\d.]+) +[-+]", tiny, re.MULTILINE)
     pattern = r"^(\S.*?)  +[\d.]+ +[\d.]+ - +[\d.]+ +([\d.]+) +(0\.\d+)"
-    recipes = re.findall(pattern, text.split("## recipes.py")[1], re.MULTILINE)
+    table = text.split("## recipes.py")[1].split("```")[1]
+    recipes = re.findall(pattern, table, re.MULTILINE)
     found = {name: (float(epochs), 100 * float(score)) for name, epochs, score in recipes}
     return {name: float(value) for name, value in loops}, found
 
