@@ -74,7 +74,7 @@ class ConvNet(BaseModel):
         super().__init__()
         self.channels = dataset.example.shape[1]
         self.mirror = mirror
-        filters = dct_filters(3)[:-1]  # without the highest frequency: as accurate, and 7 % faster
+        filters = dct_filters(3)[:-1]  # without the highest frequency, which adds no accuracy
         filters = torch.cat([filters, -filters])  # for CReLU
         filters = filters.repeat(self.channels, 1, 1, 1)
         self.register_buffer("filters", filters, persistent=False)
@@ -104,6 +104,7 @@ class ConvNet(BaseModel):
         features = features + self.residual1(features)
         features = self.stage2(features)
         features = features + self.residual2(features)
+        # With amax, a step takes 2 to 5 % longer.
         pooled = functional.adaptive_max_pool2d(features, 1).flatten(1)
         logits: Tensor = self.head(pooled)
         return logits
