@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from base.base_dataset import BaseDataset
@@ -15,7 +16,7 @@ from base.base_trainer import BaseTrainer, Loaders
 from base.batch_loader import BatchLoader
 from base.sample_order import SampleOrder, build_sample_order
 from config.classes import find_component
-from config.constructors import construct
+from config.constructors import construct, constructor_parameters
 from config.loading import load_section, load_settings
 from config.schema import DataSettings, SamplerSettings, Settings
 from data_loader import samplers, subsets
@@ -100,8 +101,12 @@ def build_order(settings: Settings, dataset: BaseDataset) -> SampleOrder | None:
     options = settings.data.sampler
     if find_component(SamplerSettings, options.name) is samplers.shuffled:
         return None
-    step_size = settings.data.batch_size * settings.trainer.accumulate
-    return build_sample_order(options, dataset, settings.seed, step_size)
+    return build_sample_order(options, dataset, settings.seed, step_size(settings))
+
+
+def step_size(settings: Settings) -> int:
+    """Samples of an optimizer step in all processes."""
+    return settings.data.batch_size * settings.trainer.accumulate
 
 
 def default_workers(dataset: BaseDataset) -> int:
@@ -165,11 +170,14 @@ def restrict_to_batches(
     train = loaders["train"]
     dataset = train.dataset
     indices = subsets.first_batches(train, count)
+    validated = indices.unique()
+    order = subsets.in_fixed_order(dataset, indices)
+    validation_order = subsets.in_fixed_order(dataset, validated)
     validation = build_loader(settings, dataset)
     return {
         **loaders,
-        "train": train.restricted(subsets.in_fixed_order(dataset, indices), augments=False),
-        "validation": validation.restricted(subsets.in_fixed_order(dataset, indices.unique())),
+        "train": train.restricted(order, len(indices), augments=False),
+        "validation": validation.restricted(validation_order, len(validated)),
     }
 
 
@@ -179,25 +187,37 @@ def restrict_to_fraction(
     """Loaders of a fraction of the samples of each set.
 
     Raises:
-        UserError: if the sampler is not one that takes each sample once.
+        UserError: if the sampler cannot choose from a part of the samples.
     """
-    seed = settings.seed
-    sampler = find_component(SamplerSettings, settings.data.sampler.name)
-    if sampler not in (samplers.shuffled, samplers.sequential):
-        raise UserError(
-            f"trainer.fraction = {fraction}: data.sampler = {settings.data.sampler.name!r} selects "
-            "samples itself; use shuffled or sequential"
-        )
     restricted = {}
     for name, loader in loaders.items():
-        dataset = loader.dataset
-        indices = subsets.stratified_fraction(dataset, fraction, seed)
-        if name == "train" and sampler is samplers.shuffled:
-            order = subsets.in_random_order(dataset, indices, seed)
+        indices = subsets.stratified_fraction(loader.dataset, fraction, settings.seed)
+        if name == "train":
+            order = build_order_of_part(settings, loader.dataset, indices)
         else:
-            order = subsets.in_fixed_order(dataset, indices)
-        restricted[name] = loader.restricted(order)
+            order = subsets.in_fixed_order(loader.dataset, indices)
+        restricted[name] = loader.restricted(order, len(indices))
     return restricted
+
+
+def build_order_of_part(settings: Settings, dataset: BaseDataset, samples: Tensor) -> SampleOrder:
+    """The order of a part of the training samples (their indices, int64, shape (N,)).
+
+    Raises:
+        UserError: if the sampler cannot choose from a part of the samples.
+    """
+    options = settings.data.sampler
+    sampler = find_component(SamplerSettings, options.name)
+    if sampler is samplers.shuffled:
+        return subsets.in_random_order(dataset, samples, settings.seed)
+    if sampler is samplers.sequential:
+        return subsets.in_fixed_order(dataset, samples)
+    if "samples" not in constructor_parameters(sampler):
+        raise UserError(
+            f"trainer.fraction = {settings.trainer.fraction}: data.sampler = {options.name!r} has "
+            "no parameter `samples`, and chooses from all samples; add it, or use shuffled"
+        )
+    return build_sample_order(options, dataset, settings.seed, step_size(settings), samples)
 
 
 def fit_dataset(train: BaseDataset) -> BaseDataset:

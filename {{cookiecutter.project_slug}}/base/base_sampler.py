@@ -8,8 +8,9 @@ from torch import Tensor
 class BaseSampler(ABC):
     """Chooses the training samples of each epoch, and their order.
 
-    A constructor takes those of ``dataset``, ``seed`` and ``step_size`` that it needs; its further
-    parameters are settings. A function in data_loader/ is enough for a sampler without a state.
+    A constructor takes those of ``dataset``, ``seed``, ``step_size`` and ``samples`` that it needs,
+    see data_loader/samplers.py; its further parameters are settings. A function in data_loader/ is
+    enough for a sampler without a state.
 
     A class whose orders depend on what happens in training defines `state_dict`, which returns
     plain data, and `load_state_dict`. Checkpoints contain its state then. A trainer changes it

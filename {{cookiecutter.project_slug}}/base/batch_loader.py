@@ -338,15 +338,18 @@ class BatchLoader:
         self.restricted_to: int | None = None
         self._pins_memory = False
 
-    def restricted(self, order: SampleOrder, augments: bool = True) -> "BatchLoader":
-        """A loader of the samples of another order only.
+    def restricted(
+        self, order: SampleOrder, sample_count: int, augments: bool = True
+    ) -> "BatchLoader":
+        """A loader of a part of the samples.
 
         Args:
             order: the samples of each epoch.
+            sample_count: the number of samples of the part.
             augments: whether training batches are augmented.
         """
         loader = copy.copy(self)
-        loader.restricted_to = len(order(0))
+        loader.restricted_to = sample_count
         loader.order = order
         loader.source = replace(self.source, order=order, augments=augments)
         return loader

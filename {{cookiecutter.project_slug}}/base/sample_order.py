@@ -161,7 +161,11 @@ class SampleOrder:
 
 
 def build_sample_order(
-    options: SamplerSettings, dataset: BaseDataset, seed: int, step_size: int
+    options: SamplerSettings,
+    dataset: BaseDataset,
+    seed: int,
+    step_size: int,
+    samples: Tensor | None = None,
 ) -> SampleOrder:
     """The order of the sampler that the settings name.
 
@@ -170,12 +174,13 @@ def build_sample_order(
         dataset: the training set.
         seed: random seed of the run.
         step_size: samples of an optimizer step in all processes.
+        samples: indices of the samples to choose from, int64, shape (N,); None for all of them.
 
     Raises:
         UserError: if the sampler cannot be built.
     """
     component = find_component(SamplerSettings, options.name)
-    given = {"dataset": dataset, "seed": seed, "step_size": step_size}
+    given = {"dataset": dataset, "seed": seed, "step_size": step_size, "samples": samples}
     sampler: Callable[[int], Tensor]
     try:
         if inspect.isfunction(component):
@@ -194,7 +199,7 @@ def _function_sampler(
     if "dataset" not in parameters:  # otherwise settings could call any function in data_loader/
         raise UserError(
             f"{options.name} has no parameter `dataset`; "
-            "a sampler has it, and may have seed, epoch and step_size"
+            "a sampler has it, and may have seed, epoch, step_size and samples"
         )
     arguments = {}
     for name, value in given.items():

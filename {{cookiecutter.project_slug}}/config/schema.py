@@ -85,7 +85,7 @@ class SamplerSettings(ClassSection):
     package = "data_loader"
     functions = "samplers"
     base = "base.base_sampler.BaseSampler"
-    given = frozenset({"dataset", "seed", "epoch", "step_size"})
+    given = frozenset({"dataset", "seed", "epoch", "step_size", "samples"})
     name: str = "shuffled"
     """A function of data_loader/samplers.py, or FILE.NAME: a function or class of another file."""
 

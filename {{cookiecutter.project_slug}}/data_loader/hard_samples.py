@@ -30,12 +30,20 @@ class HardSamples(BaseSampler):
     """
 
     def __init__(
-        self, dataset: BaseDataset, seed: int, hard: Part = 0.5, others: Part = 0.5
+        self,
+        dataset: BaseDataset,
+        seed: int,
+        samples: Tensor | None = None,
+        hard: Part = 0.5,
+        others: Part = 0.5,
     ) -> None:
+        if samples is None:
+            samples = torch.arange(len(dataset))
+        self.samples = samples
         self.seed = seed
         self.losses = torch.full((len(dataset),), torch.inf)
-        self.hard = round(hard * len(dataset))
-        self.others = round(others * (len(dataset) - self.hard))
+        self.hard = round(hard * len(samples))
+        self.others = round(others * (len(samples) - self.hard))
 
     def __call__(self, epoch: int) -> Tensor:
         if epoch > 0 and self.losses.isinf().all():
@@ -44,14 +52,14 @@ class HardSamples(BaseSampler):
                 "trainer's training_step"
             )
         rng = make_generator(self.seed, RandomStream.SHUFFLING, epoch)
-        shuffled = torch.randperm(len(self.losses), generator=rng)
+        shuffled = self.samples[torch.randperm(len(self.samples), generator=rng)]
         # Equal losses, as those that are not known yet, stay in random order.
         ranking = self.losses.cpu()[shuffled].argsort(descending=True, stable=True)
         hardest_first = shuffled[ranking]
         others = hardest_first[self.hard :]
         chosen = others[torch.randperm(len(others), generator=rng)[: self.others]]
-        samples = torch.cat([hardest_first[: self.hard], chosen])
-        return samples[torch.randperm(len(samples), generator=rng)]
+        order = torch.cat([hardest_first[: self.hard], chosen])
+        return order[torch.randperm(len(order), generator=rng)]
 
     def record_losses(self, indices: Tensor, losses: Tensor) -> None:
         """Keeps the losses of a training batch, on the device where they were computed."""

@@ -10,6 +10,8 @@ are settings.
     seed: random seed of the run.
     epoch: number of the epoch, from 0.
     step_size: samples of an optimizer step: data.batch_size times trainer.accumulate.
+    samples: indices of the samples to choose from, int64, shape (N,); None for all of them. A
+        sampler with this parameter can be used with trainer.fraction.
 
 The result must not depend on anything else. So a run can be resumed at any step, with any number of
 workers and processes. A sampler whose orders depend on what happens in training is a class, see

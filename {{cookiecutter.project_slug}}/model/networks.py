@@ -74,7 +74,7 @@ class ConvNet(BaseModel):
         super().__init__()
         self.channels = dataset.example.shape[1]
         self.mirror = mirror
-        filters = dct_filters(3)[:-1]  # without the highest frequency, which adds no accuracy
+        filters = dct_filters(3)
         filters = torch.cat([filters, -filters])  # for CReLU
         filters = filters.repeat(self.channels, 1, 1, 1)
         self.register_buffer("filters", filters, persistent=False)
@@ -96,7 +96,7 @@ class ConvNet(BaseModel):
         return logits
 
     def _logits(self, input: Tensor) -> Tensor:
-        # 16 responses for each channel, shape (N, 16 C, H, W), then half the height and width.
+        # 18 responses for each channel, shape (N, 18 C, H, W), then half the height and width.
         responses = functional.conv2d(input, self.filters, padding=1, groups=self.channels)
         responses = functional.avg_pool2d(responses.relu_(), 2, ceil_mode=True)
         features = self.contrast(responses.sqrt_())

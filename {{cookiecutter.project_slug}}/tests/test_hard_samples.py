@@ -13,6 +13,8 @@ from stopped_runs import assert_resumes_exactly, load
 from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch
+from builders import build_training_loaders
+from data_loader.subsets import stratified_fraction
 from data_loader.synthetic import Synthetic
 from trainer.classifier import Classifier
 from utils.errors import LoadingError, UserError
@@ -64,6 +66,28 @@ def test_the_first_epoch_is_random_and_the_next_one_has_the_samples_that_were_le
     assert left_out <= set(sampler(1).tolist())
 
 
+def test_a_fraction_is_the_part_that_samples_are_chosen_from(
+    make_settings: Callable[..., Any],
+) -> None:
+    settings = make_settings(*SAMPLER, "trainer.fraction=0.3")
+    train = build_training_loaders(settings)["train"]
+    assert train.sample_count == round(0.3 * 790) == 237
+    part = set(stratified_fraction(train.dataset, 0.3, settings.seed).tolist())
+    orders = []
+    for epoch in (0, 1):
+        first = epoch * train.steps_per_epoch
+        steps = range(first, first + train.steps_per_epoch)
+        order = [int(i) for step in steps for i in train.source.sample_indices(step)]
+        assert len(set(order)) == len(order) == round(0.4 * 237) + round(0.5 * 142)
+        assert set(order) < part
+        orders.append(order)
+        losses = torch.arange(len(order), dtype=torch.float32)
+        sampler: Any = train.order
+        sampler.sampler.record_losses(torch.tensor(order), losses)
+    assert part - set(orders[0]) < set(orders[1])
+    assert set(orders[0][-20:]) < set(orders[1])
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_the_recorded_losses_are_those_of_the_model(
@@ -81,7 +105,7 @@ def test_the_recorded_losses_are_those_of_the_model(
     )
     trainer = make_trainer(*changes)
     loader = trainer.loaders["train"]
-    trainer.loaders["train"] = loader.restricted(loader.order, augments=False)
+    trainer.loaders["train"] = loader.restricted(loader.order, loader.sample_count, augments=False)
     trainer.fit()
     dataset = splits["train"]
     batch = loader.load_batch(torch.arange(len(dataset)))
