@@ -181,11 +181,14 @@ def main() -> None:
     for _ in range(ROUNDS):
         for name, case in CASES.items():
             times[name].append(step_time(**case))
-    print(f"{'one step of a tiny network':32s}    µs     ratio")
+    print(f"{'one step of a tiny network':32s}    µs     ratio   min - max")
     for name, found in times.items():
         pairs = zip(found, times["10,000 samples"], strict=True)
-        ratio = statistics.median(one / base for one, base in pairs)
-        print(f"{name:32s} {statistics.median(found):5.0f}  {ratio:8.2f}")
+        ratios = [one / base for one, base in pairs]
+        print(
+            f"{name:32s} {statistics.median(found):5.0f}  {statistics.median(ratios):8.2f}  "
+            f"{min(ratios):.2f} - {max(ratios):.2f}"
+        )
     few, many = (500, 1_000) if QUICK else (10_000, 100_000)
     hand, ours = peak("by hand"), peak("ours")
     print(f"\npeak memory: by hand {hand:.0f} MB, torch-template {ours:.0f} MB", end=" ")

@@ -7,9 +7,9 @@ TensorBoard and checkpoints, handles signals, and checks for non-finite values. 
 drawn on a simulated terminal.
 The loops alternate, and the first and last fifty steps of each round are not timed. The columns are
 the median time per step over the rounds, the median difference to the bare loop of the same round,
-and the median ratio of their throughputs. One more bare loop has torch's default optimizer, which
-is not fused. The other libraries are those of benchmarks/requirements.txt that are installed; they
-are measured in the first nine of 25 rounds.
+and the median, lowest and highest ratio of their throughputs. One more bare loop has torch's
+default optimizer, which is not fused. The other libraries are those of benchmarks/requirements.txt
+that are installed; they are measured in the first nine of 25 rounds.
 """
 
 # mypy: disable-error-code="import-not-found, misc, no-untyped-call"
@@ -326,13 +326,16 @@ def main() -> None:
     with redirect_stdout(StringIO()), redirect_stderr(Terminal()):  # progress bars and messages
         found = measure(rounds=1 if quick else 25, steps=200)
     for name, loops in found.items():
-        columns = "µs per step, difference to the bare loop, ratio of throughputs"
+        columns = "µs per step, difference to the bare loop, ratio of throughputs (min - max)"
         print(f"\n{name}, batch {BATCH}: {columns}")
         for loop, times in loops.items():
             pairs = list(zip(times, loops["bare loop"], strict=False))
             over = statistics.median(time - base for time, base in pairs)
-            share = statistics.median(base / time for time, base in pairs)
-            print(f"{loop:36s} {statistics.median(times):8.1f} {over:+8.1f} {share:8.3f}")
+            shares = [base / time for time, base in pairs]
+            print(
+                f"{loop:36s} {statistics.median(times):8.1f} {over:+8.1f} "
+                f"{statistics.median(shares):8.3f}  {min(shares):.3f} - {max(shares):.3f}"
+            )
 
 
 if __name__ == "__main__":

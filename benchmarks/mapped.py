@@ -157,11 +157,14 @@ def compare_with_memory(folder: Path) -> None:
             taken = measure()
             if number > 0:  # the first round is a warm-up
                 seconds[name].append(taken)
-    print(f"\n{f'batches of {BATCH_SIZE}':24s} samples a second  relative to memory")
+    print(f"\n{f'batches of {BATCH_SIZE}':24s} samples a second  relative to memory   min - max")
     for name, times in seconds.items():
         pairs = zip(seconds["in memory"], times, strict=True)
-        ratio = statistics.median(base / taken for base, taken in pairs)
-        print(f"{name:24s} {CACHED_SAMPLES / statistics.median(times):16,.0f} {ratio:19.2f}")
+        ratios = [base / taken for base, taken in pairs]
+        print(
+            f"{name:24s} {CACHED_SAMPLES / statistics.median(times):16,.0f} "
+            f"{statistics.median(ratios):19.2f}  {min(ratios):.2f} - {max(ratios):.2f}"
+        )
 
 
 def drop_from_cache(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""The time of a step in 1, 2 and 4 processes on this machine, compared with docs/scaling.md.
+"""The time of a step in 1 to 8 processes on this machine, compared with docs/scaling.md.
 
     python benchmarks/scaling.py [KEY=VALUE ...]    for example trainer.strategy=fsdp
     python benchmarks/scaling.py --count            the operations of one step
@@ -56,7 +56,7 @@ QUICK = bool(os.environ.get("QUICK"))
 ROUNDS = 1 if QUICK else 3
 WARM_UP_STEPS = 10 if QUICK else 20
 STEPS = 20 if QUICK else 60
-PROCESSES = (1, 2, 4)
+PROCESSES = (1, 2, 4, 8)
 BATCH = 128
 SIZES = (4, 260, 2**15, 2**18, 2**20, 2**22, 2**24)  # bytes
 SGD = "optimizer={name: SGD, lr: 0.2, momentum: 0.9, weight_decay: 5e-4, nesterov: true}"

@@ -103,11 +103,11 @@ def main() -> None:
     for _ in range(ROUNDS):
         for name, command_in in commands.items():
             times[name].append(seconds(command_in))
-    print(f"{len(RATES)} trials        seconds   ratio")
+    print(f"{len(RATES)} trials        seconds   ratio   min - max")
     for name, measured in times.items():
         ratios = [own / loop for own, loop in zip(measured, times["shell loop"], strict=True)]
-        ratio = statistics.median(ratios)
-        print(f"{name:16}{statistics.median(measured):9.1f}{ratio:8.3f}")
+        ratio = f"{statistics.median(ratios):8.3f}  {min(ratios):.3f} - {max(ratios):.3f}"
+        print(f"{name:16}{statistics.median(measured):9.1f}{ratio}")
     print("(sweep.py: at most 1.05)")
 
 

@@ -14,7 +14,7 @@ LINES = {
     "data": ("indexed by hand", "BatchLoader, [012] workers", "DataLoader, [012] workers"),
     "growth": ("10,000 samples", "100,000,000 samples", "20 more logged scalars"),
     "mapped": ("in memory", "mapped, [012] workers", "without advice"),
-    "saving": ("one save:", r"saving every \d+ steps costs"),
+    "saving": ("no save", "in the background"),
     "start": ("import torch:", "of which data:"),
     "step": ("convolution, backward", "between operators", "sum"),
     "checkpoints": ("    1,000,000",),

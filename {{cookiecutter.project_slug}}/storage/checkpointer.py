@@ -10,6 +10,7 @@ from typing import Any
 
 from config.schema import CheckpointSettings
 from logger.console import log
+from storage.background_save import BackgroundSave
 from storage.checkpoint_file import load_first_usable, read_verified, save_checkpoint
 from storage.progress import Progress
 from storage.run_folder import find_checkpoints, step_in_name
@@ -31,8 +32,8 @@ class Checkpointer:
     Args:
         folder: where the files are written.
         settings: when a checkpoint is due, and how many are kept.
-        sharded: whether each process writes its own shards, in the background. Otherwise the main
-            process writes the whole state.
+        sharded: whether each process writes its own shards, always in the background. Otherwise
+            the main process writes the whole state.
     """
 
     def __init__(self, folder: Path, settings: CheckpointSettings, sharded: bool) -> None:
@@ -112,9 +113,11 @@ class Checkpointer:
 
         with self._continuing_on_failure(step):
             if self.sharded:
-                from storage.sharded import BackgroundSave  # imports 1 s of torch.distributed
+                from storage.sharded import ShardedSave  # imports 1 s of torch.distributed
 
-                self._background_save = BackgroundSave(self.folder, state, step, publish)
+                self._background_save = ShardedSave(self.folder, state, step, publish)
+            elif is_main_process() and self.settings.background:
+                self._background_save = BackgroundSave(state, step, publish)
             elif is_main_process():
                 publish(state)
 

@@ -105,12 +105,12 @@ class NonFiniteGuard:
 
     def _save(self, file: Path, state: Mapping[str, Any], step: int) -> None:
         if self.sharded:
-            from storage.sharded import BackgroundSave
+            from storage.sharded import ShardedSave
 
             def publish(whole_state: Mapping[str, Any]) -> None:
                 save_checkpoint(file, whole_state)
 
-            BackgroundSave(self.folder, state, step, publish).wait()
+            ShardedSave(self.folder, state, step, publish).wait()
         elif is_main_process():
             save_checkpoint(file, state)
 

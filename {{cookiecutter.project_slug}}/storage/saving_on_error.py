@@ -68,6 +68,7 @@ class SavingOnError:
                 log.info("the state after step %d is saved; %s", step, resume)
                 return
             log.warning("the state after step %d could not be saved: %s", step, problem)
+        self.trainer.checkpointer.finish()
         saved_steps = self.trainer.checkpointer.saved_steps()
         if saved_steps:
             log.info(
@@ -83,6 +84,7 @@ class SavingOnError:
         try:
             if not self.trainer.is_saved():
                 self.trainer.save()
+            self.trainer.checkpointer.finish()
         except NonFiniteError:
             raise
         except Exception as error:  # such as the memory that was missing before

@@ -28,7 +28,7 @@ from utils.ranks import rank
 Publish = Callable[[Mapping[str, Any]], None]
 
 
-class BackgroundSave:
+class ShardedSave:
     """A checkpoint that is being written while training continues.
 
     Args:
