@@ -5,7 +5,7 @@ validation and figures, and the mean test accuracy of the last model. The time i
 epochs of PyTorch's tutorial (images loaded one by one by torchvision, batch 64, network
 784-512-512-10, with evaluation, without imports and the reading of the files), which alternate with
 the recipes: the median, lowest and highest ratio to the epoch of the same seed. `training` is the
-same ratio for the time of steps, validations and their figures, without imports, as in the tutorial.
+same ratio for the time of steps, validations and their figures, without imports.
 The numbers of steps were chosen by the time that they take, all else on the validation images. The
 seeds are 0, 1 and so on in both cases. The parts of the recipes were compared in a loop of the same
 steps, with one thread and six seeds, after equally many steps: samples with high losses (0.9385
