@@ -22,7 +22,10 @@ These did not help. After 1.25, instead of 0.9244: batches of 512 (0.9198), filt
 (0.9385). After 4, instead of 0.9401: the hardest samples alone (0.9383), samples in proportion to
 their losses (0.9384), or to their squares (0.9399). Also: alternating flips, larger rates for
 biases, Muon for the last layer, the mean over shifted images in the evaluation.
-DATA_ROOT must be set to FashionMNIST's folder.
+DATA_ROOT must be set to FashionMNIST's folder. Arguments are settings for all recipes:
+
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/recipes.py \
+        trainer.precision=fp32    # as on a processor without AVX-512 and bfloat16
 """
 
 import json
@@ -108,7 +111,8 @@ def main() -> None:
             epochs.append(float(run("-c", TUTORIAL, name)))
             for recipe in recipes:
                 folder = Path(name, recipe, str(seed))
-                found[recipe].append(train(folder, *RECIPES[recipe], f"seed={seed}"))
+                settings = [*RECIPES[recipe], f"seed={seed}", *sys.argv[1:]]
+                found[recipe].append(train(folder, *settings))
     print(f"seeds: {SEEDS}; one epoch of the tutorial: {statistics.median(epochs):.1f} s")
     print(f"{'recipe':22s}      s  tutorial ep.   min - max  training  accuracy     min - max")
     for recipe, measured in found.items():
