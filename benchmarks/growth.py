@@ -169,6 +169,7 @@ CASES: dict[str, dict[str, int]] = {
     "10,000 samples": {},
     "1,000,000 samples": {"samples": 10**6},
     "100,000,000 samples": {"samples": 10**8},
+    "1,000,000,000 samples": {"samples": 10**9},
     "after 1,000,000 steps": {"begin": 10**6},
     "20 more logged scalars": {"scalars": 20},
 }

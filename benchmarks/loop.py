@@ -47,7 +47,8 @@ from trainer.classifier import Classifier  # noqa: E402
 BATCH = 64
 UNTIMED_STEPS = 50  # at the start, and as many at the end
 PEER_ROUNDS = 9  # fewer suffice: other libraries differ from the bare loop by more than the noise
-SIZES = {"tiny (20-32-10)": (20, 32), "MLP (784-512-512-10)": (784, 512)}
+# Inputs, width, and steps of a measurement: half a second, as the speed of the machine changes.
+SIZES = {"tiny (20-32-10)": (20, 32, 1_500), "MLP (784-512-512-10)": (784, 512, 200)}
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -299,11 +300,11 @@ LOOPS: dict[str, tuple[str, Callable[[Setting], float]]] = {
 }
 
 
-def measure(rounds: int, steps: int) -> dict[str, dict[str, list[float]]]:
+def measure(rounds: int, quick: bool) -> dict[str, dict[str, list[float]]]:
     """Returns microseconds per step of each round, by network and loop."""
     found: dict[str, dict[str, list[float]]] = {}
-    for name, (inputs, width) in SIZES.items():
-        setting = Setting(inputs, width, steps)
+    for name, (inputs, width, steps) in SIZES.items():
+        setting = Setting(inputs, width, 200 if quick else steps)
         loops = {k: f for k, (needs, f) in LOOPS.items() if importlib.util.find_spec(needs)}
         found[name] = {loop: [] for loop in loops}
         for number in range(rounds):
@@ -324,7 +325,7 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning", "ignite"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with redirect_stdout(StringIO()), redirect_stderr(Terminal()):  # progress bars and messages
-        found = measure(rounds=1 if quick else 25, steps=200)
+        found = measure(1 if quick else 25, quick)
     for name, loops in found.items():
         columns = "µs per step, difference to the bare loop, ratio of throughputs (min - max)"
         print(f"\n{name}, batch {BATCH}: {columns}")

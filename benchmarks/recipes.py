@@ -3,9 +3,9 @@
 The table shows the median wall time of the whole command over the seeds, including imports, data,
 validation and figures, and the mean test accuracy of the last model. The time is also given in
 epochs of PyTorch's tutorial (images loaded one by one by torchvision, batch 64, network
-784-512-512-10, with evaluation, without imports and the reading of the files), which alternate with
-the recipes: the median, lowest and highest ratio to the epoch of the same seed. `training` is the
-same ratio for the time of steps, validations and their figures, without imports.
+784-512-512-10, with evaluation, without imports and the reading of the files), of which one is run
+before each training: the median, lowest and highest ratio. `training` is the same ratio for the
+time of steps, validations and their figures, without imports.
 The numbers of steps were chosen by the time that they take, all else on the validation images. The
 seeds are 0, 1 and so on in both cases. The parts of the recipes were compared in a loop of the same
 steps, with one thread and six seeds, after equally many steps: samples with high losses (0.9385
@@ -80,7 +80,7 @@ def run(*arguments: str | Path) -> str:
 
 
 def train(folder: Path, *settings: str) -> tuple[float, float, float]:
-    """Trains; returns the seconds, those of training alone, and the last model's test accuracy."""
+    """Trains; returns the seconds, those without imports, and the last model's test accuracy."""
     start = time.perf_counter()
     run("train.py", "--run-dir", folder, *settings)
     taken = time.perf_counter() - start
@@ -97,7 +97,7 @@ def main() -> None:
         print("not measured: set DATA_ROOT to FashionMNIST's folder")
         return
     recipes = ["280 steps, no figures"] if QUICK else [*RECIPES]
-    found: dict[str, list[tuple[float, float, float]]] = {recipe: [] for recipe in recipes}
+    found: dict[str, list[tuple[float, float, float, float]]] = {recipe: [] for recipe in recipes}
     with tempfile.TemporaryDirectory() as name:
         raw = Path(name, "FashionMNIST/raw")
         raw.mkdir(parents=True)
@@ -106,22 +106,22 @@ def main() -> None:
         ):  # copied, since torchvision unpacks them next to the archives
             (raw / file.name).write_bytes(file.read_bytes())
         run("-c", f"from torchvision import datasets as d; d.FashionMNIST({name!r}, download=True)")
-        epochs = []
         for seed in range(SEEDS):
-            epochs.append(float(run("-c", TUTORIAL, name)))
             for recipe in recipes:
+                epoch = float(run("-c", TUTORIAL, name))
                 folder = Path(name, recipe, str(seed))
                 settings = [*RECIPES[recipe], f"seed={seed}", *sys.argv[1:]]
-                found[recipe].append(train(folder, *settings))
-    print(f"seeds: {SEEDS}; one epoch of the tutorial: {statistics.median(epochs):.1f} s")
-    print(f"{'recipe':22s}      s  tutorial ep.   min - max  training  accuracy     min - max")
+                found[recipe].append((epoch, *train(folder, *settings)))
+    print(f"{'recipe':22s} tutorial, s      s  tutorial ep.   min - max  training", end="")
+    print(f"  accuracy     min - max  (seeds: {SEEDS})")
     for recipe, measured in found.items():
-        times, training, accuracies = zip(*measured, strict=True)
+        epochs, times, training, accuracies = zip(*measured, strict=True)
         ratios = [taken / epoch for taken, epoch in zip(times, epochs, strict=True)]
         alone = [taken / epoch for taken, epoch in zip(training, epochs, strict=True)]
         print(
-            f"{recipe:22s} {statistics.median(times):6.1f} {statistics.median(ratios):12.1f}  "
-            f"{min(ratios):4.1f} - {max(ratios):4.1f} {statistics.median(alone):9.1f} "
+            f"{recipe:22s} {statistics.median(epochs):11.1f} {statistics.median(times):6.1f} "
+            f"{statistics.median(ratios):13.1f}  {min(ratios):4.1f} - {max(ratios):4.1f} "
+            f"{statistics.median(alone):9.1f} "
             f"{statistics.mean(accuracies):9.4f}  {min(accuracies):.4f} - {max(accuracies):.4f}"
         )
 

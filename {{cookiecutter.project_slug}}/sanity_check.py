@@ -213,6 +213,9 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
             parameter.register_post_accumulate_grad_hook(
                 lambda _, name=name: parameters_with_gradient.add(name)
             )
+    sampler_before = ""
+    if hasattr(trial.sampler, "record_losses"):
+        sampler_before = digest(trial.sampler.state_dict())
     with _describing_errors(trial, what_fails, advice, in_training=True):
         _ = trial.schedulers
         trial.set_learning_rates(0)
@@ -221,6 +224,12 @@ def _check_training(trial: BaseTrainer, step: Step) -> None:
         if not isinstance(outputs, Mapping):
             raise TypeError(f"`update` must return a dict, not {type(outputs).__name__}")
     _check_loss_is_used(trial)
+    if sampler_before and digest(trial.sampler.state_dict()) == sampler_before:
+        raise UserError(
+            f"data.sampler = {trial.settings.data.sampler.name!r} needs the losses of the samples, "
+            f"which {type(trial).__name__} does not record; call self.record_losses(outputs, "
+            "target) in training_step"
+        )
     if world_size() > 1:
         _check_gradients(trial, parameters_with_gradient)
 

@@ -1,4 +1,4 @@
-"""The abstract sampler: an order of the training samples that needs a class."""
+"""The base class of samplers that are classes, and not functions."""
 
 from abc import ABC, abstractmethod
 
@@ -17,18 +17,19 @@ class BaseSampler(ABC):
     through its attribute `sampler`, in the same way in all processes, for example in
     `after_evaluation`. A change takes effect in the next epoch.
 
-    A class that defines ``record_losses(indices, losses)`` is told the losses of each training
-    batch, of the samples of all processes: int64 and float32, shape (N,). The trainer's
-    `training_step` has to call the trainer's `record_losses`, as `Classifier` and `Regressor` do.
+    A class may define ``record_losses(indices, losses)``. It is called for each training batch,
+    in all processes, with the indices (int64) and losses (float32) of the samples of all processes,
+    shape (B,). The trainer's `training_step` has to call the trainer's `record_losses` for that, as
+    `Classifier` and `Regressor` do.
     """
 
     @abstractmethod
     def __call__(self, epoch: int) -> Tensor:
         """The indices of the samples of an epoch, in order: int64, shape (N,).
 
-        N is the same for all epochs. The indices depend only on the arguments of the constructor,
-        `epoch`, and the state if there is one, which the call leaves as it is. Numbers that are
-        drawn from the global generators depend only on the seed of the run and `epoch`.
+        N must be the same for all epochs. The indices may depend only on the arguments of the
+        constructor, `epoch`, and the state if there is one, which this method must not change. It
+        may draw from the global generators, which are seeded by the seed of the run and `epoch`.
 
         Args:
             epoch: number of the epoch, from 0.

@@ -68,6 +68,11 @@ class SampleOrder:
                 f"data.sampler = {name!r}: the class defines `state_dict` "
                 "without `load_state_dict`; define both, or neither"
             )
+        if hasattr(sampler, "record_losses") and not self.has_state:
+            raise UserError(
+                f"data.sampler = {name!r}: the class defines `record_losses` without `state_dict`; "
+                "define both, so that a resumed run has the same order"
+            )
         self._orders: dict[int, Tensor] = {}
         self._states: dict[int, Any] = {}  # of the sampler, before it returned these orders
 

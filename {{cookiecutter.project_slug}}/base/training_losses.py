@@ -28,11 +28,11 @@ def record_losses(trainer: Any, outputs: Any, target: Any) -> None:
 
 
 def _of_all_processes(losses: Tensor, count: int) -> Tensor:
-    """The losses of all samples of a batch, shape (count,), in the order of their indices."""
+    """The losses of the batch in all processes, shape (count,), in the order of its samples."""
     if world_size() == 1:
         return losses
     gathered = torch.zeros(count, device=losses.device)
-    own = gathered[rank() :: world_size()]
-    own.copy_(losses[: len(own)])  # a process without samples has one of another process
+    own = gathered[rank() :: world_size()]  # the positions of the samples of this process
+    own.copy_(losses[: len(own)])  # of none, if the process has got a sample of another one
     all_reduce_sum([gathered])
     return gathered

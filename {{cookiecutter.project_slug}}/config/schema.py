@@ -254,7 +254,9 @@ class CheckpointSettings(Section):
     every_minutes: Positive | None = None
     """Minutes between two checkpoints, in addition to one at the end of each epoch."""
     background: bool = False
-    """Write them while training continues, from a copy of the state in the memory of the host."""
+    """Write checkpoints while training continues, from a copy of the state in host memory.
+
+    With FSDP, they always are."""
     keep: Count = 2
     """Number of the newest step_*.pt files to keep, in addition to best.pt."""
     keep_best: Count = 1

@@ -8,21 +8,21 @@ from torch import Tensor
 
 from base.base_dataset import BaseDataset
 from base.base_sampler import BaseSampler
-from utils.errors import UserError
 from utils.randomness import RandomStream, make_generator
 
-Part = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class HardSamples(BaseSampler):
     """The samples with the highest losses, and a random part of all others, shuffled.
 
-    So an epoch has fewer samples, of which more can still be learned from (Loshchilov and Hutter,
-    arXiv:1511.06343). The loss of a sample is that of the last batch that contained it. Samples
-    that were in no batch yet count as those with the highest losses, and the first epoch is random.
+    Epochs are shorter, and consist mostly of samples that the model has not learned yet (Loshchilov
+    and Hutter, arXiv:1511.06343). Samples are ranked by their own losses, each from the last time
+    that it was in a batch. A sample that was in no batch yet ranks first, so the first epoch is a
+    random part of the samples.
 
-    The labels should be clean: a wrong label has a high loss in each epoch. The loss that is
-    logged for training is that of the chosen samples, so it is higher than the mean of all.
+    The labels should be clean: a wrong label has a high loss in each epoch. The logged training
+    loss is the mean over the chosen samples, so it is higher than that over the whole training set.
 
     Args:
         hard: Fraction of the samples, those with the highest losses.
@@ -34,31 +34,26 @@ class HardSamples(BaseSampler):
         dataset: BaseDataset,
         seed: int,
         samples: Tensor | None = None,
-        hard: Part = 0.5,
-        others: Part = 0.5,
+        hard: Fraction = 0.5,
+        others: Fraction = 0.5,
     ) -> None:
         if samples is None:
             samples = torch.arange(len(dataset))
         self.samples = samples
         self.seed = seed
         self.losses = torch.full((len(dataset),), torch.inf)
-        self.hard = round(hard * len(samples))
-        self.others = round(others * (len(samples) - self.hard))
+        self.hard_count = round(hard * len(samples))
+        self.other_count = round(others * (len(samples) - self.hard_count))
 
     def __call__(self, epoch: int) -> Tensor:
-        if epoch > 0 and self.losses.isinf().all():
-            raise UserError(
-                "no losses were recorded; call self.record_losses(outputs, target) in the "
-                "trainer's training_step"
-            )
         rng = make_generator(self.seed, RandomStream.SHUFFLING, epoch)
         shuffled = self.samples[torch.randperm(len(self.samples), generator=rng)]
-        # Equal losses, as those that are not known yet, stay in random order.
+        # Samples with the same loss, such as those that were in no batch yet, stay in random order.
         ranking = self.losses.cpu()[shuffled].argsort(descending=True, stable=True)
         hardest_first = shuffled[ranking]
-        others = hardest_first[self.hard :]
-        chosen = others[torch.randperm(len(others), generator=rng)[: self.others]]
-        order = torch.cat([hardest_first[: self.hard], chosen])
+        others = hardest_first[self.hard_count :]
+        chosen = others[torch.randperm(len(others), generator=rng)[: self.other_count]]
+        order = torch.cat([hardest_first[: self.hard_count], chosen])
         return order[torch.randperm(len(order), generator=rng)]
 
     def record_losses(self, indices: Tensor, losses: Tensor) -> None:

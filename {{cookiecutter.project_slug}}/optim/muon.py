@@ -1,4 +1,4 @@
-"""Muon for the weights of layers, and AdamW for all other parameters."""
+"""Muon for matrices and convolution kernels, and AdamW for all other parameters."""
 
 from typing import Any
 
@@ -18,16 +18,16 @@ COEFFICIENTS = (3.4445, -4.775, 2.0315)  # chosen by Jordan et al. for few itera
 
 
 class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
-    """Orthogonalised momentum for real matrices and convolutions, and AdamW for the others.
+    """Muon for real-valued matrices and convolutions, and AdamW for all other parameters.
 
     Jordan et al., 2024, "Muon: an optimizer for hidden layers". The weights of a convolution,
     shape (out, in, height, width), count as a matrix of shape (out, in * height * width).
 
     Args:
-        lr: Highest learning rate of matrices and convolutions.
+        lr: Peak learning rate of matrices and convolutions.
         momentum: Momentum factor of matrices and convolutions.
         weight_decay: Decoupled weight decay.
-        adamw_lr: Highest learning rate of all other parameters.
+        adamw_lr: Peak learning rate of all other parameters.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
         weight_decay: float = 0.0,
         adamw_lr: float = 1e-3,
     ) -> None:
+        # Before the constructor of the base class, which calls `add_param_group`.
         self.adamw_lr = adamw_lr
         self.adamw: Optimizer | None = None  # built in the first step
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -46,7 +47,9 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
 
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group for matrices and convolutions, and one for all other parameters."""
-        parameters = list(param_group["params"])
+        parameters = param_group["params"]
+        if isinstance(parameters, Tensor):
+            parameters = [parameters]
         matrices = []
         others = []
         for parameter in parameters:
@@ -57,8 +60,8 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
         if matrices:
             super().add_param_group({**param_group, "params": matrices, "is_matrix": True})
         if others:
-            own = {"lr": self.adamw_lr, "name": "AdamW"}  # unless a pattern sets them
-            group = {**own, **param_group, "params": others, "is_matrix": False}
+            defaults = {"lr": self.adamw_lr, "name": "AdamW"}
+            group = {**defaults, **param_group, "params": others, "is_matrix": False}
             super().add_param_group(group)
 
     @torch.no_grad()
@@ -74,14 +77,21 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
                     self._update_matrix(parameter, group)
         others = self._groups(is_matrix=False)
         if others:
-            if self.adamw is None:
-                fused = has_fused_kernel(AdamW, others) or None
-                self.adamw = without_compiler_import(AdamW)(others, fused=fused)
-            # Loading a checkpoint replaces the groups and the state of this optimizer.
-            self.adamw.param_groups = others
-            self.adamw.state = self.state
-            self.adamw.step()
+            self._step_adamw(others)
         return loss
+
+    def _step_adamw(self, groups: list[Group]) -> None:
+        """A step of AdamW, which shares groups and state with this optimizer."""
+        if self.adamw is None:
+            fused = has_fused_kernel(AdamW, groups) or None
+            self.adamw = without_compiler_import(AdamW)(groups, fused=fused)
+        # Loading a checkpoint replaces both, and one from before the first step lacks some options.
+        self.adamw.param_groups = groups
+        self.adamw.state = self.state
+        for group in groups:
+            for option, value in self.adamw.defaults.items():
+                group.setdefault(option, value)
+        self.adamw.step()
 
     def _update_matrix(self, weight: Tensor, group: Group) -> None:
         """A step of Muon for the weights of one layer."""
@@ -95,7 +105,7 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
         update = gradient.lerp(momentum, group["momentum"])  # Nesterov's momentum
         if is_sharded(update):
             update = update.full_tensor()  # type: ignore[attr-defined]  # each process needs all rows
-        # A matrix, shape (out, height * width * in): a view if the layout is channels last.
+        # A matrix, shape (out, height * width * in): no copy if the layout is channels last.
         update = update.movedim(1, -1)
         matrix = orthogonalize(update.flatten(1))
         update = matrix.view(update.shape).movedim(-1, 1)
@@ -107,12 +117,20 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
         return [group for group in self.param_groups if group["is_matrix"] == is_matrix]
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """Moves the singular values of a matrix close to 1, by iterations of Newton and Schulz.
+def _polynomial(gram: Tensor) -> Tensor:
+    """The factor of an iteration: a + b G + c G², for a Gram matrix G."""
+    a, b, c = COEFFICIENTS
+    polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+    polynomial.diagonal().add_(a)
+    return polynomial
 
-    An iteration multiplies the matrix by a polynomial of its Gram matrix. The products of the
-    polynomials are computed first, since the Gram matrices are smaller: for 64×576, that takes
-    0.3 ms instead of 0.6 on a CPU core.
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """Moves the singular values of a matrix close to 1, by Newton-Schulz iterations.
+
+    An iteration multiplies the matrix by a polynomial of its Gram matrix. The polynomials are
+    multiplied first, since the Gram matrices are smaller: for 64×576, that takes 0.3 ms instead of
+    0.6 on a CPU core.
 
     Args:
         matrix: shape (M, N).
@@ -120,19 +138,18 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     Returns:
         A matrix of the same shape, float32.
     """
-    a, b, c = COEFFICIENTS
     is_tall = len(matrix) > matrix.shape[1]
     if is_tall:
         matrix = matrix.T
     matrix = matrix.float()
     matrix = matrix / matrix.norm().clamp(min=1e-7)
     gram = matrix @ matrix.T
-    product = torch.eye(len(gram), device=gram.device)
-    for _ in range(ITERATIONS):
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        polynomial.diagonal().add_(a)
-        product = polynomial @ product
+    polynomial = _polynomial(gram)
+    product = polynomial
+    for _ in range(ITERATIONS - 1):
         gram = polynomial @ gram @ polynomial
+        polynomial = _polynomial(gram)
+        product = polynomial @ product
     result = product @ matrix
     if is_tall:
         result = result.T

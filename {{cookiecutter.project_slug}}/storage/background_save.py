@@ -22,8 +22,9 @@ class BackgroundSave:
         self, state: Mapping[str, Any], step: int, publish: Callable[[Mapping[str, Any]], None]
     ) -> None:
         self.step = step
+        host_state = copy_to_host(state)  # before training changes the tensors in place
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._future = executor.submit(publish, copy_to_host(state))
+        self._future = executor.submit(publish, host_state)
         executor.shutdown(wait=False)  # the thread ends after this one task
 
     def wait(self) -> None:
@@ -36,14 +37,14 @@ class BackgroundSave:
 
 
 def copy_to_host(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a state on the CPU; tensors that are the same memory, as tied weights, stay so."""
+    """A copy of a state on the CPU, in which tied weights are copied once."""
     copies: dict[Hashable, Tensor] = {}
 
-    def copied(tensor: Tensor) -> Tensor:
-        memory = (tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride())
-        if memory not in copies:
-            copies[memory] = tensor.detach().to("cpu", copy=True)
-        return copies[memory]
+    def copy_once(tensor: Tensor) -> Tensor:
+        key = (tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride())
+        if key not in copies:
+            copies[key] = tensor.detach().to("cpu", copy=True)
+        return copies[key]
 
-    copy: dict[str, Any] = map_tensors(copied, state)
-    return copy
+    host_state: dict[str, Any] = map_tensors(copy_once, state)
+    return host_state

@@ -14,6 +14,7 @@ from stopped_runs import assert_resumes_exactly, assert_same_run, saved_step
 from torch import Tensor
 
 from config.schema import CheckpointSettings
+from logger.console import log
 from storage.background_save import BackgroundSave, copy_to_host
 from storage.checkpoint_file import load_checkpoint
 from storage.checkpointer import Checkpointer
@@ -128,6 +129,7 @@ def test_an_error_in_training_waits_for_the_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", logger=log.name)
     flush_to_disk = os.fsync
 
     def slow_fsync(file: int) -> None:

@@ -16,8 +16,9 @@ from base.base_dataset import BaseDataset, Batch
 from builders import build_training_loaders
 from data_loader.subsets import stratified_fraction
 from data_loader.synthetic import Synthetic
+from sanity_check import check_trainer
 from trainer.classifier import Classifier
-from utils.errors import LoadingError, UserError
+from utils.errors import UserError
 
 hard_samples = pytest.importorskip(
     "data_loader.hard_samples", reason="data_loader/hard_samples.py was deleted"
@@ -123,6 +124,14 @@ def test_a_run_resumes_in_the_middle_of_an_epoch(
     assert_resumes_exactly(tmp_path, train, command, *SMALL_MODEL, *SAMPLER)
 
 
+def test_a_run_can_be_resumed_with_this_sampler(
+    tmp_path: Path, train: Command, command: Command
+) -> None:
+    assert train(tmp_path, *SMALL_MODEL, "trainer.epochs=1") == 0
+    assert command("train", "--resume", tmp_path, "--force", *SAMPLER, "trainer.epochs=3") == 0
+    assert load(tmp_path)["sample_order"]["state"]["losses"].isfinite().any()
+
+
 def test_two_processes_record_the_losses_of_all_samples(tmp_path: Path) -> None:
     for count in (1, 2):
         run_processes(count, "train", tmp_path / str(count), *SAMPLER, "trainer.accumulate=2")
@@ -132,10 +141,10 @@ def test_two_processes_record_the_losses_of_all_samples(tmp_path: Path) -> None:
 
 
 def test_a_trainer_that_records_no_losses_is_an_error(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(*SMALL_MODEL, *SAMPLER, "trainer.epochs=2", kind=Silent)
-    with pytest.raises(LoadingError) as caught:
-        trainer.fit()
-    for part in ("hard_samples.HardSamples", "record_losses", "training_step"):
+    trainer = make_trainer(*SMALL_MODEL, *SAMPLER, kind=Silent)
+    with pytest.raises(UserError) as caught:
+        check_trainer(trainer)
+    for part in ("hard_samples.HardSamples", "Silent", "record_losses", "training_step"):
         assert part in str(caught.value)
 
 

@@ -1,6 +1,7 @@
 """Muon for matrices, with AdamW for all other parameters."""
 # ruff: noqa: D103  the names of the tests state what they test
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,29 @@ def test_complex_matrices_are_trained(
 def test_a_run_with_muon_resumes_exactly(tmp_path: Path, train: Command, command: Command) -> None:
     changes = (*SMALL_MODEL, "optimizer={name: muon.MuonAndAdamW}")
     assert_resumes_exactly(tmp_path, train, command, *changes)
+
+
+def test_a_state_from_before_the_first_step_can_be_loaded_later() -> None:
+    matrix = torch.nn.Parameter(torch.randn(3, 4, generator=make_generator(0)))
+    bias = torch.nn.Parameter(torch.ones(3))
+    optimizer = muon.MuonAndAdamW([matrix, bias])
+    first_state = copy.deepcopy(optimizer.state_dict())
+    ends = []
+    for _ in range(2):
+        optimizer.load_state_dict(first_state)
+        with torch.no_grad():
+            bias.fill_(1)
+        matrix.grad = torch.ones_like(matrix)
+        bias.grad = torch.ones_like(bias)
+        optimizer.step()
+        ends.append(bias.tolist())
+    assert ends[0] == ends[1] != [1, 1, 1]
+
+
+def test_one_tensor_may_be_the_only_parameter() -> None:
+    weight = torch.nn.Parameter(torch.randn(3, 4, generator=make_generator(0)))
+    (group,) = muon.MuonAndAdamW([{"params": weight}]).param_groups
+    assert group["is_matrix"]
 
 
 def test_both_learning_rates_may_change_on_resume(make_settings: Callable[..., Any]) -> None:
