@@ -26,10 +26,13 @@ def read(text: str) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """Returns µs per step by loop, and (tutorial epochs, accuracy in %) by recipe."""
     tiny = text.split("tiny (20-32-10)")[1].split("MLP (784-512-512-10)")[0]
     loops = re.findall(r"^(\S.*?)  +([\d.]+) +[-+]", tiny, re.MULTILINE)
-    pattern = r"^(\S.*?)  +[\d.]+ +[\d.]+ - +[\d.]+ +([\d.]+) +(0\.\d+)"
+    pattern = r"^(\S.*?)  +[\d.]+ +[\d.]+ +([\d.]+) +[\d.]+ - +[\d.]+ +[\d.]+ +(0\.\d+)"
     table = text.split("## recipes.py")[1].split("```")[1]
     recipes = re.findall(pattern, table, re.MULTILINE)
-    found = {name: (float(epochs), 100 * float(score)) for name, epochs, score in recipes}
+    found = {}
+    for name, epochs, score in recipes:
+        if not name.endswith("no figures"):
+            found[name] = (float(epochs), 100 * float(score))
     return {name: float(value) for name, value in loops}, found
 
 

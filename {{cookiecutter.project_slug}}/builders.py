@@ -408,23 +408,37 @@ def find_data_root(settings: Settings, run: Path) -> Settings:
     """The settings with the data folder of a run that was started in another folder.
 
     A relative `data.root` refers to the current folder or, if that does not have it, to the folder
-    in which the run was started.
+    in which the run was started; so does the `root` of a set in `data.validation_sets`.
     """
-    root = settings.data.root
     start_folder = start_folder_of(run)
-    if root.is_absolute() or root.exists() or start_folder is None:
+    if start_folder is None:
         return settings
+    root = _find_root("data.root", settings.data.root, start_folder)
+    validation_sets = {}
+    for name, changes in settings.data.validation_sets.items():
+        validation_sets[name] = dict(changes)
+        if "root" in changes:
+            path = f"data.validation_sets.{name}.root"
+            found = _find_root(path, Path(changes["root"]), start_folder)
+            validation_sets[name]["root"] = str(found)
+    update = {"root": root, "validation_sets": validation_sets}
+    data = settings.data.model_copy(update=update)
+    return settings.model_copy(update={"data": data})
+
+
+def _find_root(setting: str, root: Path, start_folder: Path) -> Path:
+    """A data folder, in the current folder or in the one where the run was started."""
     original_root = start_folder / root
-    if not original_root.exists():
-        return settings
+    if root.is_absolute() or root.exists() or not original_root.exists():
+        return root
     log.warning(
-        "data.root = %s is not in %s; using %s, as when the run was started",
+        "%s = %s is not in %s; using %s, as when the run was started",
+        setting,
         root,
         Path.cwd(),
         original_root,
     )
-    data = settings.data.model_copy(update={"root": original_root})
-    return settings.model_copy(update={"data": data})
+    return original_root
 
 
 def restore_dataset(settings: Settings, split: str | None, state: Mapping[str, Any]) -> BaseDataset:

@@ -1,6 +1,9 @@
-"""The optimizer step: gradients of its batches, clipping, the step of the optimizers."""
+"""An optimizer step: the gradients of its batches, clipping, and the update of the weights.
 
-from collections.abc import Callable
+The functions call each other through the methods of the trainer, which a subclass may override.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,16 +28,14 @@ def optimize(
     training_step: TrainingStep | None,
 ) -> dict[str, Tensor]:
     """See `BaseTrainer.optimize`."""
-    optimizers = trainer.optimizers
-    if optimizer is not None:
-        optimizers = [optimizer]
-    for stepping in optimizers:
-        if needs_closure(stepping):
-            return _optimize_with_closure(trainer, step, optimizer, training_step)
+    selected = _selected(trainer, optimizer)
+    for each in selected:
+        if needs_closure(each):
+            return _optimize_with_closure(trainer, step, each, optimizer, training_step)
     outputs: dict[str, Tensor] = trainer.compute_gradients(step, optimizer, training_step)
     trainer.clip_gradients(optimizer)
-    for stepping in optimizers:
-        trainer.scaler.step(stepping)
+    for each in selected:
+        trainer.scaler.step(each)
     trainer.scaler.update()
     _discard_gradients(trainer)
     return outputs
@@ -49,21 +50,21 @@ def compute_gradients(
     """See `BaseTrainer.compute_gradients`."""
     if training_step is None:
         training_step = trainer.training_step
-    parameters = None
+    parameters = None  # all of them; with FSDP always, as it needs the whole backward pass
     if optimizer is not None and not trainer.sharded:
         parameters = [p for p in parameters_of([optimizer]) if p.requires_grad]
-    # DDP exchanges the gradients of all parameters, or none.
-    exchanges_some = parameters is not None and world_size() > 1
+    # DDP can only exchange the gradients of all parameters; those of some are averaged below.
+    averages_below = parameters is not None and world_size() > 1
     outputs = []
     last_index = len(step.batches) - 1
     for index, batch in enumerate(step.batches):
         trainer.trained_indices = step.indices[index] if step.indices else None
-        with trainer.accumulating(is_last=index == last_index and not exchanges_some):
+        with trainer.accumulating(is_last=index == last_index and not averages_below):
             with trainer.autocast():
                 batch_outputs = training_step(trainer.parallel_model, batch)
             check_outputs(batch_outputs, training_step)
             loss = batch_outputs["loss"]
-            if step.loss_weights[index] != 1:  # 1 is the usual case: saves two operations
+            if step.loss_weights[index] != 1:  # usually 1: saves an operation, and its backward
                 loss = loss * step.loss_weights[index]
             trainer.scaler.scale(loss).backward(inputs=parameters)
         outputs.append(batch_outputs)
@@ -79,13 +80,11 @@ def clip_gradients(trainer: Any, optimizer: torch.optim.Optimizer | None) -> Non
     """See `BaseTrainer.clip_gradients`."""
     clip_norm = trainer.options.clip_norm
     if clip_norm is None and not trainer.is_log_step(trainer.progress.step + 1):
-        return
-    optimizers = trainer.optimizers
-    if optimizer is not None:
-        optimizers = [optimizer]
-    for unscaled in optimizers:
-        trainer.scaler.unscale_(unscaled)
-    parameters = parameters_of(optimizers)
+        return  # the norm is needed neither for clipping nor for the log
+    selected = _selected(trainer, optimizer)
+    for each in selected:
+        trainer.scaler.unscale_(each)
+    parameters = parameters_of(selected)
     gradients = [p.grad for p in parameters if p.grad is not None]
     trainer.gradient_norm = nn.utils.get_total_norm(gradients)
     if clip_norm is not None:
@@ -95,19 +94,25 @@ def clip_gradients(trainer: Any, optimizer: torch.optim.Optimizer | None) -> Non
 def _optimize_with_closure(
     trainer: Any,
     step: Step,
+    stepping: Any,
     optimizer: torch.optim.Optimizer | None,
     training_step: TrainingStep | None,
 ) -> dict[str, Tensor]:
-    """A step of an optimizer that computes the loss several times, such as LBFGS."""
-    stepping: Any = optimizer
-    if optimizer is None:
-        stepping = next(other for other in trainer.optimizers if needs_closure(other))
+    """A step of an optimizer that computes the loss several times, such as LBFGS.
+
+    Args:
+        trainer: a `BaseTrainer`.
+        step: the batches.
+        stepping: the optimizer.
+        optimizer: the same if it was selected; None for all optimizers of the trainer.
+        training_step: see `BaseTrainer.compute_gradients`.
+    """
     is_one_of_several = optimizer is None and len(trainer.optimizers) > 1
     if is_one_of_several or trainer.scaler.is_enabled():
         raise UserError(
             f"{type(stepping).__name__} computes the loss several "
             "times in a step; use it as the only optimizer, with "
-            "trainer.precision=bf16 or fp32, or override `update`"
+            "trainer.precision=bf16 or fp32, or override the trainer's `update`"
         )
     all_outputs: list[dict[str, Tensor]] = []
 
@@ -122,7 +127,17 @@ def _optimize_with_closure(
 
     stepping.step(closure)
     _discard_gradients(trainer)
-    return all_outputs[0]  # of the weights before the step
+    return all_outputs[0]  # computed with the weights from before the step
+
+
+def _selected(
+    trainer: Any, optimizer: torch.optim.Optimizer | None
+) -> Sequence[torch.optim.Optimizer]:
+    """One optimizer, or all of the trainer."""
+    if optimizer is None:
+        optimizers: Sequence[torch.optim.Optimizer] = trainer.optimizers
+        return optimizers
+    return [optimizer]
 
 
 def _discard_gradients(trainer: Any) -> None:

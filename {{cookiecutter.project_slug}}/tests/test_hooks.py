@@ -520,3 +520,27 @@ def test_one_optimizer_or_a_tuple_of_them_can_be_returned(
     assert len(trainer.optimizers) == count
     for old, new in zip(before, trainer.model.parameters(), strict=True):
         assert not torch.equal(old, new)
+
+
+class FromFolder(Synthetic):
+    """Reads a file in its folder."""
+
+    def __init__(self, root: Path, split: str | None, seed: int) -> None:
+        super().__init__(root, split, seed)
+        (root / "labels.txt").read_text(encoding="utf-8")
+
+
+def test_the_folder_of_a_validation_set_is_found_from_another_folder(
+    tmp_path: Path, train: Command, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(synthetic, "FromFolder", FromFolder, raising=False)
+    for name in ("start/more", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "start/more/labels.txt").write_text("", encoding="utf-8")
+    run = tmp_path / "run"
+    sets = "data.validation_sets={more: {name: synthetic.FromFolder, root: more}}"
+    monkeypatch.chdir(tmp_path / "start")
+    assert train(run, "model.name=networks.MLP", sets, "trainer.max_steps=1") == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert command("evaluate", run, "--split", "more") == 0
+    assert command("train", "--resume", run, "trainer.max_steps=2") == 0

@@ -205,7 +205,7 @@ def test_commands_read_sharded_checkpoints(
         losses[count] = json.loads(file.read_text())["loss"]
         rows = file.with_name("misclassified.csv").read_text().splitlines()[1:]
         worst_samples[count] = {row.split(",")[0] for row in rows}
-    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-3)  # bfloat16 rounds to 4e-3
     assert len(worst_samples[2]) == len(worst_samples[0]) == 25
     assert len(worst_samples[2] & worst_samples[0]) > 20  # rounding may change the last ones
     assert command("export", tmp_path / "fsdp", "--format", "safetensors") == 0
