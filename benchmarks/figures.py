@@ -49,7 +49,7 @@ def main() -> None:
         (folder / "empty" / "cookiecutter.json").write_text(json.dumps(EMPTY))
         template = folder / "template"
         for part in PARTS:
-            caches = shutil.ignore_patterns("__pycache__", ".*_cache")
+            caches = shutil.ignore_patterns("__pycache__", ".*_cache", ".hypothesis")
             shutil.copytree(TEMPLATE / part, template / part, ignore=caches)
         for file in FILES:
             shutil.copy(TEMPLATE / file, template)

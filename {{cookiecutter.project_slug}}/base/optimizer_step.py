@@ -1,6 +1,6 @@
-"""An optimizer step: the gradients of its batches, clipping, and the update of the weights.
+"""An optimizer step: gradients of its batches, clipping, and the update of the weights.
 
-The functions call each other through the methods of the trainer, which a subclass may override.
+The functions call each other by methods of the trainer, which a subclass may override.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,10 +50,10 @@ def compute_gradients(
     """See `BaseTrainer.compute_gradients`."""
     if training_step is None:
         training_step = trainer.training_step
-    parameters = None  # all of them; with FSDP always, as it needs the whole backward pass
+    parameters = None  # all; always with FSDP, which needs the whole backward pass
     if optimizer is not None and not trainer.sharded:
         parameters = [p for p in parameters_of([optimizer]) if p.requires_grad]
-    # DDP can only exchange the gradients of all parameters; those of some are averaged below.
+    # DDP can only exchange the gradients of all parameters; some are averaged below.
     averages_below = parameters is not None and world_size() > 1
     outputs = []
     last_index = len(step.batches) - 1
@@ -64,7 +64,7 @@ def compute_gradients(
                 batch_outputs = training_step(trainer.parallel_model, batch)
             check_outputs(batch_outputs, training_step)
             loss = batch_outputs["loss"]
-            if step.loss_weights[index] != 1:  # usually 1: saves an operation, and its backward
+            if step.loss_weights[index] != 1:  # usually 1: saves two operations
                 loss = loss * step.loss_weights[index]
             trainer.scaler.scale(loss).backward(inputs=parameters)
         outputs.append(batch_outputs)

@@ -16,13 +16,14 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class HardSamples(BaseSampler):
     """The samples with the highest losses, and a random part of all others, shuffled.
 
-    Epochs are shorter, and consist mostly of samples that the model has not learned yet (Loshchilov
-    and Hutter, arXiv:1511.06343). Samples are ranked by their own losses, each from the last time
-    that it was in a batch. A sample that was in no batch yet ranks first, so the first epoch is a
-    random part of the samples.
+    Epochs are shorter, and consist mostly of samples that the model has not learned yet
+    (Loshchilov and Hutter, arXiv:1511.06343). Samples are ranked by their own losses,
+    each from the last time that it was in a batch. A sample that was in no batch yet
+    ranks first, so the first epoch is a random part of the samples.
 
-    The labels should be clean: a wrong label has a high loss in each epoch. The logged training
-    loss is the mean over the chosen samples, so it is higher than that over the whole training set.
+    The labels should be clean: a wrong label has a high loss in each epoch. The logged
+    training loss is the mean over the chosen samples, so it is higher than that over the
+    whole training set.
 
     Args:
         hard: Fraction of the samples, those with the highest losses.
@@ -48,7 +49,7 @@ class HardSamples(BaseSampler):
     def __call__(self, epoch: int) -> Tensor:
         rng = make_generator(self.seed, RandomStream.SHUFFLING, epoch)
         shuffled = self.samples[torch.randperm(len(self.samples), generator=rng)]
-        # Samples with the same loss, such as those that were in no batch yet, stay in random order.
+        # Samples with the same loss, as those that were in no batch yet, stay shuffled.
         ranking = self.losses.cpu()[shuffled].argsort(descending=True, stable=True)
         hardest_first = shuffled[ranking]
         others = hardest_first[self.hard_count :]

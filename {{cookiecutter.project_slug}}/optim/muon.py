@@ -20,8 +20,9 @@ COEFFICIENTS = (3.4445, -4.775, 2.0315)  # chosen by Jordan et al. for few itera
 class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
     """Muon for real-valued matrices and convolutions, and AdamW for all other parameters.
 
-    Jordan et al., 2024, "Muon: an optimizer for hidden layers". The weights of a convolution,
-    shape (out, in, height, width), count as a matrix of shape (out, in * height * width).
+    Jordan et al., 2024, "Muon: an optimizer for hidden layers". The weights of a
+    convolution, shape (out, in, height, width), count as a matrix of shape (out, in *
+    height * width).
 
     Args:
         lr: Peak learning rate of matrices and convolutions.
@@ -46,7 +47,7 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
             raise ValueError("the model has no matrices to train; use AdamW instead")
 
     def add_param_group(self, param_group: Group) -> None:
-        """Adds a group for matrices and convolutions, and one for all other parameters."""
+        """Adds a group of matrices and convolutions, and one of all other parameters."""
         parameters = param_group["params"]
         if isinstance(parameters, Tensor):
             parameters = [parameters]
@@ -85,7 +86,7 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
         if self.adamw is None:
             fused = has_fused_kernel(AdamW, groups) or None
             self.adamw = without_compiler_import(AdamW)(groups, fused=fused)
-        # Loading a checkpoint replaces both, and one from before the first step lacks some options.
+        # Loading a checkpoint replaces both. One from before the first step lacks options.
         self.adamw.param_groups = groups
         self.adamw.state = self.state
         for group in groups:
@@ -105,7 +106,7 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
         update = gradient.lerp(momentum, group["momentum"])  # Nesterov's momentum
         if is_sharded(update):
             update = update.full_tensor()  # type: ignore[attr-defined]  # each process needs all rows
-        # A matrix, shape (out, height * width * in): no copy if the layout is channels last.
+        # A matrix, shape (out, height * width * in); in channels_last, this copies nothing.
         update = update.movedim(1, -1)
         matrix = orthogonalize(update.flatten(1))
         update = matrix.view(update.shape).movedim(-1, 1)
@@ -128,9 +129,9 @@ def _polynomial(gram: Tensor) -> Tensor:
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Moves the singular values of a matrix close to 1, by Newton-Schulz iterations.
 
-    An iteration multiplies the matrix by a polynomial of its Gram matrix. The polynomials are
-    multiplied first, since the Gram matrices are smaller: for 64×576, that takes 0.3 ms instead of
-    0.6 on a CPU core.
+    An iteration multiplies the matrix by a polynomial of its Gram matrix. The polynomials
+    are multiplied first, since the Gram matrices are smaller: for 64×576, that takes 0.3
+    ms instead of 0.6 on a CPU core.
 
     Args:
         matrix: shape (M, N).

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from utils.nested import map_tensors
 
+Publish = Callable[[Mapping[str, Any]], None]
+
 
 class BackgroundSave:
     """Writes a copy of a state in a thread.
@@ -18,9 +20,7 @@ class BackgroundSave:
         publish: writes the checkpoint file.
     """
 
-    def __init__(
-        self, state: Mapping[str, Any], step: int, publish: Callable[[Mapping[str, Any]], None]
-    ) -> None:
+    def __init__(self, state: Mapping[str, Any], step: int, publish: Publish) -> None:
         self.step = step
         host_state = copy_to_host(state)  # before training changes the tensors in place
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -41,7 +41,8 @@ def copy_to_host(state: Mapping[str, Any]) -> dict[str, Any]:
     copies: dict[Hashable, Tensor] = {}
 
     def copy_once(tensor: Tensor) -> Tensor:
-        key = (tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride())
+        layout = (tensor.dtype, tensor.shape, tensor.stride())
+        key = (tensor.device, tensor.data_ptr(), layout)
         if key not in copies:
             copies[key] = tensor.detach().to("cpu", copy=True)
         return copies[key]
