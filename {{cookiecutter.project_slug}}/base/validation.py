@@ -11,10 +11,8 @@ from logger.console import format_values, log
 from logger.figures import Figure
 from metrics.protocol import scalar_results
 from storage.progress import Progress
-from storage.state import preserve_state
+from storage.state import copy_to_host, preserve_state
 from utils.device import to_device
-from utils.nested import map_tensors
-from utils.parallel import is_sharded
 
 
 @contextmanager
@@ -28,7 +26,7 @@ def undoing_on_error(trainer: Any, copies_state: bool) -> Iterator[None]:
     progress = trainer.progress.state_dict()
     state: dict[str, Any] | None = None
     if copies_state:
-        state = _copy_to_cpu(trainer.state_dict())
+        state = copy_to_host(trainer.state_dict())
     try:
         yield
     except BaseException:
@@ -36,18 +34,6 @@ def undoing_on_error(trainer: Any, copies_state: bool) -> Iterator[None]:
         if state is not None:
             trainer.load_state_dict(state)
         raise
-
-
-def _copy_to_cpu(state: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a state that takes no memory of an accelerator, except for sharded tensors."""
-
-    def copied(tensor: Tensor) -> Tensor:
-        if is_sharded(tensor):
-            return tensor.clone()
-        return tensor.detach().to("cpu", copy=True)
-
-    copies: dict[str, Any] = map_tensors(copied, state)
-    return copies
 
 
 def record_validation(trainer: Any, all_results: Mapping[str, Mapping[str, Tensor]]) -> bool:

@@ -41,13 +41,14 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
     ) -> None:
         # Before the constructor of the base class, which calls `add_param_group`.
         self.adamw_lr = adamw_lr
-        self.adamw: Optimizer | None = None  # built in the first step
+        self.adamw: Optimizer | None = None  # built in the next step
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         if not self._groups(is_matrix=True):
             raise ValueError("the model has no matrices to train; use AdamW instead")
 
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group of matrices and convolutions, and one of all other parameters."""
+        self.adamw = None
         parameters = param_group["params"]
         if isinstance(parameters, Tensor):
             parameters = [parameters]
@@ -78,21 +79,22 @@ class MuonAndAdamW(BaseOptimizer):  # type: ignore[misc]
                     self._update_matrix(parameter, group)
         others = self._groups(is_matrix=False)
         if others:
-            self._step_adamw(others)
+            if self.adamw is None:
+                self.adamw = self._build_adamw(others)
+            self.adamw.step()
         return loss
 
-    def _step_adamw(self, groups: list[Group]) -> None:
-        """A step of AdamW, which shares groups and state with this optimizer."""
-        if self.adamw is None:
-            fused = has_fused_kernel(AdamW, groups) or None
-            self.adamw = without_compiler_import(AdamW)(groups, fused=fused)
-        # Loading a checkpoint replaces both. One from before the first step lacks options.
-        self.adamw.param_groups = groups
-        self.adamw.state = self.state
-        for group in groups:
-            for option, value in self.adamw.defaults.items():
-                group.setdefault(option, value)
-        self.adamw.step()
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Loads a state, which replaces the groups and the state that AdamW shares."""
+        super().load_state_dict(state_dict)
+        self.adamw = None
+
+    def _build_adamw(self, groups: list[Group]) -> Optimizer:
+        """AdamW for some groups, which adds its options to them, and shares the state."""
+        fused = has_fused_kernel(AdamW, groups) or None
+        adamw: Optimizer = without_compiler_import(AdamW)(groups, fused=fused)
+        adamw.state = self.state
+        return adamw
 
     def _update_matrix(self, weight: Tensor, group: Group) -> None:
         """A step of Muon for the weights of one layer."""

@@ -1,12 +1,10 @@
 """A checkpoint that a thread writes while training continues."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from torch import Tensor
-
-from utils.nested import map_tensors
+from storage.state import copy_to_host
 
 Publish = Callable[[Mapping[str, Any]], None]
 
@@ -34,18 +32,3 @@ class BackgroundSave:
             OSError: if it cannot be written.
         """
         self._future.result()
-
-
-def copy_to_host(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a state on the CPU, in which tied weights are copied once."""
-    copies: dict[Hashable, Tensor] = {}
-
-    def copy_once(tensor: Tensor) -> Tensor:
-        layout = (tensor.dtype, tensor.shape, tensor.stride())
-        key = (tensor.device, tensor.data_ptr(), layout)
-        if key not in copies:
-            copies[key] = tensor.detach().to("cpu", copy=True)
-        return copies[key]
-
-    host_state: dict[str, Any] = map_tensors(copy_once, state)
-    return host_state

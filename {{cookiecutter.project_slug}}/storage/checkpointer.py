@@ -95,7 +95,7 @@ class Checkpointer:
             flush_logs: makes the log entries up to this step durable, before the state is.
         """
         self.finish()
-        self._failure = ""  # that of the last save was logged
+        self._failure = ""  # a failure of the last save was logged
         self._last_save_time = time.monotonic()
         with self._continuing_on_failure(step):
             if is_main_process():

@@ -21,11 +21,10 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from storage.background_save import Publish
 from utils.parallel import is_sharded
 from utils.process_group import background_group, broadcast_object
 from utils.ranks import rank
-
-Publish = Callable[[Mapping[str, Any]], None]
 
 
 class ShardedSave:

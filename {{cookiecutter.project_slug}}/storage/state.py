@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from utils.errors import UserError
 from utils.nested import digest, map_tensors, named_tensors
-from utils.parallel import match_layout
+from utils.parallel import is_sharded, match_layout
 from utils.process_group import all_gather_object
 from utils.ranks import rank, world_size
 
@@ -250,6 +250,26 @@ def preserve_state(owner: Any, excluded: Iterable[Any] = ()) -> Iterator[None]:
         yield
     finally:
         restore_state(owner, state, excluded=excluded)
+
+
+def copy_to_host(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a state on the CPU; sharded tensors stay on their devices.
+
+    Tied weights are copied once.
+    """
+    copies: dict[Hashable, Tensor] = {}
+
+    def copy_once(tensor: Tensor) -> Tensor:
+        if is_sharded(tensor):
+            return tensor.clone()
+        layout = (tensor.dtype, tensor.shape, tensor.stride())
+        key = (tensor.device, tensor.data_ptr(), layout)
+        if key not in copies:
+            copies[key] = tensor.detach().to("cpu", copy=True)
+        return copies[key]
+
+    host_state: dict[str, Any] = map_tensors(copy_once, state)
+    return host_state
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from config.schema import CheckpointSettings
 from logger.console import log
-from storage.background_save import BackgroundSave, copy_to_host
+from storage.background_save import BackgroundSave
 from storage.checkpoint_file import load_checkpoint
 from storage.checkpointer import Checkpointer
+from storage.state import copy_to_host
 from trainer.classifier import Classifier
 from utils.errors import UserError
 

@@ -101,9 +101,10 @@ def test_a_state_from_before_the_first_step_can_be_loaded_later() -> None:
         optimizer.load_state_dict(first_state)
         with torch.no_grad():
             bias.fill_(1)
-        matrix.grad = torch.ones_like(matrix)
-        bias.grad = torch.ones_like(bias)
-        optimizer.step()
+        for gradient in (1, -3):
+            matrix.grad = torch.full_like(matrix, gradient)
+            bias.grad = torch.full_like(bias, gradient)
+            optimizer.step()
         ends.append(bias.tolist())
     assert ends[0] == ends[1] != [1, 1, 1]
 

@@ -107,6 +107,16 @@ class OneSided(BaseSampler):
         return {}
 
 
+class Forgetful(BaseSampler):
+    """Has no `state_dict`, although its orders would depend on the losses."""
+
+    def __call__(self, epoch: int) -> Tensor:
+        return torch.arange(3)
+
+    def record_losses(self, indices: Tensor, losses: Tensor) -> None:
+        raise AssertionError("it must not be called")
+
+
 class Unrelated:
     def __call__(self, epoch: int) -> Tensor:
         return torch.arange(3)
@@ -633,7 +643,11 @@ def test_classes_and_functions_that_are_no_samplers_are_reported(
     assert "does not derive from BaseSampler" in refusal("data.sampler=synthetic.Synthetic")
     assert "data.sampler" in refusal("data.sampler=splits.split_rows")
     dataset = make_numbers()
-    cases = {"my_samplers.OneSided": "load_state_dict", "splits.find_missing": "`dataset`"}
+    cases = {
+        "my_samplers.OneSided": "load_state_dict",
+        "my_samplers.Forgetful": "record_losses",
+        "splits.find_missing": "`dataset`",
+    }
     module = importlib.import_module("data_loader.splits")
 
     def find_missing(root: Path = Path("x")) -> Tensor:
