@@ -196,7 +196,7 @@ class TrainerSettings(ClassSection):
     early_stop: Annotated[Count | None, MayChangeOnResume()] = None
     """Stop after this number of validations without an improvement of checkpoint.monitor."""
     non_finite: Annotated[Literal["stop", "skip"], MayChangeOnResume()] = "stop"
-    """Reaction to a non-finite loss or gradient: stop training, or skip the step."""
+    """Reaction to a non-finite loss or weight: stop training, or skip the step."""
     profile: Annotated[Count | None, MayChangeOnResume()] = None
     """Steps to profile before training: a table of the time they take and a torch trace."""
 
