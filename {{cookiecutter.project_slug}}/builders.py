@@ -24,6 +24,7 @@ from logger.console import log
 from storage.checkpoint_file import load_first_usable
 from storage.run_folder import run_folder_of, start_folder_of
 from storage.state import evaluation_weights, load_weights
+from storage.trainer_state import restore_for_evaluation
 from storage.weights import match_weights, read_weights
 from utils.device import select_device
 from utils.errors import USER_CODE_ERRORS, UserError, describe_error
@@ -34,13 +35,15 @@ from utils.process_group import (
     initialize_process_group,
     main_process_first,
 )
+from utils.randomness import preserve_global_rng
 from utils.ranks import is_main_process, local_world_size, rank, world_size
 
 # An evaluation batch is larger than a training batch: without activations that are kept for the
-# backward pass, it takes no more memory.
+# backward pass, it takes no more memory (it does if the trainer evaluates with gradients).
 EVALUATION_BATCH_FACTOR = 4
 EVALUATED_SPLITS = ("train", "validation", "test")
 RESERVED_SPLITS = (*EVALUATED_SPLITS, "predict")
+TRAINING_DATA_SETTINGS = ("sampler", "drop_last", "validation_sets")
 
 
 def build_dataset(
@@ -130,13 +133,16 @@ def build_training_loaders(
         state: the checkpoint of a resumed run, with what was fitted on the training samples.
     """
     check_batch_size(settings.data.batch_size)
-    with main_process_first():
-        train = build_dataset(settings, "train", create_example=state is None)
-        validation = build_dataset(settings, "validation")
-    if state is None:
-        fit_dataset(train)
-    else:
-        train.load_state_dict(state["data"])
+    # Only the main process creates files and fits, so what that draws must not change the first
+    # weights.
+    with preserve_global_rng():
+        with main_process_first():
+            train = build_dataset(settings, "train", create_example=state is None)
+            validation = build_dataset(settings, "validation")
+        if state is None:
+            fit_dataset(train)
+        else:
+            train.load_state_dict(state["data"])
     validation.load_state_dict(train.state_dict())
     loaders = {
         "train": build_loader(settings, train, training=True),
@@ -148,9 +154,10 @@ def build_training_loaders(
         loader.check()
         broadcast_fingerprint(loader)
     if settings.trainer.overfit is not None:
-        return restrict_to_batches(settings, loaders, settings.trainer.overfit)
-    if settings.trainer.fraction is not None:
-        return restrict_to_fraction(settings, loaders, settings.trainer.fraction)
+        loaders = restrict_to_batches(settings, loaders, settings.trainer.overfit)
+    elif settings.trainer.fraction is not None:
+        loaders = restrict_to_fraction(settings, loaders, settings.trainer.fraction)
+    loaders["train"].check_steps()
     return loaders
 
 
@@ -263,13 +270,15 @@ def build_validation_set(
 ) -> BatchLoader:
     """A loader of one of `data.validation_sets`, with what the training set has fitted.
 
+    Its settings are those of the training set, with the changes in `data.validation_sets`.
+
     Args:
         settings: the settings of the run.
         name: the name of the set.
         training_state: the `state_dict` of the training set.
 
     Raises:
-        UserError: if the name is that of a split, or its settings are not valid.
+        UserError: if the name is that of a split, or its settings are not valid or have no effect.
     """
     path = f"data.validation_sets.{name}"
     # evaluate.py writes into a folder of this name.
@@ -279,6 +288,11 @@ def build_validation_set(
             f"{', '.join(RESERVED_SPLITS)}"
         )
     changes = settings.data.validation_sets[name]
+    for training_setting in TRAINING_DATA_SETTINGS:
+        if training_setting in changes:
+            raise UserError(
+                f"{path}.{training_setting}: it has no effect on a validation set; leave it out"
+            )
     values = settings.data.model_dump(mode="json", exclude={"validation_sets", "sampler"})
     if "name" in changes:  # the arguments belong to another class
         for argument in settings.data.arguments:
@@ -301,7 +315,7 @@ def build_validation_set(
                 "does not fit; use a data set with the same fitted attributes"
             )
     dataset.load_state_dict(training_state)
-    return build_loader(settings, dataset)
+    return build_loader(settings.model_copy(update={"data": section}), dataset)
 
 
 def broadcast_fingerprint(loader: BatchLoader) -> None:
@@ -347,9 +361,9 @@ def initialize_lazy_layers(model: BaseModel, dataset: BaseDataset) -> None:
         ) from error
     finally:
         model.train(was_training)
-    for parameter_name, parameter in model.named_parameters():
-        if is_lazy(parameter):
-            raise UserError(f"{name} does not use the lazy layer of {parameter_name}; {advice}")
+    for tensor_name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            raise UserError(f"{name} does not use the lazy layer of {tensor_name}; {advice}")
 
 
 def build_new_model(settings: Settings, dataset: BaseDataset) -> BaseModel:
@@ -459,6 +473,7 @@ def restore_trainer(
 ) -> tuple[BaseTrainer, Path]:
     """A trainer to evaluate a split, or to predict, with the first usable checkpoint.
 
+    It has the weights that are evaluated and what a subclass adds to its state, but no optimizer.
     The model is not compiled: that would take longer than its use.
 
     Args:
@@ -489,5 +504,5 @@ def restore_trainer(
     loaders = {split or "predict": loader}
     model = build_trained_model(settings, loader.dataset, state)
     trainer = build_trainer(settings, model, loaders, run_folder_of(checkpoint))
-    trainer.progress.load_state_dict(state["progress"])
+    restore_for_evaluation(trainer, state)
     return trainer, checkpoint

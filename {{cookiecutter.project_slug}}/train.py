@@ -3,7 +3,7 @@
 import argparse
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,31 +190,33 @@ def train(
         from storage.run_result import posting_failure
         from utils.process_group import all_gather_object, destroy_process_group
 
-    start_processes(settings, state)
+    earlier_run = arguments.repeat
     resumed_run = None
     if state is not None:
+        earlier_run = folder
         resumed_run = folder
-    with posting_failure(settings, resumed_run):
-        earlier_run = arguments.repeat if state is None else folder
-        if earlier_run is not None:
-            settings = builders.find_data_root(settings, earlier_run)
-        loaders = builders.build_training_loaders(settings, state)
-        dataset = loaders["train"].dataset
-        if state is None:
-            changes = []
-            model = builders.build_new_model(settings, dataset)
-        else:
-            changes = check_changes(state, settings, dataset, arguments.force)
-            model = builders.build_model(settings, dataset)  # the trainer loads the weights
-
-    with open_run(settings.run_name, folder, resumed=state is not None) as run:
+    with ExitStack() as opened:
         with posting_failure(settings, resumed_run):
+            start_processes(settings, state)
+            if earlier_run is not None:
+                settings = builders.find_data_root(settings, earlier_run)
+            loaders = builders.build_training_loaders(settings, state)
+            dataset = loaders["train"].dataset
+            if state is None:
+                changes = []
+                model = builders.build_new_model(settings, dataset)
+            else:
+                changes = check_changes(state, settings, dataset, arguments.force)
+                model = builders.build_model(settings, dataset)  # the trainer loads the weights
+
+            run = opened.enter_context(open_run(settings.run_name, folder, state is not None))
             trainer = builders.build_trainer(settings, model, loaders, run)
             check_trainer(trainer)
             if state is not None:
                 restore(trainer, state)
-        configure_logging(run / "train.log")
-        run_training(trainer, arguments, state, changes)
+            configure_logging(run / "train.log")
+            code = read_code_of(trainer)
+        run_training(trainer, arguments, code, state, changes)
         log_end(trainer)
     # After a stop, torchrun ends the other processes as soon as the first one has exited.
     all_gather_object(None)
@@ -242,9 +244,17 @@ def start_processes(settings: Settings, state: Mapping[str, Any] | None) -> None
     seed_everything(settings.seed, settings.deterministic)
 
 
+def read_code_of(trainer: "BaseTrainer") -> Code:
+    """The commit of the project, and what differs from it; empty except in the main process."""
+    if not is_main_process():
+        return Code({})
+    return read_code(run_folder.PROJECT, trainer.run)
+
+
 def run_training(
     trainer: "BaseTrainer",
     arguments: argparse.Namespace,
+    code: Code,
     state: Mapping[str, Any] | None,
     changes: Sequence[str],
 ) -> None:
@@ -257,9 +267,6 @@ def run_training(
     from storage.run_result import recording_result
 
     saved_settings = None if state is None else state["settings"]
-    code = Code({})
-    if is_main_process():
-        code = read_code(run_folder.PROJECT, trainer.run)
     with run_record.drawing_curves(trainer), recording_result(trainer, code.description):
         if is_main_process():
             run_record.record_start(trainer, code, arguments, resumed=state is not None)
@@ -272,7 +279,8 @@ def run_training(
         if trainer.options.profile is not None:
             log_profile(trainer, trainer.options.profile)
         fit_with_recovery(trainer)
-    if is_main_process():
+    # A signal leaves little time, and the run may be resumed.
+    if is_main_process() and not trainer.was_stopped():
         run_record.record_test_split(trainer)
         if trainer.is_finished():
             run_record.compare_with_original(trainer.run)

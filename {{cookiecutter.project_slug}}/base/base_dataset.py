@@ -124,8 +124,8 @@ class BaseDataset(ABC, Dataset[Sample]):
     def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
         """A figure of the first images of a transformed batch; None if there are none.
 
-        The images are the ``input`` of the batch, or else its first tensor of shape (N, C, H, W)
-        with one or three channels.
+        Images have the shape (N, C, H, W), with one or three channels. They are the ``input`` of
+        the batch or, if it has none, its first tensor of such a shape.
 
         Args:
             batch: the result of `transform`.
@@ -276,10 +276,7 @@ def _find_images(batch: Batch) -> Tensor | None:
     """The images in a batch, shape (N, C, H, W); None if there are none."""
     tensors = dict(named_tensors(batch))
     if "input" in tensors:
-        images = tensors["input"]
-        if images.ndim != 4 or len(images) == 0:
-            return None
-        return images
+        tensors = {"input": tensors["input"]}
     for tensor in tensors.values():
         is_image = tensor.ndim == 4 and tensor.shape[1] in (1, 3)
         if is_image and len(tensor) > 0 and not tensor.is_complex():

@@ -498,9 +498,13 @@ class BatchLoader:
             _ = self.dataset.example
         except Exception as error:  # whatever the code of a data set may raise
             raise self.source.loading_error(error, torch.tensor([0])) from error
-        if self.steps_per_epoch == 0:  # calls the sampler
+        _ = self.steps_per_epoch  # calls the sampler
+
+    def check_steps(self) -> None:
+        """Raises a UserError if an epoch has no steps."""
+        if self.steps_per_epoch == 0:
             raise UserError(
-                f"data.drop_last = true leaves out all {count} samples "
+                f"data.drop_last = true leaves out all {self.sample_count} samples "
                 f"of {self.dataset.title}, because data.batch_size = "
                 f"{self.source.batch_size}; use a smaller batch size"
             )

@@ -86,9 +86,13 @@ def check_not_in_use(folder: Path) -> None:
 
 
 def _holds_aborted_run(folder: Path) -> bool:
-    """Whether a run that was killed before its first checkpoint has left this folder."""
+    """Whether a run that was killed before its first checkpoint has left this folder.
+
+    A run whose checkpoints were deleted has results.
+    """
     was_opened = (folder / ".lock").exists() or (folder / ".pid").exists()
-    return was_opened and not has_checkpoint(folder)
+    has_results = (folder / "result.json").exists() or (folder / "curves.png").exists()
+    return was_opened and not has_results and not has_checkpoint(folder)
 
 
 def _lock(folder: Path) -> filelock.BaseFileLock:

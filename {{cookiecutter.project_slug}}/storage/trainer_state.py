@@ -31,6 +31,15 @@ def collect_trainer_state(trainer: Any) -> dict[str, Any]:
     return state
 
 
+def restore_for_evaluation(trainer: Any, state: Mapping[str, Any]) -> None:
+    """Restores the progress and what a subclass of the trainer has added, such as a threshold.
+
+    The model has its weights already. A state that differs between the processes of the run is not
+    restored, because an evaluation may have another number of processes.
+    """
+    restore_state(trainer, {**state, "ranks": []}, excluded=[trainer.model])
+
+
 def restore_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
     """See `BaseTrainer.load_state_dict`; the parts of the trainer must have been built."""
     saved_optimizer = state["settings"]["optimizer"]["name"]

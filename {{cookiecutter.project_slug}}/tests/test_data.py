@@ -581,6 +581,32 @@ def test_transparent_pixels_are_black(tmp_path: Path, splits: dict[str, BaseData
     assert found[:, :, 14:].max() == 0
 
 
+def test_random_numbers_of_fit_do_not_change_the_first_weights(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = Synthetic.fit
+
+    def fit_on_random_samples(self: Synthetic) -> None:
+        torch.randperm(len(self))
+        random.random()
+        np.random.rand()
+        fit(self)
+
+    monkeypatch.setattr(Synthetic, "fit", fit_on_random_samples)
+    before = digest(GlobalRandomState(torch.device("cpu")).state_dict())
+    build_training_loaders(make_settings())
+    assert digest(GlobalRandomState(torch.device("cpu")).state_dict()) == before
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_inputs_with_one_or_three_channels_are_drawn(
+    splits: dict[str, BaseDataset], channels: int
+) -> None:
+    images = torch.rand(5, channels, 28, 28)
+    figure = splits["train"].draw({"input": images, "mask": torch.rand(5, 1, 28, 28)}, "inputs")
+    assert (figure is not None) == (channels in (1, 3))
+
+
 def test_a_digest_does_not_depend_on_the_memory_layout() -> None:
     columns = torch.arange(6.0).reshape(3, 2)
     assert columns.T[1, :1].stride() == (2,)

@@ -15,10 +15,14 @@ from torchmetrics import MeanMetric
 
 from base.base_dataset import Batch
 from base.base_trainer import BaseTrainer
+from builders import EVALUATION_BATCH_FACTOR, build_training_loaders
+from config.schema import Settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
 from sanity_check import check_trainer
 from storage.checkpoint_file import load_checkpoint
+from trainer import classifier
+from trainer.classifier import Classifier
 from utils.errors import UserError
 from utils.randomness import make_generator
 
@@ -267,6 +271,38 @@ def test_deep_state_is_restored_in_place(make_trainer: MakeTrainer) -> None:
     assert torch.equal(resumed.networks["a"][0].weight, trainer.networks["a"][0].weight)
 
 
+class Calibrated(Classifier):
+    """Fits a temperature after each evaluation, and uses it in the next one."""
+
+    saved_attributes = ("temperature",)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.temperature = torch.ones(())
+        self.offset = nn.Linear(1, 1)
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        super().evaluation_step(model, batch)
+        return {"temperature": self.temperature, "offset": self.offset.weight.squeeze()}
+
+    def after_evaluation(self, split: str, results: Mapping[str, Tensor]) -> None:
+        self.temperature = self.temperature + 1
+        with torch.no_grad():
+            self.offset.weight.fill_(0.25)
+
+
+def test_the_state_of_a_trainer_is_restored_for_an_evaluation(
+    tmp_path: Path, train: Command, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "Calibrated", Calibrated, raising=False)
+    run = tmp_path / "run"
+    assert train(run, *SMALL_MODEL, "trainer.name=classifier.Calibrated", "trainer.epochs=1") == 0
+    assert command("evaluate", run) == 0
+    metrics = json.loads((run / "evaluation/test/metrics.json").read_text())
+    assert metrics["temperature"] == 2
+    assert metrics["offset"] == 0.25
+
+
 class FrozenPart(Plain):
     """Keeps a part of its model in evaluation mode."""
 
@@ -381,6 +417,23 @@ def test_an_unknown_setting_of_a_validation_set_is_reported(
 ) -> None:
     assert train(tmp_path / "run", "data.validation_sets={noisy: {niose: 1}}") == 2
     assert "data.validation_sets.noisy.niose" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_set_has_its_own_batches(make_settings: Callable[..., Settings]) -> None:
+    sets = "data.validation_sets={small: {batch_size: 20, workers: 1}}"
+    loader = build_training_loaders(make_settings(sets))["small"]
+    assert loader.step_size == EVALUATION_BATCH_FACTOR * 20
+    assert loader.workers == 1
+
+
+@pytest.mark.parametrize("change", ["sampler: balanced", "drop_last: true", "validation_sets: {}"])
+def test_a_setting_without_an_effect_on_a_validation_set_is_reported(
+    tmp_path: Path, train: Command, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    assert train(tmp_path / "run", f"data.validation_sets={{other: {{{change}}}}}") == 2
+    name = change.partition(":")[0]
+    assert f"data.validation_sets.other.{name}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

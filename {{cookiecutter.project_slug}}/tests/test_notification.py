@@ -107,6 +107,20 @@ def test_a_failure_before_training_is_posted_once(
     assert not (tmp_path / "run").exists()
 
 
+def test_an_unusable_device_or_run_folder_is_posted(
+    tmp_path: Path, train: Command, webhook: Any
+) -> None:
+    assert train(tmp_path / "run", *SMALL, "device=cuda:99", setting_of(webhook)) == 2
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes").touch()
+    assert train(tmp_path / "full", *SMALL, setting_of(webhook)) == 2
+    device_text, folder_text = webhook.texts
+    for text in (device_text, folder_text):
+        assert text.startswith("synthetic failed before training")
+    assert "cuda:99" in device_text
+    assert "full is not empty" in folder_text
+
+
 def test_a_refused_resume_is_posted_with_its_run(
     tmp_path: Path, train: Command, command: Command, webhook: type[Webhook]
 ) -> None:

@@ -553,10 +553,10 @@ def test_lazy_layers_are_trained_averaged_and_restored(
 class Unusable(Lazy):
     """A lazy layer that `forward` does not use, and one that fails."""
 
-    def __init__(self, fails: bool) -> None:
+    def __init__(self, fails: bool, other: nn.Module) -> None:
         super().__init__()
         self.fails = fails
-        self.other = nn.LazyLinear(3)
+        self.other = other
 
     def forward(self, input: Tensor) -> Tensor:
         """As `Lazy`, unless it fails."""
@@ -565,12 +565,19 @@ class Unusable(Lazy):
         return super().forward(input)
 
 
-@pytest.mark.parametrize(("fails", "part"), [(True, "two inputs"), (False, r"other\.weight")])
+@pytest.mark.parametrize(
+    ("fails", "layer", "part"),
+    [
+        (True, nn.LazyLinear(3), "two inputs"),
+        (False, nn.LazyLinear(3), r"other\.weight"),
+        (False, nn.LazyBatchNorm1d(affine=False), r"other\.running_mean"),
+    ],
+)
 def test_lazy_layers_without_a_shape_are_reported(
-    splits: dict[str, BaseDataset], fails: bool, part: str
+    splits: dict[str, BaseDataset], fails: bool, layer: nn.Module, part: str
 ) -> None:
     with pytest.raises(UserError, match=rf"Unusable .*lazy.*{part}"):
-        initialize_lazy_layers(Unusable(fails), splits["train"])
+        initialize_lazy_layers(Unusable(fails, layer), splits["train"])
 
 
 class WithoutParameters(BaseModel):

@@ -114,6 +114,18 @@ def test_files_in_the_folder_of_an_aborted_run_are_left_alone(
     assert (run / "notes").read_text() == "mine"
 
 
+def test_a_run_whose_checkpoints_were_deleted_is_not_overwritten(
+    tmp_path: Path, train: Command, capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, "trainer.max_steps=1") == 0
+    shutil.rmtree(run / "checkpoints")
+    log_before = (run / "metrics.csv").read_bytes()
+    assert train(run, "trainer.max_steps=1") == 2
+    assert f"{run} is not empty" in capsys.readouterr().err
+    assert (run / "metrics.csv").read_bytes() == log_before
+
+
 def test_runs_that_start_at_the_same_time_have_their_own_folders(tmp_path: Path) -> None:
     with run_folder.open_run("x", None) as first, run_folder.open_run("x", None) as second:
         assert first.parent == second.parent == Path("runs/x")

@@ -98,6 +98,7 @@ def test_a_fraction_of_any_targets_has_samples(splits: dict[str, Any]) -> None:
         (("trainer.fraction=0.5", "data.sampler=balanced"), ("trainer.fraction", "balanced")),
         (("trainer.fraction=1.0",), ("trainer.fraction",)),
         (("trainer.overfit=0",), ("trainer.overfit",)),
+        (("trainer.fraction=0.01", "data.drop_last=true"), ("data.drop_last", "8 samples")),
     ],
 )
 def test_impossible_subsets_are_errors(

@@ -694,7 +694,7 @@ def test_training_set_smaller_than_a_batch_with_drop_last_is_an_error(
 ) -> None:
     trainer = make_trainer("data.batch_size=800", "data.drop_last=true")
     with pytest.raises(UserError, match=r"data\.drop_last = true .*790 .*data\.batch_size = 800"):
-        trainer.loaders["train"].check()
+        trainer.loaders["train"].check_steps()
 
 
 class NeedsTwoForEvaluation(Classifier):
