@@ -59,7 +59,7 @@ class Classifier(BaseTrainer):
             outputs["accuracy"] = is_correct.float().mean()
         return outputs
 
-    def evaluation_step(self, model: nn.Module, batch: Batch) -> None:
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor] | None:
         logits = model(batch["input"])
         self._check_classes(logits)
         loss = self.loss.unweighted
@@ -75,6 +75,7 @@ class Classifier(BaseTrainer):
             # Probabilities of 0 in float32 can still be compared by their logarithms.
             true_log_probability=log_probabilities.gather(1, labels.unsqueeze(1)).squeeze(1),
         )
+        return None  # a subclass may return scalars
 
     def _check_classes(self, logits: Tensor) -> None:
         classes = len(self.dataset.classes)
