@@ -10,6 +10,8 @@ from base.base_dataset import BaseDataset
 from base.base_model import BaseModel
 from config.schema import Count
 
+NEIGHBOUR_CORRELATION = 0.9  # of adjacent pixels, in the model of an image
+
 
 class MLP(BaseModel):
     """Multilayer perceptron with two hidden layers of ReLU units.
@@ -46,7 +48,8 @@ class MLP(BaseModel):
 class ConvNet(BaseModel):
     """Fixed DCT filters and two convolutional stages, each with a residual block.
 
-    - The filters are constant, so the first layer needs no backward pass.
+    - The filters are constant, so the first layer needs no backward pass. Their scale makes up for
+      the normalisation that would follow, which would take 5 % of a step.
     - CReLU keeps the positive and the negative part of each filter response (Shang et al.,
       arXiv:1603.05201).
     - Average pooling over 2×2 pixels makes the responses less sensitive to the exact position of
@@ -78,10 +81,9 @@ class ConvNet(BaseModel):
         filters = torch.cat([filters, -filters])  # for CReLU
         filters = filters.repeat(self.channels, 1, 1, 1)
         self.register_buffer("filters", filters, persistent=False)
-        self.contrast = nn.BatchNorm2d(len(filters), affine=False)
         self.stage1 = conv_bn_relu(len(filters), width, stride=2)
         self.residual1 = conv_bn_relu(width, width)
-        self.stage2 = conv_bn_relu(width, 2 * width, stride=2)
+        self.stage2 = conv_bn_relu(width, 2 * width)
         self.residual2 = conv_bn_relu(2 * width, 2 * width)
         self.head = nn.Linear(2 * width, classes or len(dataset.classes))
         module: Any = self  # the type hints of Module.to lack memory_format (torch 2.12)
@@ -99,10 +101,10 @@ class ConvNet(BaseModel):
         # 18 responses for each channel, shape (N, 18 C, H, W), then half the height and width.
         responses = functional.conv2d(input, self.filters, padding=1, groups=self.channels)
         responses = functional.avg_pool2d(responses.relu_(), 2, ceil_mode=True)
-        features = self.contrast(responses.sqrt_())
-        features = self.stage1(features)
+        features = self.stage1(responses.sqrt_())
         features = features + self.residual1(features)
-        features = self.stage2(features)
+        # With a stride of 2 in stage 2 instead, a step takes 10 % longer.
+        features = self.stage2(functional.avg_pool2d(features, 2, ceil_mode=True))
         features = features + self.residual2(features)
         # With amax, a step takes 2 to 5 % longer.
         pooled = functional.adaptive_max_pool2d(features, 1).flatten(1)
@@ -123,10 +125,11 @@ def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 def dct_filters(size: int) -> Tensor:
-    """Computes the basis of the two-dimensional discrete cosine transform (DCT-II).
+    """Computes the basis of the two-dimensional discrete cosine transform (DCT-II), scaled.
 
-    The basis is orthonormal and close to the principal components of patches of natural images
-    (Ahmed, Natarajan and Rao, 1974).
+    The basis is close to the principal components of patches of images that are first-order Markov
+    processes (Ahmed, Natarajan and Rao, 1974). The scale gives the responses to such images a
+    variance of 1 if the pixels have; without it, high frequencies would have small responses.
 
     Returns:
         Filters, float32, shape (size * size, 1, size, size).
@@ -134,6 +137,9 @@ def dct_filters(size: int) -> Tensor:
     frequencies = torch.arange(size)
     positions = torch.arange(size) + 0.5
     waves = torch.cos(torch.pi / size * frequencies[:, None] * positions)
-    waves = functional.normalize(waves)
+    distances = (positions[:, None] - positions).abs()
+    covariance = NEIGHBOUR_CORRELATION**distances
+    variances = (waves @ covariance * waves).sum(1)
+    waves = waves / variances.sqrt()[:, None]
     filters = torch.einsum("ay,bx->abyx", waves, waves)
     return filters.reshape(-1, 1, size, size)

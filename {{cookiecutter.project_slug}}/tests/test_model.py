@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from base.base_dataset import BaseDataset, Batch
 from base.base_model import BaseModel
 from builders import build_new_model, build_trained_model
 from config.schema import Settings
 from model.losses import cross_entropy
-from model.networks import ConvNet, dct_filters
+from model.networks import NEIGHBOUR_CORRELATION, ConvNet, dct_filters
 from optim.optimizers import build_optimizers
 from storage.checkpoint_file import load_checkpoint, save_checkpoint
 from storage.state import evaluation_weights
 from utils.errors import UserError
+from utils.randomness import make_generator
 
 NETWORKS = ("networks.ConvNet", "networks.MLP")  # add yours
 MakeSettings = Callable[..., Settings]
@@ -88,8 +90,8 @@ def test_mirror_averages_the_logits_of_both_flips_in_evaluation_only(
     assert torch.allclose(mirroring(images.flip(3)), mean)
 
 
-def test_dct_filters_are_an_orthonormal_basis_of_cosines() -> None:
-    flat = dct_filters(5).flatten(1)
+def test_dct_filters_are_an_orthogonal_basis_of_cosines() -> None:
+    flat = functional.normalize(dct_filters(5).flatten(1))
     wave = torch.cos(torch.pi * (torch.arange(5) + 0.5) / 5)
     assert torch.allclose(flat @ flat.T, torch.eye(25), atol=1e-6)
     assert torch.allclose(flat[0], torch.full((25,), 0.2))
@@ -97,6 +99,15 @@ def test_dct_filters_are_an_orthonormal_basis_of_cosines() -> None:
     assert torch.allclose(flat[1], horizontal / horizontal.norm(), atol=1e-6)
     vertical = wave.repeat_interleave(5)
     assert torch.allclose(flat[5], vertical / vertical.norm(), atol=1e-6)
+
+
+def test_dct_filters_have_responses_of_the_same_variance() -> None:
+    distances = (torch.arange(3.0)[:, None] - torch.arange(3.0)).abs()
+    factor = torch.linalg.cholesky(NEIGHBOUR_CORRELATION**distances)
+    noise = torch.randn(100_000, 3, 3, generator=make_generator(0))
+    patches = factor @ noise @ factor.T
+    responses = patches.flatten(1) @ dct_filters(3).flatten(1).T
+    assert torch.allclose(responses.var(0), torch.ones(9), atol=0.05)
 
 
 def test_the_gradient_of_the_input_is_finite_without_edges(build: Build, batch: Batch) -> None:
@@ -149,7 +160,7 @@ def test_frozen_batch_normalisation_keeps_its_statistics(build: Build, batch: Ba
     now = model.state_dict()
     changed = {name for name in now if not torch.equal(now[name], before[name])}
     assert not any(name.startswith("stage1") for name in changed)
-    assert {"contrast.running_mean", "stage2.1.running_mean"} <= changed
+    assert {"residual1.1.running_mean", "stage2.1.running_mean"} <= changed
 
 
 def test_a_pattern_that_matches_no_parameter_is_an_error(build: Build) -> None:
@@ -234,6 +245,6 @@ def test_a_checkpoint_of_another_network_is_an_error(
 ) -> None:
     assert command("evaluate", trained_run, "model.name=networks.MLP") == 2
     message = capsys.readouterr().err
-    for part in ("checkpoint", "layers.1.weight", "contrast.running_mean", "..."):
+    for part in ("checkpoint", "layers.1.weight", "stage1.1.running_mean", "..."):
         assert part in message
     assert max(map(len, message.splitlines())) < 160
