@@ -124,14 +124,14 @@ def train(file: str, changes: list[str], folder: Path) -> Found:
     trainer.fit()
     destroy_process_group()
     times = [b - a for a, b in zip(ticks[WARM_UP_STEPS:], ticks[WARM_UP_STEPS + 1 :], strict=False)]
-    exchanges = []
+    collectives = []
     for event in traced.events():
         if event.name.startswith("gloo:"):  # the event of a gather names the shape of one part
             parts = world_size() if "gather" in event.name else 1
             size = parts * max(map(prod, event.input_shapes), default=0)
-            exchanges.append((event.name.removeprefix("gloo:"), size))
+            collectives.append((event.name.removeprefix("gloo:"), size))
     kept, state = kept_bytes(trainer)
-    return {"step": statistics.median(times), "exchanges": exchanges, "own": kept, "state": state}
+    return {"step": statistics.median(times), "collectives": collectives, "own": kept, "state": state}
 
 
 def exchange() -> Found:
@@ -198,16 +198,16 @@ def link(found: list[Found]) -> tuple[float, float, float]:
 
 
 def predict(
-    computing: float, exchanges: list[Any], alpha: float, busy: float, beta: float
+    computing: float, collectives: list[Any], alpha: float, busy: float, beta: float
 ) -> list[float]:
     """Returns best and worst time of a step; only collectives of at least 20 kB can be hidden."""
-    costs = [4 * count * beta / (1 if name == "all_reduce" else 2) for name, count in exchanges]
+    costs = [4 * count * beta / (1 if name == "all_reduce" else 2) for name, count in collectives]
     large = [cost for cost in costs if cost >= 20_000 * beta / 2]
     small = sum(costs) - sum(large)
-    small_count = len(exchanges) - len(large)
+    small_count = len(collectives) - len(large)
     not_hidden = max(0, sum(large) + len(large) * alpha - BACKWARD * computing)
     best = computing + small + small_count * alpha + not_hidden
-    worst = computing + small + len(exchanges) * busy + sum(large)
+    worst = computing + small + len(collectives) * busy + sum(large)
     return [best, worst]
 
 
@@ -264,20 +264,20 @@ def print_tables(found: dict[str, list[Found]]) -> None:
         alpha, busy, beta = links[world] = link(found[f"gloo {world}"])
         rate = 2 * (world - 1) / world / beta / 1e9
         row(world, f"{1e6 * alpha:.0f}", f"{1e6 * busy:.0f}", f"{1e9 * beta:.2f}", f"{rate:.1f}")
-    table("ms a step", "processes", "alone", "predicted", "measured", "exchanges", "MB")
+    table("ms a step", "processes", "alone", "predicted", "measured", "collectives", "MB")
     for name in MODELS:
         for world in PROCESSES:
             part = found[f"{name} part {world}"]
             whole = found[f"{name} {world}"] if world > 1 else part
             computing = middle(part, "step") * max(1, world / cores)
-            exchanges, text = whole[0]["exchanges"], f"{1000 * computing:.1f}"
+            collectives, text = whole[0]["collectives"], f"{1000 * computing:.1f}"
             if world > 1:
-                low, high = predict(computing, exchanges, *links[world])
+                low, high = predict(computing, collectives, *links[world])
                 text = f"{1000 * low:.1f}–{1000 * high:.1f}"
             alone = milliseconds(part, "step")
             measured = milliseconds(whole, "step")
-            amount = f"{4e-6 * sum(count for _, count in exchanges):.2f}"
-            row(name, world, alone, text, measured, len(exchanges), amount)
+            amount = f"{4e-6 * sum(count for _, count in collectives):.2f}"
+            row(name, world, alone, text, measured, len(collectives), amount)
     table("bytes a process", "processes", "parameters", "gradients", "optimizer")
     for name in MODELS:
         for world in PROCESSES:

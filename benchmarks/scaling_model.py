@@ -87,7 +87,7 @@ class Decoder:
         return self.tokens * (34.0 * self.layers * self.width + 10 * self.words)
 
 
-def exchange(
+def collective(
     network: Network, devices: int, amount: float, passes: int, alone: bool = False
 ) -> float:
     """Returns the seconds of a collective in NCCL's cost model, with the fastest protocol.
@@ -135,7 +135,7 @@ def ddp(
 ) -> float:
     """Returns the seconds of a step of DDP; the backward pass hides all buckets but the last."""
     count = math.ceil(4 * model.parameters / size)
-    bucket = exchange(network, devices, 4 * model.parameters / count, 2)
+    bucket = collective(network, devices, 4 * model.parameters / count, 2)
     compute_time = computing(model, sequences)
     backward = max(2 / 3 * compute_time, (count - 1) * bucket) + bucket
     return compute_time / 3 + backward + 28 * model.parameters / MEMORY_BANDWIDTH
@@ -150,11 +150,11 @@ def fsdp(
     """
     group = min(devices, DEVICES_PER_MACHINE) if hybrid else devices
     blocks = [model.block] * model.layers + [model.words * model.width]
-    gathers = [exchange(network, group, 2 * size, 1) for size in blocks]
-    scatters = [exchange(network, group, 4 * size, 1) for size in blocks]
+    gathers = [collective(network, group, 2 * size, 1) for size in blocks]
+    scatters = [collective(network, group, 4 * size, 1) for size in blocks]
     if hybrid and devices > DEVICES_PER_MACHINE:
         for k, size in enumerate(blocks):
-            scatters[k] += exchange(network, devices // group, 4 * size / group, 2, alone=True)
+            scatters[k] += collective(network, devices // group, 4 * size / group, 2, alone=True)
     compute_time = computing(model, sequences)
     forward = max(compute_time / 3, sum(gathers) - gathers[-1]) + gathers[-1]
     rest = sum(gathers) + sum(scatters) - scatters[-1]
@@ -184,12 +184,12 @@ def memory(model: Decoder, devices: int) -> tuple[float, float]:
 def small_network(network: Network, devices: int, samples: float) -> list[float]:
     """Returns seconds of a step of the default network: arithmetic, launches, collectives, all."""
     arithmetic = samples * 9_291_840 / (PEAK_FLOPS * PEAK_FRACTION)
-    launches = 120 * LAUNCH_TIME
-    gather = partial(exchange, network, devices, passes=1)
-    reduce = partial(exchange, network, devices, passes=2)
-    exchanges = 5 * gather(4 * 65 * devices) + 4 * reduce(4 * 64)  # batch normalisation
-    exchanges += gather(2328) + gather(40) + reduce(4 * 70_730)  # buffers, gradients
-    return [arithmetic, launches, exchanges, max(arithmetic, launches) + exchanges]
+    launches = 126 * LAUNCH_TIME
+    gather = partial(collective, network, devices, passes=1)
+    reduce = partial(collective, network, devices, passes=2)
+    collectives = 4 * gather(4 * 65 * devices) + 4 * reduce(4 * 64)  # batch normalisation
+    collectives += gather(2184) + gather(32) + reduce(4 * 70_730)  # buffers, gradients
+    return [arithmetic, launches, collectives, max(arithmetic, launches) + collectives]
 
 
 def table(*header: str) -> None:
@@ -238,7 +238,7 @@ def print_large_model(model: Decoder, batch: int, each: int) -> None:
 
 def print_default_network() -> None:
     """Prints steps of the default network."""
-    table("devices", "samples each", "arithmetic", "launches", "exchanges", "step", "efficiency")
+    table("devices", "samples each", "arithmetic", "launches", "collectives", "step", "efficiency")
     alone = small_network(NETWORKS[0], 1, 128)[3]
     for batch in (128, 0):
         for devices in DEVICES:
@@ -267,7 +267,7 @@ def print_limits(model: Decoder, batch: int) -> None:
     for devices in DEVICES[1:]:
         hop = ddp(model, NETWORKS[0], devices, batch / devices) / (2 * (devices - 1))
         print(f"{devices:,} devices: {seconds(hop)}")
-    sent = 4 * model.layers * exchange(NETWORKS[0], 8, 2 * 16 * model.tokens * model.width, 2)
+    sent = 4 * model.layers * collective(NETWORKS[0], 8, 2 * 16 * model.tokens * model.width, 2)
     print(f"tensor parallelism over 8, 16 sequences: {seconds(sent)} of collectives per step")
     theirs = replace(model, width=2048, words=50368, tokens=2048)
     steps = [fsdp(theirs, NETWORKS[0], devices, 20) for devices in (16, 64)]
