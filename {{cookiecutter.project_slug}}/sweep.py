@@ -26,6 +26,7 @@ from experiments.sweep_plan import (
     load_plan,
     make_plan,
     save_plan,
+    save_trial_settings,
 )
 from utils.command import is_confirmed, next_command, run_command
 from utils.errors import TRAINING_FAILED, UserError
@@ -176,7 +177,9 @@ def open_folder(plan: SweepPlan) -> SweepPlan:
         with filelock.FileLock(plan.folder / ".lock"):
             if not plan.is_started:
                 save_plan(plan)
-            return continue_plan(plan)
+            opened = continue_plan(plan)
+            save_trial_settings(opened)
+            return opened
     except OSError:
         if is_new and not plan.is_started:
             shutil.rmtree(plan.folder, ignore_errors=True)

@@ -201,7 +201,11 @@ class Scheduler:
         spare = self.spares[slot] or self._prepare_spare(slot)
         self.spares[slot] = None
         job.process = RunProcess(
-            job.run, self.plan.config, self.plan.options.processes, spare, self._process_ended
+            job.run,
+            self.plan.trial_settings_file,
+            self.plan.options.processes,
+            spare,
+            self._process_ended,
         )
         if self.waiting or self.study.unfinished_count() > len(self.active):
             self.spares[slot] = self._prepare_spare(slot)  # for the next run

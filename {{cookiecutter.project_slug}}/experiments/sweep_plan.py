@@ -24,6 +24,7 @@ from utils.files import replace_file
 
 SWEEP_FILES = Path("config/sweeps")
 PLAN_FILE = "sweep.yaml"
+TRIAL_SETTINGS_FILE = "config.yaml"
 MAX_NAME_BYTES = 200  # of a folder; file systems allow 255
 MAX_DEFAULT_NAME_CHARACTERS = 60
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
@@ -78,8 +79,8 @@ class SweepPlan:
 
     Attributes:
         folder: the folder of the sweep, ``runs/<name>``.
-        config: the settings file of the trials.
-        settings: its content.
+        config: the settings file that the user has named.
+        settings: its content when the sweep was started.
         values: the value or the range of each setting, as they were written.
         space: the search space, which is made from them.
         options: the options, with a name and a method.
@@ -107,6 +108,14 @@ class SweepPlan:
     def is_started(self) -> bool:
         """Whether its folder contains a sweep."""
         return (self.folder / PLAN_FILE).exists()
+
+    @property
+    def trial_settings_file(self) -> Path:
+        """The copy of the settings from which all trials start.
+
+        The user may edit the original while the sweep runs; the trials must stay comparable.
+        """
+        return self.folder / TRIAL_SETTINGS_FILE
 
     def trial_folder(self, index: int) -> Path:
         """The folder of a trial: a run folder, or one that contains those of its repetitions."""
@@ -141,9 +150,9 @@ def make_plan(given: Mapping[str, Any], overrides: Iterable[str]) -> SweepPlan:
     Raises:
         UserError: if an option or a range is invalid.
     """
-    values, written_options = _merge_with_file(given, list(overrides))
-    space = make_search_space(values)
-    options = _check_options(written_options)
+    written = _merge_with_file(given, list(overrides))
+    space = make_search_space(written.ranges)
+    options = _check_options(written.options)
     name = options.name or _default_name(space)
     folder = RUNS / name
     if options.method is None and (folder / PLAN_FILE).exists():
@@ -151,19 +160,20 @@ def make_plan(given: Mapping[str, Any], overrides: Iterable[str]) -> SweepPlan:
         options = options.model_copy(update={"method": load_plan(folder).options.method})
     method = _choose_method(space, options)
     settings_file = Path(options.config or DEFAULT)
+    settings = written.settings  # a started sweep has its own
+    if not settings:
+        settings = read_file(settings_file)
     return SweepPlan(
         folder=folder,
         config=settings_file,
-        settings=read_file(settings_file),
-        values=values,
+        settings=settings,
+        values=written.ranges,
         space=space,
         options=options.model_copy(update={"name": name, "method": method}),
     )
 
 
-def _merge_with_file(
-    given: Mapping[str, Any], overrides: list[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _merge_with_file(given: Mapping[str, Any], overrides: list[str]) -> "SweepFile":
     """The ranges and the options of the command line, on top of those of its sweep file."""
     options = dict(given)
     config: Path | None = options.pop("config", None)
@@ -171,11 +181,11 @@ def _merge_with_file(
         config = _find_sweep(options["name"])
     ranges = dict(parse_overrides(overrides))
     if config is None:
-        return ranges, options
+        return SweepFile(ranges, options, settings={})
     if not _is_sweep_file(config):
-        return ranges, {"config": str(config), **options}
+        return SweepFile(ranges, {"config": str(config), **options}, settings={})
     file = _read_sweep_file(config)
-    return {**file.ranges, **ranges}, {**file.options, **options}
+    return SweepFile({**file.ranges, **ranges}, {**file.options, **options}, file.settings)
 
 
 def _find_sweep(name: str) -> Path:
@@ -301,11 +311,24 @@ def save_plan(plan: SweepPlan) -> None:
         "ranges": dict(plan.values),
         "settings": dict(plan.settings),
     }
+    _write_yaml(plan.folder / PLAN_FILE, content)
+
+
+def save_trial_settings(plan: SweepPlan) -> None:
+    """Writes the settings file of the trials into the folder of the sweep.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    _write_yaml(plan.trial_settings_file, plan.settings)
+
+
+def _write_yaml(file: Path, content: Mapping[str, Any]) -> None:
     stream = StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.dump(content, stream)
-    replace_file(plan.folder / PLAN_FILE, stream.getvalue().encode())
+    yaml.dump(dict(content), stream)
+    replace_file(file, stream.getvalue().encode())
 
 
 def load_plan(folder: Path) -> SweepPlan:

@@ -1,11 +1,8 @@
 """What a sweep prints at its end: its trials, the importance of the settings, the best trial."""
 
-from pathlib import Path
-
 import optuna
 from optuna.trial import TrialState
 
-from config.reading import DEFAULT
 from experiments.comparison import compare_runs
 from experiments.console_report import format_comparison
 from experiments.runs import find_runs
@@ -71,10 +68,11 @@ def describe_importances(study: SweepStudy) -> str:
 
 def repeat_command(plan: SweepPlan, study: SweepStudy, index: int) -> str:
     """The command that trains the first run of a trial again."""
-    options: list[str | Path] = []
-    if plan.config != DEFAULT:
-        options += ["--config", plan.config]
     values = {**plan.space.fixed, **study.values_of(index), **plan.space.repeated_settings()[0]}
     return next_command(
-        "train.py", *options, *to_overrides(values), processes=plan.options.processes
+        "train.py",
+        "--config",
+        plan.trial_settings_file,
+        *to_overrides(values),
+        processes=plan.options.processes,
     )

@@ -21,7 +21,9 @@ from conftest import CONFIG, ROOT
 from config.loading import load_settings
 from data_loader import synthetic
 from experiments.objective import find_objective
-from experiments.sweep_plan import load_plan
+from experiments.run_files import read_settings
+from experiments.sweep_plan import load_plan, make_plan
+from sweep import check_plan, open_folder, run_sweep
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
@@ -227,6 +229,26 @@ def test_a_trial_that_is_promoted_and_killed_ends_with_the_same_bits(
     accuracy = objective.best(objective.validations(run))
     assert f"best: trial 0001, accuracy {accuracy:.6g}" in output
     assert "optimizer.lr=0.1 seed=3" in output
+
+
+@needs_optuna
+def test_all_trials_use_the_settings_file_as_it_was_at_the_start(
+    command: Command, capsys: Captured
+) -> None:
+    config = Path("my.yaml")
+    config.write_text(f"{CONFIG.read_text()}\nseed: 4\n")
+    settings = [str(setting) for setting in (*TRIAL, "trainer.max_steps=2")]
+    plan = make_plan({"config": config, "name": "a"}, [*settings, "optimizer.lr=[0.1]"])
+    checked = check_plan(plan)
+    plan = open_folder(plan)
+    config.write_text(f"{CONFIG.read_text()}\nseed: 5\n")  # while the sweep runs
+    assert run_sweep(plan, checked) == 0
+    run = Path("runs/a/0000")
+    used = read_settings(run / "settings.yaml")
+    assert (used["seed"], used["name"]) == (4, "my")
+    assert "train.py --config runs/a/config.yaml " in capsys.readouterr().out
+    config.unlink()
+    assert command("sweep", "--name=a") == 0
 
 
 def metric_rows(run: Path) -> list[list[str]]:
