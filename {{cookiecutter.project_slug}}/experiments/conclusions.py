@@ -50,7 +50,12 @@ def _describe_best(comparison: Comparison) -> list[str]:
     if best is None:
         if comparison.metric.direction is None:
             return [f"Whether higher or lower {name} is better is unknown."]
-        return ["There is no run to compare."]
+        if comparison.data_title is None:
+            return ["There is no run to compare."]
+        return [
+            f"No run on {comparison.data_title}, the data set of the newest run, has finished with "
+            f"a finite {name}. Name the runs to compare others."
+        ]
     noun = "seed"
     if len(best.newest.repetition) > 1:  # a seed and a fold
         noun = "repetition"

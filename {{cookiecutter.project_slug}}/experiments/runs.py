@@ -129,6 +129,14 @@ class Run:
         return as_mapping(self.result.get("best"))
 
     @property
+    def data_title(self) -> str | None:
+        """The name of its data set; None if it is not recorded."""
+        title = self.fact("data", "title")
+        if title is None:
+            return None
+        return str(title)
+
+    @property
     def step(self) -> int | None:
         """The number of optimizer steps that it has made."""
         step = as_number(self.result.get("step"))

@@ -93,6 +93,45 @@ def test_runs_on_other_data_are_not_compared_unless_they_are_named(tmp_path: Pat
     assert not compare_runs(runs).rows[1].exclusion
 
 
+def test_the_newest_run_decides_the_data_set_before_the_metric(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        old = {"data": {"title": "shapes"}}
+        write_run(tmp_path / f"runs/old{number}", manifest=old, width=number + 1)
+    manifest = {"data": {"title": "houses"}, "started": "2026-12-01T10:00:00+00:00"}
+    best = {"metric": "rmse", "direction": "lowest", "value": 3.0, "step": 48}
+    new = tmp_path / "runs/new"
+    write_run(new, None, manifest=manifest, result={"best": best}, monitor="rmse")
+    comparison = compare_runs(find_runs([tmp_path / "runs"]), same_data=True)
+    assert comparison.metric.name == "rmse"
+    assert [row.newest.folder.name for row in comparison.compared] == ["new"]
+    assert {row.exclusion for row in comparison.rows} == {"", "data set shapes"}
+    assert command("compare", "--metric", "accuracy") == 2
+    assert "houses" in capsys.readouterr().err
+
+    (new / "result.json").unlink()  # as after kill -9
+    assert command("compare") == 0
+    assert "No run on houses" in capsys.readouterr().out
+
+
+def test_the_newest_run_decides_which_value_is_best(tmp_path: Path) -> None:
+    for minute, direction in enumerate(("highest", "lowest")):
+        started = {"started": f"2026-11-30T10:0{minute}:00+00:00"}
+        value = 0.5 + minute
+        best = {"metric": "score", "direction": direction, "value": value, "step": 48}
+        folder = tmp_path / direction
+        write_run(folder, manifest=started, result={"best": best}, monitor="score", width=minute)
+    runs = find_runs([tmp_path])
+    comparison = compare_runs(runs)
+    assert comparison.metric.direction == "lowest"
+    warning = next(warning for warning in comparison.warnings if "score" in warning)
+    assert "highest in highest" in warning
+    assert "lowest in lowest" in warning
+    assert "--mode" in warning
+    assert not any("--mode" in warning for warning in compare_runs(runs, mode="max").warnings)
+
+
 def test_the_run_to_show_is_the_one_closest_to_the_mean(tmp_path: Path) -> None:
     write_seeds(tmp_path, [0.90, 0.95, 0.99])
     (row,) = compared(tmp_path).rows
