@@ -309,6 +309,7 @@ class Scheduler:
         if self._has_unfinished_runs(active):
             return
         claimed = active.claimed
+        value = None
         if active.error:
             self.failures_in_a_row += 1
             self.active.remove(active)
@@ -322,7 +323,7 @@ class Scheduler:
                 self.active.remove(active)
                 self.study.finish(claimed, value)
         self._next_claim_time = 0.0
-        self.progress.show_end(claimed)
+        self.progress.show_end(claimed, value, active.error)
 
     def _drop_other_runs(self, failed: ActiveTrial) -> None:
         """Stops the other runs of a trial that has failed: it has no value without this one."""

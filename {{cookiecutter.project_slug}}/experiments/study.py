@@ -108,7 +108,8 @@ class SweepStudy:
         elif identity != self.plan.identity:
             raise UserError(
                 f"--storage contains another sweep {self.plan.options.name}: with other ranges, "
-                "in another order, or with other settings; use another --name"
+                "in another order, with other settings, or with --halving and other --trials; use "
+                "another --name"
             )
         return study
 
@@ -216,7 +217,10 @@ class SweepStudy:
 
     def _claim_new(self, rung: int | None = None) -> ClaimedTrial | None:
         """Adds a trial and claims it; None if the sweep has all its trials."""
-        index = len(self.trials())
+        trials = self.trials()
+        index = 0
+        while index in trials:  # not len(trials): a worker may have died while Optuna replaced one
+            index += 1
         count = self.plan.trial_count
         if count is not None and index >= count:
             return None
@@ -240,7 +244,6 @@ class SweepStudy:
             lock.release()
             return None
         trial = Trial(self.study, frozen._trial_id)  # lets the sampler choose its values
-        self.record_heartbeat(trial)
         values: dict[str, Any] = {}
         for key, axis in self.plan.space.ranges.items():
             values[key] = suggest(trial, key, axis)
@@ -252,7 +255,13 @@ class SweepStudy:
         The caller holds the lock of the trial, so a worker on this machine does not run it.
         """
         if trial.state == TrialState.WAITING:
-            return self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            # First the heartbeat: without one, or with that of an earlier worker, a running trial
+            # would never be released, or taken from this worker at once.
+            self._record_heartbeat(trial._trial_id)
+            try:
+                return self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                return False  # another machine has just run it
         if isinstance(self.storage, RDBStorage):
             return False  # its worker may be on another machine
         run_locks = self.plan.trial_folder(index).rglob(".lock")
@@ -260,8 +269,11 @@ class SweepStudy:
 
     def record_heartbeat(self, trial: Trial) -> None:
         """Tells a database that the worker of a trial is alive."""
+        self._record_heartbeat(trial._trial_id)
+
+    def _record_heartbeat(self, trial_id: int) -> None:
         if isinstance(self.storage, RDBStorage):
-            self.storage.record_heartbeat(trial._trial_id)
+            self.storage.record_heartbeat(trial_id)
 
     # The end of a trial
 
@@ -294,9 +306,10 @@ class SweepStudy:
             claimed.lock.release()
 
     def _eliminate(self, trial: FrozenTrial) -> None:
-        """Ends a trial at its last rung."""
+        """Ends a trial at its last rung, unless another worker has just done it."""
         if trial.state == TrialState.WAITING:  # from which Optuna allows no end
-            self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
         self.study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
 
     def remove(self, trials: Mapping[int, FrozenTrial]) -> None:

@@ -102,6 +102,8 @@ class SweepPlan:
             json.dumps([self.space.fixed, self.settings], sort_keys=True),
             repr([self.options.method, self.options.halving, self.options.sampler_seed]),
         ]
+        if self.options.halving is not None:  # what remains after a rung depends on the number
+            facts.append(repr(self.trial_count))
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import CONFIG
+from run_folders import write_run
 
 from config.loading import load_settings
 from config.schema import Settings
@@ -108,6 +109,136 @@ def test_a_database_releases_the_trial_of_a_worker_without_a_heartbeat(
     one.finish(second, 0.6)
     assert one.is_complete()
     assert one.best_trial() == (1, 0.6)
+
+
+def on_another_machine(plan: SweepPlan) -> SweepPlan:
+    """The same plan on a machine without a shared folder."""
+    folder = plan.folder.with_name("other")
+    folder.mkdir()
+    return replace(plan, folder=folder)
+
+
+@needs_optuna
+def test_a_trial_that_is_lost_while_optuna_replaces_it_is_added_again(tmp_path: Path) -> None:
+    """As if a worker had been killed between the failure of a silent trial and its retry."""
+    from optuna.trial import TrialState
+
+    from experiments.study import SweepStudy
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8,16]", storage="sqlite:///a.db")
+    one = SweepStudy(plan, ACCURACY)
+    other = SweepStudy(on_another_machine(plan), ACCURACY)
+    lost = one.claim()
+    kept = one.claim()
+    assert lost is not None
+    assert kept is not None
+    one.storage.set_trial_state_values(lost.trial._trial_id, TrialState.FAIL)
+    again = other.claim()
+    last = other.claim()
+    assert again is not None
+    assert last is not None
+    assert (again.index, again.values) == (0, {"model.width": 4})
+    assert last.values == {"model.width": 16}
+    assert other.claim() is None
+    assert len(other.study.get_trials()) == 4  # claims add no duplicates
+    for claimed in (kept, again, last):
+        one.study.tell(claimed.trial.number, 0.5)
+    assert one.is_complete()
+
+
+@needs_optuna
+def test_a_worker_that_dies_just_after_a_claim_releases_its_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import study, study_storage
+
+    monkeypatch.setattr(study_storage, "HEARTBEAT_SECONDS", 1)
+    plan = new_plan(tmp_path / "a", "model.width=[4]", storage="sqlite:///a.db")
+    one = study.SweepStudy(plan, ACCURACY)
+    other = study.SweepStudy(on_another_machine(plan), ACCURACY)
+
+    def die(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(study, "Trial", die)  # the next step after the trial is set to running
+        one.claim()
+    for _ in range(60):
+        claimed = other.claim()
+        if claimed is not None:
+            return
+        time.sleep(0.2)
+    raise AssertionError("the trial is not released")
+
+
+@needs_optuna
+def test_two_workers_can_eliminate_the_same_trial(tmp_path: Path) -> None:
+    from optuna.trial import TrialState
+
+    from experiments.study import SweepStudy
+
+    options = {"storage": "sqlite:///a.db", "halving": 2}
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]", **options)
+    one = SweepStudy(plan, ACCURACY)
+    other = SweepStudy(on_another_machine(plan), ACCURACY)
+    first = one.claim()
+    assert first is not None
+    one.release(first, 0.5)
+    waiting = one.trials()[0]
+    other._eliminate(waiting)
+    one._eliminate(waiting)  # it has read the trial before
+    assert not one._set_running(0, waiting)
+    assert one.trials()[0].state == TrialState.PRUNED
+
+
+@needs_optuna
+def test_the_end_of_a_trial_is_shown_though_another_worker_has_lost_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from optuna.trial import TrialState
+
+    from experiments.study import SweepStudy
+    from experiments.sweep_progress import SweepProgress
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]", storage="sqlite:///a.db", halving=2)
+    study = SweepStudy(plan, ACCURACY)
+    claimed = study.claim()
+    assert claimed is not None
+    study.storage.set_trial_state_values(claimed.trial._trial_id, TrialState.FAIL)
+    with SweepProgress(plan, study) as progress:
+        progress.show_end(claimed, 0.5, "")
+    assert "trial 0000: accuracy 0.5 after 1 validations" in capsys.readouterr().out
+
+
+@needs_optuna
+def test_workers_of_successive_halving_need_the_same_number_of_trials(tmp_path: Path) -> None:
+    from experiments.study import SweepStudy
+
+    options: dict[str, Any] = {"storage": "sqlite:///a.db", "halving": 3, "method": "random"}
+    ranges = "optimizer.lr=log(0.1, 1)"
+    SweepStudy(new_plan(tmp_path / "a", ranges, trials=27, **options), ACCURACY)
+    other = make_plan({"config": CONFIG, "name": "a", "trials": 9, **options}, [ranges])
+    with pytest.raises(UserError, match="--trials"):
+        SweepStudy(on_another_machine(other), ACCURACY)
+
+
+@needs_optuna
+def test_a_machine_without_runs_reports_the_best_trial(tmp_path: Path) -> None:
+    from experiments.study import SweepStudy
+    from experiments.sweep_report import describe_sweep
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]", storage="sqlite:///a.db")
+    one = SweepStudy(plan, ACCURACY)
+    for value in (0.5, 0.7):
+        claimed = one.claim()
+        assert claimed is not None
+        one.finish(claimed, value)
+    write_run(plan.trial_folder(0))
+    other_plan = on_another_machine(plan)
+    output = describe_sweep(other_plan, SweepStudy(other_plan, ACCURACY))
+    assert "without a run in runs/other: 2" in output
+    assert "best: trial 0001" in output
+    assert "without a run in runs/a: 1" in describe_sweep(plan, one)
 
 
 @needs_optuna
