@@ -5,11 +5,14 @@ import os
 import shutil
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from tqdm import tqdm
 
 from experiments.devices import job_variables
 from experiments.search_space import to_overrides
@@ -25,7 +28,7 @@ from utils.signals import StopSignals
 
 POLL_SECONDS = 0.2  # between two checks of signals, rungs and the time
 CLAIM_INTERVAL_SECONDS = 1.0  # while other workers run the last trials
-STOP_SECONDS = 15  # in which all processes save their state
+STOP_SECONDS = 100  # in which all processes save their state; slurm.sh leaves 120 seconds
 MAX_STARTS_WITHOUT_PROGRESS = 3
 MIN_FREE_BYTES = 2**20  # with less, lack of space is taken for the cause of a failure
 
@@ -290,7 +293,10 @@ class Scheduler:
         if run.starts_without_progress < MAX_STARTS_WITHOUT_PROGRESS:
             self.waiting.appendleft(Job(job.active, job.position, None))
         else:
-            job.active.error = f"killed {run.starts_without_progress} times before it saved a step"
+            job.active.error = (
+                f"killed {run.starts_without_progress} times before it saved a step, see "
+                f"{run.output}"
+            )
 
     def _disk_is_full(self, error: str) -> bool:
         """Whether a run has failed because the disk is full: it can be resumed later."""
@@ -367,3 +373,17 @@ class Scheduler:
             if not process.wait(max(0.0, end - time.monotonic())):
                 process.kill()
                 process.wait(None)
+                _warn_about_killed_run(process.run)
+
+
+def _warn_about_killed_run(run: TrialRun) -> None:
+    """Says which run has not stopped in time, and what of it is saved."""
+    step = run.saved_step()
+    place = f"resumes it after step {step}"
+    if step < 0:
+        place = "starts it from the beginning"
+    tqdm.write(
+        f"warning: {run.folder} did not stop within {STOP_SECONDS} seconds and was killed; the "
+        f"next start {place}",
+        file=sys.stderr,
+    )

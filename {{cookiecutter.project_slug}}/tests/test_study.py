@@ -1,7 +1,9 @@
 """The study of a sweep: which trial a worker runs, successive halving, the objective, devices."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -26,7 +28,7 @@ from experiments.objective import Objective, count_validations, find_objective
 from experiments.spare_process import SpareProcess
 from experiments.sweep_plan import SweepPlan, make_plan, save_plan
 from experiments.trials import ERROR, RunProcess, TrialRun, child_processes
-from utils.errors import UserError
+from utils.errors import LOST_CONNECTION, UserError
 
 ACCURACY = Objective("accuracy", HIGHEST)
 needs_optuna = pytest.mark.skipif(
@@ -311,6 +313,104 @@ def test_a_trial_is_killed_with_children_in_other_sessions(tmp_path: Path) -> No
     raise AssertionError("the child still runs")
 
 
+def start_script(tmp_path: Path, script: str, processes: int = 1) -> RunProcess:
+    """A run whose process is a script in the place of train.py."""
+    run = TrialRun(tmp_path / "run", tmp_path / "output/run.log", [])
+    process = RunProcess(run, CONFIG, processes, SpareProcess({}), threading.Event())
+    process.kill()
+    process.wait(None)
+    run.folder.mkdir()
+    run.output.write_text("")
+    with run.output.open("ab") as output:
+        process.process = subprocess.Popen(
+            [sys.executable, "-c", script], text=True, stderr=output, start_new_session=True
+        )
+    return process
+
+
+COUNT_SIGNALS = """
+import signal, sys, time
+from pathlib import Path
+received = []
+signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+Path("ready").touch()
+while not received or not Path("end").exists():
+    time.sleep(0.01)
+sys.exit(len(received))
+"""
+
+
+def wait_for_file(name: str) -> None:
+    for _ in range(3000):
+        if Path(name).exists():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"there is no {name}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
+def test_a_trial_is_asked_only_once_to_stop(tmp_path: Path) -> None:
+    """At a second signal, train.py would end without saving its state."""
+    process = start_script(tmp_path, COUNT_SIGNALS)
+    wait_for_file("ready")
+    for _ in range(3):
+        process.request_stop()
+        time.sleep(0.1)  # signals that are pending together arrive as one
+    Path("end").touch()
+    assert process.wait(60)
+    assert process.process.returncode == 1
+
+
+@needs_optuna
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
+def test_a_trial_that_does_not_stop_in_time_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments import scheduler
+    from experiments.study import SweepStudy
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]")
+    sweep = scheduler.Scheduler(plan, SweepStudy(plan, ACCURACY), [])
+    process = start_script(tmp_path, COUNT_SIGNALS)  # which ends only if a file exists
+    claimed = sweep.study.claim()
+    assert claimed is not None
+    active = scheduler.ActiveTrial(claimed, [process.run])
+    sweep.slots[0] = scheduler.Job(active, 0, process)
+    wait_for_file("ready")
+    (process.run.folder / "checkpoints").mkdir()
+    (process.run.folder / "checkpoints/step_30.pt").touch()
+    monkeypatch.setattr(scheduler, "STOP_SECONDS", 0.2)
+    sweep._stop_runs()
+    assert process.process.returncode == -signal.SIGKILL
+    warning = capsys.readouterr().err
+    assert str(process.run.folder) in warning
+    assert "step 30" in warning
+
+
+CRASH = {"state": "failed", "error": "ValueError: no such class (model.py, line 3)"}
+LOST = {"state": "failed", "error": LOST_CONNECTION}
+
+
+@pytest.mark.parametrize(
+    ("result", "output", "can_be_resumed", "error"),
+    [
+        (CRASH, "Traceback (most recent call last):", False, "no such class"),
+        (LOST, f"error: {LOST_CONNECTION}", True, "exit code 1"),
+        (LOST, f"error: {LOST_CONNECTION}\n[rank 1] error: no memory", False, "no memory"),
+        ({}, "", True, "run.log"),
+    ],
+)
+def test_one_of_several_processes_was_killed_or_has_failed(
+    tmp_path: Path, result: dict[str, str], output: str, can_be_resumed: bool, error: str
+) -> None:
+    script = f"import sys; print({output!r}, file=sys.stderr); sys.exit(1)"
+    process = start_script(tmp_path, script, processes=2)
+    assert process.wait(60)
+    (process.run.folder / "result.json").write_text(json.dumps(result))
+    assert process.can_be_resumed(1) == can_be_resumed
+    assert error in process.describe_failure(1)
+
+
 def has_ended(process: int) -> bool:
     """Whether a process has ended, even if nobody has asked for its exit code yet."""
     try:
@@ -489,6 +589,16 @@ def test_a_spare_process_runs_train(tmp_path: Path) -> None:
     assert process.process.returncode == 2
     assert process.describe_failure(2).startswith("model.width = -1")
     assert not run.folder.exists()
+
+
+def test_a_torch_that_cannot_be_imported_is_reported_in_the_output(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so is missing')")
+    run = TrialRun(tmp_path / "run", tmp_path / "output/run.log", [])
+    spare = SpareProcess({"PYTHONPATH": str(tmp_path)})
+    process = RunProcess(run, CONFIG, 1, spare, threading.Event())
+    assert process.wait(60)
+    assert process.process.returncode != 0
+    assert "libcudart.so is missing" in run.output.read_text()
 
 
 def test_a_spare_process_ends_with_the_sweep() -> None:
