@@ -123,10 +123,13 @@ def footnotes(comparison: Comparison) -> list[str]:
     if any(verdict.p_value is not None for verdict in verdicts):
         notes.append(
             "p: probability that chance alone makes a row differ so much from the best one "
-            "(Welch's t-test, Holm's correction)"
+            "(Welch's t-test, Holm's correction for all pairs of rows)"
         )
     if any(verdict.is_pooled for verdict in verdicts):
-        notes.append("*: of a single seed; the test uses the pooled spread of the other rows")
+        notes.append(
+            "*: this row or the best one has a single seed; the test uses the pooled spread of the "
+            "rows with several"
+        )
     if any(verdict.seeds is not None for verdict in verdicts):
         notes.append(
             "seeds to tell: the seeds that each row needs, so that a difference of this size is "

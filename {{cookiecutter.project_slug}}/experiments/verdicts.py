@@ -69,12 +69,13 @@ def judge_rows(rows: Sequence[Row], direction: str) -> None:
         else:
             tested.append(row)
             p_values.append(p_value)
-    for row, p_value in zip(tested, statistics.holm(p_values), strict=True):
+    pairs = math.comb(len(rows), 2)  # the best row was chosen from the same values
+    for row, p_value in zip(tested, statistics.holm(p_values, pairs), strict=True):
         is_pooled = min(len(row.values), len(best.values)) == 1
         if p_value < statistics.ALPHA:
             row.verdict = Verdict(WORSE, p_value, is_pooled)
         else:
-            alpha = statistics.ALPHA / len(tested)  # as for the smallest p value
+            alpha = statistics.ALPHA / pairs  # as for the smallest p value
             seeds = _seeds_needed(row.values, best.values, pooled, alpha)
             row.verdict = Verdict(WITHIN_NOISE, p_value, is_pooled, seeds)
 
