@@ -23,6 +23,7 @@ from experiments.sweep_plan import (
     CHANGEABLE_OPTIONS,
     SweepPlan,
     continue_plan,
+    hide_password,
     load_plan,
     make_plan,
     save_plan,
@@ -241,6 +242,10 @@ def continue_command(plan: SweepPlan) -> str:
         value = getattr(plan.options, name)
         if value is not None and value != getattr(saved, name):
             arguments += [f"--{name.replace('_', '-')}", str(value)]
+    storage = plan.options.storage
+    hidden = hide_password(storage)
+    if storage is not None and hidden != storage:  # the user must add the password again
+        arguments += ["--storage", str(hidden)]
     return next_command("sweep.py", *arguments)
 
 

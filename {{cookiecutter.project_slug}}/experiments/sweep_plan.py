@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -25,6 +26,9 @@ from utils.files import replace_file
 SWEEP_FILES = Path("config/sweeps")
 PLAN_FILE = "sweep.yaml"
 TRIAL_SETTINGS_FILE = "config.yaml"
+# The user and the password of a URL, as SQLAlchemy reads them; a password may contain : and /.
+PASSWORD = re.compile(r"^([\w+]+://[^:/]*):.*@")
+HIDDEN_PASSWORD = r"\1:***@"
 MAX_NAME_BYTES = 200  # of a folder; file systems allow 255
 MAX_DEFAULT_NAME_CHARACTERS = 60
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
@@ -66,6 +70,13 @@ class SweepOptions(Section):
     """Number of trials that fail in a row after which the sweep stops."""
     sampler_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Random seed of the values that are chosen."""
+
+
+def hide_password(url: str | None) -> str | None:
+    """The URL of a database without its password."""
+    if url is None:
+        return None
+    return PASSWORD.sub(HIDDEN_PASSWORD, url)
 
 
 # What must not change when a sweep continues, and what may.
@@ -155,6 +166,7 @@ def make_plan(given: Mapping[str, Any], overrides: Iterable[str]) -> SweepPlan:
     written = _merge_with_file(given, list(overrides))
     space = make_search_space(written.ranges)
     options = _check_options(written.options)
+    _check_password(options.storage)
     name = options.name or _default_name(space)
     folder = RUNS / name
     if options.method is None and (folder / PLAN_FILE).exists():
@@ -214,6 +226,15 @@ def _check_options(options: Mapping[str, Any]) -> SweepOptions:
         message = problem["msg"].removeprefix("Input ").removeprefix("Value error, ")
         option = f"--{key.replace('_', '-')}"
         raise UserError(f"{option} = {quote(problem['input'])}: {message}") from error
+
+
+def _check_password(url: str | None) -> None:
+    """Raises a UserError if the password of a database is missing, as it is not saved."""
+    if url is not None and ":***@" in url:
+        raise UserError(
+            f"--storage = {url}: the password is not saved with the sweep; repeat --storage with "
+            "the password in the place of ***"
+        )
 
 
 def _choose_method(space: SearchSpace, options: SweepOptions) -> str:
@@ -307,8 +328,10 @@ def save_plan(plan: SweepPlan) -> None:
     Raises:
         OSError: if it cannot be written.
     """
+    storage = hide_password(plan.options.storage)
+    options = plan.options.model_copy(update={"storage": storage})
     content = {
-        **plan.options.model_dump(exclude_none=True, exclude={"name"}),
+        **options.model_dump(exclude_none=True, exclude={"name"}),
         "config": str(plan.config),
         "ranges": dict(plan.values),
         "settings": dict(plan.settings),
@@ -374,6 +397,9 @@ def _differences(before: SweepPlan, now: SweepPlan) -> list[str]:
     for name in fixed:
         old = getattr(before.options, name)
         new = getattr(now.options, name)
+        if name == "storage":
+            old = hide_password(old)
+            new = hide_password(new)
         if old != new:
             differences.append(_describe_change(name, old, new))
     # The same range can be written in several ways, such as 0.1 and 1e-1.

@@ -10,7 +10,8 @@ from conftest import CONFIG
 from config.reading import read_file
 from experiments.ranges import Choices, FloatRange, IntRange, Range, parse_range
 from experiments.search_space import check_search_space, make_search_space, to_overrides
-from experiments.sweep_plan import continue_plan, make_plan, save_plan
+from experiments.sweep_plan import continue_plan, hide_password, make_plan, save_plan
+from sweep import continue_command
 from utils.errors import UserError
 
 
@@ -220,6 +221,36 @@ def test_a_folder_continues_only_the_same_sweep(
             continue_plan(make_plan(options, changes))
         assert words in str(caught.value)
         assert "--name" in str(caught.value)
+
+
+def test_the_password_of_the_database_is_neither_saved_nor_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"config": CONFIG, "name": "a"}
+    url = "postgresql://me:se:c/ret@host/db"
+    ranges = ["model.width=[4,8]"]
+    plan = make_plan({**options, "storage": url}, ranges)
+    plan.folder.mkdir(parents=True)
+    save_plan(plan)
+    saved = (plan.folder / "sweep.yaml").read_text()
+    assert "postgresql://me:***@host/db" in saved
+    assert continue_plan(plan).options.storage == url
+    assert continue_command(plan).endswith("--storage 'postgresql://me:***@host/db'")
+    with pytest.raises(UserError, match=r"--storage = postgresql://me:\*\*\*@host/db"):
+        make_plan({"name": "a"}, [])
+    with pytest.raises(UserError) as caught:
+        continue_plan(make_plan({**options, "storage": url.replace("db", "other")}, ranges))
+    assert "storage: " in str(caught.value)
+    for text in (saved, str(caught.value)):
+        assert not any(part in text for part in ("se:", "c/ret"))
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///a.db", "postgresql+psycopg://host:5432/db", "mysql://me@host/db"]
+)
+def test_a_url_without_a_password_is_unchanged(url: str) -> None:
+    assert hide_password(url) == url
 
 
 def test_successive_halving_keeps_its_number_of_trials(
