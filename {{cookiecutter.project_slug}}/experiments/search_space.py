@@ -34,14 +34,27 @@ class SearchSpace:
     repetitions: Mapping[str, Choices]
     fixed: Mapping[str, Any]
 
-    def grid(self) -> list[dict[str, Any]] | None:
-        """All combinations of the values; None if a range is not a list."""
-        lists: dict[str, Sequence[Any]] = {}
-        for key, axis in self.ranges.items():
+    def grid_size(self) -> int | None:
+        """The number of combinations of the values; None if a range is not a list."""
+        size = 1
+        for axis in self.ranges.values():
             if not isinstance(axis, Choices):
                 return None
-            lists[key] = axis.values
-        return list(_combinations(lists))
+            size *= len(axis.values)
+        return size
+
+    def combination(self, index: int) -> dict[str, Any]:
+        """One combination of the values of a grid; the values of the last range change first.
+
+        A list of all combinations may not fit into memory.
+        """
+        values: dict[str, Any] = {}
+        for key in reversed(list(self.ranges)):
+            axis = self.ranges[key]
+            assert isinstance(axis, Choices)
+            index, position = divmod(index, len(axis.values))
+            values[key] = axis.values[position]
+        return {key: values[key] for key in self.ranges}
 
     def repeated_settings(self) -> list[dict[str, Any]]:
         """The settings of each repetition of a trial; one without settings if there are none."""

@@ -77,7 +77,6 @@ class SweepStudy:
         self.plan = plan
         self.objective = objective
         self.validations = validations
-        self.grid = plan.space.grid()
         (plan.folder / LOCKS).mkdir(parents=True, exist_ok=True)
         self.lock = filelock.FileLock(plan.folder / LOCKS / "study")
         with self.lock:
@@ -225,8 +224,8 @@ class SweepStudy:
         if count is not None and index >= count:
             return None
         labels: dict[str, Any] = {}
-        if self.plan.options.method == "grid" and self.grid is not None:
-            for key, value in self.grid[index].items():
+        if self.plan.options.method == "grid":
+            for key, value in self.plan.space.combination(index).items():
                 labels[key] = to_label(self.plan.space.ranges[key], value)
         self.study.enqueue_trial(labels, user_attrs={INDEX: index})
         return self._try_to_claim(index, self.trials()[index], rung)

@@ -142,13 +142,13 @@ class SweepPlan:
     @property
     def trial_count(self) -> int | None:
         """The number of trials; None if only the time is limited."""
-        grid = self.space.grid()
+        size = self.space.grid_size()
         count = self.options.trials
-        if self.options.method != "grid" or grid is None:
+        if self.options.method != "grid" or size is None:
             return count
         if count is None:
-            return len(grid)
-        return min(count, len(grid))
+            return size
+        return min(count, size)
 
 
 def make_plan(given: Mapping[str, Any], overrides: Iterable[str]) -> SweepPlan:
@@ -239,13 +239,13 @@ def _check_password(url: str | None) -> None:
 
 def _choose_method(space: SearchSpace, options: SweepOptions) -> str:
     """The method; by default a grid if there are enough trials for all combinations, else TPE."""
-    grid = space.grid()
+    size = space.grid_size()
     method = options.method
-    if method == "grid" and grid is None:
+    if method == "grid" and size is None:
         raise UserError("--method grid needs lists, such as [a, b, c] or range(3), and no ranges")
     if method is None:
         method = "tpe"
-        if grid is not None and (options.trials is None or len(grid) <= options.trials):
+        if size is not None and (options.trials is None or size <= options.trials):
             method = "grid"
     if method != "grid" and options.trials is None and options.minutes is None:
         raise UserError(f"a sweep by {method} has no end; add --trials N, --minutes N, or both")

@@ -73,13 +73,25 @@ def test_settings_are_searched_repeated_or_fixed() -> None:
     space = make_search_space({"a.b": [1, 2], "c.d": "x", "seed": "range(2)", "e.f": ["y", "z"]})
     assert space.fixed == {"c.d": "x"}
     assert space.repeated_settings() == [{"seed": 0}, {"seed": 1}]
-    assert space.grid() == [
+    assert space.grid_size() == 4
+    assert [space.combination(index) for index in range(4)] == [
         {"a.b": 1, "e.f": "y"},
         {"a.b": 1, "e.f": "z"},
         {"a.b": 2, "e.f": "y"},
         {"a.b": 2, "e.f": "z"},
     ]
-    assert make_search_space({"a.b": "int(1, 2)"}).grid() is None
+    assert make_search_space({"a.b": "int(1, 2)"}).grid_size() is None
+
+
+def test_a_grid_may_have_more_combinations_than_memory() -> None:
+    """Other methods ask for its size, too."""
+    lists = {f"a.{name}": "range(1000)" for name in "bcdefg"}
+    space = make_search_space(lists)
+    assert space.grid_size() == 10**18
+    assert space.combination(10**18 - 1) == dict.fromkeys(lists, 999)
+    ranges = [f"{key}={value}" for key, value in lists.items()]
+    plan = make_plan({"config": CONFIG, "trials": 10}, ranges)
+    assert (plan.options.method, plan.trial_count) == ("tpe", 10)
 
 
 @pytest.mark.parametrize(
