@@ -164,12 +164,27 @@ class Scheduler:
     def _claim_trials(self) -> None:
         """Claims trials until one of them has a run to start, or there is no trial."""
         while not self.waiting and time.monotonic() >= self._next_claim_time:
+            if self._left_behind_runs_need_slots():
+                self._next_claim_time = time.monotonic() + CLAIM_INTERVAL_SECONDS
+                return
             claimed = self.study.claim()
             if claimed is None:
                 self.progress.show_waiting(has_own_trials=bool(self.active))
                 self._next_claim_time = time.monotonic() + CLAIM_INTERVAL_SECONDS
                 return
             self._activate(ActiveTrial(claimed, self._make_runs(claimed)))
+
+    def _left_behind_runs_need_slots(self) -> bool:
+        """Whether runs of a killed sweep, which still train, and own runs are enough together.
+
+        Otherwise more than --jobs runs would compete for the cores and the memory.
+        """
+        used_slots = sum(job is not None for job in self.slots)
+        left_behind = self.study.left_behind_count()
+        if left_behind == 0 or used_slots + left_behind < len(self.slots):
+            return False
+        self.progress.show_left_behind(left_behind)
+        return True
 
     def _make_runs(self, claimed: ClaimedTrial) -> list[TrialRun]:
         trial_folder = self.plan.trial_folder(claimed.index)

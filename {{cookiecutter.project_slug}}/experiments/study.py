@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -169,6 +170,26 @@ class SweepStudy:
         """Whether all trials have ended."""
         return self.unfinished_count() == 0
 
+    def left_behind_count(self) -> int:
+        """The number of runs that still train, though the worker of their trial was killed.
+
+        No worker holds the lock of such a trial, but its processes hold that of a run.
+        """
+        count = 0
+        with self.lock:
+            for index, trial in self.trials().items():
+                is_running = trial.state == TrialState.RUNNING
+                if is_running and not is_locked(self._lock_file(index)):
+                    count += self._locked_runs(index)
+        return count
+
+    def _lock_file(self, index: int) -> Path:
+        return self.plan.folder / LOCKS / f"{index:04d}"
+
+    def _locked_runs(self, index: int) -> int:
+        """How many runs of a trial are trained, on any machine that shares the folder."""
+        return sum(map(is_locked, self.plan.trial_folder(index).rglob(".lock")))
+
     # Claiming
 
     def claim(self) -> ClaimedTrial | None:
@@ -234,7 +255,7 @@ class SweepStudy:
         self, index: int, frozen: FrozenTrial, rung: int | None
     ) -> ClaimedTrial | None:
         """Claims a trial, unless another worker runs it."""
-        lock = filelock.FileLock(self.plan.folder / LOCKS / f"{index:04d}")
+        lock = filelock.FileLock(self._lock_file(index))
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
@@ -263,8 +284,7 @@ class SweepStudy:
                 return False  # another machine has just run it
         if isinstance(self.storage, RDBStorage):
             return False  # its worker may be on another machine
-        run_locks = self.plan.trial_folder(index).rglob(".lock")
-        return not any(map(is_locked, run_locks))  # by processes that the worker has left behind
+        return self._locked_runs(index) == 0  # by processes that the worker has left behind
 
     def record_heartbeat(self, trial: Trial) -> None:
         """Tells a database that the worker of a trial is alive."""

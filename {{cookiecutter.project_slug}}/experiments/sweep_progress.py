@@ -25,6 +25,7 @@ class SweepProgress:
         self.study = study
         self._next_refresh_time = 0.0
         self._has_shown_waiting = False
+        self._has_shown_left_behind = False
 
     def __enter__(self) -> "SweepProgress":
         self._bar: tqdm[Any] = tqdm(
@@ -72,6 +73,15 @@ class SweepProgress:
             return
         self._has_shown_waiting = True
         tqdm.write("waiting for the trials of other workers, in case one of them dies")
+
+    def show_left_behind(self, count: int) -> None:
+        """Says once that runs of a killed sweep still train, and use the slots of this one."""
+        if self._has_shown_left_behind:
+            return
+        self._has_shown_left_behind = True
+        tqdm.write(
+            f"waiting: runs of a killed sweep that still train: {count}; they count for --jobs"
+        )
 
     def _update(self) -> int:
         """Updates the numbers of the bar; returns the number of trials that have ended."""

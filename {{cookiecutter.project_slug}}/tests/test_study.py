@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 from conftest import CONFIG
 from run_folders import write_run
@@ -326,6 +327,36 @@ def start_script(tmp_path: Path, script: str, processes: int = 1) -> RunProcess:
             [sys.executable, "-c", script], text=True, stderr=output, start_new_session=True
         )
     return process
+
+
+@needs_optuna
+def test_trials_that_a_killed_sweep_has_left_behind_use_slots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments.scheduler import Scheduler
+    from experiments.study import SweepStudy
+    from experiments.sweep_progress import SweepProgress
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8,16]", jobs=2)
+    killed_sweep = SweepStudy(plan, ACCURACY)
+    locks = []
+    for _ in range(2):
+        claimed = killed_sweep.claim()
+        assert claimed is not None
+        claimed.lock.release()
+        plan.trial_folder(claimed.index).mkdir()
+        locks.append(filelock.FileLock(plan.trial_folder(claimed.index) / ".lock"))
+        locks[-1].acquire()  # as the trial, which still trains
+    sweep = Scheduler(plan, SweepStudy(plan, ACCURACY), [])
+    with SweepProgress(plan, sweep.study) as sweep.progress:
+        sweep._claim_trials()
+        assert sweep.active == []
+        assert "still train: 2" in capsys.readouterr().out
+        locks[0].release()
+        sweep._next_claim_time = 0.0
+        sweep._claim_trials()
+        assert [active.claimed.index for active in sweep.active] == [0]
+    locks[1].release()
 
 
 COUNT_SIGNALS = """
