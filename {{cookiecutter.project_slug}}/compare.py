@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -147,9 +148,17 @@ def list_failed(runs: Sequence[Run], remove: bool, yes: bool) -> None:
     if not yes and not is_confirmed(f"Delete {len(failed)} of {len(runs)} runs? [y/N] "):
         print("nothing was deleted")
         return
+    kept = 0
     for run in failed:
-        remove_run(run)
-        print(f"deleted {escape_invisible(str(run.folder))}")
+        try:
+            remove_run(run)
+        except (OSError, UserError) as error:
+            kept += 1
+            print(f"warning: {escape_invisible(str(error))}", file=sys.stderr)
+        else:
+            print(f"deleted {escape_invisible(str(run.folder))}")
+    if kept > 0:
+        raise UserError(f"{kept} of {len(failed)} runs were not deleted; the warnings say why")
 
 
 def write_reports(
@@ -194,7 +203,7 @@ def draw_differing_samples(pair: Pair | None) -> Mapping[str, Sequence[bytes]]:
     try:
         return draw_differences(pair)
     except (UserError, *USER_CODE_ERRORS) as error:
-        print(f"warning: no images of samples: {first_line(error)}")
+        print(f"warning: no images of samples: {first_line(error)}", file=sys.stderr)
         return {}
 
 

@@ -18,6 +18,7 @@ from config.loading import load_settings
 from config.schema import Settings
 from experiments.devices import find_devices
 from experiments.objective import Objective, count_validations, find_objective
+from experiments.removal import locking_runs
 from experiments.search_space import check_search_space, to_overrides
 from experiments.sweep_plan import (
     CHANGEABLE_OPTIONS,
@@ -265,10 +266,15 @@ def remove_failed_trials(plan: SweepPlan, yes: bool) -> int:
     if not yes and not is_confirmed("Remove these trials? [y/N] "):
         print("nothing was removed")
         return 0
-    for index in failed:
-        remove_trial_files(plan, index)
-    study.remove(failed)  # last, as other workers may start them at once
-    print(f"removed: {len(failed)}; run them again: {continue_command(plan)}")
+    removed = 0
+    with study.lock:  # so that no other worker removes or repeats them at the same time
+        for index, trial in study.failed_trials().items():
+            if index not in failed or trial.number != failed[index].number:
+                continue  # it has failed, or was repeated, while the question waited
+            remove_trial_files(plan, index)
+            study.remove({index: trial})
+            removed += 1
+    print(f"removed: {removed}; run them again: {continue_command(plan)}")
     return 0
 
 
@@ -277,10 +283,13 @@ def remove_trial_files(plan: SweepPlan, index: int) -> None:
 
     Raises:
         OSError: if one of them cannot be deleted.
+        UserError: if another process uses one of them.
     """
     folder = plan.trial_folder(index)
     if folder.exists():
-        shutil.rmtree(folder)
+        locked_folders = [lock.parent for lock in folder.rglob(".lock")]
+        with locking_runs(locked_folders):
+            shutil.rmtree(folder)
     for pattern in (f"{folder.name}.log", f"{folder.name}_*.log"):
         for output in plan.output_folder.glob(pattern):
             output.unlink()

@@ -22,6 +22,7 @@ from utils.errors import UserError, first_line
 from utils.locks import is_locked
 
 RUN_FILES = frozenset({"manifest.json", ".pid"})  # a run that was killed early has no manifest yet
+PLAN_FILE = "sweep.yaml"  # in the folder of a sweep
 RECORDED_STATES = ("finished", "stopped", "failed")
 FINISHED_STATES = ("finished", "unknown")  # unknown: older runs, taken as finished
 REPEATED = ("seed", "fold")  # settings of repetitions, whose results are averaged

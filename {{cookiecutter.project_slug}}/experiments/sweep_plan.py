@@ -18,13 +18,13 @@ from config.loading import flatten
 from config.reading import DEFAULT, parse_overrides, read_file
 from config.schema import Count, Positive, Section
 from experiments.ranges import quote
+from experiments.runs import PLAN_FILE
 from experiments.search_space import SearchSpace, make_search_space
 from storage.run_folder import RUNS
 from utils.errors import UserError
 from utils.files import replace_file
 
 SWEEP_FILES = Path("config/sweeps")
-PLAN_FILE = "sweep.yaml"
 TRIAL_SETTINGS_FILE = "config.yaml"
 # The user and the password of a URL, as SQLAlchemy reads them; a password may contain : and /.
 PASSWORD = re.compile(r"^([\w+]+://[^:/]*):.*@")

@@ -17,11 +17,13 @@ from run_folders import write_evaluation, write_metrics, write_run
 
 from experiments.comparison import Comparison, compare_runs
 from experiments.metric import HIGHEST
+from experiments.removal import remove_run
 from experiments.rows import Row
 from experiments.runs import find_runs, read_run, run_folders
 from experiments.statistics import welch_test
 from experiments.verdicts import judge_rows
 from sample_figures import draw_samples
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -472,6 +474,35 @@ def test_failed_runs_are_removed_after_a_confirmation(
     assert (tmp_path / "runs/good").exists()
 
 
+def test_runs_that_continue_or_belong_to_a_sweep_are_kept(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed: dict[str, Any] = {"state": "failed", "result": {"error": "no memory"}}
+    removable = [write_run(tmp_path / f"runs/{name}", **failed) for name in ("a", "c")]
+    in_use = write_run(tmp_path / "runs/b", **failed)
+    (tmp_path / "runs/lr").mkdir()
+    (tmp_path / "runs/lr/sweep.yaml").touch()
+    trials = [tmp_path / "runs/lr/0000", tmp_path / "runs/lr/0001/seed=0"]
+    for trial in trials:
+        write_run(trial, **failed)
+    with filelock.FileLock(in_use / ".lock"):
+        assert command("compare", "--failed", "--remove", "--yes") == 2
+    message = capsys.readouterr().err
+    assert "runs/b is in use" in message
+    assert message.count("sweep.py --name lr --clean failed") == 2
+    assert [run.exists() for run in (*removable, in_use, *trials)] == [False, False, *[True] * 3]
+
+
+def test_a_run_that_was_resumed_and_killed_again_is_kept(tmp_path: Path) -> None:
+    killed = read_run(write_run(tmp_path / "a", state=None))
+    manifest = json.loads((killed.folder / "manifest.json").read_text())
+    manifest["resumed"] = "2026-12-02T10:00:00+00:00"
+    (killed.folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="continued meanwhile"):
+        remove_run(killed)
+    assert killed.folder.exists()
+
+
 def test_two_runs_are_compared_in_everything(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -481,11 +512,12 @@ def test_two_runs_are_compared_in_everything(
     write_evaluation(first, predicted=true, true=true)
     write_evaluation(second, predicted=["cat"] * 40, true=true)
     assert command("compare", first, second, "--html", "page.html") == 0
-    output = capsys.readouterr().out
+    captured = capsys.readouterr()
+    output = captured.out
     for expected in ("model.width", "2.14.0", "other", "0.9100", "McNemar", "sample 1 "):
         assert expected in output
     assert "p = 1.9e-06" in output  # 2 / 2 ** 20
-    assert "no images of samples" in output  # these runs have no checkpoint
+    assert "no images of samples" in captured.err  # these runs have no checkpoint
     assert "McNemar" in Path("page.html").read_text(encoding="utf-8")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import filelock
 import pytest
 from conftest import CONFIG, ROOT
 
@@ -150,6 +151,46 @@ def test_failed_trials_are_reported_removed_and_repeated(
     assert command("sweep", *again, "--max-failures=1") == 1
     assert "--max-failures 1: " in capsys.readouterr().out
     assert len(list((folder / "output").iterdir())) == 1
+
+
+@needs_optuna
+def test_failed_trials_that_another_worker_repeats_are_not_removed(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """The other worker removes and claims one of them while the question waits."""
+    from experiments.study import SweepStudy
+
+    arguments = ("--config", CONFIG, *TRIAL, "--name=a", "optimizer.lr=[0.1,0.2]")
+    assert command("sweep", *arguments, "--minutes=1e-9") == 0
+    study = SweepStudy(load_plan(Path("runs/a")), find_objective(load_settings(CONFIG)))
+    folders = [Path("runs/a/0000"), Path("runs/a/0001")]
+    for folder in folders:
+        claimed = study.claim()
+        assert claimed is not None
+        study.fail(claimed, "no memory")
+        folder.mkdir()
+        (folder / ".lock").touch()
+
+    repeated = []
+
+    def repeat(question: str) -> bool:
+        study.remove({0: study.failed_trials()[0]})
+        repeated.append(study.claim())
+        return True
+
+    monkeypatch.setattr("sweep.is_confirmed", repeat)
+    assert command("sweep", "--name=a", "--clean=failed") == 0
+    assert [folder.exists() for folder in folders] == [True, False]
+    assert "removed: 1;" in capsys.readouterr().out
+
+    claimed = study.claim()
+    assert claimed is not None
+    study.fail(claimed, "no memory")
+    folders[1].mkdir()
+    with filelock.FileLock(folders[1] / ".lock"):
+        assert command("sweep", "--name=a", "--clean=failed", "--yes") == 2
+    assert "runs/a/0001 is in use" in capsys.readouterr().err
+    assert list(study.failed_trials()) == [1]
 
 
 def find_states(folder: Path) -> set[str]:
