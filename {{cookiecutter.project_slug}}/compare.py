@@ -18,7 +18,7 @@ from experiments.runs import Run
 from experiments.selection import find_two_runs, resolve_paths, select_runs
 from experiments.tables import to_csv
 from logger.console import escape_invisible
-from utils.command import CommandParser, is_confirmed, run_command
+from utils.command import CommandParser, is_confirmed, next_command, run_command
 from utils.errors import USER_CODE_ERRORS, UserError, first_line
 from utils.files import replace_file
 from utils.paths import path_argument
@@ -62,7 +62,8 @@ def parse_arguments() -> argparse.Namespace:
         nargs="*",
         type=path_argument,
         metavar="RUN",
-        help="a run folder, or a folder of runs; default: runs",
+        help="a run folder, or a folder of runs; default: runs, and only the data set of the "
+        "newest run",
     )
     parser.add_argument(
         "--by",
@@ -120,12 +121,19 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     for name, suffixes in FORMATS.items():
         file = getattr(arguments, name)
         if file is not None and file != DEFAULT_FILE:
-            check_report_file(f"--{name} {file}", file, suffixes)
+            check_report_file(name, file, suffixes)
 
 
-def check_report_file(argument: str, file: Path, suffixes: Sequence[str]) -> None:
-    """Raises a UserError, which begins with the argument, if a report cannot be this file."""
-    if file.is_dir() or file.suffix.lower() not in suffixes:
+def check_report_file(name: str, file: Path, suffixes: Sequence[str]) -> None:
+    """Raises a UserError, which begins with the option, if a report cannot be this file."""
+    argument = f"--{name} {file}"
+    if file.is_dir():
+        command = next_command("compare.py", file, f"--{name}")
+        raise UserError(
+            f"{argument} is a folder; name a file that ends with {suffixes[0]}, or for a report "
+            f"about the runs in the folder: {command}"
+        )
+    if file.suffix.lower() not in suffixes:
         raise UserError(f"{argument}: name a file that ends with {suffixes[0]}")
     for folder in file.parents:
         if folder.exists() and not folder.is_dir():

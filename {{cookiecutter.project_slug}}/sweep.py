@@ -23,6 +23,7 @@ from experiments.search_space import check_search_space, to_overrides
 from experiments.sweep_plan import (
     CHANGEABLE_OPTIONS,
     SweepPlan,
+    changed_ranges,
     continue_plan,
     hide_password,
     load_plan,
@@ -56,6 +57,9 @@ def main() -> int:
         raise UserError("sweep.py starts torchrun itself; run it without, and use --processes N")
     if find_spec("optuna") is None:
         raise UserError("sweep.py requires the package optuna; pip install -e '.[sweep]'")
+    names_sweep = bool(arguments.name or arguments.config or arguments.settings)
+    if arguments.clean is not None and not names_sweep:
+        raise UserError("--clean failed: which sweep? Add its name, --name NAME")
     plan = make_plan(sweep_options(arguments), arguments.settings)
     if arguments.clean is not None:
         return remove_failed_trials(plan, arguments.yes)
@@ -133,6 +137,7 @@ def check_plan(plan: SweepPlan) -> Settings:
     """
     if plan.is_started:
         continue_plan(plan)
+        warn_about_sweep_file(plan)
     else:
         check_folder_is_free(plan.folder)
     check_search_space(plan.space, plan.settings)
@@ -152,6 +157,20 @@ def check_folder_is_free(folder: Path) -> None:
     for file in folder.glob("*"):
         if not file.name.startswith("."):
             raise UserError(f"{folder} is not the folder of a sweep; use another --name")
+
+
+def warn_about_sweep_file(plan: SweepPlan) -> None:
+    """Warns if a sweep continues with other ranges than those in the sweep file of its name.
+
+    That is no error: the command line may have replaced them when the sweep was started.
+    """
+    file, keys = changed_ranges(plan)
+    if keys:
+        print(
+            f"warning: {plan.folder} continues with its own ranges; {file} has other ranges of "
+            f"{', '.join(keys)}: to use these, start a new sweep: --config {file} --name NAME",
+            file=sys.stderr,
+        )
 
 
 def warn_about_losses(plan: SweepPlan, objective: Objective) -> None:

@@ -388,6 +388,22 @@ def continue_plan(plan: SweepPlan) -> SweepPlan:
     return replace(saved, config=plan.config, options=plan.options)
 
 
+def changed_ranges(plan: SweepPlan) -> tuple[Path, list[str]]:
+    """The sweep file with the name of a started sweep, and which of its ranges the sweep lacks.
+
+    The file may have been edited, or the command line may have replaced them at the start.
+    """
+    file = SWEEP_FILES / f"{plan.folder.name}.yaml"
+    if not file.is_file():
+        return file, []
+    saved = load_plan(plan.folder).space.axes()
+    try:
+        written = make_search_space(_read_sweep_file(file).ranges).axes()
+    except UserError:  # the sweep continues without this file
+        return file, []
+    return file, [key for key, axis in written.items() if saved.get(key) != axis]
+
+
 def _differences(before: SweepPlan, now: SweepPlan) -> list[str]:
     """The options, ranges and settings that differ, as ``key: old -> new``."""
     differences: list[str] = []

@@ -411,7 +411,8 @@ def test_half_a_value_is_not_read(tmp_path: Path) -> None:
         (("--remove",), "--failed"),
         (("--failed", "--yes"), "--remove"),
         (("--failed", "--html"), "--html"),
-        (("--html", "empty"), ".html"),
+        (("--html", "empty"), "compare.py empty --html"),
+        (("--html", "page.txt"), ".html"),
         (("--csv", "runs/a/metrics.csv"), "file of a run"),
         (("--csv", "runs/a/evaluation/test/predictions.csv"), "file of a run"),
         (("--csv", "runs/a/metrics.csv/x.csv"), "not a folder"),
@@ -555,6 +556,14 @@ def test_results_of_an_ensemble_are_not_those_of_its_first_run(
     output = capsys.readouterr().out
     assert "0.123" not in output
     assert "McNemar" not in output
+
+
+def test_the_page_does_not_change_the_order_of_the_other_reports(
+    widths: Path, command: Callable[..., int]
+) -> None:
+    assert command("compare", widths, "--csv", "alone.csv") == 0
+    assert command("compare", widths, "--html", "page.html", "--csv", "both.csv") == 0
+    assert Path("both.csv").read_text() == Path("alone.csv").read_text()
 
 
 def test_csv_has_full_precision(widths: Path, command: Callable[..., int]) -> None:

@@ -1,6 +1,7 @@
 """The search space of a sweep: ranges, their errors, and the check against the settings."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from config.reading import read_file
 from experiments.ranges import Choices, FloatRange, IntRange, Range, parse_range
 from experiments.search_space import check_search_space, make_search_space, to_overrides
 from experiments.sweep_plan import continue_plan, hide_password, make_plan, save_plan
-from sweep import continue_command
+from sweep import continue_command, warn_about_sweep_file
 from utils.errors import UserError
 
 
@@ -28,7 +29,7 @@ from utils.errors import UserError
         ("networks.MLP", None),
         (0.1, None),
         ({"lr": [1, 2]}, None),
-        ("gelu(tanh)", None),
+        ("demo (2)", None),
     ],
 )
 def test_a_range_is_read(written: Any, expected: Range | None) -> None:
@@ -52,6 +53,10 @@ def test_a_range_is_read(written: Any, expected: Range | None) -> None:
         ("uniform(__import__('os').getpid(), 9)", "only numbers"),
         ("lgo(1, 2)", "did you mean log"),
         ("Range(3)", "did you mean range"),
+        ("loguniform(1e-4, 1)", "did you mean log?"),
+        ("choice(1, 2)", "[a, b, c]"),
+        ("gelu(tanh)", '["gelu(tanh)"]'),
+        ("log(1, 0.1", "end with a parenthesis"),
         ("range(0)", "no values"),
         ("range(1.5)", "whole numbers"),
         ("range(1, 2, 0)", "whole numbers"),
@@ -278,6 +283,31 @@ def test_successive_halving_keeps_its_number_of_trials(
     save_plan(plan)
     with pytest.raises(UserError, match="trials: 4 -> 8"):
         continue_plan(make_plan({**options, "trials": 8}, ranges))
+
+
+def test_a_sweep_file_that_was_edited_after_the_start_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "config/sweeps/rate.yaml"
+    file.parent.mkdir(parents=True)
+    settings = "config: ../synthetic.yaml\nranges:\n  model.width: [4, 8]\n"
+    shutil.copy(CONFIG, tmp_path / "config")
+    file.write_text(f"{settings}  optimizer.lr: [0.1, 0.2]\n")
+    plan = make_plan({"name": "rate"}, [])
+    plan.folder.mkdir(parents=True)
+    save_plan(plan)
+    warn_about_sweep_file(make_plan({"name": "rate"}, []))
+    assert capsys.readouterr().err == ""
+    file.write_text(f"{settings}  optimizer.lr: [0.1, 0.3]\n")
+    again = make_plan({"name": "rate"}, [])
+    assert again.space == plan.space
+    warn_about_sweep_file(again)
+    warning = capsys.readouterr().err
+    assert "config/sweeps/rate.yaml" in warning
+    assert "optimizer.lr" in warning
+    assert "model.width" not in warning
+    assert "--name" in warning
 
 
 @pytest.mark.parametrize(("trials", "method"), [(None, "grid"), (2, "tpe")])

@@ -68,6 +68,7 @@ def test_without_optuna_the_extra_is_named(
         (("model.width=[4,8]", "--storage=no+driver://me:secret@h/d"), "no+driver://me:***@h/d"),
         (("model.width=[4,8]", "checkpoint.monitor=my_score"), "checkpoint.mode"),
         (("--name=width",), "runs/width/sweep.yaml"),
+        (("--clean=failed",), "--name NAME"),
         (("--name=../width", "model.width=[4,8]"), "does not begin with a dot"),
         (("--name=" + 300 * "x", "model.width=[4,8]"), "--name"),
         (("--config=nowhere.yaml", "model.width=[4,8]"), "nowhere.yaml"),
@@ -76,7 +77,9 @@ def test_without_optuna_the_extra_is_named(
 def test_a_sweep_that_cannot_run_is_an_error_and_starts_nothing(
     command: Command, capsys: Captured, arguments: tuple[str, ...], words: str
 ) -> None:
-    if not any(argument.startswith(("--config", "--name=width")) for argument in arguments):
+    if not any(
+        argument.startswith(("--config", "--name=width", "--clean")) for argument in arguments
+    ):
         arguments = (*arguments, f"--config={CONFIG}")
     assert command("sweep", *arguments) == 2
     message = capsys.readouterr().err
