@@ -11,10 +11,9 @@ from typing import Any
 from config.loading import load_settings
 from config.reading import parse
 from experiments.ranges import EXAMPLES, Choices, Range, parse_range, quote
+from experiments.runs import is_repeated
 from utils.errors import UserError
 
-# The values of these settings are repetitions of a trial, whose value is their mean.
-REPETITIONS = ("seed", "data.fold")
 NOT_SEARCHABLE = ("name", "checkpoint.monitor", "checkpoint.mode")
 MAX_CHECKED_COMBINATIONS = 100
 MAX_SHOWN_CHARACTERS = 300  # of the settings of a trial that are refused
@@ -88,7 +87,7 @@ def make_search_space(values: Mapping[str, Any]) -> SearchSpace:
             fixed[key] = value
         elif key in NOT_SEARCHABLE:
             raise UserError(f"{key} = {quote(value)}: all trials need the same {key}")
-        elif key not in REPETITIONS:
+        elif not is_repeated(key):
             ranges[key] = axis
         elif isinstance(axis, Choices):
             repetitions[key] = axis

@@ -75,7 +75,8 @@ def test_an_invalid_range_is_an_error(written: Any, words: str) -> None:
 
 
 def test_settings_are_searched_repeated_or_fixed() -> None:
-    space = make_search_space({"a.b": [1, 2], "c.d": "x", "seed": "range(2)", "e.f": ["y", "z"]})
+    values = {"a.b": [1, 2], "c.d": "x", "seed": "range(2)", "e.f": ["y", "z"]}
+    space = make_search_space(values)
     assert space.fixed == {"c.d": "x"}
     assert space.repeated_settings() == [{"seed": 0}, {"seed": 1}]
     assert space.grid_size() == 4
@@ -86,6 +87,12 @@ def test_settings_are_searched_repeated_or_fixed() -> None:
         {"a.b": 2, "e.f": "z"},
     ]
     assert make_search_space({"a.b": "int(1, 2)"}).grid_size() is None
+
+
+@pytest.mark.parametrize("key", ["seed", "data.fold", "data.seed"])
+def test_what_compare_averages_is_repeated_in_a_sweep(key: str) -> None:
+    space = make_search_space({key: [0, 1], "a.b": [1, 2]})
+    assert (list(space.ranges), list(space.repetitions)) == (["a.b"], [key])
 
 
 def test_a_grid_may_have_more_combinations_than_memory() -> None:

@@ -551,11 +551,14 @@ def test_the_best_validation_counts(tmp_path: Path) -> None:
     rows += ["d,train,1,4,accuracy,0.99", "d,validation,1,4,accuracy,0.5"]
     rows += ["d,validation,2,8,accuracy,nan", "d,validation,3,12,accuracy,0.7"]
     rows += ["d,other,3,12,accuracy,0.8", "d,validation,4,16,accuracy,0.6", "d,validation,5"]
+    rows += ["\0\0d,validation,5,18,accuracy,0.4"]  # after a loss of power
+    rows += [f'"{"x" * 200_000}']  # longer than csv reads
     rows += ["d,validation,5,20,accuracy,0.9"]  # of 0.95: half a row of a process that was killed
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
     assert ACCURACY.best(ACCURACY.validations(tmp_path)) == 0.7
-    assert Objective("accuracy", LOWEST).best(ACCURACY.validations(tmp_path)) == 0.5
+    assert Objective("accuracy", LOWEST).best(ACCURACY.validations(tmp_path)) == 0.4
     assert Objective("other/accuracy", HIGHEST, "other").validations(tmp_path) == [0.8]
+    assert ACCURACY.validations(tmp_path)[-1] == 0.4
     assert ACCURACY.validations(tmp_path / "none") == []
     assert ACCURACY.best([float("nan")]) is None
 
