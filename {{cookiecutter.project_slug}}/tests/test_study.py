@@ -418,6 +418,24 @@ def test_a_trial_that_does_not_stop_in_time_is_named(
     assert "step 30" in warning
 
 
+@needs_optuna
+def test_a_trial_that_is_killed_at_each_start_fails_with_its_output_file(tmp_path: Path) -> None:
+    from experiments.scheduler import ActiveTrial, Job, Scheduler
+    from experiments.study import SweepStudy
+
+    plan = new_plan(tmp_path / "a", "model.width=[4,8]")
+    sweep = Scheduler(plan, SweepStudy(plan, ACCURACY), [])
+    process = start_script(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    assert process.wait(60)
+    claimed = sweep.study.claim()
+    assert claimed is not None
+    active = ActiveTrial(claimed, [process.run])
+    for _ in range(3):
+        assert active.error == ""
+        sweep._handle_exit_code(Job(active, 0, process), process, process.process.returncode)
+    assert str(process.run.output) in active.error
+
+
 CRASH = {"state": "failed", "error": "ValueError: no such class (model.py, line 3)"}
 LOST = {"state": "failed", "error": LOST_CONNECTION}
 
