@@ -148,7 +148,7 @@ class Chaos:
                 self.errors.append(f"{run}: {name}.pt: {count} values differ: {different[:3]}")
         if metric_rows(run) != metric_rows(uninterrupted):
             self.errors.append(f"{run}: metrics.csv differs")
-        if list(Path(run).rglob("*.unfinished")):
+        if list(Path(run).rglob("*.unfinished*")):
             self.errors.append(f"{run}: an incomplete file was left behind")
         if tensorboard_steps(run) != tensorboard_steps(uninterrupted):
             self.errors.append(f"{run}: TensorBoard shows other steps")

@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from experiments.runs import Run
 from experiments.selection import find_two_runs, resolve_paths, select_runs
 from experiments.tables import to_csv
 from logger.console import escape_invisible
-from utils.command import CommandParser, is_confirmed, run_command
+from utils.command import CommandParser, is_confirmed, next_command, run_command
 from utils.errors import USER_CODE_ERRORS, UserError, first_line
 from utils.files import replace_file
 from utils.paths import path_argument
@@ -61,7 +62,8 @@ def parse_arguments() -> argparse.Namespace:
         nargs="*",
         type=path_argument,
         metavar="RUN",
-        help="a run folder, or a folder of runs; default: runs",
+        help="a run folder, or a folder of runs; default: runs, and only the data set of the "
+        "newest run",
     )
     parser.add_argument(
         "--by",
@@ -119,12 +121,19 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     for name, suffixes in FORMATS.items():
         file = getattr(arguments, name)
         if file is not None and file != DEFAULT_FILE:
-            check_report_file(f"--{name} {file}", file, suffixes)
+            check_report_file(name, file, suffixes)
 
 
-def check_report_file(argument: str, file: Path, suffixes: Sequence[str]) -> None:
-    """Raises a UserError, which begins with the argument, if a report cannot be this file."""
-    if file.is_dir() or file.suffix.lower() not in suffixes:
+def check_report_file(name: str, file: Path, suffixes: Sequence[str]) -> None:
+    """Raises a UserError, which begins with the option, if a report cannot be this file."""
+    argument = f"--{name} {file}"
+    if file.is_dir():
+        command = next_command("compare.py", file, f"--{name}")
+        raise UserError(
+            f"{argument} is a folder; name a file that ends with {suffixes[0]}, or for a report "
+            f"about the runs in the folder: {command}"
+        )
+    if file.suffix.lower() not in suffixes:
         raise UserError(f"{argument}: name a file that ends with {suffixes[0]}")
     for folder in file.parents:
         if folder.exists() and not folder.is_dir():
@@ -147,9 +156,17 @@ def list_failed(runs: Sequence[Run], remove: bool, yes: bool) -> None:
     if not yes and not is_confirmed(f"Delete {len(failed)} of {len(runs)} runs? [y/N] "):
         print("nothing was deleted")
         return
+    kept = 0
     for run in failed:
-        remove_run(run)
-        print(f"deleted {escape_invisible(str(run.folder))}")
+        try:
+            remove_run(run)
+        except (OSError, UserError) as error:
+            kept += 1
+            print(f"warning: {escape_invisible(str(error))}", file=sys.stderr)
+        else:
+            print(f"deleted {escape_invisible(str(run.folder))}")
+    if kept > 0:
+        raise UserError(f"{kept} of {len(failed)} runs were not deleted; the warnings say why")
 
 
 def write_reports(
@@ -194,7 +211,7 @@ def draw_differing_samples(pair: Pair | None) -> Mapping[str, Sequence[bytes]]:
     try:
         return draw_differences(pair)
     except (UserError, *USER_CODE_ERRORS) as error:
-        print(f"warning: no images of samples: {first_line(error)}")
+        print(f"warning: no images of samples: {first_line(error)}", file=sys.stderr)
         return {}
 
 

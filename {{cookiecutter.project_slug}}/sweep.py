@@ -18,14 +18,18 @@ from config.loading import load_settings
 from config.schema import Settings
 from experiments.devices import find_devices
 from experiments.objective import Objective, count_validations, find_objective
+from experiments.removal import locking_runs
 from experiments.search_space import check_search_space, to_overrides
 from experiments.sweep_plan import (
     CHANGEABLE_OPTIONS,
     SweepPlan,
+    changed_ranges,
     continue_plan,
+    hide_password,
     load_plan,
     make_plan,
     save_plan,
+    save_trial_settings,
 )
 from utils.command import is_confirmed, next_command, run_command
 from utils.errors import TRAINING_FAILED, UserError
@@ -53,6 +57,9 @@ def main() -> int:
         raise UserError("sweep.py starts torchrun itself; run it without, and use --processes N")
     if find_spec("optuna") is None:
         raise UserError("sweep.py requires the package optuna; pip install -e '.[sweep]'")
+    names_sweep = bool(arguments.name or arguments.config or arguments.settings)
+    if arguments.clean is not None and not names_sweep:
+        raise UserError("--clean failed: which sweep? Add its name, --name NAME")
     plan = make_plan(sweep_options(arguments), arguments.settings)
     if arguments.clean is not None:
         return remove_failed_trials(plan, arguments.yes)
@@ -130,6 +137,7 @@ def check_plan(plan: SweepPlan) -> Settings:
     """
     if plan.is_started:
         continue_plan(plan)
+        warn_about_sweep_file(plan)
     else:
         check_folder_is_free(plan.folder)
     check_search_space(plan.space, plan.settings)
@@ -149,6 +157,20 @@ def check_folder_is_free(folder: Path) -> None:
     for file in folder.glob("*"):
         if not file.name.startswith("."):
             raise UserError(f"{folder} is not the folder of a sweep; use another --name")
+
+
+def warn_about_sweep_file(plan: SweepPlan) -> None:
+    """Warns if a sweep continues with other ranges than those in the sweep file of its name.
+
+    That is no error: the command line may have replaced them when the sweep was started.
+    """
+    file, keys = changed_ranges(plan)
+    if keys:
+        print(
+            f"warning: {plan.folder} continues with its own ranges; {file} has other ranges of "
+            f"{', '.join(keys)}: to use these, start a new sweep: --config {file} --name NAME",
+            file=sys.stderr,
+        )
 
 
 def warn_about_losses(plan: SweepPlan, objective: Objective) -> None:
@@ -176,7 +198,9 @@ def open_folder(plan: SweepPlan) -> SweepPlan:
         with filelock.FileLock(plan.folder / ".lock"):
             if not plan.is_started:
                 save_plan(plan)
-            return continue_plan(plan)
+            opened = continue_plan(plan)
+            save_trial_settings(opened)
+            return opened
     except OSError:
         if is_new and not plan.is_started:
             shutil.rmtree(plan.folder, ignore_errors=True)
@@ -238,6 +262,10 @@ def continue_command(plan: SweepPlan) -> str:
         value = getattr(plan.options, name)
         if value is not None and value != getattr(saved, name):
             arguments += [f"--{name.replace('_', '-')}", str(value)]
+    storage = plan.options.storage
+    hidden = hide_password(storage)
+    if storage is not None and hidden != storage:  # the user must add the password again
+        arguments += ["--storage", str(hidden)]
     return next_command("sweep.py", *arguments)
 
 
@@ -257,10 +285,15 @@ def remove_failed_trials(plan: SweepPlan, yes: bool) -> int:
     if not yes and not is_confirmed("Remove these trials? [y/N] "):
         print("nothing was removed")
         return 0
-    for index in failed:
-        remove_trial_files(plan, index)
-    study.remove(failed)  # last, as other workers may start them at once
-    print(f"removed: {len(failed)}; run them again: {continue_command(plan)}")
+    removed = 0
+    with study.lock:  # so that no other worker removes or repeats them at the same time
+        for index, trial in study.failed_trials().items():
+            if index not in failed or trial.number != failed[index].number:
+                continue  # it has failed, or was repeated, while the question waited
+            remove_trial_files(plan, index)
+            study.remove({index: trial})
+            removed += 1
+    print(f"removed: {removed}; run them again: {continue_command(plan)}")
     return 0
 
 
@@ -269,10 +302,13 @@ def remove_trial_files(plan: SweepPlan, index: int) -> None:
 
     Raises:
         OSError: if one of them cannot be deleted.
+        UserError: if another process uses one of them.
     """
     folder = plan.trial_folder(index)
     if folder.exists():
-        shutil.rmtree(folder)
+        locked_folders = [lock.parent for lock in folder.rglob(".lock")]
+        with locking_runs(locked_folders):
+            shutil.rmtree(folder)
     for pattern in (f"{folder.name}.log", f"{folder.name}_*.log"):
         for output in plan.output_folder.glob(pattern):
             output.unlink()

@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 from experiments.comparability import find_warnings
-from experiments.metric import HIGHEST, Metric, choose_metric
+from experiments.metric import HIGHEST, Metric, choose_metric, disagreeing_runs
 from experiments.names import list_runs, short_names
 from experiments.rows import Row, differing_keys, format_setting, make_rows, without_superseded
 from experiments.runs import Run
-from experiments.verdicts import exclude_other_data, exclude_rows, judge_rows
+from experiments.verdicts import exclude_rows, judge_rows
 from utils.errors import UserError
 
 MAX_LISTED_KEYS = 8
@@ -28,6 +28,7 @@ class Comparison:
         metric: what decides which row is best.
         keys: the settings in which rows differ.
         names: what each run is called, by its folder.
+        data_title: the data set that all compared runs use; None if that does not matter.
         warnings: why runs can hardly be compared.
     """
 
@@ -36,6 +37,7 @@ class Comparison:
     metric: Metric
     keys: Sequence[str]
     names: Mapping[Path, str]
+    data_title: str | None = None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -129,20 +131,26 @@ def compare_runs(
         UserError: if no run has the metric or a setting of `by`.
     """
     _check_keys(runs, by)
-    metric = choose_metric(runs, metric_name, mode)
+    data_title = None
+    candidates = runs
+    if same_data:
+        # First of all: runs on other data may be more, and have another metric.
+        data_title = newest_data_title(runs)
+        candidates = [run for run in runs if run.data_title == data_title]
+    metric = choose_metric(candidates, metric_name, mode, data_title)
     used, superseded = without_superseded(runs)
     rows = make_rows(used, by, metric)
     keys = by or differing_keys(runs)
-    comparison = Comparison(runs, rows, metric, keys, short_names(runs))
-    compared = exclude_rows(rows, metric.name)
-    if same_data:
-        compared = exclude_other_data(compared)
+    comparison = Comparison(runs, rows, metric, keys, short_names(runs), data_title)
+    compared = exclude_rows(rows, metric.name, data_title)
     if metric.direction is None:
         comparison.warnings.append(
             f"no run says whether higher or lower {metric.name} is better; add --mode max or min"
         )
     else:
         judge_rows(compared, metric.direction)
+    if mode is None:
+        comparison.warnings += _disagreement(candidates, metric, comparison.names)
     comparison.warnings += find_warnings(_runs_of(compared or rows), comparison.names)
     if superseded:
         listed = list_runs(superseded, comparison.names)
@@ -152,6 +160,26 @@ def compare_runs(
     if by:
         comparison.warnings += _mixed_settings(rows, by)
     return comparison
+
+
+def newest_data_title(runs: Sequence[Run]) -> str | None:
+    """The data set of the newest run that has recorded it; None if none has."""
+    for run in runs:
+        if run.data_title is not None:
+            return run.data_title
+    return None
+
+
+def _disagreement(runs: Sequence[Run], metric: Metric, names: Mapping[Path, str]) -> list[str]:
+    """A warning if runs have recorded different directions of the metric."""
+    examples = disagreeing_runs(runs, metric.name)
+    if len(examples) < 2:
+        return []
+    parts = [f"{direction} in {names[run.folder]}" for direction, run in examples.items()]
+    return [
+        f"the best {metric.name} is the {', the '.join(parts)}; the newest of these runs decides, "
+        "unless you add --mode max or min"
+    ]
 
 
 def _runs_of(rows: Sequence[Row]) -> list[Run]:

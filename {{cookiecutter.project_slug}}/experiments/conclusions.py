@@ -50,7 +50,12 @@ def _describe_best(comparison: Comparison) -> list[str]:
     if best is None:
         if comparison.metric.direction is None:
             return [f"Whether higher or lower {name} is better is unknown."]
-        return ["There is no run to compare."]
+        if comparison.data_title is None:
+            return ["There is no run to compare."]
+        return [
+            f"No run on {comparison.data_title}, the data set of the newest run, has finished with "
+            f"a finite {name}. Name the runs to compare others."
+        ]
     noun = "seed"
     if len(best.newest.repetition) > 1:  # a seed and a fold
         noun = "repetition"
@@ -118,10 +123,13 @@ def footnotes(comparison: Comparison) -> list[str]:
     if any(verdict.p_value is not None for verdict in verdicts):
         notes.append(
             "p: probability that chance alone makes a row differ so much from the best one "
-            "(Welch's t-test, Holm's correction)"
+            "(Welch's t-test, Holm's correction for all pairs of rows)"
         )
     if any(verdict.is_pooled for verdict in verdicts):
-        notes.append("*: of a single seed; the test uses the pooled spread of the other rows")
+        notes.append(
+            "*: this row or the best one has a single seed; the test uses the pooled spread of the "
+            "rows with several"
+        )
     if any(verdict.seeds is not None for verdict in verdicts):
         notes.append(
             "seeds to tell: the seeds that each row needs, so that a difference of this size is "

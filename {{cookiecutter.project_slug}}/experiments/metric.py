@@ -65,13 +65,16 @@ class Metric:
         return value_at(run, self.name, self.best_step(run))
 
 
-def choose_metric(runs: Sequence[Run], name: str | None, mode: str | None) -> Metric:
+def choose_metric(
+    runs: Sequence[Run], name: str | None, mode: str | None, data_title: str | None = None
+) -> Metric:
     """The metric that decides the comparison of some runs.
 
     Args:
-        runs: the runs.
+        runs: the runs, the newest first.
         name: its name; by default the ``checkpoint.monitor`` of most runs.
         mode: ``min`` or ``max``: which value is best, if the runs do not say so.
+        data_title: the data set of the runs, if others were left out; for messages.
 
     Raises:
         UserError: if no run has it.
@@ -85,23 +88,44 @@ def choose_metric(runs: Sequence[Run], name: str | None, mode: str | None) -> Me
             name = monitors.most_common(1)[0][0]
     else:
         name = name.removeprefix("validation/")
-        _check_available(runs, name)
+        _check_available(runs, name, data_title)
     if mode is not None:
         directions[name] = MODES[mode]
     return Metric(name, directions)
 
 
 def find_directions(runs: Sequence[Run]) -> dict[str, str]:
-    """Whether the highest or lowest value is best, by metric, as the runs have recorded it."""
+    """Whether the highest or lowest value is best, by metric, as the runs have recorded it.
+
+    Args:
+        runs: the newest first; it decides if they disagree.
+    """
     directions: dict[str, str] = {}
     for run in runs:
-        mode = run.settings.get("checkpoint.mode")
-        if isinstance(mode, str) and mode in MODES:
-            directions[run.monitor] = MODES[mode]
+        for metric, direction in _recorded_directions(run).items():
+            directions.setdefault(metric, direction)
+    return directions
+
+
+def disagreeing_runs(runs: Sequence[Run], name: str) -> dict[str, Run]:
+    """The first run that has recorded each direction of a metric, by direction."""
+    examples: dict[str, Run] = {}
     for run in runs:
-        direction = run.best.get("direction")
-        if direction in (HIGHEST, LOWEST):
-            directions[str(run.best.get("metric"))] = str(direction)
+        recorded = _recorded_directions(run)
+        if name in recorded:
+            examples.setdefault(recorded[name], run)
+    return examples
+
+
+def _recorded_directions(run: Run) -> dict[str, str]:
+    """The directions in the settings of a run and in its result, which counts more."""
+    directions: dict[str, str] = {}
+    mode = run.settings.get("checkpoint.mode")
+    if isinstance(mode, str) and mode in MODES:
+        directions[run.monitor] = MODES[mode]
+    direction = run.best.get("direction")
+    if direction in (HIGHEST, LOWEST):
+        directions[str(run.best.get("metric"))] = str(direction)
     return directions
 
 
@@ -151,7 +175,7 @@ def _direction(name: str, directions: Mapping[str, str]) -> str | None:
     return KNOWN_DIRECTIONS.get(name.rpartition("/")[2])
 
 
-def _check_available(runs: Sequence[Run], name: str) -> None:
+def _check_available(runs: Sequence[Run], name: str, data_title: str | None) -> None:
     available: dict[str, None] = {}
     for run in runs:
         if run.best.get("metric") == name:
@@ -161,6 +185,11 @@ def _check_available(runs: Sequence[Run], name: str) -> None:
     if name in available:
         return
     problem = "no run has it on validation"
+    if data_title is not None:
+        problem = (
+            f"no run on {data_title}, the data set of the newest run, has it on validation; name "
+            "the runs to compare others"
+        )
     if name.startswith("test/"):
         problem = "the test set does not choose between runs"
     similar = difflib.get_close_matches(name, available, n=1)

@@ -1,6 +1,5 @@
 """What a sweep optimizes: the best validation value of `checkpoint.monitor` in a run."""
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +8,8 @@ from pathlib import Path
 from config.classes import list_classes
 from config.schema import Settings
 from experiments.metric import HIGHEST, LOWEST, MODES
+from experiments.run_files import complete_lines, read_row
 from utils.errors import UserError
-
-CSV_COLUMNS = 6  # of metrics.csv
 
 
 @dataclass(frozen=True)
@@ -48,26 +46,16 @@ class Objective:
         A value that is not finite is among them: successive halving counts validations.
         """
         try:
-            content = (run / "metrics.csv").read_bytes()
+            lines = complete_lines(run / "metrics.csv")
         except FileNotFoundError:
             return []
-        complete, _, _ = content.rpartition(b"\n")  # a process that was killed may leave half a row
         name = self.metric.removeprefix(f"{self.split}/")
         values: list[float] = []
-        for row in csv.reader(complete.decode(errors="replace").splitlines()):
-            if len(row) != CSV_COLUMNS:
-                continue  # the file is damaged
-            _, split, _, _, metric, value = row
-            if split == self.split and metric == name:
-                values.append(_number(value))
+        for line in lines:
+            row = read_row(line)
+            if row is not None and row.split == self.split and row.metric == name:
+                values.append(row.value)
         return values
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def find_objective(settings: Settings) -> Objective:

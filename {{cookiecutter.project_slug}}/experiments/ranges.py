@@ -16,7 +16,8 @@ EXAMPLES = {
     "int": "int(2, 8)",
     "range": "range(3)",
 }
-CALL = re.compile(r"(\w+)\s*\(.*", re.DOTALL)
+SYNONYMS = {"loguniform": "log", "log_uniform": "log", "randint": "int"}  # in other libraries
+CALL = re.compile(r"(\w+)(\s*)\(.*", re.DOTALL)
 MAX_CHOICES = 1000
 MAX_SHOWN_CHARACTERS = 60  # of a value that a message quotes
 
@@ -98,14 +99,29 @@ def parse_range(key: str, value: Any) -> Range | None:
         return None
     name = call[1]
     if name not in EXAMPLES:
-        similar = difflib.get_close_matches(name.lower(), EXAMPLES, n=1)
-        if not similar:
+        similar = _similar_range(name.lower())
+        if similar is not None:
+            raise UserError(f"{subject}: there is no range {name}; did you mean {similar}?")
+        if call[2]:  # a space, as in `demo (2)`: a text
             return None
-        raise UserError(f"{subject}: there is no range {name}; did you mean {similar[0]}?")
+        raise UserError(
+            f"{subject}: there is no range {name}; use [a, b, c], {', '.join(EXAMPLES.values())}; "
+            f"if it is the value itself, write it as a list: [{json.dumps(value)}]"
+        )
     arguments = _read_arguments(subject, value, name)
     if name == "range":
         return _make_choices(subject, _list_integers(subject, arguments))
     return _make_interval(subject, name, arguments)
+
+
+def _similar_range(name: str) -> str | None:
+    """The range that a name may stand for; None if there is none."""
+    if name in SYNONYMS:
+        return SYNONYMS[name]
+    similar = difflib.get_close_matches(name, EXAMPLES, n=1)
+    if not similar:
+        return None
+    return similar[0]
 
 
 def _make_choices(subject: str, values: list[Any]) -> Choices:
@@ -119,6 +135,8 @@ def _make_choices(subject: str, values: list[Any]) -> Choices:
 
 def _read_arguments(subject: str, text: str, name: str) -> list[int | float]:
     """The numbers in the parentheses of a range."""
+    if not text.strip().endswith(")"):
+        raise UserError(f"{subject} must end with a parenthesis, as in {EXAMPLES[name]}")
     problem = f"{subject} must contain only numbers, as in {EXAMPLES[name]}"
     try:
         call = ast.parse(text.strip(), mode="eval").body

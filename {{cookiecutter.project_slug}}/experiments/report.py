@@ -4,6 +4,7 @@ It has no scripts and loads nothing: all figures are in the file itself.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from experiments.comparison import Comparison
@@ -47,10 +48,11 @@ def make_page(
     """The whole page.
 
     Args:
-        comparison: the runs; its rows are sorted, the best first.
+        comparison: the runs; the page shows the best row first.
         pair: the two runs, if these are compared in detail.
         images: PNG files of samples on which they differ, by split.
     """
+    comparison = replace(comparison)  # other reports keep the order of the rows
     comparison.sort_by_value()
     if len(comparison.runs) == 1:
         title = f"Run {'/'.join(comparison.runs[0].folder.absolute().parts[-2:])}"

@@ -27,7 +27,7 @@ class Verdict:
 
     Attributes:
         text: best, worse, within noise, or why there is no answer.
-        p_value: of the difference, corrected for the number of rows; None if there is none.
+        p_value: of the difference, corrected for all pairs of rows; None if there is none.
         is_pooled: whether the spread is that of several rows, because one has a single seed.
         seeds: how many seeds a row would need to tell; None if the answer is clear or unknown.
     """

@@ -42,17 +42,13 @@ class MetricsFile(NamedTuple):
 def read_metrics(file: Path) -> MetricsFile:
     """Reads a metrics.csv; a file that is missing has no values."""
     try:
-        content = file.read_bytes()
+        lines = complete_lines(file)
     except OSError:
         return MetricsFile([], 0)
-    complete, _, _ = content.rpartition(b"\n")  # a process that was killed may leave half a row
-    # A machine that lost its power may leave zeros in the place of the last rows.
-    text = complete.decode(errors="replace").replace("\0", "")
-    _header, *lines = text.split("\n")
     values = []
     damaged = 0
     for line in lines:
-        row = _read_row(line)
+        row = read_row(line)
         if row is None:
             damaged += 1
         elif is_usable(row.value):
@@ -60,8 +56,22 @@ def read_metrics(file: Path) -> MetricsFile:
     return MetricsFile(values, damaged)
 
 
-def _read_row(line: str) -> LoggedValue | None:
-    """A row of metrics.csv; None if it is damaged."""
+def complete_lines(file: Path) -> list[str]:
+    """The lines of a metrics.csv below its header, without one that is incomplete.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    content = file.read_bytes()
+    complete, _, _ = content.rpartition(b"\n")  # a process that was killed may leave half a row
+    # A machine that lost its power may leave zeros in the place of the last rows.
+    text = complete.decode(errors="replace").replace("\0", "")
+    _header, *lines = text.split("\n")
+    return lines
+
+
+def read_row(line: str) -> LoggedValue | None:
+    """A row of metrics.csv, whose value may be non-finite; None if it is damaged."""
     try:
         (row,) = csv.reader([line])
         _data, split, _epoch, step, metric, value = row

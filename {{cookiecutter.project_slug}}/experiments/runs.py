@@ -22,6 +22,7 @@ from utils.errors import UserError, first_line
 from utils.locks import is_locked
 
 RUN_FILES = frozenset({"manifest.json", ".pid"})  # a run that was killed early has no manifest yet
+PLAN_FILE = "sweep.yaml"  # in the folder of a sweep
 RECORDED_STATES = ("finished", "stopped", "failed")
 FINISHED_STATES = ("finished", "unknown")  # unknown: older runs, taken as finished
 REPEATED = ("seed", "fold")  # settings of repetitions, whose results are averaged
@@ -127,6 +128,14 @@ class Run:
     def best(self) -> Mapping[str, Any]:
         """The entry of result.json about the best validation; empty if there is none."""
         return as_mapping(self.result.get("best"))
+
+    @property
+    def data_title(self) -> str | None:
+        """The name of its data set; None if it is not recorded."""
+        title = self.fact("data", "title")
+        if title is None:
+            return None
+        return str(title)
 
     @property
     def step(self) -> int | None:

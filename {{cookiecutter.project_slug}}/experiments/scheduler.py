@@ -5,11 +5,14 @@ import os
 import shutil
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from tqdm import tqdm
 
 from experiments.devices import job_variables
 from experiments.search_space import to_overrides
@@ -25,7 +28,7 @@ from utils.signals import StopSignals
 
 POLL_SECONDS = 0.2  # between two checks of signals, rungs and the time
 CLAIM_INTERVAL_SECONDS = 1.0  # while other workers run the last trials
-STOP_SECONDS = 15  # in which all processes save their state
+STOP_SECONDS = 100  # in which all processes save their state; slurm.sh leaves 120 seconds
 MAX_STARTS_WITHOUT_PROGRESS = 3
 MIN_FREE_BYTES = 2**20  # with less, lack of space is taken for the cause of a failure
 
@@ -161,12 +164,27 @@ class Scheduler:
     def _claim_trials(self) -> None:
         """Claims trials until one of them has a run to start, or there is no trial."""
         while not self.waiting and time.monotonic() >= self._next_claim_time:
+            if self._left_behind_runs_need_slots():
+                self._next_claim_time = time.monotonic() + CLAIM_INTERVAL_SECONDS
+                return
             claimed = self.study.claim()
             if claimed is None:
                 self.progress.show_waiting(has_own_trials=bool(self.active))
                 self._next_claim_time = time.monotonic() + CLAIM_INTERVAL_SECONDS
                 return
             self._activate(ActiveTrial(claimed, self._make_runs(claimed)))
+
+    def _left_behind_runs_need_slots(self) -> bool:
+        """Whether runs of a killed sweep, which still train, and own runs are enough together.
+
+        Otherwise more than --jobs runs would compete for the cores and the memory.
+        """
+        used_slots = sum(job is not None for job in self.slots)
+        left_behind = self.study.left_behind_count()
+        if left_behind == 0 or used_slots + left_behind < len(self.slots):
+            return False
+        self.progress.show_left_behind(left_behind)
+        return True
 
     def _make_runs(self, claimed: ClaimedTrial) -> list[TrialRun]:
         trial_folder = self.plan.trial_folder(claimed.index)
@@ -201,7 +219,11 @@ class Scheduler:
         spare = self.spares[slot] or self._prepare_spare(slot)
         self.spares[slot] = None
         job.process = RunProcess(
-            job.run, self.plan.config, self.plan.options.processes, spare, self._process_ended
+            job.run,
+            self.plan.trial_settings_file,
+            self.plan.options.processes,
+            spare,
+            self._process_ended,
         )
         if self.waiting or self.study.unfinished_count() > len(self.active):
             self.spares[slot] = self._prepare_spare(slot)  # for the next run
@@ -286,7 +308,10 @@ class Scheduler:
         if run.starts_without_progress < MAX_STARTS_WITHOUT_PROGRESS:
             self.waiting.appendleft(Job(job.active, job.position, None))
         else:
-            job.active.error = f"killed {run.starts_without_progress} times before it saved a step"
+            job.active.error = (
+                f"killed {run.starts_without_progress} times before it saved a step, see "
+                f"{run.output}"
+            )
 
     def _disk_is_full(self, error: str) -> bool:
         """Whether a run has failed because the disk is full: it can be resumed later."""
@@ -305,6 +330,7 @@ class Scheduler:
         if self._has_unfinished_runs(active):
             return
         claimed = active.claimed
+        value = None
         if active.error:
             self.failures_in_a_row += 1
             self.active.remove(active)
@@ -318,7 +344,7 @@ class Scheduler:
                 self.active.remove(active)
                 self.study.finish(claimed, value)
         self._next_claim_time = 0.0
-        self.progress.show_end(claimed)
+        self.progress.show_end(claimed, value, active.error)
 
     def _drop_other_runs(self, failed: ActiveTrial) -> None:
         """Stops the other runs of a trial that has failed: it has no value without this one."""
@@ -362,3 +388,17 @@ class Scheduler:
             if not process.wait(max(0.0, end - time.monotonic())):
                 process.kill()
                 process.wait(None)
+                _warn_about_killed_run(process.run)
+
+
+def _warn_about_killed_run(run: TrialRun) -> None:
+    """Says which run has not stopped in time, and what of it is saved."""
+    step = run.saved_step()
+    place = f"resumes it after step {step}"
+    if step < 0:
+        place = "starts it from the beginning"
+    tqdm.write(
+        f"warning: {run.folder} did not stop within {STOP_SECONDS} seconds and was killed; the "
+        f"next start {place}",
+        file=sys.stderr,
+    )

@@ -11,10 +11,9 @@ from typing import Any
 from config.loading import load_settings
 from config.reading import parse
 from experiments.ranges import EXAMPLES, Choices, Range, parse_range, quote
+from experiments.runs import is_repeated
 from utils.errors import UserError
 
-# The values of these settings are repetitions of a trial, whose value is their mean.
-REPETITIONS = ("seed", "data.fold")
 NOT_SEARCHABLE = ("name", "checkpoint.monitor", "checkpoint.mode")
 MAX_CHECKED_COMBINATIONS = 100
 MAX_SHOWN_CHARACTERS = 300  # of the settings of a trial that are refused
@@ -34,14 +33,27 @@ class SearchSpace:
     repetitions: Mapping[str, Choices]
     fixed: Mapping[str, Any]
 
-    def grid(self) -> list[dict[str, Any]] | None:
-        """All combinations of the values; None if a range is not a list."""
-        lists: dict[str, Sequence[Any]] = {}
-        for key, axis in self.ranges.items():
+    def grid_size(self) -> int | None:
+        """The number of combinations of the values; None if a range is not a list."""
+        size = 1
+        for axis in self.ranges.values():
             if not isinstance(axis, Choices):
                 return None
-            lists[key] = axis.values
-        return list(_combinations(lists))
+            size *= len(axis.values)
+        return size
+
+    def combination(self, index: int) -> dict[str, Any]:
+        """One combination of the values of a grid; the values of the last range change first.
+
+        A list of all combinations may not fit into memory.
+        """
+        values: dict[str, Any] = {}
+        for key in reversed(list(self.ranges)):
+            axis = self.ranges[key]
+            assert isinstance(axis, Choices)
+            index, position = divmod(index, len(axis.values))
+            values[key] = axis.values[position]
+        return {key: values[key] for key in self.ranges}
 
     def repeated_settings(self) -> list[dict[str, Any]]:
         """The settings of each repetition of a trial; one without settings if there are none."""
@@ -75,7 +87,7 @@ def make_search_space(values: Mapping[str, Any]) -> SearchSpace:
             fixed[key] = value
         elif key in NOT_SEARCHABLE:
             raise UserError(f"{key} = {quote(value)}: all trials need the same {key}")
-        elif key not in REPETITIONS:
+        elif not is_repeated(key):
             ranges[key] = axis
         elif isinstance(axis, Choices):
             repetitions[key] = axis

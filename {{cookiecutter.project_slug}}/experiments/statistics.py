@@ -80,13 +80,19 @@ def pooled_test(
     return student_p_value((fmean(first) - fmean(second)) / error, degrees)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrects p values for multiple comparisons by Holm's method; the order stays the same."""
+def holm(p_values: Sequence[float], hypotheses: int) -> list[float]:
+    """Corrects p values for multiple comparisons by Holm's method; the order stays the same.
+
+    Args:
+        p_values: those of the comparisons that are reported.
+        hypotheses: the number of comparisons from which they were selected. If a row is compared
+            with the best one, these are all pairs of rows: any row might have been the best.
+    """
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     corrected = [0.0] * len(p_values)
     largest = 0.0
     for position, index in enumerate(order):
-        scaled = p_values[index] * (len(p_values) - position)
+        scaled = p_values[index] * (hypotheses - position)
         largest = max(largest, min(1.0, scaled))
         corrected[index] = largest
     return corrected

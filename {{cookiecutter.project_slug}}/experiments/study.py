@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -77,7 +78,6 @@ class SweepStudy:
         self.plan = plan
         self.objective = objective
         self.validations = validations
-        self.grid = plan.space.grid()
         (plan.folder / LOCKS).mkdir(parents=True, exist_ok=True)
         self.lock = filelock.FileLock(plan.folder / LOCKS / "study")
         with self.lock:
@@ -108,7 +108,8 @@ class SweepStudy:
         elif identity != self.plan.identity:
             raise UserError(
                 f"--storage contains another sweep {self.plan.options.name}: with other ranges, "
-                "in another order, or with other settings; use another --name"
+                "in another order, with other settings, or with --halving and other --trials; use "
+                "another --name"
             )
         return study
 
@@ -169,6 +170,26 @@ class SweepStudy:
         """Whether all trials have ended."""
         return self.unfinished_count() == 0
 
+    def left_behind_count(self) -> int:
+        """The number of runs that still train, though the worker of their trial was killed.
+
+        No worker holds the lock of such a trial, but its processes hold that of a run.
+        """
+        count = 0
+        with self.lock:
+            for index, trial in self.trials().items():
+                is_running = trial.state == TrialState.RUNNING
+                if is_running and not is_locked(self._lock_file(index)):
+                    count += self._locked_runs(index)
+        return count
+
+    def _lock_file(self, index: int) -> Path:
+        return self.plan.folder / LOCKS / f"{index:04d}"
+
+    def _locked_runs(self, index: int) -> int:
+        """How many runs of a trial are trained, on any machine that shares the folder."""
+        return sum(map(is_locked, self.plan.trial_folder(index).rglob(".lock")))
+
     # Claiming
 
     def claim(self) -> ClaimedTrial | None:
@@ -216,13 +237,16 @@ class SweepStudy:
 
     def _claim_new(self, rung: int | None = None) -> ClaimedTrial | None:
         """Adds a trial and claims it; None if the sweep has all its trials."""
-        index = len(self.trials())
+        trials = self.trials()
+        index = 0
+        while index in trials:  # not len(trials): a worker may have died while Optuna replaced one
+            index += 1
         count = self.plan.trial_count
         if count is not None and index >= count:
             return None
         labels: dict[str, Any] = {}
-        if self.plan.options.method == "grid" and self.grid is not None:
-            for key, value in self.grid[index].items():
+        if self.plan.options.method == "grid":
+            for key, value in self.plan.space.combination(index).items():
                 labels[key] = to_label(self.plan.space.ranges[key], value)
         self.study.enqueue_trial(labels, user_attrs={INDEX: index})
         return self._try_to_claim(index, self.trials()[index], rung)
@@ -231,7 +255,7 @@ class SweepStudy:
         self, index: int, frozen: FrozenTrial, rung: int | None
     ) -> ClaimedTrial | None:
         """Claims a trial, unless another worker runs it."""
-        lock = filelock.FileLock(self.plan.folder / LOCKS / f"{index:04d}")
+        lock = filelock.FileLock(self._lock_file(index))
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
@@ -240,7 +264,6 @@ class SweepStudy:
             lock.release()
             return None
         trial = Trial(self.study, frozen._trial_id)  # lets the sampler choose its values
-        self.record_heartbeat(trial)
         values: dict[str, Any] = {}
         for key, axis in self.plan.space.ranges.items():
             values[key] = suggest(trial, key, axis)
@@ -252,16 +275,24 @@ class SweepStudy:
         The caller holds the lock of the trial, so a worker on this machine does not run it.
         """
         if trial.state == TrialState.WAITING:
-            return self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            # First the heartbeat: without one, or with that of an earlier worker, a running trial
+            # would never be released, or taken from this worker at once.
+            self._record_heartbeat(trial._trial_id)
+            try:
+                return self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                return False  # another machine has just run it
         if isinstance(self.storage, RDBStorage):
             return False  # its worker may be on another machine
-        run_locks = self.plan.trial_folder(index).rglob(".lock")
-        return not any(map(is_locked, run_locks))  # by processes that the worker has left behind
+        return self._locked_runs(index) == 0  # by processes that the worker has left behind
 
     def record_heartbeat(self, trial: Trial) -> None:
         """Tells a database that the worker of a trial is alive."""
+        self._record_heartbeat(trial._trial_id)
+
+    def _record_heartbeat(self, trial_id: int) -> None:
         if isinstance(self.storage, RDBStorage):
-            self.storage.record_heartbeat(trial._trial_id)
+            self.storage.record_heartbeat(trial_id)
 
     # The end of a trial
 
@@ -294,9 +325,10 @@ class SweepStudy:
             claimed.lock.release()
 
     def _eliminate(self, trial: FrozenTrial) -> None:
-        """Ends a trial at its last rung."""
+        """Ends a trial at its last rung, unless another worker has just done it."""
         if trial.state == TrialState.WAITING:  # from which Optuna allows no end
-            self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
         self.study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
 
     def remove(self, trials: Mapping[int, FrozenTrial]) -> None:

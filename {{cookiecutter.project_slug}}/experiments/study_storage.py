@@ -1,6 +1,5 @@
 """Where a study is stored: a journal file in the sweep's folder, or a database."""
 
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ import optuna
 from optuna.storages import JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+from experiments.sweep_plan import hide_password
 from utils.errors import UserError, first_line
 
 HEARTBEAT_SECONDS = 60
 IN_MEMORY = (None, "", ":memory:")  # databases of SQLite
-PASSWORD = re.compile(r":[^:/@]*@")  # in a URL
 
 
 def open_storage(
@@ -47,7 +46,7 @@ def open_database(url: str) -> RDBStorage:
     """
     _silence_optuna()
     callback = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
-    place = f"--storage {PASSWORD.sub(':***@', url)}"
+    place = f"--storage {hide_password(url)}"
     try:
         storage = RDBStorage(
             url, heartbeat_interval=HEARTBEAT_SECONDS, heartbeat_stale_trial_callback=callback

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -17,13 +18,17 @@ from config.loading import flatten
 from config.reading import DEFAULT, parse_overrides, read_file
 from config.schema import Count, Positive, Section
 from experiments.ranges import quote
+from experiments.runs import PLAN_FILE
 from experiments.search_space import SearchSpace, make_search_space
 from storage.run_folder import RUNS
 from utils.errors import UserError
 from utils.files import replace_file
 
 SWEEP_FILES = Path("config/sweeps")
-PLAN_FILE = "sweep.yaml"
+TRIAL_SETTINGS_FILE = "config.yaml"
+# The user and the password of a URL, as SQLAlchemy reads them; a password may contain : and /.
+PASSWORD = re.compile(r"^([\w+]+://[^:/]*):.*@")
+HIDDEN_PASSWORD = r"\1:***@"
 MAX_NAME_BYTES = 200  # of a folder; file systems allow 255
 MAX_DEFAULT_NAME_CHARACTERS = 60
 MAX_SHOWN_CHARACTERS = 60  # of a key or a value that a message quotes
@@ -67,6 +72,13 @@ class SweepOptions(Section):
     """Random seed of the values that are chosen."""
 
 
+def hide_password(url: str | None) -> str | None:
+    """The URL of a database without its password."""
+    if url is None:
+        return None
+    return PASSWORD.sub(HIDDEN_PASSWORD, url)
+
+
 # What must not change when a sweep continues, and what may.
 FIXED_OPTIONS = ("method", "halving", "storage", "sampler_seed")
 CHANGEABLE_OPTIONS = ("trials", "minutes", "jobs", "processes", "max_failures")
@@ -78,8 +90,8 @@ class SweepPlan:
 
     Attributes:
         folder: the folder of the sweep, ``runs/<name>``.
-        config: the settings file of the trials.
-        settings: its content.
+        config: the settings file that the user has named.
+        settings: its content when the sweep was started.
         values: the value or the range of each setting, as they were written.
         space: the search space, which is made from them.
         options: the options, with a name and a method.
@@ -101,12 +113,22 @@ class SweepPlan:
             json.dumps([self.space.fixed, self.settings], sort_keys=True),
             repr([self.options.method, self.options.halving, self.options.sampler_seed]),
         ]
+        if self.options.halving is not None:  # what remains after a rung depends on the number
+            facts.append(repr(self.trial_count))
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     @property
     def is_started(self) -> bool:
         """Whether its folder contains a sweep."""
         return (self.folder / PLAN_FILE).exists()
+
+    @property
+    def trial_settings_file(self) -> Path:
+        """The copy of the settings from which all trials start.
+
+        The user may edit the original while the sweep runs; the trials must stay comparable.
+        """
+        return self.folder / TRIAL_SETTINGS_FILE
 
     def trial_folder(self, index: int) -> Path:
         """The folder of a trial: a run folder, or one that contains those of its repetitions."""
@@ -120,13 +142,13 @@ class SweepPlan:
     @property
     def trial_count(self) -> int | None:
         """The number of trials; None if only the time is limited."""
-        grid = self.space.grid()
+        size = self.space.grid_size()
         count = self.options.trials
-        if self.options.method != "grid" or grid is None:
+        if self.options.method != "grid" or size is None:
             return count
         if count is None:
-            return len(grid)
-        return min(count, len(grid))
+            return size
+        return min(count, size)
 
 
 def make_plan(given: Mapping[str, Any], overrides: Iterable[str]) -> SweepPlan:
@@ -141,9 +163,10 @@ def make_plan(given: Mapping[str, Any], overrides: Iterable[str]) -> SweepPlan:
     Raises:
         UserError: if an option or a range is invalid.
     """
-    values, written_options = _merge_with_file(given, list(overrides))
-    space = make_search_space(values)
-    options = _check_options(written_options)
+    written = _merge_with_file(given, list(overrides))
+    space = make_search_space(written.ranges)
+    options = _check_options(written.options)
+    _check_password(options.storage)
     name = options.name or _default_name(space)
     folder = RUNS / name
     if options.method is None and (folder / PLAN_FILE).exists():
@@ -151,19 +174,20 @@ def make_plan(given: Mapping[str, Any], overrides: Iterable[str]) -> SweepPlan:
         options = options.model_copy(update={"method": load_plan(folder).options.method})
     method = _choose_method(space, options)
     settings_file = Path(options.config or DEFAULT)
+    settings = written.settings  # a started sweep has its own
+    if not settings:
+        settings = read_file(settings_file)
     return SweepPlan(
         folder=folder,
         config=settings_file,
-        settings=read_file(settings_file),
-        values=values,
+        settings=settings,
+        values=written.ranges,
         space=space,
         options=options.model_copy(update={"name": name, "method": method}),
     )
 
 
-def _merge_with_file(
-    given: Mapping[str, Any], overrides: list[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _merge_with_file(given: Mapping[str, Any], overrides: list[str]) -> "SweepFile":
     """The ranges and the options of the command line, on top of those of its sweep file."""
     options = dict(given)
     config: Path | None = options.pop("config", None)
@@ -171,11 +195,11 @@ def _merge_with_file(
         config = _find_sweep(options["name"])
     ranges = dict(parse_overrides(overrides))
     if config is None:
-        return ranges, options
+        return SweepFile(ranges, options, settings={})
     if not _is_sweep_file(config):
-        return ranges, {"config": str(config), **options}
+        return SweepFile(ranges, {"config": str(config), **options}, settings={})
     file = _read_sweep_file(config)
-    return {**file.ranges, **ranges}, {**file.options, **options}
+    return SweepFile({**file.ranges, **ranges}, {**file.options, **options}, file.settings)
 
 
 def _find_sweep(name: str) -> Path:
@@ -204,15 +228,24 @@ def _check_options(options: Mapping[str, Any]) -> SweepOptions:
         raise UserError(f"{option} = {quote(problem['input'])}: {message}") from error
 
 
+def _check_password(url: str | None) -> None:
+    """Raises a UserError if the password of a database is missing, as it is not saved."""
+    if url is not None and ":***@" in url:
+        raise UserError(
+            f"--storage = {url}: the password is not saved with the sweep; repeat --storage with "
+            "the password in the place of ***"
+        )
+
+
 def _choose_method(space: SearchSpace, options: SweepOptions) -> str:
     """The method; by default a grid if there are enough trials for all combinations, else TPE."""
-    grid = space.grid()
+    size = space.grid_size()
     method = options.method
-    if method == "grid" and grid is None:
+    if method == "grid" and size is None:
         raise UserError("--method grid needs lists, such as [a, b, c] or range(3), and no ranges")
     if method is None:
         method = "tpe"
-        if grid is not None and (options.trials is None or len(grid) <= options.trials):
+        if size is not None and (options.trials is None or size <= options.trials):
             method = "grid"
     if method != "grid" and options.trials is None and options.minutes is None:
         raise UserError(f"a sweep by {method} has no end; add --trials N, --minutes N, or both")
@@ -295,17 +328,32 @@ def save_plan(plan: SweepPlan) -> None:
     Raises:
         OSError: if it cannot be written.
     """
+    storage = hide_password(plan.options.storage)
+    options = plan.options.model_copy(update={"storage": storage})
     content = {
-        **plan.options.model_dump(exclude_none=True, exclude={"name"}),
+        **options.model_dump(exclude_none=True, exclude={"name"}),
         "config": str(plan.config),
         "ranges": dict(plan.values),
         "settings": dict(plan.settings),
     }
+    _write_yaml(plan.folder / PLAN_FILE, content)
+
+
+def save_trial_settings(plan: SweepPlan) -> None:
+    """Writes the settings file of the trials into the folder of the sweep.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    _write_yaml(plan.trial_settings_file, plan.settings)
+
+
+def _write_yaml(file: Path, content: Mapping[str, Any]) -> None:
     stream = StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    yaml.dump(content, stream)
-    replace_file(plan.folder / PLAN_FILE, stream.getvalue().encode())
+    yaml.dump(dict(content), stream)
+    replace_file(file, stream.getvalue().encode())
 
 
 def load_plan(folder: Path) -> SweepPlan:
@@ -340,6 +388,22 @@ def continue_plan(plan: SweepPlan) -> SweepPlan:
     return replace(saved, config=plan.config, options=plan.options)
 
 
+def changed_ranges(plan: SweepPlan) -> tuple[Path, list[str]]:
+    """The sweep file with the name of a started sweep, and which of its ranges the sweep lacks.
+
+    The file may have been edited, or the command line may have replaced them at the start.
+    """
+    file = SWEEP_FILES / f"{plan.folder.name}.yaml"
+    if not file.is_file():
+        return file, []
+    saved = load_plan(plan.folder).space.axes()
+    try:
+        written = make_search_space(_read_sweep_file(file).ranges).axes()
+    except UserError:  # the sweep continues without this file
+        return file, []
+    return file, [key for key, axis in written.items() if saved.get(key) != axis]
+
+
 def _differences(before: SweepPlan, now: SweepPlan) -> list[str]:
     """The options, ranges and settings that differ, as ``key: old -> new``."""
     differences: list[str] = []
@@ -349,6 +413,9 @@ def _differences(before: SweepPlan, now: SweepPlan) -> list[str]:
     for name in fixed:
         old = getattr(before.options, name)
         new = getattr(now.options, name)
+        if name == "storage":
+            old = hide_password(old)
+            new = hide_password(new)
         if old != new:
             differences.append(_describe_change(name, old, new))
     # The same range can be written in several ways, such as 0.1 and 1e-1.

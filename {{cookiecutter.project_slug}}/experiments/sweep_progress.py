@@ -3,11 +3,10 @@
 import time
 from typing import Any
 
-from optuna.trial import FrozenTrial
 from tqdm import tqdm
 
 from experiments.search_space import describe_values
-from experiments.study import ERROR, ClaimedTrial, SweepStudy
+from experiments.study import ClaimedTrial, SweepStudy
 from experiments.sweep_plan import SweepPlan
 
 REFRESH_SECONDS = 1.0
@@ -26,6 +25,7 @@ class SweepProgress:
         self.study = study
         self._next_refresh_time = 0.0
         self._has_shown_waiting = False
+        self._has_shown_left_behind = False
 
     def __enter__(self) -> "SweepProgress":
         self._bar: tqdm[Any] = tqdm(
@@ -47,26 +47,25 @@ class SweepProgress:
             self._bar.refresh()
             self._next_refresh_time = time.monotonic() + REFRESH_SECONDS
 
-    def show_end(self, claimed: ClaimedTrial) -> None:
-        """Shows that a trial has ended or reached its rung."""
+    def show_end(self, claimed: ClaimedTrial, value: float | None, error: str) -> None:
+        """Shows that a trial has ended or reached its rung.
+
+        Args:
+            claimed: the trial. It may have been given to another worker meanwhile.
+            value: its value; None if it has failed.
+            error: why it has failed; empty if it has not.
+        """
         ended = self._update()
         if not self._bar.disable:
             return
-        trial = self.study.trials()[claimed.index]
-        result = self._describe_result(trial, claimed.rung)
+        result = f"failed: {error}"
+        if value is not None:
+            result = f"{self.study.objective.metric} {value:.6g}"
+            if claimed.rung is not None:
+                result += f" after {claimed.rung} validations"
         values = describe_values(claimed.values)
         total = self.plan.trial_count or "?"
         print(f"trial {claimed.index:04d}: {result}  ({values}; {ended} of {total})", flush=True)
-
-    def _describe_result(self, trial: FrozenTrial, rung: int | None) -> str:
-        metric = self.study.objective.metric
-        if ERROR in trial.user_attrs:
-            return f"failed: {trial.user_attrs[ERROR]}"
-        if trial.value is not None:
-            return f"{metric} {trial.value:.6g}"
-        if rung is not None:
-            return f"{metric} {trial.intermediate_values[rung]:.6g} after {rung} validations"
-        return "failed"
 
     def show_waiting(self, has_own_trials: bool) -> None:
         """Says once that this worker has nothing to do while others run the last trials."""
@@ -74,6 +73,15 @@ class SweepProgress:
             return
         self._has_shown_waiting = True
         tqdm.write("waiting for the trials of other workers, in case one of them dies")
+
+    def show_left_behind(self, count: int) -> None:
+        """Says once that runs of a killed sweep still train, and use the slots of this one."""
+        if self._has_shown_left_behind:
+            return
+        self._has_shown_left_behind = True
+        tqdm.write(
+            f"waiting: runs of a killed sweep that still train: {count}; they count for --jobs"
+        )
 
     def _update(self) -> int:
         """Updates the numbers of the bar; returns the number of trials that have ended."""

@@ -5,10 +5,9 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from config.reading import DEFAULT
 from experiments.comparison import compare_runs
 from experiments.console_report import format_comparison
-from experiments.runs import find_runs
+from experiments.runs import find_runs, run_folders
 from experiments.search_space import describe_values, to_overrides
 from experiments.study import ERROR, SweepStudy
 from experiments.sweep_plan import SweepPlan
@@ -35,9 +34,14 @@ def describe_sweep(plan: SweepPlan, study: SweepStudy) -> str:
 
 
 def compare_trials(plan: SweepPlan, study: SweepStudy) -> str:
-    """The table of compare.py with all runs of the sweep; empty if no trial has a result."""
+    """The table of compare.py with all runs of the sweep; empty if no trial has a result.
+
+    With a database, all runs may be on other machines: then there is no table.
+    """
     if study.best_trial() is None:
         return ""
+    if not has_run(plan.folder):
+        return describe_missing_runs(plan, study)
     mode = "min"
     if study.objective.higher_is_better:
         mode = "max"
@@ -45,7 +49,31 @@ def compare_trials(plan: SweepPlan, study: SweepStudy) -> str:
         find_runs([plan.folder]), metric_name=study.objective.metric, mode=mode
     )
     comparison.sort_by_value()
-    return format_comparison(comparison)
+    table = format_comparison(comparison)
+    missing = describe_missing_runs(plan, study)
+    if not missing:
+        return table
+    return f"{table}\n{missing}"
+
+
+def describe_missing_runs(plan: SweepPlan, study: SweepStudy) -> str:
+    """A line about the trials without a run in this folder; empty if there are none."""
+    missing = 0
+    for index, trial in study.trials().items():
+        has_trained = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        if has_trained and not has_run(plan.trial_folder(index)):
+            missing += 1
+    if missing == 0:
+        return ""
+    return (
+        f"Trials without a run in {plan.folder}: {missing}. They have run on other machines, "
+        "which have their own table."
+    )
+
+
+def has_run(folder: Path) -> bool:
+    """Whether there is a run at or below a folder, which may not exist."""
+    return next(run_folders(folder), None) is not None
 
 
 def describe_failures(study: SweepStudy) -> str:
@@ -71,10 +99,11 @@ def describe_importances(study: SweepStudy) -> str:
 
 def repeat_command(plan: SweepPlan, study: SweepStudy, index: int) -> str:
     """The command that trains the first run of a trial again."""
-    options: list[str | Path] = []
-    if plan.config != DEFAULT:
-        options += ["--config", plan.config]
     values = {**plan.space.fixed, **study.values_of(index), **plan.space.repeated_settings()[0]}
     return next_command(
-        "train.py", *options, *to_overrides(values), processes=plan.options.processes
+        "train.py",
+        "--config",
+        plan.trial_settings_file,
+        *to_overrides(values),
+        processes=plan.options.processes,
     )

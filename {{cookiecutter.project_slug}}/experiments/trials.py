@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments.spare_process import SpareProcess
 from storage.run_folder import CHECKPOINTS, PROJECT, has_checkpoint, step_in_name
-from utils.errors import BAD_INPUT
+from utils.errors import BAD_INPUT, LOST_CONNECTION
 
 # The first line of an error, and the second one if the first ends with a colon.
 ERROR = re.compile(r"^(?:\[rank \d+\] )?error: (.*:\n.*|.*)", re.MULTILINE)
@@ -106,7 +106,12 @@ class RunProcess:
         self.ended.set()
 
     def request_stop(self) -> None:
-        """Asks the process to save its state and to end."""
+        """Asks the process to save its state and to end.
+
+        Only once: train.py takes a second signal for the wish to end at once, without saving.
+        """
+        if self.stop_requested:
+            return
         self.stop_requested = True
         self._send(signal.SIGTERM)
 
@@ -153,16 +158,26 @@ class RunProcess:
         was_killed = exit_code < 0 or exit_code > SIGNAL_EXIT_CODE
         if was_killed:
             return True
-        if self.processes > 1 and not self._reported_errors():
+        if self.processes > 1 and not self._has_failed():
             return True  # torchrun exits with 1, whatever has ended a process
         # The folder was empty when the process was started, and is not any more: a process that a
         # killed sweep has left behind has saved its first checkpoint meanwhile.
         return exit_code == BAD_INPUT and not self.is_resumed and has_checkpoint(self.run.folder)
 
+    def _has_failed(self) -> bool:
+        """Whether one of several processes has ended by an error.
+
+        A process whose connection to a killed one is lost has not. A crash prints a traceback, and
+        no line that begins with error, but the first process records it.
+        """
+        result = read_result(self.run.folder)
+        is_recorded = result.get("state") == "failed" and result.get("error") != LOST_CONNECTION
+        return is_recorded or len(self._reported_errors()) > 0
+
     def describe_failure(self, exit_code: int) -> str:
         """The error that the process has reported, in one line."""
         error = read_result(self.run.folder).get("error")
-        if isinstance(error, str) and error:
+        if isinstance(error, str) and error and error != LOST_CONNECTION:
             return error
         errors = self._reported_errors()
         if errors:
@@ -170,12 +185,16 @@ class RunProcess:
         return f"exit code {exit_code}, see {self.run.output}"
 
     def _reported_errors(self) -> list[str]:
-        """The errors in its output, each in one line and without the word error."""
+        """The errors in its output, each in one line and without the word error.
+
+        That another process has ended is not an error of its own.
+        """
         with self.run.output.open("rb") as output:
             end = output.seek(0, os.SEEK_END)
             output.seek(max(self._output_start, end - MAX_OUTPUT_BYTES))
             text = output.read().decode(errors="replace")
-        return [" ".join(error.split()) for error in ERROR.findall(text)]
+        errors = [" ".join(error.split()) for error in ERROR.findall(text)]
+        return [error for error in errors if error != LOST_CONNECTION]
 
 
 def child_processes(process: int) -> list[int]:

@@ -10,14 +10,22 @@ from experiments.rows import BEST, EQUAL, NO_SPREAD, SINGLE_SEED, WITHIN_NOISE, 
 from experiments.runs import Run
 
 
-def exclude_rows(rows: Sequence[Row], metric_name: str) -> list[Row]:
+def exclude_rows(rows: Sequence[Row], metric_name: str, data_title: str | None = None) -> list[Row]:
     """Sets why rows are not compared; returns the others.
 
     Runs on a part of the data are compared only if there are no others.
+
+    Args:
+        rows: all rows.
+        metric_name: what is compared.
+        data_title: the data set of the rows to compare; None for any.
     """
     compared = []
     for row in rows:
         row.exclusion = _why_incomplete(row.newest)
+        is_on_other_data = data_title is not None and row.newest.data_title != data_title
+        if not row.exclusion and is_on_other_data:
+            row.exclusion = f"data set {row.newest.data_title}"
         if not row.exclusion and not row.values:
             row.exclusion = f"no finite {metric_name}"
         if not row.exclusion:
@@ -28,18 +36,6 @@ def exclude_rows(rows: Sequence[Row], metric_name: str) -> list[Row]:
     for row in compared:
         row.exclusion = row.newest.mark  # empty for ordinary runs, which are compared
     return unmarked
-
-
-def exclude_other_data(rows: Sequence[Row]) -> list[Row]:
-    """Excludes rows on another data set than that of the newest row; returns the others."""
-    compared = []
-    for row in rows:
-        title = row.newest.fact("data", "title")
-        if title == rows[0].newest.fact("data", "title"):
-            compared.append(row)
-        else:
-            row.exclusion = f"data set {title}"
-    return compared
 
 
 def _why_incomplete(run: Run) -> str:
@@ -73,12 +69,13 @@ def judge_rows(rows: Sequence[Row], direction: str) -> None:
         else:
             tested.append(row)
             p_values.append(p_value)
-    for row, p_value in zip(tested, statistics.holm(p_values), strict=True):
+    pairs = math.comb(len(rows), 2)  # the best row was chosen from the same values
+    for row, p_value in zip(tested, statistics.holm(p_values, pairs), strict=True):
         is_pooled = min(len(row.values), len(best.values)) == 1
         if p_value < statistics.ALPHA:
             row.verdict = Verdict(WORSE, p_value, is_pooled)
         else:
-            alpha = statistics.ALPHA / len(tested)  # as for the smallest p value
+            alpha = statistics.ALPHA / pairs  # as for the smallest p value
             seeds = _seeds_needed(row.values, best.values, pooled, alpha)
             row.verdict = Verdict(WITHIN_NOISE, p_value, is_pooled, seeds)
 

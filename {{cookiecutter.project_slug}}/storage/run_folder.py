@@ -17,7 +17,7 @@ import filelock
 
 from utils.command import next_command, typed_command
 from utils.errors import UserError
-from utils.files import TEMPORARY_NAME, replace_file
+from utils.files import TEMPORARY_FILES, replace_file
 from utils.imports import fast_imports
 from utils.locks import acquire_lock
 
@@ -113,8 +113,8 @@ def _prepare(folder: Path) -> None:
     if job:
         (folder / ".job").write_text(job)
     (folder / "checkpoints").mkdir(exist_ok=True)
-    for temporary in folder.rglob(TEMPORARY_NAME):  # of a process that was killed
-        temporary.unlink()
+    for temporary in folder.rglob(TEMPORARY_FILES):  # of a process that was killed
+        temporary.unlink(missing_ok=True)
 
 
 def find_interrupted_run(name: str, folder: Path | None) -> Path | None:

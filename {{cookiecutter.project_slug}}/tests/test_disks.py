@@ -125,7 +125,7 @@ def test_a_final_state_that_cannot_be_saved_is_a_failure(
     assert "step 16 could not be saved: [Errno 27]" in message
     assert message.endswith(f"python train.py --resume {tmp_path / 'run'}\n")
     assert saved_steps(tmp_path / "run") == [0, 4]
-    assert not list(tmp_path.rglob(".unfinished"))
+    assert not list(tmp_path.rglob(".unfinished*"))
 
 
 def test_a_full_disk_is_detected_before_training(

@@ -16,6 +16,7 @@ from conftest import ROOT
 
 from storage import run_folder
 from storage.checkpoint_file import load_checkpoint
+from utils.files import replace_file, replacing
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
@@ -149,7 +150,7 @@ START_CALLS: dict[str, tuple[Any, str]] = {
     "acquire": (filelock.FileLock, ".lock"),
     "write_text": (Path, ".pid"),
     "mkdir": (Path, "checkpoints"),
-    "replace": (Path, "checkpoints/.unfinished"),
+    "replace": (Path, "checkpoints/.unfinished.PID"),
 }
 
 
@@ -177,6 +178,22 @@ def test_a_run_that_was_killed_while_it_started_can_start_again(
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
     assert train(run, "trainer.max_steps=1") == 0
     assert load_checkpoint(run / "checkpoints/last.pt")["progress"]["step"] == 1
+    assert not list(run.rglob(".unfinished*"))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_two_processes_can_write_in_the_same_folder(tmp_path: Path) -> None:
+    """As compare.py, which writes a report into the folder of a run that trains."""
+    with replacing(tmp_path / "metrics.csv") as temporary:
+        temporary.write_text("metrics")
+        process = os.fork()
+        if process == 0:
+            replace_file(tmp_path / "report.html", b"report")
+            os._exit(0)
+        os.waitpid(process, 0)
+    assert (tmp_path / "metrics.csv").read_text() == "metrics"
+    assert (tmp_path / "report.html").read_text() == "report"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def kill_in_call(patch: pytest.MonkeyPatch, call: str, run: Path) -> None:
@@ -186,7 +203,7 @@ def kill_in_call(patch: pytest.MonkeyPatch, call: str, run: Path) -> None:
 
     def kill(target: Any, *arguments: Any, **options: Any) -> Any:
         path = getattr(target, "lock_file", target)
-        if Path(path) == run / file_name:
+        if Path(path) == run / file_name.replace("PID", str(os.getpid())):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(target, *arguments, **options)
 

@@ -1,6 +1,7 @@
 """The search space of a sweep: ranges, their errors, and the check against the settings."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from conftest import CONFIG
 from config.reading import read_file
 from experiments.ranges import Choices, FloatRange, IntRange, Range, parse_range
 from experiments.search_space import check_search_space, make_search_space, to_overrides
-from experiments.sweep_plan import continue_plan, make_plan, save_plan
+from experiments.sweep_plan import continue_plan, hide_password, make_plan, save_plan
+from sweep import continue_command, warn_about_sweep_file
 from utils.errors import UserError
 
 
@@ -27,7 +29,7 @@ from utils.errors import UserError
         ("networks.MLP", None),
         (0.1, None),
         ({"lr": [1, 2]}, None),
-        ("gelu(tanh)", None),
+        ("demo (2)", None),
     ],
 )
 def test_a_range_is_read(written: Any, expected: Range | None) -> None:
@@ -51,6 +53,10 @@ def test_a_range_is_read(written: Any, expected: Range | None) -> None:
         ("uniform(__import__('os').getpid(), 9)", "only numbers"),
         ("lgo(1, 2)", "did you mean log"),
         ("Range(3)", "did you mean range"),
+        ("loguniform(1e-4, 1)", "did you mean log?"),
+        ("choice(1, 2)", "[a, b, c]"),
+        ("gelu(tanh)", '["gelu(tanh)"]'),
+        ("log(1, 0.1", "end with a parenthesis"),
         ("range(0)", "no values"),
         ("range(1.5)", "whole numbers"),
         ("range(1, 2, 0)", "whole numbers"),
@@ -69,16 +75,35 @@ def test_an_invalid_range_is_an_error(written: Any, words: str) -> None:
 
 
 def test_settings_are_searched_repeated_or_fixed() -> None:
-    space = make_search_space({"a.b": [1, 2], "c.d": "x", "seed": "range(2)", "e.f": ["y", "z"]})
+    values = {"a.b": [1, 2], "c.d": "x", "seed": "range(2)", "e.f": ["y", "z"]}
+    space = make_search_space(values)
     assert space.fixed == {"c.d": "x"}
     assert space.repeated_settings() == [{"seed": 0}, {"seed": 1}]
-    assert space.grid() == [
+    assert space.grid_size() == 4
+    assert [space.combination(index) for index in range(4)] == [
         {"a.b": 1, "e.f": "y"},
         {"a.b": 1, "e.f": "z"},
         {"a.b": 2, "e.f": "y"},
         {"a.b": 2, "e.f": "z"},
     ]
-    assert make_search_space({"a.b": "int(1, 2)"}).grid() is None
+    assert make_search_space({"a.b": "int(1, 2)"}).grid_size() is None
+
+
+@pytest.mark.parametrize("key", ["seed", "data.fold", "data.seed"])
+def test_what_compare_averages_is_repeated_in_a_sweep(key: str) -> None:
+    space = make_search_space({key: [0, 1], "a.b": [1, 2]})
+    assert (list(space.ranges), list(space.repetitions)) == (["a.b"], [key])
+
+
+def test_a_grid_may_have_more_combinations_than_memory() -> None:
+    """Other methods ask for its size, too."""
+    lists = {f"a.{name}": "range(1000)" for name in "bcdefg"}
+    space = make_search_space(lists)
+    assert space.grid_size() == 10**18
+    assert space.combination(10**18 - 1) == dict.fromkeys(lists, 999)
+    ranges = [f"{key}={value}" for key, value in lists.items()]
+    plan = make_plan({"config": CONFIG, "trials": 10}, ranges)
+    assert (plan.options.method, plan.trial_count) == ("tpe", 10)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +247,36 @@ def test_a_folder_continues_only_the_same_sweep(
         assert "--name" in str(caught.value)
 
 
+def test_the_password_of_the_database_is_neither_saved_nor_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"config": CONFIG, "name": "a"}
+    url = "postgresql://me:se:c/ret@host/db"
+    ranges = ["model.width=[4,8]"]
+    plan = make_plan({**options, "storage": url}, ranges)
+    plan.folder.mkdir(parents=True)
+    save_plan(plan)
+    saved = (plan.folder / "sweep.yaml").read_text()
+    assert "postgresql://me:***@host/db" in saved
+    assert continue_plan(plan).options.storage == url
+    assert continue_command(plan).endswith("--storage 'postgresql://me:***@host/db'")
+    with pytest.raises(UserError, match=r"--storage = postgresql://me:\*\*\*@host/db"):
+        make_plan({"name": "a"}, [])
+    with pytest.raises(UserError) as caught:
+        continue_plan(make_plan({**options, "storage": url.replace("db", "other")}, ranges))
+    assert "storage: " in str(caught.value)
+    for text in (saved, str(caught.value)):
+        assert not any(part in text for part in ("se:", "c/ret"))
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:///a.db", "postgresql+psycopg://host:5432/db", "mysql://me@host/db"]
+)
+def test_a_url_without_a_password_is_unchanged(url: str) -> None:
+    assert hide_password(url) == url
+
+
 def test_successive_halving_keeps_its_number_of_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +290,31 @@ def test_successive_halving_keeps_its_number_of_trials(
     save_plan(plan)
     with pytest.raises(UserError, match="trials: 4 -> 8"):
         continue_plan(make_plan({**options, "trials": 8}, ranges))
+
+
+def test_a_sweep_file_that_was_edited_after_the_start_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "config/sweeps/rate.yaml"
+    file.parent.mkdir(parents=True)
+    settings = "config: ../synthetic.yaml\nranges:\n  model.width: [4, 8]\n"
+    shutil.copy(CONFIG, tmp_path / "config")
+    file.write_text(f"{settings}  optimizer.lr: [0.1, 0.2]\n")
+    plan = make_plan({"name": "rate"}, [])
+    plan.folder.mkdir(parents=True)
+    save_plan(plan)
+    warn_about_sweep_file(make_plan({"name": "rate"}, []))
+    assert capsys.readouterr().err == ""
+    file.write_text(f"{settings}  optimizer.lr: [0.1, 0.3]\n")
+    again = make_plan({"name": "rate"}, [])
+    assert again.space == plan.space
+    warn_about_sweep_file(again)
+    warning = capsys.readouterr().err
+    assert "config/sweeps/rate.yaml" in warning
+    assert "optimizer.lr" in warning
+    assert "model.width" not in warning
+    assert "--name" in warning
 
 
 @pytest.mark.parametrize(("trials", "method"), [(None, "grid"), (2, "tpe")])

@@ -54,9 +54,10 @@ def test_without_spread_there_is_no_answer() -> None:
 
 
 def test_holm_multiplies_by_the_number_of_hypotheses_that_remain() -> None:
-    assert statistics.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert statistics.holm([0.7, 0.6]) == [1.0, 1.0]
-    assert statistics.holm([]) == []
+    assert statistics.holm([0.04, 0.01, 0.03], 3) == pytest.approx([0.06, 0.03, 0.06])
+    assert statistics.holm([0.04, 0.01, 0.03], 6) == pytest.approx([0.16, 0.06, 0.15])
+    assert statistics.holm([0.7, 0.6], 2) == [1.0, 1.0]
+    assert statistics.holm([], 0) == []
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,16 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import filelock
 import pytest
 from conftest import CONFIG, ROOT
 
 from config.loading import load_settings
 from data_loader import synthetic
 from experiments.objective import find_objective
-from experiments.sweep_plan import load_plan
+from experiments.run_files import read_settings
+from experiments.sweep_plan import load_plan, make_plan
+from sweep import check_plan, open_folder, run_sweep
 
 Command = Callable[..., int]
 Captured = pytest.CaptureFixture[str]
@@ -65,6 +68,7 @@ def test_without_optuna_the_extra_is_named(
         (("model.width=[4,8]", "--storage=no+driver://me:secret@h/d"), "no+driver://me:***@h/d"),
         (("model.width=[4,8]", "checkpoint.monitor=my_score"), "checkpoint.mode"),
         (("--name=width",), "runs/width/sweep.yaml"),
+        (("--clean=failed",), "--name NAME"),
         (("--name=../width", "model.width=[4,8]"), "does not begin with a dot"),
         (("--name=" + 300 * "x", "model.width=[4,8]"), "--name"),
         (("--config=nowhere.yaml", "model.width=[4,8]"), "nowhere.yaml"),
@@ -73,7 +77,9 @@ def test_without_optuna_the_extra_is_named(
 def test_a_sweep_that_cannot_run_is_an_error_and_starts_nothing(
     command: Command, capsys: Captured, arguments: tuple[str, ...], words: str
 ) -> None:
-    if not any(argument.startswith(("--config", "--name=width")) for argument in arguments):
+    if not any(
+        argument.startswith(("--config", "--name=width", "--clean")) for argument in arguments
+    ):
         arguments = (*arguments, f"--config={CONFIG}")
     assert command("sweep", *arguments) == 2
     message = capsys.readouterr().err
@@ -148,6 +154,46 @@ def test_failed_trials_are_reported_removed_and_repeated(
     assert command("sweep", *again, "--max-failures=1") == 1
     assert "--max-failures 1: " in capsys.readouterr().out
     assert len(list((folder / "output").iterdir())) == 1
+
+
+@needs_optuna
+def test_failed_trials_that_another_worker_repeats_are_not_removed(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """The other worker removes and claims one of them while the question waits."""
+    from experiments.study import SweepStudy
+
+    arguments = ("--config", CONFIG, *TRIAL, "--name=a", "optimizer.lr=[0.1,0.2]")
+    assert command("sweep", *arguments, "--minutes=1e-9") == 0
+    study = SweepStudy(load_plan(Path("runs/a")), find_objective(load_settings(CONFIG)))
+    folders = [Path("runs/a/0000"), Path("runs/a/0001")]
+    for folder in folders:
+        claimed = study.claim()
+        assert claimed is not None
+        study.fail(claimed, "no memory")
+        folder.mkdir()
+        (folder / ".lock").touch()
+
+    repeated = []
+
+    def repeat(question: str) -> bool:
+        study.remove({0: study.failed_trials()[0]})
+        repeated.append(study.claim())
+        return True
+
+    monkeypatch.setattr("sweep.is_confirmed", repeat)
+    assert command("sweep", "--name=a", "--clean=failed") == 0
+    assert [folder.exists() for folder in folders] == [True, False]
+    assert "removed: 1;" in capsys.readouterr().out
+
+    claimed = study.claim()
+    assert claimed is not None
+    study.fail(claimed, "no memory")
+    folders[1].mkdir()
+    with filelock.FileLock(folders[1] / ".lock"):
+        assert command("sweep", "--name=a", "--clean=failed", "--yes") == 2
+    assert "runs/a/0001 is in use" in capsys.readouterr().err
+    assert list(study.failed_trials()) == [1]
 
 
 def find_states(folder: Path) -> set[str]:
@@ -227,6 +273,26 @@ def test_a_trial_that_is_promoted_and_killed_ends_with_the_same_bits(
     accuracy = objective.best(objective.validations(run))
     assert f"best: trial 0001, accuracy {accuracy:.6g}" in output
     assert "optimizer.lr=0.1 seed=3" in output
+
+
+@needs_optuna
+def test_all_trials_use_the_settings_file_as_it_was_at_the_start(
+    command: Command, capsys: Captured
+) -> None:
+    config = Path("my.yaml")
+    config.write_text(f"{CONFIG.read_text()}\nseed: 4\n")
+    settings = [str(setting) for setting in (*TRIAL, "trainer.max_steps=2")]
+    plan = make_plan({"config": config, "name": "a"}, [*settings, "optimizer.lr=[0.1]"])
+    checked = check_plan(plan)
+    plan = open_folder(plan)
+    config.write_text(f"{CONFIG.read_text()}\nseed: 5\n")  # while the sweep runs
+    assert run_sweep(plan, checked) == 0
+    run = Path("runs/a/0000")
+    used = read_settings(run / "settings.yaml")
+    assert (used["seed"], used["name"]) == (4, "my")
+    assert "train.py --config runs/a/config.yaml " in capsys.readouterr().out
+    config.unlink()
+    assert command("sweep", "--name=a") == 0
 
 
 def metric_rows(run: Path) -> list[list[str]]:

@@ -8,19 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-TEMPORARY_NAME = ".unfinished"
+TEMPORARY_NAME = ".unfinished"  # followed by a dot and the number of the process
+TEMPORARY_FILES = f"{TEMPORARY_NAME}.*"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file to write in the same folder; it is renamed to `path` after success.
 
-    At any moment a reader finds the old file or the new one.
+    At any moment a reader finds the old file or the new one. Several processes may write in the
+    same folder: a report may be written into the folder of a run that trains.
 
     Raises:
         OSError: if the file cannot be written; the old file is then unchanged.
     """
-    temporary = path.with_name(TEMPORARY_NAME)
+    temporary = path.with_name(f"{TEMPORARY_NAME}.{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)
         yield temporary
