@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from logger.console import format_values, log
@@ -12,7 +11,7 @@ from logger.figures import Figure
 from metrics.protocol import scalar_results
 from storage.progress import Progress
 from storage.state import copy_to_host, preserve_state
-from utils.device import to_device
+from utils.device import to_cpu
 
 
 @contextmanager
@@ -103,7 +102,7 @@ def _draw_inputs(trainer: Any) -> dict[str, Figure]:
     """A figure of the first training batch, augmented."""
     with preserve_state(trainer.dataset, trainer.excluded_from_data_state):
         first_step = next(trainer.loaders["train"].steps(0, 1))
-    batch = to_device(first_step.batches[0], torch.device("cpu"))
+    batch = to_cpu(first_step.batches[0])
     figure = trainer.dataset.draw(batch, f"{trainer.dataset.title}: training inputs")
     if figure is None:
         return {}
