@@ -23,6 +23,7 @@ WRITE_INTERVAL_SECONDS = 10.0
 CSV_BUFFER_BYTES = 2**20
 CSV_HEADER = ("data", "split", "epoch", "step", "metric", "value")
 STEP_COLUMN = CSV_HEADER.index("step")
+FINISHED_FILE = ".finished"  # the step whose results and figures are the final ones
 
 
 class RunLog:
@@ -60,6 +61,8 @@ class RunLog:
         self._end_state = "stopped"
         self._last_write_time = time.monotonic()
         self._file = self._open_csv(step)
+        if is_main_process() and self._finished_step() > step:
+            (self.folder / FINISHED_FILE).unlink()
         try:
             with _ignoring_disk_errors_in_threads():
                 self._open_writers(step)
@@ -114,12 +117,34 @@ class RunLog:
                 with self._dropping_on_failure(writer):
                     writer.figure(name, figure, step)
 
-    def finish(self, results: Mapping[str, float]) -> None:
-        """Records that training is complete, with its final results."""
+    def finish(self, results: Mapping[str, float], step: int, has_figures: bool) -> None:
+        """Records that training is complete, with its final results.
+
+        Args:
+            results: the scalars of the last validation.
+            step: the last step.
+            has_figures: whether the figures of the last validation were added. If they were not, a
+                resumed run tries again, see `is_complete`.
+        """
         self._end_state = "finished"
         for writer in list(self._writers):
             with self._dropping_on_failure(writer):
                 writer.add_results(results)
+                writer.flush()
+        if has_figures and is_main_process():
+            with suppress(OSError):  # a resumed run adds them again
+                replace_file(self.folder / FINISHED_FILE, str(step).encode())
+
+    def is_complete(self, step: int) -> bool:
+        """Whether the results and the figures of the last step were added; for the main process."""
+        return self._finished_step() == step
+
+    def _finished_step(self) -> int:
+        """The step of the final results and figures; 0 if they were not added."""
+        try:
+            return int((self.folder / FINISHED_FILE).read_text())
+        except (OSError, ValueError):  # there is none, or it is damaged
+            return 0
 
     def flush(self) -> None:
         """Makes all entries durable.

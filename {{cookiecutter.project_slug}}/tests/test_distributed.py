@@ -362,6 +362,19 @@ def test_an_error_in_the_validation_of_one_process_loses_no_step(tmp_path: Path)
     assert not checkpoint_differences(run, tmp_path / "uninterrupted")
 
 
+def test_figures_that_fail_in_all_processes_are_a_warning_and_in_one_an_error(
+    tmp_path: Path,
+) -> None:
+    options = ("logger.tensorboard=true", "trainer.epochs=1")
+    output = launch(2, PROCESSES, "failing-figures", tmp_path / "all", *options)
+    assert "error of process 0" in output
+    assert "error of process 1" in output
+    output = launch(2, PROCESSES, "failing-figures-once", tmp_path / "one", *options, expected=1)
+    assert output.count("ZeroDivisionError: error of the second process") == 1
+    for run in ("all", "one"):
+        assert load(tmp_path / run)["progress"]["step"] == 11
+
+
 def test_a_non_finite_loss_in_one_process_makes_all_skip_the_step(tmp_path: Path) -> None:
     options = ("trainer.non_finite=skip", "trainer.max_steps=8")
     run_processes(2, "non-finite", tmp_path / "run", *options)
