@@ -11,7 +11,7 @@ import numpy as np
 
 from logger.console import shorten
 from logger.figure_text import find_fonts_for
-from logger.figures import Figure, drawing_style, new_figure, plain_number
+from logger.figures import MAX_MAGNITUDE, Figure, drawing_style, new_figure, plain_number
 from logger.run_log import CSV_HEADER
 
 TRAIN = "train"
@@ -30,7 +30,6 @@ PANEL_HEIGHT = 2.7
 MAX_POINTS = 500  # of a line; if there are more values, each point stands for several
 MAX_MARKED_POINTS = 20
 LOGARITHMIC_FROM = 50  # the ratio of the largest and the smallest value
-MAX_MAGNITUDE = 1e300  # sums of larger values overflow
 
 
 @dataclass

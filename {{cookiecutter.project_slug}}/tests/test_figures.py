@@ -1,6 +1,7 @@
 """Figures: contents, layout and style, and no side effects on Matplotlib and warnings."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import math
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -235,6 +236,22 @@ def test_missing_fonts_are_reported_once_and_only_for_names_that_need_them(
     confusion_matrix_figure(torch.eye(2), ["a", "b"], "한글")
     (record,) = caplog.records
     assert "install Noto Sans CJK" in record.message
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 1e305])
+def test_predictions_that_are_not_finite_are_counted(wrong: float) -> None:
+    predicted = POINTS.double()
+    predicted[3:5] = wrong
+    figure = predicted_vs_true_figure(POINTS, predicted, "data")
+    FigureCanvasAgg(figure).draw()
+    assert "2 of 20 samples" in " ".join(figure.get_suptitle().split())
+    (axes,) = figure.axes
+    assert len(np.asarray(axes.collections[0].get_offsets())) == 18
+    assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-0.05, 1.05))
+
+    figure = predicted_vs_true_figure(POINTS, torch.full_like(predicted, wrong), "data")
+    FigureCanvasAgg(figure).draw()
+    assert "20 of 20 samples" in " ".join(figure.get_suptitle().split())
 
 
 @pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW.keys())
