@@ -561,7 +561,6 @@ class BaseTrainer(ABC):
                 if self.moving_average is not None:
                     self.moving_average.update_parameters(self.model)
                 self.progress.step += 1
-                self.step_schedulers()
                 self.meter.add(outputs, sum(step.sample_counts))
                 self.after_step(outputs)
                 bar.update()
@@ -569,6 +568,7 @@ class BaseTrainer(ABC):
                 if self.is_log_step(self.progress.step):
                     values = self.log_training()
                     bar.set_postfix_str(format_values(values), refresh=False)
+                self.step_schedulers()  # after the log entry, which has the rates of this step
                 saving.end_step()
                 seconds = self.training_time.seconds
                 self.stop_signal = stop_flag.exchange(signals.received, seconds)
