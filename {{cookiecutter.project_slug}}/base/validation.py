@@ -76,7 +76,7 @@ def describe_early_stop(progress: Progress, monitor: str) -> str:
     """Why `trainer.early_stop` ends the run before its last step, and the best value."""
     best = "no value was finite"
     if progress.best_step > 0:
-        best = f"the best value is {progress.best:.4f}, of step {progress.best_step} (best.pt)"
+        best = f"the best value is {progress.best:.4g}, of step {progress.best_step} (best.pt)"
     return (
         f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not improved "
         f"(validations since then: {progress.validations_without_improvement}); {best}"

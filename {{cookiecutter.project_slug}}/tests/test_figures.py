@@ -188,8 +188,8 @@ def test_colours_show_the_shares_of_a_class() -> None:
 
 
 def test_large_counts_are_short() -> None:
-    numbers = [0, 9999, 12345, 999_400, 8_500_000]
-    assert list(map(compact_number, numbers)) == ["0", "9999", "12.3k", "999k", "8.5M"]
+    numbers = [0, 9999, 12345, 999_400, 999_700, 8_500_000]
+    assert list(map(compact_number, numbers)) == ["0", "9999", "12.3k", "999k", "1M", "8.5M"]
 
 
 def test_names_are_shortened_in_their_middle() -> None:
