@@ -99,7 +99,7 @@ LAYOUTS = {
 @pytest.fixture
 def without_cjk_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(font_manager, "get_font_names", lambda: ["DejaVu Sans"])
-    figure_text.warn_about_missing_fonts.cache_clear()
+    monkeypatch.setattr(figure_text, "_warnings", [])
 
 
 def drawn_texts(figure: Figure) -> list[Text]:
@@ -236,6 +236,15 @@ def test_missing_fonts_are_reported_once_and_only_for_names_that_need_them(
     confusion_matrix_figure(torch.eye(2), ["a", "b"], "한글")
     (record,) = caplog.records
     assert "install Noto Sans CJK" in record.message
+
+
+@pytest.mark.parametrize("name", ["ไทย", "हिन्दी"])
+def test_other_scripts_without_a_font_are_reported(
+    without_cjk_fonts: None, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    confusion_matrix_figure(torch.eye(2), ["a", name], "names")
+    (record,) = caplog.records
+    assert any(character in record.message for character in name)
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 1e305])
