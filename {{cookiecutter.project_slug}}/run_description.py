@@ -12,6 +12,7 @@ from logger.console import format_table, log
 from optim.moving_average import describe_short_average
 from storage.run_result import read_result
 from utils.command import next_command
+from utils.errors import UserError
 from utils.ranks import is_main_process, world_size
 
 
@@ -28,7 +29,11 @@ def describe_origin(
     if saved is not None:
         return describe_settings(settings, saved, "those of the run", arguments.settings)
     file = arguments.config or DEFAULT
-    return describe_settings(settings, read_file(file), str(file), arguments.settings)
+    try:
+        values = read_file(file)
+    except UserError:  # a pipe can be read once; a file may have been deleted since
+        values = {}
+    return describe_settings(settings, values, str(file), arguments.settings)
 
 
 def log_start(trainer: BaseTrainer, changes: Sequence[str]) -> None:
@@ -39,8 +44,9 @@ def log_start(trainer: BaseTrainer, changes: Sequence[str]) -> None:
         changes: what ``--force`` has changed of a resumed run.
     """
     settings = trainer.settings
-    for change in changes:
-        log.warning("--force: resuming with %s", change)
+    if is_main_process():
+        for change in changes:
+            log.warning("--force: resuming with %s", change)
     if settings.trainer.strategy == "fsdp" and world_size() == 1:
         log.warning("trainer.strategy=fsdp has no effect: there is a single process")
     log.info("%s\n", format_table(trainer.model.summary()))
@@ -51,7 +57,7 @@ def log_start(trainer: BaseTrainer, changes: Sequence[str]) -> None:
         description = describe_short_average(settings.trainer.ema, trainer.total_steps)
         if description:
             log.info("%s", description)
-    if settings.subset:
+    if settings.subset and is_main_process():
         log.warning("%s: the results are not those of all samples", settings.subset)
     log.info("run folder: %s", trainer.run)
     _log_progress(trainer)
@@ -70,7 +76,17 @@ def _log_progress(trainer: BaseTrainer) -> None:
         end = trainer.training_time.describe_end(progress.step)
         log.info("%s; trainer.max_minutes=N continues it", end)
     elif trainer.is_finished():
-        log.info("all %d steps are done; trainer.epochs=N extends the run", progress.step)
+        log.info(
+            "all %d steps are done; %s=N extends the run", progress.step, _length_setting(trainer)
+        )
+
+
+def _length_setting(trainer: BaseTrainer) -> str:
+    """The setting that limits the number of steps."""
+    max_steps = trainer.options.max_steps
+    if max_steps is not None and max_steps < trainer.options.epochs * trainer.steps_per_epoch:
+        return "trainer.max_steps"
+    return "trainer.epochs"
 
 
 def log_end(trainer: BaseTrainer) -> None:
@@ -82,7 +98,10 @@ def log_end(trainer: BaseTrainer) -> None:
     if trainer.was_stopped():
         log.info("stopped; resume: %s", next_command("train.py", "--resume", run))
     else:
-        log.info("curves: %s", next_command("tensorboard", "--logdir", run))
+        if trainer.settings.logger.tensorboard:
+            log.info("curves: %s", next_command("tensorboard", "--logdir", run))
+        elif trainer.settings.logger.curves:
+            log.info("curves: %s", run / "curves.png")
         log.info("evaluate: %s", next_command("evaluate.py", run))
 
 
@@ -100,11 +119,18 @@ def summarize_result(result: Mapping[str, Any], title: str) -> list[str]:
         lines.append(f"{title}: best {best['metric']} {value}")
     if result:
         line = f"{result['step']:,} of {result['total_steps']:,} steps in "
-        line += f"{result['minutes']:.3g} minutes"
+        line += f"{_short_number(result['minutes'])} minutes"
         if result["samples_per_second"] is not None:
             line += f", {result['samples_per_second']:,.0f} samples per second"
         lines.append(line)
     return lines
+
+
+def _short_number(value: float) -> str:
+    """Three digits, or all digits before the decimal point: ``0.123``, ``12.3``, ``1,440``."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
 
 
 def describe_device(trainer: BaseTrainer) -> str:

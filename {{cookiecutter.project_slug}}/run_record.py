@@ -19,7 +19,7 @@ from storage import run_folder
 from storage.environment import describe_hardware, installed_versions
 from storage.repetition import compare_ends, compare_origins
 from storage.repository import Code, describe_difference
-from utils.errors import UserError, describe_error, first_line
+from utils.errors import describe_error, first_line
 from utils.ranks import is_main_process, world_size
 
 
@@ -58,36 +58,39 @@ def record_start(trainer: BaseTrainer, code: Code, arguments: Namespace, resumed
 
 @contextmanager
 def drawing_curves(trainer: BaseTrainer) -> Iterator[None]:
-    """Within this context, a run trains; at its end, however it ends, its curves are drawn.
+    """Draws curves.png when the block ends, also after an error.
 
-    A failure to draw them is a warning.
+    A failure to draw it is a warning.
 
     Args:
         trainer: the trainer of the run.
     """
+    has_failed = True
     try:
         yield
+        has_failed = False
     finally:
         if trainer.settings.logger.curves and is_main_process():
-            _draw_curves(trainer)
+            _draw_curves(trainer, has_failed)
 
 
-def _draw_curves(trainer: BaseTrainer) -> None:
-    if world_size() > 1:
-        # torchrun ends this process if another one has failed; its error is yet to be printed.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    progress = trainer.progress
-    best = None
-    if progress.best_step > 0:
-        best = BestValue(
-            trainer.monitored_metric, trainer.monitored_set, progress.best_step, progress.best
-        )
-    heading = f"{trainer.dataset.title}: step {progress.step:,} of {trainer.total_steps:,}"
+def _draw_curves(trainer: BaseTrainer, has_failed: bool) -> None:
     file = trainer.run / "curves.png"
     try:
+        if has_failed and world_size() > 1:
+            # torchrun ends this process as well if another one has failed. SIGTERM stays ignored,
+            # because the error of this process is printed after the curves.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         panels = read_panels(trainer.run / "metrics.csv")
         if not panels:
             return
+        progress = trainer.progress
+        best = None
+        if progress.best_step > 0:
+            best = BestValue(
+                trainer.monitored_metric, trainer.monitored_set, progress.best_step, progress.best
+            )
+        heading = f"{trainer.dataset.title}: step {progress.step:,} of {trainer.total_steps:,}"
         figure = curves_figure(panels, heading, trainer.steps_per_epoch, best)
         save_figure(figure, file)
     except Exception as error:  # whatever Matplotlib may raise must not hide what ended the run
@@ -107,8 +110,8 @@ def compare_with_original(run: Path) -> None:
         return
     try:
         lines = compare_ends(run, Path(original))
-    except (OSError, UserError) as error:  # it may have been deleted by now
-        log.warning("%s: the final weights are not compared: %s", original, error)
+    except Exception as error:  # its files may be damaged, or have been deleted by now
+        log.warning("%s: the final weights are not compared: %s", original, describe_error(error))
         return
     log.info("%s", "\n".join([f"compared with {original}", *lines]))
 

@@ -19,7 +19,13 @@ from base.batch_loader import BatchLoader, Step
 from base.invalid_labels import naming_invalid_labels
 from base.optimizer_step import TrainingStep
 from base.sample_order import SampleOrder
-from base.validation import describe_early_stop, log_figures, record_validation, undoing_on_error
+from base.validation import (
+    describe_early_stop,
+    log_figures,
+    log_missing_figures,
+    record_validation,
+    undoing_on_error,
+)
 from config.schema import NO_CLASS, Settings
 from logger.console import format_values, log, progress_bar
 from logger.figures import Figure
@@ -555,7 +561,6 @@ class BaseTrainer(ABC):
                 if self.moving_average is not None:
                     self.moving_average.update_parameters(self.model)
                 self.progress.step += 1
-                self.step_schedulers()
                 self.meter.add(outputs, sum(step.sample_counts))
                 self.after_step(outputs)
                 bar.update()
@@ -563,6 +568,7 @@ class BaseTrainer(ABC):
                 if self.is_log_step(self.progress.step):
                     values = self.log_training()
                     bar.set_postfix_str(format_values(values), refresh=False)
+                self.step_schedulers()  # after the log entry, which has the rates of this step
                 saving.end_step()
                 seconds = self.training_time.seconds
                 self.stop_signal = stop_flag.exchange(signals.received, seconds)
@@ -902,7 +908,7 @@ class BaseTrainer(ABC):
     # Details of the loop.
 
     def _start(self) -> None:
-        """Repeats a validation that failed; saves the first state of a new run.
+        """Repeats a validation that failed, or the figures of the last one; saves a new run.
 
         That shows before the first step whether the run folder can be written.
         """
@@ -911,6 +917,8 @@ class BaseTrainer(ABC):
             # uninterrupted run.
             self.set_learning_rates(self.progress.step - 1)
             self.validate()
+        elif self.is_finished():
+            log_missing_figures(self)
         if self.progress.step == 0:
             self._seed_process()
             self.progress.compare_by(self.criterion)

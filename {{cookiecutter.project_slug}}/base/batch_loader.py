@@ -25,6 +25,7 @@ from utils.randomness import (
     RandomStream,
     make_generator,
     permute,
+    random_positions,
     seed_global_generators,
 )
 
@@ -518,9 +519,7 @@ class BatchLoader:
 
     def sample_indices(self, count: int) -> Tensor:
         """The indices of up to `count` random samples, always the same: int64, shape (N,)."""
-        total = len(self.dataset)
-        positions = torch.arange(min(count, total))
-        return permute(positions, total, make_generator(0))
+        return random_positions(len(self.dataset), count)
 
     def load_batch(self, indices: Tensor) -> Batch:
         """The samples at `indices` (int64, shape (N,)), transformed as for evaluation.

@@ -24,7 +24,7 @@ from utils.ranks import world_size
 
 
 def evaluate(trainer: Any, split: str) -> dict[str, Tensor]:
-    """See `BaseTrainer.evaluate`."""
+    """The metrics of all samples of a split, on the CPU; see `BaseTrainer.evaluate`."""
     loader = trainer.loaders[split]
     if trainer.sharded and loader.sample_count < world_size():
         raise UserError(
@@ -37,10 +37,15 @@ def evaluate(trainer: Any, split: str) -> dict[str, Tensor]:
         errors = nullcontext()
     means = WeightedMeans()
     begin_evaluation(trainer, split)
-    with trainer.evaluating() as model:
-        with errors:
-            _evaluate_batches(trainer, model, split, means)
-        return end_evaluation(trainer, means)
+    try:
+        with trainer.evaluating() as model:
+            with errors:
+                _evaluate_batches(trainer, model, split, means)
+            results = end_evaluation(trainer, means)
+    finally:
+        trainer.evaluated_indices = None
+    # Copies outside inference mode, so that `after_evaluation` can keep them for a training loss.
+    return {name: value.clone() for name, value in results.items()}
 
 
 def begin_evaluation(trainer: Any, split: str) -> None:
@@ -91,7 +96,7 @@ def evaluate_step(
 
 
 def record_samples(trainer: Any, values: Mapping[str, Tensor]) -> None:
-    """See `BaseTrainer.record_samples`."""
+    """Keeps values of each sample of the batch; outside `evaluate`, it does nothing."""
     source = f"{type(trainer).__name__}.evaluation_step"
     check_sample_values(values, source)
     indices = trainer.evaluated_indices
@@ -107,7 +112,7 @@ def record_samples(trainer: Any, values: Mapping[str, Tensor]) -> None:
 
 
 def collect_results(trainer: Any, means: WeightedMeans) -> dict[str, Tensor]:
-    """See `BaseTrainer.collect_results`."""
+    """The results of the metrics and the means over all processes, which must differ in name."""
     results = named_results(trainer.metrics)
     kind = type(trainer).__name__
     for name, mean in means.compute_over_processes().items():
@@ -123,7 +128,7 @@ def collect_results(trainer: Any, means: WeightedMeans) -> dict[str, Tensor]:
 
 
 def predict(trainer: Any, batch: Batch) -> Any:
-    """See `BaseTrainer.predict`."""
+    """The outputs for a batch on any device, on the CPU, in float32 at least."""
     with trainer.evaluating() as model:
         outputs = trainer.predict_step(model, to_device(batch, trainer.device))
         return map_tensors(_to_readable, outputs)
@@ -131,7 +136,7 @@ def predict(trainer: Any, batch: Batch) -> Any:
 
 @contextmanager
 def evaluating(trainer: Any) -> Iterator[nn.Module]:
-    """See `BaseTrainer.evaluating`."""
+    """The evaluated model in evaluation mode; modes and random generators are restored."""
     _ = trainer.parallel_model  # shards the model if necessary
     # Built here, because tensors made in inference mode cannot be updated.
     _ = trainer.metrics

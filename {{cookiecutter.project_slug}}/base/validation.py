@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from logger.console import format_values, log
@@ -12,16 +11,19 @@ from logger.figures import Figure
 from metrics.protocol import scalar_results
 from storage.progress import Progress
 from storage.state import copy_to_host, preserve_state
-from utils.device import to_device
+from utils.command import next_command
+from utils.device import to_cpu
+from utils.errors import describe_error
+from utils.process_group import all_processes_fail, broadcast_object
 
 
 @contextmanager
 def undoing_on_error(trainer: Any, copies_state: bool) -> Iterator[None]:
-    """If an error occurs, the progress is as before.
+    """Restores the progress if the block fails.
 
     Args:
         trainer: a `BaseTrainer`.
-        copies_state: whether the rest of the state is as before, too, which needs a copy of it.
+        copies_state: whether the rest of the state is restored as well, which needs a copy of it.
     """
     progress = trainer.progress.state_dict()
     state: dict[str, Any] | None = None
@@ -39,7 +41,7 @@ def undoing_on_error(trainer: Any, copies_state: bool) -> Iterator[None]:
 def record_validation(trainer: Any, all_results: Mapping[str, Mapping[str, Tensor]]) -> bool:
     """Records and logs the results of a validation; whether the model is the best so far.
 
-    They are logged last: after an error, the validation is repeated.
+    Logged last, because an error before it repeats the validation, which would be logged twice.
     """
     scalars: dict[str, dict[str, float]] = {}
     monitorable: dict[str, float] = {}
@@ -74,7 +76,7 @@ def describe_early_stop(progress: Progress, monitor: str) -> str:
     """Why `trainer.early_stop` ends the run before its last step, and the best value."""
     best = "no value was finite"
     if progress.best_step > 0:
-        best = f"the best value is {progress.best:.4f}, of step {progress.best_step} (best.pt)"
+        best = f"the best value is {progress.best:.4g}, of step {progress.best_step} (best.pt)"
     return (
         f"trainer.early_stop ends the run at step {progress.step}: {monitor} has not improved "
         f"(validations since then: {progress.validations_without_improvement}); {best}"
@@ -91,19 +93,71 @@ def log_figures(trainer: Any, results: Mapping[str, Tensor], is_first: bool) -> 
     """
     if not trainer.run_log.takes_figures:
         return
-    step = trainer.progress.step
     if is_first:
-        trainer.run_log.figures(_draw_inputs(trainer), step)
+        _log_inputs(trainer)
     if trainer.is_finished():
-        trainer.run_log.figures(trainer.figures("validation", results), step)
-        trainer.run_log.finish(scalar_results(results))
+        _log_results(trainer, results)
+
+
+def log_missing_figures(trainer: Any) -> None:
+    """Draws the results of a finished run whose last start was killed or failed before it did."""
+    if not trainer.run_log.takes_figures:
+        return
+    is_complete = broadcast_object(trainer.run_log.is_complete(trainer.progress.step))
+    if not is_complete:
+        log.info("validating again: the figures of the last validation are missing")
+        _log_results(trainer, trainer.evaluate("validation"))
+
+
+def _log_inputs(trainer: Any) -> None:
+    """Draws the first training batch; an error is a warning."""
+    try:
+        figures = _draw_inputs(trainer)
+    except Exception as error:  # whatever the code of a data set may raise
+        log.warning(
+            "the training inputs were not drawn, training continues: %s", describe_error(error)
+        )
+        log.debug("traceback of the error", exc_info=True)
+        return
+    trainer.run_log.figures(figures, trainer.progress.step)
+
+
+def _log_results(trainer: Any, results: Mapping[str, Tensor]) -> None:
+    """Logs the final results, with their figures; an error while drawing is a warning.
+
+    All processes draw, because `BaseTrainer.samples` exchanges values between them. The main
+    process writes the figures.
+
+    Raises:
+        Exception: an error while drawing that only some of the processes have. The others may wait
+            for these in an exchange, so they cannot continue together.
+    """
+    step = trainer.progress.step
+    are_drawn = False
+    try:
+        figures = trainer.figures("validation", results)
+        are_drawn = True
+    except Exception as error:  # whatever the code of a project may raise
+        if not all_processes_fail(f"drawing the results of step {step}"):
+            raise
+        log.warning(
+            "%s.figures fails, so the figures of the last validation are missing: %s\n"
+            "correct it, then draw them: %s",
+            type(trainer).__name__,
+            describe_error(error),
+            next_command("train.py", "--resume", trainer.run),
+        )
+        log.debug("traceback of the error", exc_info=True)
+    if are_drawn:
+        trainer.run_log.figures(figures, step)
+    trainer.run_log.finish(scalar_results(results), step, are_drawn)
 
 
 def _draw_inputs(trainer: Any) -> dict[str, Figure]:
-    """A figure of the first training batch, augmented."""
+    """A figure of the first training batch, augmented; empty if the data set draws none."""
     with preserve_state(trainer.dataset, trainer.excluded_from_data_state):
         first_step = next(trainer.loaders["train"].steps(0, 1))
-    batch = to_device(first_step.batches[0], torch.device("cpu"))
+    batch = to_cpu(first_step.batches[0])
     figure = trainer.dataset.draw(batch, f"{trainer.dataset.title}: training inputs")
     if figure is None:
         return {}

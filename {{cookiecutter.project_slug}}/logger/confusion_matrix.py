@@ -101,7 +101,7 @@ def list_confusions(counts: np.ndarray, shares: np.ndarray, names: Sequence[str]
 
 def compact_number(count: float) -> str:
     """A count in a few characters: ``9999``, ``12.3k``, ``8.5M``."""
-    if count >= 1e6:
+    if count >= 999_500:  # which would be rounded to 1000k
         return f"{count / 1e6:.3g}M"
     if count >= 1e4:
         return f"{count / 1e3:.3g}k"

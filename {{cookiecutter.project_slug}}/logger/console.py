@@ -7,8 +7,8 @@ import re
 import shutil
 import sys
 import unicodedata
+from collections import deque
 from collections.abc import Mapping, Sequence
-from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from utils.ranks import is_main_process, rank
 INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
-MAX_EARLY_RECORDS = 1000  # before the file of a log is known
+MAX_EARLY_RECORDS = 1000  # log lines that are kept before the file of the log is known
 MAX_NAME_COLUMNS = 24  # of a name in a figure, see `display_width`
-TITLE_PART = 3  # the width of a terminal, divided by that of the title of a progress bar
+TITLE_PART = 3  # the title of a progress bar has at most a third of the terminal's width
 UNLIMITED_WIDTH = 100_000  # of an output that is no terminal
 LARGE_NUMBER = 1e6  # six digits would hide its fraction
 
@@ -64,6 +64,18 @@ class ConsoleHandler(QuietHandler, logging.StreamHandler[Any]):
         super().handleError(record)
 
 
+class EarlyRecords(logging.Handler):
+    """Keeps the last log lines until the file of the log is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: deque[logging.LogRecord] = deque(maxlen=MAX_EARLY_RECORDS)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps a line."""
+        self.records.append(record)
+
+
 class FileHandler(QuietHandler, logging.FileHandler):
     """Writes log lines to a file."""
 
@@ -77,8 +89,8 @@ def configure_logging(file: Path | None = None) -> None:
     log.setLevel(logging.DEBUG)
     earlier_records: list[logging.LogRecord] = []
     for handler in log.handlers:
-        if isinstance(handler, MemoryHandler):
-            earlier_records += handler.buffer
+        if isinstance(handler, EarlyRecords):
+            earlier_records += handler.records
         handler.close()
     console = ConsoleHandler(DummyTqdmFile(sys.stdout))  # which writes above progress bars
     console.setLevel(logging.INFO)
@@ -87,7 +99,7 @@ def configure_logging(file: Path | None = None) -> None:
         console.setFormatter(logging.Formatter(f"[rank {rank()}] %(message)s"))
     log.handlers = [console]
     if file is None:
-        log.addHandler(MemoryHandler(capacity=MAX_EARLY_RECORDS, flushLevel=sys.maxsize))
+        log.addHandler(EarlyRecords())
     elif is_main_process():
         file_handler = FileHandler(file, encoding="utf-8", errors="backslashreplace")
         file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -1,6 +1,5 @@
 """The curves of a run in one figure, drawn from its metrics.csv."""
 
-import csv
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ import numpy as np
 
 from logger.console import shorten
 from logger.figure_text import find_fonts_for
-from logger.figures import Figure, drawing_style, new_figure, plain_number
-from logger.run_log import CSV_HEADER
+from logger.figures import MAX_MAGNITUDE, Figure, drawing_style, new_figure, plain_number
+from logger.metrics_file import read_rows
 
 TRAIN = "train"
 SPLITS = (TRAIN, "validation")
@@ -30,7 +29,6 @@ PANEL_HEIGHT = 2.7
 MAX_POINTS = 500  # of a line; if there are more values, each point stands for several
 MAX_MARKED_POINTS = 20
 LOGARITHMIC_FROM = 50  # the ratio of the largest and the smallest value
-MAX_MAGNITUDE = 1e300  # sums of larger values overflow
 
 
 @dataclass
@@ -61,28 +59,18 @@ def read_panels(file: Path) -> dict[str, dict[str, Series]]:
         OSError: if the file cannot be read.
     """
     panels: dict[str, dict[str, Series]] = {}
-    with file.open(newline="", encoding="utf-8", errors="replace") as stream:
-        rows = csv.reader(stream)
-        next(rows, None)  # the header
-        for row in rows:
-            if len(row) != len(CSV_HEADER):
+    for row in read_rows(file):
+        metric = row.metric
+        label = row.split
+        if row.split == TRAIN:
+            if metric in LEFT_OUT:
                 continue
-            _data, split, _epoch, step_text, metric, value_text = row
-            try:
-                step = int(step_text)
-                value = float(value_text)
-            except ValueError:
-                continue
-            label = split
-            if split == TRAIN:
-                if metric in LEFT_OUT:
-                    continue
-                if metric == RATE or metric.startswith(f"{RATE} of "):  # of a parameter group
-                    label = metric
-                    metric = RATE
-            series = panels.setdefault(metric, {}).setdefault(label, Series())
-            series.steps.append(step)
-            series.values.append(value)
+            if metric == RATE or metric.startswith(f"{RATE} of "):  # of a parameter group
+                label = metric
+                metric = RATE
+        series = panels.setdefault(metric, {}).setdefault(label, Series())
+        series.steps.append(row.step)
+        series.values.append(float(row.value))
     return panels
 
 

@@ -13,6 +13,8 @@ FONT = "DejaVu Sans"  # which Matplotlib contains
 CJK_FONTS = re.compile("CJK|Gothic|Nanum|YaHei|Unicode MS")  # Chinese, Japanese and Korean
 FIRST_CJK_CHARACTER = "\u2e80"
 
+_warnings: list[str] = []  # those that were logged: one is enough
+
 
 def cjk_fonts() -> list[str]:
     """Returns the known fonts with Chinese, Japanese or Korean characters."""
@@ -22,14 +24,26 @@ def cjk_fonts() -> list[str]:
 
 
 def find_fonts_for(texts: Iterable[str]) -> None:
-    """Finds a font for Chinese, Japanese or Korean texts; logs a warning if there is none.
+    """Finds a font for Chinese, Japanese or Korean texts; logs a warning if glyphs are missing.
 
     Matplotlib remembers which fonts were installed when it was first used, so those that were
     installed later are added here. Call it in `drawing_style`.
     """
     characters = "".join(texts)
-    if not characters or max(characters) < FIRST_CJK_CHARACTER or cjk_fonts():
+    if characters.isascii():
         return
+    if max(characters) >= FIRST_CJK_CHARACTER and not cjk_fonts():
+        _add_cjk_fonts()
+    missing = set(characters)
+    for family in (FONT, *cjk_fonts()):
+        missing -= _characters_of(family)
+    missing = {character for character in missing if character.isprintable()}
+    if missing:
+        warn_about_missing_glyphs(min(missing))
+
+
+def _add_cjk_fonts() -> None:
+    """Adds the fonts for Chinese, Japanese or Korean that are installed by now."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -37,17 +51,32 @@ def find_fonts_for(texts: Iterable[str]) -> None:
         if CJK_FONTS.search(Path(file).stem):
             font_manager.fontManager.addfont(file)
     matplotlib.rcParams["font.family"] = [FONT, *cjk_fonts()]
-    if not cjk_fonts():
-        warn_about_missing_fonts()
 
 
 @cache
-def warn_about_missing_fonts() -> None:
-    """Logs a warning, the first time that it is called."""
-    log.warning(
-        "no installed font has the characters of some names, so figures show boxes; install Noto "
-        "Sans CJK"
-    )
+def _characters_of(family: str) -> frozenset[str]:
+    """The characters that a font has; none if it cannot be found."""
+    from matplotlib import font_manager
+
+    try:
+        file = font_manager.findfont(family, fallback_to_default=False)
+    except ValueError:
+        return frozenset()
+    return frozenset(map(chr, font_manager.get_font(file).get_charmap()))
+
+
+def warn_about_missing_glyphs(character: str) -> None:
+    """Logs a warning, once for each start of a command.
+
+    Args:
+        character: one that no font has.
+    """
+    message = f"figures show boxes for characters such as {character!r}: neither {FONT} nor an "
+    message += "installed CJK font has them; for Chinese, Japanese and Korean, install Noto Sans "
+    message += "CJK; for other scripts, write the names in Latin letters"
+    if not _warnings:
+        _warnings.append(message)
+        log.warning("%s", message)
 
 
 def text_sizes(texts: Sequence[str], **properties: Any) -> list[tuple[float, float]]:

@@ -29,6 +29,7 @@ else:
 STYLE_FILE = Path(__file__).with_name("figures.mplstyle")
 MUTED = "#8a94a3"
 MAX_POINTS = 2000  # points in a scatter plot
+MAX_MAGNITUDE = 1e300  # of a number that is drawn; sums of larger ones overflow
 
 # Inches.
 MARGIN = 0.15
@@ -200,16 +201,31 @@ def reliability_figure(calibration: "Calibration", heading: str) -> Figure:
 def predicted_vs_true_figure(true: Tensor, predicted: Tensor, heading: str) -> Figure:
     """Draws predicted against true values, with the diagonal, on which predictions are correct.
 
+    Samples with a number that is not finite are counted in the heading.
+
     Args:
         true: targets, on the CPU, shape (N, K).
         predicted: predictions, on the CPU, shape (N, K).
         heading: title of the figure.
     """
-    lowest = min(true.min(), predicted.min()).item()
-    highest = max(true.max(), predicted.max()).item()
+    total = len(true)
+    true = true.double()
+    predicted = predicted.double()
+    # False for NaN.
+    is_drawn = ((true.abs() <= MAX_MAGNITUDE) & (predicted.abs() <= MAX_MAGNITUDE)).all(1)
+    true = true[is_drawn]
+    predicted = predicted[is_drawn]
+    if len(true) < total:
+        heading += f" ({total - len(true)} of {total} samples not drawn: not finite)"
+    lowest = 0.0
+    highest = 0.0
+    centre = 0.0
+    if len(true) > 0:
+        lowest = min(true.min(), predicted.min()).item()
+        highest = max(true.max(), predicted.max()).item()
+        centre = float(true.mean())
     margin = 0.05 * (highest - lowest) or 1.0
     limits = (lowest - margin, highest + margin)
-    centre = float(true.mean())
 
     figure = new_figure(5.2, 5.2, heading)
     axes = figure.add_subplot(xlabel="true value", ylabel="predicted value")

@@ -19,9 +19,13 @@ class LogEntry(NamedTuple):
 class LogWriter:
     """Receives the log of a run.
 
+    If a method raises an exception, the log continues without the writer, after a warning.
+
     Attributes:
         description: what a warning calls it.
-        failures: exceptions after which the log continues without it.
+        failures: exceptions of the constructor of a tracker, such as those of a server that does
+            not answer. A new run then ends with an error in one line; a resumed run continues
+            without the tracker. Other exceptions end both with a traceback.
     """
 
     description = "the tracker"
@@ -44,3 +48,7 @@ class LogWriter:
     def close(self, state: str) -> None:
         """Ends the log of a run that is ``finished``, ``stopped`` or ``failed``."""
         raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Ends the log after one of the other methods has failed; the run continues without it."""
+        self.close("failed")

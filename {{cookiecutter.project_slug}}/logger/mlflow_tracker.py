@@ -6,7 +6,7 @@ directory.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -78,6 +78,10 @@ class Tracker(LogWriter):
         """Stores a figure as a PNG file."""
         with drawing_style():
             self.client.log_figure(self.run, figure, f"figures/{name}_{step:08d}.png")
+
+    def add_results(self, results: Mapping[str, float]) -> None:
+        """Lets `close` set the final state, also of a resumed run without new values."""
+        self.active = True
 
     def close(self, state: str) -> None:
         """Ends the run as ``finished``, ``stopped`` or ``failed``."""

@@ -14,6 +14,21 @@ from logger.console import log
 TIMEOUT_SECONDS = 5.0
 
 
+class RefuseRedirects(urllib.request.HTTPRedirectHandler):
+    """Raises an error for a redirect, after which urllib would send a GET without the line."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
+        """Raises an OSError with the new server; its path may contain a secret."""
+        fp.close()
+        new_address = urlsplit(newurl)
+        raise OSError(
+            f"it redirects to {new_address.scheme}://{new_address.hostname}; set logger.notify to "
+            "the new address"
+        )
+
+
 def post(address: str, text: str) -> None:
     """Posts a line as JSON, ``{"text": ...}``; if that fails, a warning is logged.
 
@@ -23,12 +38,14 @@ def post(address: str, text: str) -> None:
     """
     body = json.dumps({"text": text}).encode()
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(address, body, headers, method="POST")
+    opener = urllib.request.build_opener(RefuseRedirects)
+    server: str | None = "the server"
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
+        server = urlsplit(address).hostname
+        request = urllib.request.Request(address, body, headers, method="POST")
+        with opener.open(request, timeout=TIMEOUT_SECONDS):
             pass
     except (OSError, ValueError, http.client.HTTPException) as error:
-        server = urlsplit(address).hostname
         log.warning("logger.notify: %s could not be notified: %s", server, error)
 
 

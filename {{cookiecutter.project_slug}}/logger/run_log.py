@@ -1,11 +1,9 @@
 """The log of a run: metrics.csv for programs, TensorBoard and a tracker for people."""
 
-import csv
-import io
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -15,14 +13,15 @@ from config.schema import Settings
 from logger.console import log
 from logger.figures import Figure
 from logger.log_writer import LogEntry, LogWriter
+from logger.metrics_file import CSV_HEADER, MetricsRow, as_csv, read_rows
 from utils.errors import UserError, describe_error
 from utils.files import replace_file
 from utils.ranks import is_main_process
 
 WRITE_INTERVAL_SECONDS = 10.0
 CSV_BUFFER_BYTES = 2**20
-CSV_HEADER = ("data", "split", "epoch", "step", "metric", "value")
-STEP_COLUMN = CSV_HEADER.index("step")
+EXTRAS = ("mlflow", "wandb")  # trackers whose packages are extras in pyproject.toml
+FINISHED_FILE = ".finished"  # the step whose results and figures are the final ones
 
 
 class RunLog:
@@ -60,6 +59,8 @@ class RunLog:
         self._end_state = "stopped"
         self._last_write_time = time.monotonic()
         self._file = self._open_csv(step)
+        if is_main_process() and self._finished_step() > step:
+            (self.folder / FINISHED_FILE).unlink()
         try:
             with _ignoring_disk_errors_in_threads():
                 self._open_writers(step)
@@ -69,9 +70,11 @@ class RunLog:
             raise
         finally:
             self._write()
-            for writer in list(self._writers):
-                with self._dropping_on_failure(writer):
+            for writer in self._writers:
+                try:
                     writer.close(self._end_state)
+                except Exception as error:  # whatever the library or a tracker of a project raises
+                    _warn_about(writer.description, error)
             with suppress(OSError):  # `flush` has reported it
                 self._file.close()
 
@@ -99,7 +102,12 @@ class RunLog:
         if self.settings.logger.tensorboard and is_main_process():
             from logger.tensorboard import TensorBoard  # takes 0.3 s to import
 
-            self._writers.append(TensorBoard(self.folder, self.settings, self.title, step))
+            try:
+                tensorboard = TensorBoard(self.folder, self.settings, self.title, step)
+            except Exception as error:  # whatever the library may raise
+                _warn_about(TensorBoard.description, error)
+            else:
+                self._writers.append(tensorboard)
 
     def scalars(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Adds an entry; entries are written every few seconds, as writing takes time."""
@@ -114,12 +122,34 @@ class RunLog:
                 with self._dropping_on_failure(writer):
                     writer.figure(name, figure, step)
 
-    def finish(self, results: Mapping[str, float]) -> None:
-        """Records that training is complete, with its final results."""
+    def finish(self, results: Mapping[str, float], step: int, has_figures: bool) -> None:
+        """Records that training is complete, with its final results.
+
+        Args:
+            results: the scalars of the last validation.
+            step: the last step.
+            has_figures: whether the figures of the last validation were added. If they were not, a
+                resumed run tries again, see `is_complete`.
+        """
         self._end_state = "finished"
         for writer in list(self._writers):
             with self._dropping_on_failure(writer):
                 writer.add_results(results)
+                writer.flush()
+        if has_figures and is_main_process():
+            with suppress(OSError):  # a resumed run adds them again
+                replace_file(self.folder / FINISHED_FILE, str(step).encode())
+
+    def is_complete(self, step: int) -> bool:
+        """Whether the results and the figures of the last step were added; for the main process."""
+        return self._finished_step() == step
+
+    def _finished_step(self) -> int:
+        """The step of the final results and figures; 0 if they were not added."""
+        try:
+            return int((self.folder / FINISHED_FILE).read_text())
+        except (OSError, ValueError):  # there is none, or it is damaged
+            return 0
 
     def flush(self) -> None:
         """Makes all entries durable.
@@ -161,16 +191,23 @@ class RunLog:
         except Exception as error:  # whatever the library or a tracker of a project may raise
             self._writers.remove(writer)
             _warn_about(writer.description, error)
+            with suppress(Exception):  # such as the same one again
+                writer.abandon()
 
 
 @contextmanager
 def _ignoring_disk_errors_in_threads() -> Iterator[None]:
-    """Prints no traceback if TensorBoard's thread cannot write: the next call reports it."""
+    """Prints no traceback if TensorBoard's thread cannot write: the next call reports it.
+
+    Errors of other threads, which may be those of a project, are printed.
+    """
     previous_hook = threading.excepthook
 
     def hook(problem: threading.ExceptHookArgs) -> None:
-        if not isinstance(problem.exc_value, OSError):
-            previous_hook(problem)
+        is_of_tensorboard = type(problem.thread).__module__.startswith("tensorboard.")
+        if is_of_tensorboard and isinstance(problem.exc_value, OSError):
+            return
+        previous_hook(problem)
 
     threading.excepthook = hook
     try:
@@ -185,7 +222,7 @@ def find_tracker(name: str) -> Any:
     Only the main process of several has a tracker.
 
     Raises:
-        UserError: if there is no such file, or its package is missing.
+        UserError: if there is no such file, its package is missing, or it has no such class.
     """
     files = Path(__file__).parent.glob("*_tracker.py")
     available = ["none", *sorted(file.stem.removesuffix("_tracker") for file in files)]
@@ -194,29 +231,27 @@ def find_tracker(name: str) -> Any:
     if name == "none" or not is_main_process():
         return None
     try:
-        return import_module(f"logger.{name}_tracker").Tracker
+        module = import_module(f"logger.{name}_tracker")
     except ModuleNotFoundError as error:
+        advice = f"install {error.name} in this environment"
+        if name in EXTRAS:
+            advice = f"pip install -e '.[{name}]'"
         raise UserError(
-            f"logger.tracker = {name!r} requires the package {error.name}; "
-            f"pip install -e '.[{name}]'"
+            f"logger.tracker = {name!r} requires the package {error.name}; {advice}"
         ) from error
+    if not hasattr(module, "Tracker"):
+        raise UserError(
+            f"logger.tracker = {name!r}: {module.__file__} has no class Tracker; define it, as a "
+            "subclass of LogWriter in logger/log_writer.py"
+        )
+    return module.Tracker
 
 
-def as_csv(rows: Iterable[Sequence[object]]) -> bytes:
-    """Rows as the content of a CSV file."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
-    return text.getvalue().encode()
-
-
-def _rows_up_to(file: Path, step: int) -> list[list[str]]:
-    """The rows below the header that are complete and not of later steps."""
+def _rows_up_to(file: Path, step: int) -> list[MetricsRow]:
+    """The rows of a file that are not of later steps; none if there is no file."""
     if not file.exists():
         return []
-    rows = list(csv.reader(file.read_text("utf-8").splitlines()))
-    # A process that was killed may have written half a row.
-    complete_rows = [row for row in rows[1:] if len(row) == len(CSV_HEADER)]
-    return [row for row in complete_rows if int(row[STEP_COLUMN]) <= step]
+    return [row for row in read_rows(file) if row.step <= step]
 
 
 def _warn_about(description: str, error: Exception) -> None:

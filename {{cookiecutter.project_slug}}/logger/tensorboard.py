@@ -94,6 +94,9 @@ class TensorBoard(LogWriter):
         """Ends the files; `state` is for trackers."""
         self.writer.close()
 
+    def abandon(self) -> None:
+        """Leaves the files as they are: `close` would wait for a thread that has ended."""
+
 
 def tag_of(split: str, name: str) -> str:
     """The name of a curve, with its group before the slash."""

@@ -1,6 +1,5 @@
 """The comparison of a run with the one that it repeats."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logger.metrics_file import read_rows
 from storage.checkpoint_file import load_first_usable
 from storage.repository import describe_difference
 from storage.run_folder import find_checkpoints, read_manifest
@@ -116,16 +116,15 @@ def _has_same_bits(first: Tensor, second: Tensor) -> bool:
     return torch.equal(first_bytes, second.contiguous().reshape(-1).view(torch.uint8))
 
 
-def _last_metrics(run: Path, step: int) -> dict[str, str | None]:
+def _last_metrics(run: Path, step: int) -> dict[str, str]:
     """The results of the validations after a step, from metrics.csv, which may be damaged."""
     file = run / "metrics.csv"
     if not file.exists():
         return {}
     metrics = {}
-    with file.open(newline="", encoding="utf-8", errors="replace") as rows:
-        for row in csv.DictReader(rows):
-            if row.get("split") != "train" and row.get("step") == str(step):
-                metrics[f"{row.get('split')} {row.get('metric')}"] = row.get("value")
+    for row in read_rows(file):
+        if row.split != "train" and row.step == step:
+            metrics[f"{row.split} {row.metric}"] = row.value
     return metrics
 
 

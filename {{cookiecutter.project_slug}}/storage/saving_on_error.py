@@ -62,7 +62,7 @@ class SavingOnError:
         step = self.trainer.progress.step
         resume = f"resume: {next_command('train.py', '--resume', self.trainer.run)}"
         can_save = not self._in_step and not is_lost_connection(error)
-        if can_save and all_processes_fail(step):
+        if can_save and all_processes_fail(f"after step {step}"):
             problem = self._save()
             if not problem:
                 log.info("the state after step %d is saved; %s", step, resume)

@@ -3,6 +3,7 @@
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from base.batch_loader import Step
 from builders import build_loader, build_model, fit_dataset
 from config.loading import load_settings
 from data_loader import synthetic
+from logger.figures import Figure
 from sanity_check import check_trainer
 from storage.checkpoint_file import load_checkpoint
 from storage.non_finite_guard import fit_with_recovery
@@ -132,6 +134,24 @@ class FailingEvaluation(Classifier):
         super().evaluation_step(model, batch)
 
 
+class FailingFigures(Classifier):
+    """Cannot draw its results in any process."""
+
+    def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+        """Raises an error."""
+        raise ZeroDivisionError(f"error of process {rank()}")
+
+
+class FailingFiguresOnce(Classifier):
+    """Cannot draw its results in the second process, for which the other one waits."""
+
+    def figures(self, split: str, results: Mapping[str, Tensor]) -> dict[str, Figure]:
+        """Raises an error in the second process."""
+        if rank() == 1:
+            raise ZeroDivisionError("error of the second process")
+        return super().figures(split, results)
+
+
 class NonFiniteTrainer(Classifier):
     """Has a loss of NaN in one step of the second process."""
 
@@ -163,6 +183,8 @@ JOBS = {
     "sometimes-unused": Kind(model=SometimesUnusedLayer),
     "different-layers": Kind(model=DifferentLayers),
     "failing-evaluation": Kind(trainer=FailingEvaluation),
+    "failing-figures": Kind(trainer=FailingFigures),
+    "failing-figures-once": Kind(trainer=FailingFiguresOnce),
 }
 
 

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import filelock
 import pytest
 from run_folders import write_evaluation, write_metrics, write_run
 
+from base.base_dataset import BaseDataset
 from experiments.comparison import Comparison, compare_runs
 from experiments.metric import HIGHEST
 from experiments.removal import remove_run
@@ -22,7 +24,7 @@ from experiments.rows import Row
 from experiments.runs import find_runs, read_run, run_folders
 from experiments.statistics import welch_test
 from experiments.verdicts import judge_rows
-from sample_figures import draw_samples
+from sample_figures import draw_samples, load_evaluated_data
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -522,11 +524,47 @@ def test_two_runs_are_compared_in_everything(
     assert "McNemar" in Path("page.html").read_text(encoding="utf-8")
 
 
-def test_samples_are_drawn_by_their_names(trained_run: Path) -> None:
-    image = draw_samples(trained_run, "test", {"sample 7": "a", "sample 3": "b"}, "two samples")
+def evaluated_copy(run: Path, copy: Path, fingerprint: str) -> Path:
+    """A copy of a run with the metrics.json of an evaluation of data with this fingerprint."""
+    shutil.copytree(run, copy)
+    folder = copy / "evaluation/test"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps({"fingerprint": fingerprint}))
+    return copy
+
+
+def test_samples_are_drawn_by_their_names(
+    trained_run: Path, tmp_path: Path, splits: dict[str, BaseDataset]
+) -> None:
+    run = evaluated_copy(trained_run, tmp_path / "run", splits["test"].fingerprint)
+    dataset = load_evaluated_data(run, "test")
+    assert dataset is not None
+    image = draw_samples(dataset, {"sample 7": "a", "sample 3": "b"}, "two samples")
     assert image is not None
     assert image.startswith(b"\x89PNG")
-    assert draw_samples(trained_run, "test", {"other": "a"}, "none") is None
+    assert draw_samples(dataset, {"other": "a"}, "none") is None
+
+
+def test_samples_of_other_data_than_those_of_the_evaluation_are_not_drawn(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    run = evaluated_copy(trained_run, tmp_path / "run", "of other data")
+    assert load_evaluated_data(run, "test") is None
+
+
+def test_of_several_samples_with_the_same_name_one_is_drawn(
+    splits: dict[str, BaseDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+
+    def draw(dataset: BaseDataset, batch: Any, heading: str, titles: list[str]) -> None:
+        drawn.append(len(batch["input"]))
+
+    dataset = splits["test"]
+    monkeypatch.setattr(type(dataset), "sample_name", lambda dataset, index: f"name {index % 3}")
+    monkeypatch.setattr(type(dataset), "draw", draw)
+    assert draw_samples(dataset, {"name 1": "a", "name 2": "b"}, "two samples") is None
+    assert drawn == [2]
 
 
 def test_samples_of_different_evaluations_are_not_compared(

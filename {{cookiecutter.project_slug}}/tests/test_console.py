@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from logger.console import configure_logging, format_table, format_values, log
+from logger.console import MAX_EARLY_RECORDS, configure_logging, format_table, format_values, log
 
 FULL_DISK = Path("/dev/full")  # a file of Linux that no one can write to
 
@@ -192,6 +192,16 @@ def test_what_was_logged_before_the_file_was_known_is_in_the_file(
     first_line, second_line = (tmp_path / "train.log").read_text(encoding="utf-8").splitlines()
     assert first_line.endswith("WARNING the data have changed")
     assert second_line.endswith("INFO epoch 1")
+
+
+def test_no_more_lines_are_kept_than_the_limit(restored_handlers: None, tmp_path: Path) -> None:
+    configure_logging()
+    for number in range(MAX_EARLY_RECORDS + 5):
+        log.debug("line %d", number)
+    configure_logging(tmp_path / "train.log")
+    lines = (tmp_path / "train.log").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == MAX_EARLY_RECORDS
+    assert lines[-1].endswith(f"line {MAX_EARLY_RECORDS + 4}")
 
 
 def test_configuring_leaves_the_logging_module_unchanged(restored_handlers: None) -> None:

@@ -4,6 +4,7 @@
 import math
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from stopped_runs import assert_same_run, during_step, fail_with, send_signal
 
 from logger.curves import BestValue, Series, curves_figure, order_panels, read_panels
+from run_record import drawing_curves
 from storage.run_result import read_result
 
 Command = Callable[..., int]
@@ -79,6 +81,35 @@ def test_curves_that_cannot_be_drawn_are_a_warning(
     lines = (run / "train.log").read_text().splitlines()
     (warning,) = [line for line in lines if "WARNING" in line]
     assert "curves.png was not drawn" in warning
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_sigterm_is_ignored_only_while_an_error_is_yet_to_be_printed(
+    make_trainer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    trainer = make_trainer(*TINY_MODEL, "logger.curves=true")
+    monkeypatch.setattr("run_record.world_size", lambda: 2)
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        with suppress(ValueError), drawing_curves(trainer):
+            if fails:
+                raise ValueError
+        assert (signal.getsignal(signal.SIGTERM) == signal.SIG_IGN) == fails
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_an_error_while_drawing_does_not_hide_that_of_the_run(
+    make_trainer: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(*TINY_MODEL, "logger.curves=true")
+    with trainer.run_log.open(0):
+        trainer.run_log.scalars("train", 1, 1, {"loss": 1.0})
+    trainer.progress.best_step = 1
+    trainer.settings = trainer.settings.model_copy(update={"checkpoint": None})
+    with pytest.raises(ValueError, match="error of the run"), drawing_curves(trainer):
+        raise ValueError("error of the run")
+    assert "curves.png was not drawn" in caplog.text
 
 
 def test_drawing_curves_changes_nothing_of_a_run(tmp_path: Path, train: Command) -> None:

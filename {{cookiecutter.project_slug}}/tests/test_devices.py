@@ -1,7 +1,7 @@
 """Accelerators: where data are stored, when the host waits, autocast dtypes, compiled models."""
 # ruff: noqa: D103  the names of the tests say what they test
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from base.base_dataset import Batch
 from base.batch_loader import Step, shuffled_steps
+from base.validation import log_figures
 from builders import build_loader, build_model, build_training_loaders
 from config.schema import Settings
 from data_loader import synthetic
 from data_loader.synthetic import Synthetic
 from data_loader.transforms import random_crop, random_horizontal_flip
+from logger.figures import Figure
 from logger.meter import read_peak_memory
 from storage.checkpoint_file import load_checkpoint
 from trainer.classifier import Classifier
@@ -132,6 +134,35 @@ def test_batches_are_made_on_the_device_of_the_data(
     shuffled_steps.cache_clear()  # of tensors without values
 
 
+def test_the_training_inputs_are_copied_to_the_cpu_before_they_are_drawn(
+    make_trainer: Callable[..., Classifier],
+) -> None:
+    """With an item that records where it is copied: this machine need not have an accelerator."""
+
+    class Item:
+        device = "cuda"
+
+        def to(self, device: str) -> "Item":
+            moved = Item()
+            moved.device = device
+            return moved
+
+    class WatchedSynthetic(Synthetic):
+        def transform(self, batch: Batch, rng: Generator | None) -> Batch:
+            return {**super().transform(batch, rng), "item": Item()}
+
+        def draw(self, batch: Batch, heading: str, titles: Sequence[str] = ()) -> Figure | None:
+            drawn_devices.append(batch["item"].device)
+            return super().draw(batch, heading, titles)
+
+    drawn_devices: list[str] = []
+    dataset = WatchedSynthetic(Path(), "train", 0)
+    dataset.fit()
+    trainer = make_trainer("logger.tensorboard=true", train=dataset)
+    log_figures(trainer, {}, is_first=True)
+    assert drawn_devices == ["cpu"]
+
+
 @needs_cuda
 def test_data_in_memory_move_to_the_device_and_give_the_same_batches(
     make_settings: MakeSettings,
@@ -204,7 +235,8 @@ def test_batches_of_workers_arrive_unchanged_on_the_device(make_settings: MakeSe
 def test_the_host_waits_for_the_device_only_to_log_to_validate_and_to_save(
     changes: tuple[str, ...], make_cuda_trainer: Callable[..., Classifier]
 ) -> None:
-    trainer = make_cuda_trainer("logger.every_steps=7", *changes, kind=NoWaitTrainer)
+    options = ("logger.every_steps=7", "logger.tensorboard=true", *changes)
+    trainer = make_cuda_trainer(*options, kind=NoWaitTrainer)
     trainer.fit()
     assert trainer.is_finished()
 

@@ -195,10 +195,16 @@ def test_evaluation_counts_every_sample_once(trained_run: Path, tmp_path: Path) 
     predictions = run / "evaluation/test/predictions.csv"
     expected = launch(0, ROOT / "evaluate.py", run)
     expected_predictions = predictions.read_text()
+    expected_metrics = json.loads((predictions.parent / "metrics.json").read_text())
     predictions.unlink()
     output = launch(3, ROOT / "evaluate.py", run)
     assert predictions.read_text() == expected_predictions
-    expected_lines = [line for line in expected.splitlines() if " " in line]
+    metrics = json.loads((predictions.parent / "metrics.json").read_text())
+    assert metrics["loss"] == pytest.approx(expected_metrics["loss"], rel=1e-5)
+    # The loss is summed in another order, which may change the last digit that is printed.
+    expected_lines = [
+        line for line in expected.splitlines() if " " in line and not line.startswith("loss ")
+    ]
     assert any("accuracy" in line for line in expected_lines)
     assert [line for line in output.splitlines() if line in expected_lines] == expected_lines
 
@@ -360,6 +366,19 @@ def test_an_error_in_the_validation_of_one_process_loses_no_step(tmp_path: Path)
     run_processes(2, "train", run)
     run_processes(2, "train", tmp_path / "uninterrupted")
     assert not checkpoint_differences(run, tmp_path / "uninterrupted")
+
+
+def test_figures_that_fail_in_all_processes_are_a_warning_and_in_one_an_error(
+    tmp_path: Path,
+) -> None:
+    options = ("logger.tensorboard=true", "trainer.epochs=1")
+    output = launch(2, PROCESSES, "failing-figures", tmp_path / "all", *options)
+    assert "error of process 0" in output
+    assert "error of process 1" in output
+    output = launch(2, PROCESSES, "failing-figures-once", tmp_path / "one", *options, expected=1)
+    assert output.count("ZeroDivisionError: error of the second process") == 1
+    for run in ("all", "one"):
+        assert load(tmp_path / run)["progress"]["step"] == 11
 
 
 def test_a_non_finite_loss_in_one_process_makes_all_skip_the_step(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Figures: contents, layout and style, and no side effects on Matplotlib and warnings."""
 # ruff: noqa: D103  the names of the tests say what they test
 
+import math
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -98,7 +99,7 @@ LAYOUTS = {
 @pytest.fixture
 def without_cjk_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(font_manager, "get_font_names", lambda: ["DejaVu Sans"])
-    figure_text.warn_about_missing_fonts.cache_clear()
+    monkeypatch.setattr(figure_text, "_warnings", [])
 
 
 def drawn_texts(figure: Figure) -> list[Text]:
@@ -187,8 +188,8 @@ def test_colours_show_the_shares_of_a_class() -> None:
 
 
 def test_large_counts_are_short() -> None:
-    numbers = [0, 9999, 12345, 999_400, 8_500_000]
-    assert list(map(compact_number, numbers)) == ["0", "9999", "12.3k", "999k", "8.5M"]
+    numbers = [0, 9999, 12345, 999_400, 999_700, 8_500_000]
+    assert list(map(compact_number, numbers)) == ["0", "9999", "12.3k", "999k", "1M", "8.5M"]
 
 
 def test_names_are_shortened_in_their_middle() -> None:
@@ -235,6 +236,31 @@ def test_missing_fonts_are_reported_once_and_only_for_names_that_need_them(
     confusion_matrix_figure(torch.eye(2), ["a", "b"], "한글")
     (record,) = caplog.records
     assert "install Noto Sans CJK" in record.message
+
+
+@pytest.mark.parametrize("name", ["ไทย", "हिन्दी"])
+def test_other_scripts_without_a_font_are_reported(
+    without_cjk_fonts: None, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    confusion_matrix_figure(torch.eye(2), ["a", name], "names")
+    (record,) = caplog.records
+    assert any(character in record.message for character in name)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 1e305])
+def test_predictions_that_are_not_finite_are_counted(wrong: float) -> None:
+    predicted = POINTS.double()
+    predicted[3:5] = wrong
+    figure = predicted_vs_true_figure(POINTS, predicted, "data")
+    FigureCanvasAgg(figure).draw()
+    assert "2 of 20 samples" in " ".join(figure.get_suptitle().split())
+    (axes,) = figure.axes
+    assert len(np.asarray(axes.collections[0].get_offsets())) == 18
+    assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-0.05, 1.05))
+
+    figure = predicted_vs_true_figure(POINTS, torch.full_like(predicted, wrong), "data")
+    FigureCanvasAgg(figure).draw()
+    assert "20 of 20 samples" in " ".join(figure.get_suptitle().split())
 
 
 @pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW.keys())

@@ -185,6 +185,37 @@ def test_what_a_hook_changes_after_an_evaluation_is_saved(make_trainer: MakeTrai
     assert resumed.evaluations is None
 
 
+class ScalingByValidation(Plain):
+    """Multiplies the loss by one of the last validation."""
+
+    last_loss: Tensor = torch.ones(())
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        outputs = super().training_step(model, batch)
+        return {"loss": outputs["loss"] * self.last_loss}
+
+    def after_evaluation(self, split: str, results: Mapping[str, Tensor]) -> None:
+        self.last_loss = results["loss"]
+
+
+def test_a_result_can_be_part_of_the_training_loss(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "trainer.epochs=2", kind=ScalingByValidation)
+    trainer.fit()
+    assert trainer.progress.step == 32
+
+
+def test_indices_are_those_of_the_running_evaluation_only(make_trainer: MakeTrainer) -> None:
+    class Failing(Plain):
+        def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor] | None:
+            assert self.evaluated_indices is not None
+            raise ValueError("error in evaluation_step")
+
+    trainer = make_trainer(*SMALL_MODEL, kind=Failing)
+    with pytest.raises(ValueError, match="error in evaluation_step"):
+        trainer.evaluate("validation")
+    assert trainer.evaluated_indices is None
+
+
 class Unsavable(Plain):
     """Has a state that is no plain data."""
 

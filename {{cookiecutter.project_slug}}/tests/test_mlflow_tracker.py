@@ -19,6 +19,7 @@ from config.loading import flatten, load_settings
 from config.schema import Settings
 from logger.log_writer import LogEntry
 from logger.mlflow_tracker import Tracker
+from trainer.classifier import Classifier
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow"),
@@ -142,6 +143,22 @@ def test_mlflow_has_the_final_state_of_a_run(
     assert command("train", "--resume", run) == 0  # no steps are left
     assert run_in_mlflow().info.status == "FINISHED"
     assert_same(run, *SPEEDS)
+
+
+def test_a_resumed_run_that_only_lacked_its_figures_is_finished_in_mlflow(
+    tmp_path: Path, train: Command, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def figures(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "figures", figures)
+        assert train(run, *TRACKED) == 130
+    assert run_in_mlflow().info.status == "FAILED"
+    assert command("train", "--resume", run) == 0
+    assert run_in_mlflow().info.status == "FINISHED"
+    assert list(tmp_path.glob("mlruns/*/*/artifacts/figures/confusion_matrix_*.png"))
 
 
 def test_training_continues_when_the_store_fails(

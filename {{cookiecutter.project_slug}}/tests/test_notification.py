@@ -15,6 +15,7 @@ from stopped_runs import during_step, fail_with
 
 from data_loader.synthetic import Synthetic
 from logger import notification
+from logger.notification import post
 from trainer.classifier import Classifier
 
 Command = Callable[..., int]
@@ -28,6 +29,12 @@ class Webhook(BaseHTTPRequestHandler):
 
     texts: ClassVar[list[str]] = []
     status = 200
+    location = ""
+
+    def do_GET(self) -> None:
+        """Answers a request that does not post."""
+        self.send_response(200)
+        self.end_headers()
 
     def do_POST(self) -> None:
         """Keeps the text."""
@@ -37,6 +44,8 @@ class Webhook(BaseHTTPRequestHandler):
         assert list(content) == ["text"]
         self.texts.append(content["text"])
         self.send_response(self.status)
+        if self.location:
+            self.send_header("Location", self.location)
         self.end_headers()
 
     def log_message(self, format: str, *arguments: Any) -> None:
@@ -153,6 +162,25 @@ def test_a_server_that_fails_is_a_warning(
     output = capsys.readouterr().out
     assert "logger.notify: 127.0.0.1 could not be notified: " in output
     assert json.loads((tmp_path / "run/result.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_warning_with_the_new_server(
+    webhook: Any, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    webhook.status = status
+    webhook.location = "https://new.example/T456/secret"
+    post(setting_of(webhook).partition("=")[2], "finished")
+    (record,) = caplog.records
+    for part in ("logger.notify", "127.0.0.1", "https://new.example"):
+        assert part in record.getMessage()
+    assert "secret" not in record.getMessage()
+
+
+def test_an_address_that_cannot_be_read_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    post("http://[::1/secret", "finished")
+    (record,) = caplog.records
+    assert "logger.notify" in record.getMessage()
 
 
 @pytest.mark.parametrize(

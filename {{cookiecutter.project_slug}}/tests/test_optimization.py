@@ -352,6 +352,17 @@ def test_a_plateau_in_the_wrong_direction_is_reported(make_trainer: MakeTrainer)
         check_trainer(make_trainer("model.name=networks.MLP", *plateau))
 
 
+def test_the_logged_rate_of_a_scheduler_is_that_of_the_step(
+    make_trainer: MakeTrainer, logged: Logged
+) -> None:
+    scheduler = "scheduler={name: StepLR, step_size: 1, gamma: 0.5, interval: step}"
+    changes = (*SMALL_MODEL, scheduler, "optimizer.lr=0.2", "logger.every_steps=1")
+    trainer = make_trainer(*changes, "trainer.max_steps=4", kind=Recorder)
+    trainer.fit()
+    assert trainer.recorded_rates == pytest.approx([0.2, 0.1, 0.05, 0.025])
+    assert logged(trainer.run, "train", "lr") == pytest.approx(trainer.recorded_rates)
+
+
 def test_options_that_no_scheduler_changes_come_from_the_settings(
     make_trainer: MakeTrainer,
 ) -> None:

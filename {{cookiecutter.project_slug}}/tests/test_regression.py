@@ -15,7 +15,13 @@ from conftest import ROOT, needs
 from exported import read_about, run_outside
 
 from base.base_dataset import BaseDataset
-from builders import build_fitted_dataset, restore_trainer
+from builders import (
+    build_fitted_dataset,
+    build_new_model,
+    build_trainer,
+    build_training_loaders,
+    restore_trainer,
+)
 from config.loading import load_settings
 from config.schema import LossSettings
 from data_loader import points as points_module
@@ -90,6 +96,30 @@ def test_training_finds_the_line(line: Path, command: Command, capsys: Any) -> N
     assert metrics["mse"] == pytest.approx(0.04, abs=0.01)  # of noise with deviation 0.2
     for name in ("predicted.png", "curve.png"):
         assert (line / "evaluation/test" / name).stat().st_size > 5000
+
+
+@pytest.mark.parametrize("part", ["trainer.fraction=0.1", "trainer.overfit=1"])
+def test_the_curve_of_a_part_of_the_data_pairs_each_input_with_its_prediction(
+    tmp_path: Path, part: str
+) -> None:
+    settings = load_settings(LINE, [f"data.root={tmp_path}", *QUICK, part])
+    loaders = build_training_loaders(settings)
+    model = build_new_model(settings, loaders["train"].dataset)
+    trainer: Any = build_trainer(settings, model, loaders, tmp_path)
+    figures = trainer.figures("validation", trainer.evaluate("validation"))
+    evaluated = loaders["validation"].sample_count
+    dataset: Any = loaders["validation"].dataset
+    assert evaluated < len(dataset)
+    (axes,) = figures["curve"].axes
+    points_of_figure = np.asarray(axes.collections[0].get_offsets())
+    assert len(points_of_figure) == evaluated
+    points_of_data = dataset.points.numpy()
+    for point in points_of_figure:
+        assert np.abs(points_of_data - point).max(1).min() < 1e-5
+    (curve,) = axes.lines
+    offset, slope = trainer.model.powers()
+    x, y = np.asarray(curve.get_xydata()).T
+    assert y == pytest.approx(offset + slope * x, rel=1e-4)
 
 
 FULL_BATCH = ("data.batch_size=1000", "trainer.epochs=300", "optimizer.lr=5e-2")
@@ -276,7 +306,7 @@ def test_a_number_far_from_the_training_points_is_an_error(
     printed = capsys.readouterr()
     for part in ("'x'", "1e+30", "standard deviations"):
         assert part in printed.err
-    assert printed.out.splitlines()[-1].split()[0] == "1"
+    assert any(line.split()[:1] == ["1"] for line in printed.out.splitlines())
 
 
 def test_timestamps_are_learned_predicted_and_exported(
@@ -418,7 +448,7 @@ def test_predict_takes_numbers_and_files(
     errors = printed.err.splitlines()
     for parts in (("'one'",), ("y.csv", "'x'"), ("'inf'",)):
         assert any(all(part in line for part in parts) for line in errors), parts
-    assert printed.out.splitlines()[-1].split()[0] == "1"
+    assert any(line.split()[:1] == ["1"] for line in printed.out.splitlines())
 
 
 def test_a_cell_that_is_not_a_number_is_reported_with_its_position(tmp_path: Path) -> None:

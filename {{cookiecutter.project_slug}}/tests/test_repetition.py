@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_MODEL
-from stopped_runs import during_step, send_signal
+from stopped_runs import during_step, fail_with, send_signal
 
+from run_record import compare_with_original
 from storage.repetition import compare_weights
 from storage.run_folder import add_to_manifest, read_manifest
 
@@ -120,6 +121,19 @@ def test_a_run_with_a_damaged_manifest_is_repeated_and_what_is_unknown_is_listed
         assert "data" in output.partition("unknown: ")[2].partition("\n")[0]
         assert "final weights: the same bits" in output
         assert "metrics are not compared" in output
+
+
+def test_any_error_of_the_comparison_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_to_manifest(tmp_path, repeats="first run")
+    for error in (KeyError("model"), RuntimeError("damaged"), MemoryError(), OSError("no disk")):
+        caplog.clear()
+        monkeypatch.setattr("run_record.compare_ends", fail_with(error))
+        compare_with_original(tmp_path)
+        (record,) = caplog.records
+        assert type(error).__name__ in record.getMessage()
+        assert "first run" in record.getMessage()
 
 
 def test_settings_of_another_version_are_named_with_their_file(

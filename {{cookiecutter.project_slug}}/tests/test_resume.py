@@ -200,7 +200,7 @@ def test_another_criterion_starts_the_comparison_again(
     assert (first["step"], first["best_step"]) == (2 * 16, 16)
     output = capsys.readouterr().out
     stops = [line for line in output.splitlines() if "trainer.early_stop" in line]
-    assert f"{first['best']:.4f}" in stops[-1]
+    assert f"{first['best']:.4g}" in stops[-1]
     assert command("train", "--resume", run) == 0
     assert "trainer.early_stop" in capsys.readouterr().out
     assert load(run)["progress"]["step"] == 2 * 16

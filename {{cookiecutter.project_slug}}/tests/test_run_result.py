@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from stopped_runs import during_step, fail_with, send_signal
 from torch import Tensor, nn
 
 from base.base_dataset import Batch
+from base.validation import describe_early_stop
+from config.schema import Settings
+from run_description import describe_origin, summarize_result
+from storage.progress import Progress
 from storage.run_folder import read_manifest
 from storage.training_time import TrainingTime
 from trainer.classifier import Classifier
@@ -257,3 +262,39 @@ def test_a_tag_with_a_comma_is_an_error(refused: Callable[..., str]) -> None:
     message = refused("--tag=a,b")
     assert "'a,b'" in message
     assert "--tag" in message
+
+
+def test_the_end_of_a_run_names_its_limit_and_where_its_curves_are(
+    tmp_path: Path, train: Command, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(run, *TINY_MODEL, "trainer.max_steps=3", "logger.curves=true") == 0
+    output = capsys.readouterr().out
+    assert f"curves: {run / 'curves.png'}\n" in output
+    assert "tensorboard" not in output.partition("curves: ")[2]
+    assert command("train", "--resume", run) == 0
+    assert "trainer.max_steps=N" in capsys.readouterr().out
+
+
+def test_long_times_have_no_exponent() -> None:
+    result = {"step": 9, "total_steps": 9, "minutes": 1440.0, "samples_per_second": None}
+    (line,) = summarize_result(result, "data")
+    assert "1,440 minutes" in line
+
+
+def test_a_small_best_value_is_shown() -> None:
+    progress = Progress(step=9, best=2e-5, best_step=3)
+    assert "2e-05" in describe_early_stop(progress, "loss")
+
+
+@pytest.mark.parametrize("content", [None, "[", ""])
+def test_a_settings_file_that_has_changed_since_does_not_end_the_run(
+    tmp_path: Path, make_settings: Callable[..., Settings], content: str | None
+) -> None:
+    file = tmp_path / "settings.yaml"
+    if content is not None:
+        file.write_text(content)
+    arguments = Namespace(config=file, settings=["seed=3"])
+    line = describe_origin(make_settings("seed=3"), arguments, None)
+    assert str(file) in line
+    assert "seed=3" in line

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from data_loader.synthetic import Synthetic
 from logger.figures import Figure
 from metrics.classification import ClassificationMetrics
 from storage.checkpoint_file import load_checkpoint
+from storage.run_result import read_result
 from trainer import classifier
 from trainer.classifier import Classifier
 from utils.command import run_command
@@ -384,7 +385,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> type[Counting]:
         ("evaluation_step", 16, MemoryError, 16),
         ("after_evaluation", 16, ValueError, 16),
         ("after_evaluation", 32, KeyboardInterrupt, 32),
-        ("figures", 32, ValueError, 32),
+        ("figures", 32, KeyboardInterrupt, 32),
         ("training_step", 20, RuntimeError, 18),
         ("after_step", 20, ValueError, 18),
     ],
@@ -420,6 +421,78 @@ def test_error_loses_no_completed_step_and_keeps_no_half_one(
     assert command("train", "--resume", run) == 0
     assert not differences(load(run), load(expected))
     assert logged_rows(run) == logged_rows(expected)
+
+
+def images_in_tensorboard(run: Path) -> set[str]:
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return set(events.Tags()["images"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of tensorboard itself
+@pytest.mark.parametrize("error_type", [ValueError, KeyboardInterrupt])
+def test_figures_that_a_finished_run_lacks_are_drawn_when_it_is_resumed(
+    tmp_path: Path,
+    train: Command,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+    counting: type[Counting],
+    error_type: type[BaseException],
+) -> None:
+    run = tmp_path / "run"
+    calls = []
+
+    def figures(
+        trainer: Counting, split: str, results: Mapping[str, Tensor]
+    ) -> Mapping[str, Figure]:
+        calls.append(split)
+        if len(calls) == 1:
+            raise error_type("error in figures")
+        return Classifier.figures(trainer, split, results)
+
+    monkeypatch.setattr(counting, "figures", figures)
+    exit_code = train(run, *COUNTING, "logger.tensorboard=true")
+    output = capsys.readouterr().out
+    if error_type is ValueError:
+        assert exit_code == 0
+        for part in ("Counting.figures", "ValueError: error in figures", f"{__file__}, line "):
+            assert part in output
+        assert read_result(run)["state"] == "finished"
+    else:  # as after a kill
+        assert exit_code == 130
+    assert f"python train.py --resume {run}\n" in output
+    assert images_in_tensorboard(run) == {"visuals/inputs"}
+    before = load(run)
+    rows = logged_rows(run)
+
+    for _ in range(2):
+        assert command("train", "--resume", run) == 0
+        assert calls == ["validation"] * 2
+        assert {"visuals/inputs", "visuals/confusion_matrix"} <= images_in_tensorboard(run)
+    assert not differences(load(run), before)
+    assert logged_rows(run) == rows
+
+    # The steps after an earlier checkpoint are repeated, and so are their figures.
+    assert command("train", "--resume", run / "checkpoints/step_00000016.pt") == 0
+    assert calls == ["validation"] * 3
+
+
+def test_training_continues_if_the_inputs_cannot_be_drawn(
+    tmp_path: Path, train: Command, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def draw(dataset: Synthetic, batch: Batch, heading: str, titles: Sequence[str] = ()) -> None:
+        if heading.endswith("inputs"):
+            raise ValueError("error in draw")
+
+    monkeypatch.setattr(Synthetic, "draw", draw)
+    assert train(tmp_path / "run", SMALL_MODEL, "logger.tensorboard=true") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "error in draw" in line]
+    assert "ValueError" in line
+    assert f"{__file__}, line " in line
+    assert saved_step(tmp_path / "run") == 32
 
 
 @pytest.mark.parametrize(("value", "exit_code"), [(0, 1), (None, 1), (3, 3), ("no licence", 1)])

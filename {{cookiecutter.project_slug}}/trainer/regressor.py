@@ -19,6 +19,7 @@ from model import losses
 from storage.example_inputs import ModelWrapper
 from utils.errors import UserError
 from utils.parallel import unsharded
+from utils.randomness import random_positions
 
 CURVE_POINTS = 500  # samples through which the figure of a curve is drawn
 
@@ -174,16 +175,18 @@ class Regressor(BaseTrainer):
         heading = f"{self.dataset.title}: {split}, R² {results['r2'].item():.4f}"
         predicted = predicted_vs_true_figure(results["true"], results["predicted"], heading)
         figures = {"predicted": predicted}
-        loader = self.loaders[split]
-        indices = loader.sample_indices(CURVE_POINTS)
-        batch = loader.load_batch(indices)
+        samples = self.samples(split)
+        if not samples:  # a subclass records none
+            return figures
+        # A part of the data set may have been evaluated, as with trainer.fraction.
+        positions = random_positions(len(samples["index"]), CURVE_POINTS)
+        batch = self.loaders[split].load_batch(samples["index"][positions])
         if batch["input"].shape[1:] == (1,):
             axes = getattr(self.dataset, "axes", ("x", "y"))
             x_mean_and_std = getattr(self.dataset, "x_mean_and_std", (0.0, 1.0))
             x = restore(batch["input"], [x_mean_and_std])
-            samples = self.samples(split)
-            y = self._in_data_units(samples["true"])[indices, :1]
-            curve = self._in_data_units(samples["predicted"])[indices, :1]
+            y = self._in_data_units(samples["true"])[positions, :1]
+            curve = self._in_data_units(samples["predicted"])[positions, :1]
             figures["curve"] = curve_figure(x, y, heading, axes, curve)
         return figures
 

@@ -68,7 +68,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return item.to(device)
 
     if device.type == "cpu":
-        return batch  # loaders create batches on the CPU
+        # A device that is the CPU gets batches from the CPU only. `to_cpu` copies from a device.
+        return batch
     if device.type != "cuda":
         return move(batch, copy_item)
     if all(tensor.is_cuda for _, tensor in named_tensors(batch)):

@@ -134,21 +134,21 @@ def all_gather_object(value: T) -> list[T]:
     return values
 
 
-def all_processes_fail(step: int) -> bool:
-    """Whether all processes fail after the same step; each that fails must call this once.
+def all_processes_fail(place: str) -> bool:
+    """Whether all processes fail at the same place; each that fails must call this once.
 
     A process that does not fail may wait for this one in an exchange. The answer therefore comes
     within seconds, and not through an exchange.
 
     Args:
-        step: optimizer steps that this process has made.
+        place: where this process fails, such as ``after step 3``; no two places have the same name.
     """
     if world_size() == 1:
         return True
     distributed: Any = torch.distributed  # its functions for stores have no types
     store = distributed.distributed_c10d._get_default_store()
-    store.set(f"failed after step {step} {rank()}", "")
-    keys = [f"failed after step {step} {other}" for other in range(world_size())]
+    store.set(f"failed {place} {rank()}", "")
+    keys = [f"failed {place} {other}" for other in range(world_size())]
     try:
         store.wait(keys, FAILURE_TIMEOUT)
     except distributed.DistError:

@@ -122,6 +122,15 @@ def draw_with_replacement(weights: Tensor, count: int, rng: Generator) -> Tensor
     return indices
 
 
+def random_positions(total: int, count: int) -> Tensor:
+    """Up to `count` random numbers less than `total`, each once and always the same ones.
+
+    Returns:
+        int64, shape (N,).
+    """
+    return permute(torch.arange(min(count, total)), total, make_generator(0))
+
+
 def permute(positions: Tensor, count: int, rng: Generator) -> Tensor:
     """The elements at `positions` of a random permutation of 0, 1, ..., `count` - 1.
 
