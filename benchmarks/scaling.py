@@ -131,7 +131,8 @@ def train(file: str, changes: list[str], folder: Path) -> Found:
             size = parts * max(map(prod, event.input_shapes), default=0)
             collectives.append((event.name.removeprefix("gloo:"), size))
     kept, state = kept_bytes(trainer)
-    return {"step": statistics.median(times), "collectives": collectives, "own": kept, "state": state}
+    step = statistics.median(times)
+    return {"step": step, "collectives": collectives, "own": kept, "state": state}
 
 
 def exchange() -> Found:

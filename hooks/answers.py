@@ -35,7 +35,7 @@ PACKAGES = (
     "tests trainer utils"
 )
 MODULES = (
-    "builders profiling run_description run_length run_record sample_figures sanity_check "
+    "builders profiling run_description run_length run_record sanity_check "
     "schedule_preview train evaluate predict export preview check compare sweep"
 )
 FOLDERS = "runs data"

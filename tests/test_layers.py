@@ -23,7 +23,6 @@ LAYERS = (
         "run_description",
         "run_length",
         "run_record",
-        "sample_figures",
         "sanity_check",
         "schedule_preview",
     },

@@ -490,6 +490,14 @@ def restore_trainer(
     checkpoint, state = load_first_usable(files)
     settings = load_settings(state["settings"], ["trainer.compile=false", *overrides])
     settings = find_data_root(settings, run_folder_of(checkpoint))
+    trained_seed = state["settings"]["seed"]
+    if settings.seed != trained_seed:
+        log.warning(
+            "seed = %d: the run has the seed %d; if the splits depend on it, training samples may "
+            "be evaluated",
+            settings.seed,
+            trained_seed,
+        )
     available = [*EVALUATED_SPLITS, *settings.data.validation_sets]
     if split is not None and split not in available:
         raise UserError(f"--split {split}: the run has {', '.join(available)}")

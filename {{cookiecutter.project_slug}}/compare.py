@@ -206,7 +206,7 @@ def draw_differing_samples(pair: Pair | None) -> Mapping[str, Sequence[bytes]]:
     """
     if pair is None or not pair.has_disputed_samples:
         return {}
-    from sample_figures import draw_differences  # imports torch, which takes 1.3 s
+    from evaluation.sample_figures import draw_differences  # imports torch, which takes 1.3 s
 
     try:
         return draw_differences(pair)

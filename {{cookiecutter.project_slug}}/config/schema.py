@@ -250,9 +250,9 @@ class CheckpointSettings(Section):
     """When checkpoints are saved, and which are kept."""
 
     every_steps: Count | None = None
-    """Optimizer steps between two checkpoints, in addition to one at the end of each epoch."""
+    """Optimizer steps between two checkpoints, in addition to one after each validation."""
     every_minutes: Positive | None = None
-    """Minutes between two checkpoints, in addition to one at the end of each epoch."""
+    """Minutes between two checkpoints, in addition to one after each validation."""
     background: bool = False
     """Write checkpoints while training continues, from a copy of the state in host memory.
 

@@ -2,13 +2,13 @@
 
 import gzip
 import hashlib
-import math
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPException
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,33 @@ from torch import Tensor
 from utils.command import next_command
 from utils.errors import DATA_UNAVAILABLE, UserError
 
-# The MD5 of each archive, which torchvision checks too, and the shape of the array in it.
+
+class Content(NamedTuple):
+    """What a file must contain.
+
+    Attributes:
+        md5: the hashes of the archive, which torchvision checks too, and of the file in it. The
+            files of MNIST have the same names and shapes.
+        shape: the shape of the array.
+    """
+
+    md5: tuple[str, str]
+    shape: tuple[int, ...]
+
+
 FILES = {
-    "train-images-idx3-ubyte.gz": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", (60_000, 28, 28)),
-    "train-labels-idx1-ubyte.gz": ("25c81989df183df01b3e8a0aad5dffbe", (60_000,)),
-    "t10k-images-idx3-ubyte.gz": ("bef4ecab320f06d8554ea6380940ec79", (10_000, 28, 28)),
-    "t10k-labels-idx1-ubyte.gz": ("bb300cfdad3c16e7a12a480ee83cd310", (10_000,)),
+    "train-images-idx3-ubyte.gz": Content(
+        ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f4a8712d7a061bf5bd6d2ca38dc4d50a"), (60_000, 28, 28)
+    ),
+    "train-labels-idx1-ubyte.gz": Content(
+        ("25c81989df183df01b3e8a0aad5dffbe", "9018921c3c673c538a1fc5bad174d6f9"), (60_000,)
+    ),
+    "t10k-images-idx3-ubyte.gz": Content(
+        ("bef4ecab320f06d8554ea6380940ec79", "8181f5470baa50b63fa0f6fddb340f0a"), (10_000, 28, 28)
+    ),
+    "t10k-labels-idx1-ubyte.gz": Content(
+        ("bb300cfdad3c16e7a12a480ee83cd310", "15d484375f8d13e6eb1aabb0c3f46965"), (10_000,)
+    ),
 }
 DOWNLOAD_TIMEOUT = 30.0  # seconds without data; torchvision has no timeout
 DOWNLOAD_ERRORS = (AssertionError, HTTPException, OSError, RuntimeError, ValueError)
@@ -68,29 +89,25 @@ def _find(root: Path, name: str, problems: list[str]) -> Tensor | None:
         for file in (folder / name, folder / name.removesuffix(".gz")):
             if not file.is_file():
                 continue
-            values = _read_idx(file, *FILES[name])
+            values = _read_idx(file, FILES[name])
             if values is not None:
                 return values
-            problems.append(f"{file}: damaged (wrong MD5, magic number or length); delete it")
+            problems.append(f"{file}: damaged, or of other data (wrong MD5); delete it")
     problems.append(f"{name}: not in {', '.join(map(str, folders))}")
     return None
 
 
-def _read_idx(file: Path, md5: str, shape: tuple[int, ...]) -> Tensor | None:
+def _read_idx(file: Path, expected: Content) -> Tensor | None:
     """Reads a file in the IDX format, compressed or not; returns None if it is damaged."""
     content = file.read_bytes()
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() not in expected.md5:
+        return None
     if file.suffix == ".gz":
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-            return None
         content = gzip.decompress(content)
-    # The magic number stands for unsigned bytes and the number of dimensions.
-    header = np.array([0x0800 + len(shape), *shape], dtype=">i4").tobytes()
-    if not content.startswith(header):
-        return None
-    if len(content) != len(header) + math.prod(shape):
-        return None
-    values = np.frombuffer(bytearray(content), dtype=np.uint8, offset=len(header))
-    return torch.from_numpy(values).reshape(shape)
+    # The header has a magic number and a length for each dimension, of four bytes each.
+    header_bytes = 4 * (1 + len(expected.shape))
+    values = np.frombuffer(bytearray(content), dtype=np.uint8, offset=header_bytes)
+    return torch.from_numpy(values).reshape(expected.shape)
 
 
 def _download(root: Path, mirrors: tuple[str, ...], problems: list[str]) -> None:

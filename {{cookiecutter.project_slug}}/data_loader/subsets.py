@@ -32,7 +32,10 @@ def stratified_fraction(dataset: BaseDataset, fraction: float, seed: int) -> Ten
     targets = getattr(dataset, "targets", None)
     if isinstance(targets, Tensor) and len(targets) == total:
         if targets.ndim == MAX_TARGET_DIMENSIONS:
-            targets = class_labels(targets)
+            if targets.shape[1] == 1:  # one number for each sample
+                targets = targets[:, 0]
+            else:
+                targets = class_labels(targets)
         if targets.ndim == 1:
             return select_stratified(targets.cpu(), count, seed)
     return select_stratified(torch.zeros(total, dtype=torch.int64), count, seed)

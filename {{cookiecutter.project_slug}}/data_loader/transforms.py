@@ -8,13 +8,17 @@ from utils.randomness import uniform
 
 
 def pixel_statistics(images: Tensor) -> tuple[float, float]:
-    """Computes mean and standard deviation of uint8 images scaled to [0, 1], in float64."""
+    """Computes mean and standard deviation of uint8 images scaled to [0, 1], in float64.
+
+    The standard deviation of images of a single value is given as 1, so that they can be
+    standardised.
+    """
     histogram = torch.bincount(images.flatten(), minlength=256)
     frequencies = histogram.double() / images.numel()
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = (frequencies * values).sum()
     variance = (frequencies * (values - mean) ** 2).sum()
-    return mean.item(), variance.sqrt().item()
+    return mean.item(), variance.sqrt().item() or 1.0
 
 
 def normalize(images: Tensor, mean: float, std: float) -> Tensor:

@@ -176,8 +176,8 @@ def _find_difference_of_data(first: BaseDataset, other: BaseDataset) -> str:
     # The fingerprints of samples from one file may differ, because of fitted values in them.
     if not first.source and first.fingerprint != other.fingerprint:
         return (
-            f"the samples of {first.title} differ; if they depend on the seed, use the same for "
-            "all, such as seed=0"
+            f"the samples of {first.title} differ; if they depend on the seed of each run, "
+            "evaluate the test split"
         )
     return ""
 

@@ -140,7 +140,14 @@ def fit_with_recovery(trainer: Any) -> None:
                 ) from error
             log.warning("%s; repeating the steps since the last checkpoint", error)
             trainer.guard.checked_until = failed_step
-            _, state = load_first_usable(_checkpoints_until(trainer.run, failed_step))
+            files = _checkpoints_until(trainer.run, failed_step)
+            if not files:
+                raise UserError(
+                    f"{error}; all checkpoints in {trainer.run} are of later steps, so the steps "
+                    "before it cannot be repeated",
+                    TRAINING_FAILED,
+                ) from error
+            _, state = load_first_usable(files)
             trainer.load_state_dict(state)
 
 

@@ -42,7 +42,7 @@ def stateful_objects(owner: Any) -> dict[str, Any]:
             _add_items(name, value, found)
     objects: dict[str, Any] = {}
     for name, value in found.items():
-        if not hasattr(value, "state_dict"):
+        if not hasattr(value, "state_dict") or isinstance(value, type):
             continue
         is_wrapper = isinstance(value, DistributedDataParallel)  # the wrapped module is listed
         is_listed = any(value is other for other in objects.values())

@@ -17,6 +17,7 @@ import pytest
 from run_folders import write_evaluation, write_metrics, write_run
 
 from base.base_dataset import BaseDataset
+from evaluation.sample_figures import draw_samples, load_evaluated_data
 from experiments.comparison import Comparison, compare_runs
 from experiments.metric import HIGHEST
 from experiments.removal import remove_run
@@ -24,7 +25,6 @@ from experiments.rows import Row
 from experiments.runs import find_runs, read_run, run_folders
 from experiments.statistics import welch_test
 from experiments.verdicts import judge_rows
-from sample_figures import draw_samples, load_evaluated_data
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,6 +1,7 @@
 """Data sets, splits, augmentation, loaders and image files."""
 # ruff: noqa: D103  the names of the tests state what they test
 
+import copy
 import multiprocessing
 import os
 import random
@@ -23,6 +24,7 @@ from base.batch_loader import BatchLoader, shuffled_steps
 from builders import build_dataset, build_loader, build_training_loaders, fit_dataset
 from config.schema import Settings
 from data_loader.synthetic import Synthetic
+from data_loader.transforms import normalize, pixel_statistics
 from utils.errors import LoadingError, UserError
 from utils.nested import digest
 from utils.randomness import GlobalRandomState, make_generator, permute
@@ -113,6 +115,14 @@ def test_statistics_are_fitted_on_the_training_images_only(
     assert inputs.std(correction=0).item() == pytest.approx(1, abs=1e-5)
     # The same image gives the same input in both data sets.
     assert torch.equal(validation.transform(images, None)["input"], inputs)
+
+
+def test_images_of_one_value_are_normalised_to_zero() -> None:
+    images = torch.full((2, 4, 4), 51, dtype=torch.uint8)
+    mean, std = pixel_statistics(images)
+    assert mean == pytest.approx(0.2)
+    assert std == 1
+    assert normalize(images, mean, std).abs().max() < 1e-6
 
 
 # The fingerprint
@@ -613,3 +623,9 @@ def test_a_digest_does_not_depend_on_the_memory_layout() -> None:
     assert digest(columns.T[1, :1]) == digest(torch.tensor([1.0]))
     assert digest(columns.T) == digest(columns.T.contiguous())
     assert digest(columns.T) != digest(columns.reshape(2, 3))
+
+
+@pytest.mark.parametrize(("first", "second"), [(b"a", b"b"), (1j, 2j), ({"a", "b"}, {"a", "c"})])
+def test_a_digest_tells_other_values_apart(first: Any, second: Any) -> None:
+    assert digest([first]) == digest([copy.copy(first)])
+    assert digest([first]) != digest([second])

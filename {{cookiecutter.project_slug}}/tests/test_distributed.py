@@ -19,7 +19,7 @@ import torch
 from conftest import CONFIG, QUICK_SETTINGS, ROOT
 from launcher import PROCESSES, launch, run_processes, start, wait_for_step, worker_pids
 from stopped_runs import differences, load, logged_rows
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch, Sample
 from base.batch_loader import BatchLoader
@@ -187,6 +187,20 @@ def test_workers_of_several_processes_are_not_forked(world_size: int) -> None:
     for step in loader.steps(0, loader.steps_per_epoch):
         if world_size > 1:
             assert step.batches[0]["is_forkserver"].all()
+
+
+class NormalizationWithReLU(nn.BatchNorm2d):
+    """Batch normalisation with an activation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalised and rectified, shape of the input."""
+        return super().forward(input).relu()
+
+
+def test_a_batch_normalisation_with_its_own_forward_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), NormalizationWithReLU(2))
+    with pytest.raises(UserError, match=r"^1 .*NormalizationWithReLU.*forward"):
+        synchronize_batch_norm(model, torch.device("cpu"))
 
 
 def test_evaluation_counts_every_sample_once(trained_run: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from base.base_dataset import BaseDataset
 from builders import fit_dataset
 from config.loading import changes_that_need_force, load_settings
 from data_loader.fashion_mnist import FashionMNIST
-from data_loader.fashion_mnist_files import FILES
+from data_loader.fashion_mnist_files import FILES, Content
 from utils.errors import DATA_UNAVAILABLE, UserError
 from utils.randomness import make_generator
 
@@ -59,9 +59,10 @@ def packed(contents: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
     """The four archives, whose MD5 is taken for the right one while this fixture is active."""
     archives = {name: gzip.compress(content, 1) for name, content in contents.items()}
     with pytest.MonkeyPatch.context() as patch:
-        for name, content in archives.items():
-            patch.setitem(FILES, name, (hashlib.md5(content).hexdigest(), FILES[name][1]))
-        resources = [(name, md5) for name, (md5, _) in FILES.items()]
+        for name, archive in archives.items():
+            hashes = (hashlib.md5(archive).hexdigest(), hashlib.md5(contents[name]).hexdigest())
+            patch.setitem(FILES, name, Content(hashes, FILES[name].shape))
+        resources = [(name, content.md5[0]) for name, content in FILES.items()]
         patch.setattr(datasets.FashionMNIST, "resources", resources)
         yield archives
 
@@ -117,6 +118,15 @@ def test_fashion_mnist_is_read_and_split(tmp_path: Path, packed: dict[str, bytes
         first_pixels = batch["input"][:, 0, 0, 0].tolist()
         found.update(zip(first_pixels, batch["target"].tolist(), strict=True))
     assert found == Counter((k % 251, k % 10) for k in range(60_000))
+
+
+def test_unpacked_files_of_other_data_are_refused(
+    tmp_path: Path, contents: dict[str, bytes], packed: dict[str, bytes]
+) -> None:
+    digits = {name: content[:-1] + b"\x07" for name, content in contents.items()}
+    put(tmp_path, digits, unpacked=True)
+    with pytest.raises(UserError, match="MD5"):
+        FashionMNIST(tmp_path, "test", seed=0, mirrors=NOWHERE)
 
 
 def test_pixels_and_targets_can_be_as_in_the_tutorial_of_pytorch(

@@ -334,6 +334,18 @@ def test_the_state_of_a_trainer_is_restored_for_an_evaluation(
     assert metrics["offset"] == 0.25
 
 
+class WithAClass(Plain):
+    """Has a class with `state_dict` as an attribute."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer_type = nn.Linear
+
+
+def test_a_class_is_no_state(make_trainer: MakeTrainer) -> None:
+    assert "layer_type" not in make_trainer(*SMALL_MODEL, kind=WithAClass).state_dict()
+
+
 class FrozenPart(Plain):
     """Keeps a part of its model in evaluation mode."""
 

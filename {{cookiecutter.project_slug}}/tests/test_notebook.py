@@ -47,7 +47,7 @@ def test_the_notebook_for_exploring_trains_a_network() -> None:
     assert Path.cwd() == ROOT
     losses = names["losses"]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
-    assert names["results"]["accuracy"] > 0.3
+    assert names["results"]["accuracy"] > 0.15  # after 16 steps; by chance 0.1
 
 
 @needs(FROM_NOTEBOOK)

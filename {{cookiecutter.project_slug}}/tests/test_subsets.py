@@ -87,7 +87,9 @@ def test_a_fraction_of_any_targets_has_samples(splits: dict[str, Any]) -> None:
         data: Any = Data(targets)
         assert len(stratified_fraction(data, 0.1, seed=1)) == 9
         assert len(stratified_fraction(data, 1e-9, seed=1)) == 1
+    column = stratified_fraction(Data(numbers[:, None]), 0.1, seed=1)  # type: ignore[arg-type]
     selected = numbers[stratified_fraction(Data(numbers), 0.1, seed=1)]  # type: ignore[arg-type]
+    assert torch.equal(numbers[column], selected)
     assert (selected // 30).long().bincount().tolist() == [3, 3, 3]
 
 

@@ -6,11 +6,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from utils.errors import UserError
 from utils.process_group import all_reduce_sum
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Lets the batch normalisation layers use the statistics of the whole batch."""
+    """Lets the batch normalisation layers use the statistics of the whole batch.
+
+    Raises:
+        UserError: if a layer is of a subclass with its own `forward`, which would be lost.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and type(module).forward not in REPLACEABLE:
+            raise UserError(
+                f"{name} is a {type(module).__name__}, a batch normalisation with its own forward, "
+                "which several processes cannot use; call a layer of torch in a module instead"
+            )
     if device.type != "cpu":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return converted
@@ -72,6 +83,9 @@ class CPUSyncBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass  # the layer that this one replaces has checked it
+
+
+REPLACEABLE = (_BatchNorm.forward, nn.SyncBatchNorm.forward, CPUSyncBatchNorm.forward)
 
 
 class _AllReduceSum(torch.autograd.Function):

@@ -72,7 +72,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return batch
     if device.type != "cuda":
         return move(batch, copy_item)
-    if all(tensor.is_cuda for _, tensor in named_tensors(batch)):
+    tensors = [tensor for _, tensor in named_tensors(batch)]
+    if tensors and all(tensor.is_cuda for tensor in tensors):
         return batch
     copy_stream = _copy_stream(device)
     compute_stream = torch.cuda.current_stream(device)

@@ -116,7 +116,7 @@ def named_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def digest(value: Any) -> str:
-    """A hash of the tensors, numbers and texts in a nested structure, and of their paths."""
+    """A hash of the tensors, numbers, texts, bytes and sets in a nested structure, with paths."""
     hashed = hashlib.sha256()
     leaves = dict(named_leaves(value))
     for name in sorted(leaves):
@@ -127,8 +127,10 @@ def digest(value: Any) -> str:
             tensor = leaf.detach().cpu().clone(memory_format=torch.contiguous_format)
             flat = tensor.reshape(-1)
             hashed.update(flat.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
-        elif isinstance(leaf, bool | int | float | str):
+        elif isinstance(leaf, bool | int | float | complex | str | bytes):
             hashed.update(repr(leaf).encode())
+        elif isinstance(leaf, set | frozenset):
+            hashed.update(repr(sorted(map(repr, leaf))).encode())
     return hashed.hexdigest()
 
 
