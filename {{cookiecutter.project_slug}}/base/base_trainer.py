@@ -247,8 +247,9 @@ class BaseTrainer(ABC):
         batch is empty.
 
         Args:
-            model: the module to call. With several processes, gradients of other modules are
-                exchanged only if `optimize` gets the optimizer that trains them.
+            model: the module to call. With several processes, it exchanges the gradients of its
+                parameters. Those of other parameters that an optimizer trains are averaged after
+                the backward pass.
             batch: a transformed batch on the device. If the last batch of an epoch has fewer
                 samples than there are processes, some of them get a batch without rows.
         """
@@ -634,6 +635,7 @@ class BaseTrainer(ABC):
         all_results = {}
         for split in ("validation", *self.settings.data.validation_sets):
             all_results[split] = self.evaluate(split)
+        self.forget_lost_best()
         is_first = self.progress.validated_step == 0
         overrides_hook = type(self).after_evaluation is not BaseTrainer.after_evaluation
         with undoing_on_error(self, copies_state=overrides_hook):
@@ -816,6 +818,7 @@ class BaseTrainer(ABC):
         Raises:
             NonFiniteError: if a value in it is not finite; nothing is saved then.
         """
+        self.forget_lost_best()
         state = self.state_dict()
         check_plain(state)
         self.check_weights(self.progress.step)
@@ -824,6 +827,11 @@ class BaseTrainer(ABC):
             check_replicas_equal(modules, f"step {self.progress.step}")
         self.checkpointer.save(state, self.progress.step, is_best, self._flush_logs)
         self._saved_progress = self.progress.state_dict()
+
+    def forget_lost_best(self) -> None:
+        """Takes back the best value if the last save was that of its checkpoint, and failed."""
+        if self.checkpointer.take_lost_best():
+            self.progress.undo_improvement()
 
     def _flush_logs(self) -> None:
         """Makes the log entries and the training time up to this step durable."""

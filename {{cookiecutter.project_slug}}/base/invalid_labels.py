@@ -7,7 +7,7 @@ from torch import Tensor
 
 from base.base_dataset import BaseDataset, Batch
 from base.batch_loader import BatchLoader
-from utils.errors import NonFiniteError, UserError
+from utils.errors import UserError, describe_error
 
 NO_INDEX = -100  # the default `ignore_index` of torch
 
@@ -57,10 +57,11 @@ def naming_invalid_labels(loader: BatchLoader, split: str, step: int) -> Iterato
     """
     try:
         yield
-    except NonFiniteError:
-        raise
-    except Exception as error:  # whatever the code of a project may raise
+    except (IndexError, RuntimeError, ValueError, UserError) as error:  # those of torch, and ours
         problem = _find_problem(loader, split, step)
+        if problem and not isinstance(error, UserError):
+            # The label may be allowed, and something else be wrong.
+            problem += f" ({describe_error(error)})"
         if problem:
             raise UserError(problem) from error
         raise

@@ -3,7 +3,8 @@
 The functions call each other by methods of the trainer, which a subclass may override.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,11 +56,14 @@ def compute_gradients(
         parameters = [p for p in parameters_of([optimizer]) if p.requires_grad]
     # DDP can only exchange the gradients of all parameters; some are averaged below.
     averages_below = parameters is not None and world_size() > 1
+    outside = _outside_model(trainer)
     outputs = []
     last_index = len(step.batches) - 1
     for index, batch in enumerate(step.batches):
         trainer.trained_indices = step.indices[index] if step.indices else None
-        with trainer.accumulating(is_last=index == last_index and not averages_below):
+        ignored = outside if step.sample_counts[index] == 0 else []
+        is_exchanged = index == last_index and not averages_below
+        with trainer.accumulating(is_exchanged), _keeping_gradients(ignored):
             with trainer.autocast():
                 batch_outputs = training_step(trainer.parallel_model, batch)
             check_outputs(batch_outputs, training_step)
@@ -69,10 +73,12 @@ def compute_gradients(
             trainer.scaler.scale(loss).backward(inputs=parameters)
         outputs.append(batch_outputs)
     trainer.trained_indices = None
-    if parameters is not None:
+    if parameters is None:
+        if isinstance(trainer.parallel_model, DataParallel):
+            trainer.parallel_model.check_gradients()
+        parameters = outside
+    if parameters:
         average_gradients(parameters)
-    elif isinstance(trainer.parallel_model, DataParallel):
-        trainer.parallel_model.check_gradients()
     return mean_over_batches(outputs, step.sample_counts)
 
 
@@ -138,6 +144,34 @@ def _selected(
         optimizers: Sequence[torch.optim.Optimizer] = trainer.optimizers
         return optimizers
     return [optimizer]
+
+
+def _outside_model(trainer: Any) -> list[nn.Parameter]:
+    """The trained parameters whose gradients are not exchanged by the parallel model.
+
+    They belong to the trainer itself or to another module. A single process exchanges nothing.
+    """
+    if world_size() == 1:
+        return []
+    in_model = {id(parameter) for parameter in trainer.parallel_model.parameters()}
+    outside = []
+    for parameter in parameters_of(trainer.optimizers):
+        if parameter.requires_grad and id(parameter) not in in_model:
+            outside.append(parameter)
+    return outside
+
+
+@contextmanager
+def _keeping_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Leaves the gradients of some parameters as they were before the block.
+
+    The mean loss of an empty batch is NaN. The gradients of a network are zeros nevertheless, as
+    they are sums over samples, but not that of a factor of the loss.
+    """
+    gradients = [None if p.grad is None else p.grad.clone() for p in parameters]
+    yield
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
 
 
 def _discard_gradients(trainer: Any) -> None:

@@ -32,7 +32,7 @@ def build_schedule(
         if options.warmup > 0:
             raise UserError(
                 f"scheduler.warmup = {options.warmup}: {options.name} has no warm-up; use a "
-                "function of optim/schedules.py, or SequentialLR in your trainer"
+                "function of optim/schedules.py, or override `schedulers` in your trainer"
             )
         return None
     warmup_steps = round(total_steps * options.warmup)

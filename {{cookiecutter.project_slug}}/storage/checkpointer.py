@@ -41,6 +41,7 @@ class Checkpointer:
         self.settings = settings
         self.sharded = sharded
         self._failure = ""  # why the last save failed
+        self._is_best = False  # whether the last save was that of a best checkpoint
         self._background_save: Any = None
         self._last_save_time = time.monotonic()
 
@@ -54,6 +55,16 @@ class Checkpointer:
     def failure(self) -> str:
         """Why the last save failed in this process; empty if it did not."""
         return self._failure
+
+    def take_lost_best(self) -> bool:
+        """Whether the last save was that of a best checkpoint and failed; true once for each.
+
+        All processes call it. It waits for a save in the background.
+        """
+        self.finish()
+        is_lost = any(all_gather_object(self._is_best and self._failure != ""))
+        self._is_best = False
+        return is_lost
 
     def saved_steps(self) -> list[int]:
         """The steps of the checkpoints ``step_*.pt``."""
@@ -96,6 +107,7 @@ class Checkpointer:
         """
         self.finish()
         self._failure = ""  # a failure of the last save was logged
+        self._is_best = is_best
         self._last_save_time = time.monotonic()
         with self._continuing_on_failure(step):
             if is_main_process():

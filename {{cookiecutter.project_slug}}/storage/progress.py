@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+OF_THE_BEST = ("best", "best_step", "best_values", "validations_without_improvement")
+
 
 @dataclass
 class Progress:
@@ -33,6 +35,10 @@ class Progress:
     skipped_steps: int = 0
     stop_reason: str = ""
 
+    def __post_init__(self) -> None:
+        """Keeps what `undo_improvement` returns to, which is not saved."""
+        self._before_improvement: dict[str, Any] = {}
+
     def compare_by(self, criterion: str) -> None:
         """Forgets the best value and the patience if they are of another criterion."""
         if criterion != self.criterion:
@@ -54,11 +60,13 @@ class Progress:
             keep_best: the number of values in `best_values`; of equal ones, the first are kept.
         """
         self.validated_step = self.step
+        is_improvement = self._is_improvement(value, higher_is_better)
+        if is_improvement:
+            self._before_improvement = {name: getattr(self, name) for name in OF_THE_BEST}
         if math.isfinite(value):
             values = {**self.best_values, self.step: value}
             steps = sorted(values, key=values.__getitem__, reverse=higher_is_better)
             self.best_values = {step: values[step] for step in steps[:keep_best]}
-        is_improvement = self._is_improvement(value, higher_is_better)
         if is_improvement:
             self.best = value
             self.best_step = self.step
@@ -66,6 +74,15 @@ class Progress:
         else:
             self.validations_without_improvement += 1
         return is_improvement
+
+    def undo_improvement(self) -> None:
+        """Takes the last improvement back, because its checkpoint could not be written.
+
+        Otherwise, ``best.pt`` would be worse than the best value, and never be replaced by a
+        better one that is not as good as the lost one.
+        """
+        for name, value in self._before_improvement.items():
+            setattr(self, name, value)
 
     def _is_improvement(self, value: float, higher_is_better: bool) -> bool:
         if not math.isfinite(value):

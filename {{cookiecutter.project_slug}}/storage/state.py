@@ -206,15 +206,21 @@ def _on_device_of(value: Any, current: Any, owner: Any) -> Any:
     If there are none, that is the device of the owner. A tensor that is trained stays the same
     object, because an optimizer refers to it.
     """
-    if isinstance(current, Tensor) and current.requires_grad and current.is_leaf:
-        with torch.no_grad():
-            current.copy_(value)
-        return current
-    devices = {tensor.device for _, tensor in named_tensors(current)}
+    current_tensors = dict(named_tensors(current))
+    devices = {tensor.device for tensor in current_tensors.values()}
     device = getattr(owner, "device", torch.device("cpu"))
     if len(devices) == 1:
         (device,) = devices
-    return map_tensors(lambda tensor: tensor.detach().clone().to(device), copy.deepcopy(value))
+    replacements: dict[int, Any] = {}
+    for path, tensor in named_tensors(value):
+        counterpart = current_tensors.get(path)
+        if counterpart is not None and counterpart.requires_grad and counterpart.is_leaf:
+            with torch.no_grad():
+                counterpart.copy_(tensor)
+            replacements[id(tensor)] = counterpart
+        else:
+            replacements[id(tensor)] = tensor.detach().clone().to(device)
+    return copy.deepcopy(value, replacements)  # which takes these for copies that it has made
 
 
 def check_plain(state: Any, path: str = "") -> None:

@@ -6,9 +6,25 @@ from typing import Any
 
 from logger.console import log
 from optim.optimizers import evaluation_mode, has_evaluation_mode
-from storage.state import collect_state, restore_state
+from storage.state import collect_state, restore_state, stateful_objects
 from utils.errors import UserError
 from utils.nested import is_plain_data
+
+EVALUATED_WEIGHTS = "optimizer_eval_weights"
+# Names in a checkpoint that are not attributes of the trainer.
+RESERVED = {
+    "format",
+    "settings",
+    "data",
+    "data_state",
+    "fingerprint",
+    "example",
+    "example_inputs",
+    "ranks",
+    EVALUATED_WEIGHTS,
+}
+# What a run may stop to use, because the settings decide on it.
+DEPENDING_ON_SETTINGS = {"moving_average", "schedulers"}
 
 
 def collect_trainer_state(trainer: Any) -> dict[str, Any]:
@@ -16,6 +32,12 @@ def collect_trainer_state(trainer: Any) -> dict[str, Any]:
     example = trainer.dataset.example
     if not is_plain_data(example):
         example = None
+    parts = collect_state(trainer)
+    for name in parts.keys() & RESERVED - {"ranks"}:
+        raise UserError(
+            f"{type(trainer).__name__}.{name} has a state, but a checkpoint keeps something else "
+            "under this name; rename the attribute"
+        )
     state = {
         "settings": trainer.settings.model_dump(mode="json"),
         "data": trainer.dataset.state_dict(),
@@ -23,11 +45,11 @@ def collect_trainer_state(trainer: Any) -> dict[str, Any]:
         "fingerprint": trainer.dataset.fingerprint,
         "example": example,
         "example_inputs": trainer.saved_example_inputs,
-        **collect_state(trainer),
+        **parts,
     }
     if any(has_evaluation_mode(optimizer) for optimizer in trainer.optimizers):
         with evaluation_mode(trainer.optimizers):
-            state["optimizer_eval_weights"] = copy.deepcopy(trainer.model.state_dict())
+            state[EVALUATED_WEIGHTS] = copy.deepcopy(trainer.model.state_dict())
     return state
 
 
@@ -42,6 +64,7 @@ def restore_for_evaluation(trainer: Any, state: Mapping[str, Any]) -> None:
 
 def restore_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
     """See `BaseTrainer.load_state_dict`; the parts of the trainer must have been built."""
+    _check_scheduler(trainer, state)
     saved_optimizer = state["settings"]["optimizer"]["name"]
     restore_state(
         trainer,
@@ -49,6 +72,7 @@ def restore_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
         same_optimizer=saved_optimizer == trainer.settings.optimizer.name,
         restores_rates=bool(trainer.schedulers),
     )
+    _report_unused(trainer, state)
     average = trainer.moving_average
     if average is not None and "moving_average" not in state:  # trainer.ema is new in this run
         average.module.load_state_dict(trainer.model.state_dict())
@@ -67,4 +91,39 @@ def restore_trainer_state(trainer: Any, state: Mapping[str, Any]) -> None:
             "comparison starts again, also for trainer.early_stop",
             trainer.criterion,
             criterion_before,
+        )
+
+
+def _check_scheduler(trainer: Any, state: Mapping[str, Any]) -> None:
+    """Checks that a scheduler of torch can continue with the settings.
+
+    Raises:
+        UserError: if they have changed: it would continue with its arguments in the checkpoint.
+    """
+    if not trainer.schedulers:
+        return
+    before = state["settings"]["scheduler"]
+    now = trainer.settings.model_dump(mode="json")["scheduler"]
+    for name in ("name", *sorted(before.keys() | now.keys())):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"scheduler.{name} = {now.get(name)!r}: the run has {before.get(name)!r}, and "
+                f"{type(trainer.schedulers[0]).__name__} continues with its own arguments; keep "
+                "it, use a function of optim/schedules.py, or start a new run with model.init_from"
+            )
+
+
+def _report_unused(trainer: Any, state: Mapping[str, Any]) -> None:
+    """Warns of states in a checkpoint that no attribute of the trainer has taken."""
+    names = set(state) - RESERVED
+    for rank_state in state["ranks"]:
+        names |= rank_state.keys()
+    names -= {*stateful_objects(trainer), *trainer.saved_attributes}
+    unused = [name for name in sorted(names) if name.split(".")[0] not in DEPENDING_ON_SETTINGS]
+    if unused:
+        log.warning(
+            "%s in the checkpoint is lost: %s does not have it when it is built; create it in the "
+            "constructor if it is still used",
+            ", ".join(unused),
+            type(trainer).__name__,
         )

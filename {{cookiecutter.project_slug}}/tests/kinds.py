@@ -269,6 +269,23 @@ class Kind:
 
 
 # JSON, because processes.py separates settings by spaces.
+class LearnedScale(Classifier):
+    """Trains a weight of its loss, which is no part of a module (Kendall et al., 2018)."""
+
+    saved_attributes = ("scale",)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [*super().configure_optimizers(), torch.optim.SGD([self.scale], lr=0.1)]
+
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        outputs = super().training_step(model, batch)
+        return {"loss": outputs["loss"] * torch.exp(-self.scale) + self.scale}
+
+
 KINDS: dict[str, Kind] = {
     "optimizer": Kind(['optimizer={"name":"Adam","betas":[0.8,0.99]}']),
     "closure": Kind(['optimizer={"name":"LBFGS","lr":0.05,"max_iter":6}']),
@@ -290,6 +307,7 @@ KINDS: dict[str, Kind] = {
     ),
     "loss": Kind(['loss={"name":"focal","gamma":1.5,"balanced":true}']),
     "optimizers": Kind(["trainer.clip_norm=0.5"], trainer=Adversaries),
+    "weight-of-the-loss": Kind(trainer=LearnedScale),
     # FSDP frees the gathered parameters after the first backward pass of two.
     "autograd": Kind(
         ['model={"name":"networks.MLP","width":16}'], trainer=Penalized, shardable=False

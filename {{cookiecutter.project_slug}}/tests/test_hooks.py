@@ -266,20 +266,23 @@ def test_wrong_saved_attributes_are_named(
 class DeepState(Plain):
     """Has networks in nested containers, a trained tensor, and a counter."""
 
-    saved_attributes = ("temperature", "counts")
+    saved_attributes = ("temperature", "biases", "counts")
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.networks = {"a": [nn.Linear(1, 1)]}
         self.temperature = torch.ones(1, requires_grad=True)
+        self.biases = {"a": [torch.zeros(1, requires_grad=True)]}
         self.counts = Counter({"a": 1})
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [*super().configure_optimizers(), torch.optim.SGD([self.temperature], lr=0.1)]
+        own = [self.temperature, *self.biases["a"]]
+        return [*super().configure_optimizers(), torch.optim.SGD(own, lr=0.1)]
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         outputs = super().training_step(model, batch)
-        return {"loss": outputs["loss"] * self.temperature.exp().squeeze()}
+        factor = self.temperature.exp() + self.biases["a"][0].exp()
+        return {"loss": outputs["loss"] * factor.squeeze()}
 
     def after_step(self, outputs: Mapping[str, Tensor]) -> None:
         self.counts["b"] += 1
@@ -299,6 +302,8 @@ def test_deep_state_is_restored_in_place(make_trainer: MakeTrainer) -> None:
     assert resumed.counts["b"] == 32
     assert torch.equal(resumed.temperature, trainer.temperature)
     assert resumed.temperature.requires_grad
+    assert torch.equal(resumed.biases["a"][0], trainer.biases["a"][0])
+    assert resumed.biases["a"][0].requires_grad
     assert torch.equal(resumed.networks["a"][0].weight, trainer.networks["a"][0].weight)
 
 
@@ -344,6 +349,40 @@ class WithAClass(Plain):
 
 def test_a_class_is_no_state(make_trainer: MakeTrainer) -> None:
     assert "layer_type" not in make_trainer(*SMALL_MODEL, kind=WithAClass).state_dict()
+
+
+class WithTheNameOfAnotherState(Plain):
+    """Has a network with a name that a checkpoint uses for something else."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.example = nn.Linear(1, 1)
+
+
+def test_a_name_that_a_checkpoint_uses_otherwise_is_refused(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match=r"WithTheNameOfAnotherState\.example"):
+        make_trainer(*SMALL_MODEL, kind=WithTheNameOfAnotherState).state_dict()
+
+
+class CreatedLater(Plain):
+    """Creates a network in the first step."""
+
+    def after_step(self, outputs: Mapping[str, Tensor]) -> None:
+        if not hasattr(self, "critic"):
+            self.critic = nn.Linear(1, 1)
+
+
+def test_a_state_that_is_not_restored_is_named(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "trainer.ema=0.9", kind=CreatedLater)
+    trainer.fit()
+    state = load_checkpoint(trainer.run / "checkpoints/last.pt")
+    caplog.clear()
+    make_trainer(*SMALL_MODEL, kind=CreatedLater).load_state_dict(state)
+    (warning,) = [record.getMessage() for record in caplog.records if "lost" in record.getMessage()]
+    assert warning.startswith("critic ")
+    assert "CreatedLater" in warning
 
 
 class FrozenPart(Plain):

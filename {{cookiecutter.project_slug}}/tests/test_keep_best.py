@@ -2,18 +2,25 @@
 # ruff: noqa: D103  the names of the tests state what they test
 
 import math
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import TINY_MODEL
 from stopped_runs import during_step, send_signal
+from test_checkpoint import fail_on_full_disk
+from torch import Tensor, nn
 
+from base.base_dataset import Batch
 from storage.checkpoint_file import load_checkpoint, save_checkpoint
 from storage.checkpointer import best_checkpoints
 from storage.progress import Progress
 from storage.run_folder import find_checkpoints
+from trainer.classifier import Classifier
 
 Command = Callable[..., int]
 # The rate is so high that the validation loss rises and falls.
@@ -72,6 +79,45 @@ def test_a_run_from_before_the_setting_is_evaluated_and_resumed(
     more = ("trainer.max_steps=2", "checkpoint.keep_best=2")
     assert command("train", "--resume", run, *more) == 0
     assert len(best_checkpoints(run)) == 1
+
+
+class Rated(Classifier):
+    """Its ratings are given, and the disk is full when it saves the second one, the best."""
+
+    ratings = (3.0, 1.0, 2.0, 4.0)
+    disk = pytest.MonkeyPatch()
+
+    def after_evaluation(self, split: str, results: Mapping[str, Tensor]) -> None:
+        self.disk.undo()
+        if results["rating"] == min(self.ratings):
+            self.disk.setattr(os, "fsync", fail_on_full_disk)
+
+    def evaluation_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        super().evaluation_step(model, batch)
+        return {"rating": torch.tensor(self.ratings[self.progress.step // 3 - 1])}
+
+
+@pytest.mark.parametrize(
+    "saving",
+    ["checkpoint.background=false", "checkpoint.background=true", "checkpoint.every_steps=1"],
+)
+def test_a_best_checkpoint_that_was_not_written_is_not_the_best(
+    make_trainer: Callable[..., Any], saving: str
+) -> None:
+    changes = (
+        *TINY_MODEL,
+        "trainer.validate_every_steps=3",
+        "trainer.max_steps=12",
+        "checkpoint.monitor=rating",
+        "checkpoint.mode=min",
+        saving,
+    )
+    trainer = make_trainer(*changes, kind=Rated)
+    trainer.fit()
+    assert load_checkpoint(trainer.run / "checkpoints/best.pt")["progress"]["step"] == 9
+    progress = trainer.progress
+    assert (progress.best, progress.best_step) == (2, 9)
+    assert progress.validations_without_improvement == 1
 
 
 def test_of_equal_values_the_first_are_kept_and_others_never() -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from base.base_dataset import BaseDataset, Batch
 from base.base_trainer import BaseTrainer
-from builders import fit_dataset
+from base.invalid_labels import naming_invalid_labels
+from builders import build_loader, fit_dataset
 from config.loading import load_settings
 from config.schema import LossSettings
 from data_loader.synthetic import Synthetic
@@ -335,3 +336,13 @@ def test_a_module_of_the_project_needs_no_base_class_of_losses(
     target = torch.tensor([0, 1, 2, 0])
     found = make_loss(name="losses.Scaled", factor=2.0)(logits, target)
     torch.testing.assert_close(found, 2 * nn.functional.cross_entropy(logits, target))
+
+
+@pytest.mark.parametrize("error", [IndexError("of torch"), ZeroDivisionError("of other code")])
+def test_an_error_beside_a_label_out_of_range_is_not_hidden(error: Exception) -> None:
+    dataset: BaseDataset = fit_dataset(WrongLabel(Path(), "train", 0))
+    loader = build_loader(load_settings(CONFIG, ["data.batch_size=50"]), dataset)
+    expected = pytest.raises((UserError, ZeroDivisionError), match=str(error))
+    with expected as raised, naming_invalid_labels(loader, "train", 0):
+        raise error
+    assert ("sample 17" in str(raised.value)) == isinstance(error, IndexError)

@@ -471,6 +471,23 @@ def test_a_scheduler_that_cannot_be_extended_is_an_error(
     assert command("train", "--resume", by_epoch, "trainer.max_steps=20") == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [("scheduler.step_size=3", "step_size"), ("scheduler={name: ConstantLR}", "name")],
+)
+def test_a_scheduler_of_torch_continues_as_it_was(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured, change: str, key: str
+) -> None:
+    run = tmp_path / "run"
+    schedule = "scheduler={name: StepLR, step_size: 1}"
+    assert train(run, SMALL_MODEL, schedule, "trainer.max_steps=2") == 0
+    capsys.readouterr()
+    longer = ("train", "--resume", run, "--force", "trainer.max_steps=4")
+    assert command(*longer, change) == 2
+    assert f"scheduler.{key} = " in capsys.readouterr().err
+    assert command(*longer, "scheduler.name=constant") == 0
+
+
 def test_run_cannot_end_before_its_current_step(
     tmp_path: Path, train: Command, command: Command, capsys: Captured
 ) -> None:
