@@ -20,6 +20,8 @@ SHOWN = {  # the labels of the loops, from bottom to top
 }
 COLOURS = {OURS: "#ee4c2c", BARE: "#57606a"}
 OTHERS = "#afb8c1"
+PEER = "its MNIST example"  # the tutorial's accuracy is far below that of all others
+RECIPES = ("300 steps", "default", "long", PEER)
 
 
 def read(text: str) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
@@ -31,7 +33,7 @@ def read(text: str) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     recipes = re.findall(pattern, table, re.MULTILINE)
     found = {}
     for name, epochs, score in recipes:
-        if not name.endswith("no figures"):
+        if name in RECIPES:
             found[name] = (float(epochs), 100 * float(score))
     return {name: float(value) for name, value in loops}, found
 
@@ -49,18 +51,21 @@ def draw(text: str) -> Figure:
     bars.xaxis.set_visible(False)
     bars.tick_params(left=False)
     bars.spines[:].set_visible(False)
+    peer = recipes.pop(PEER)
     epochs, scores = zip(*recipes.values(), strict=True)
     points.plot(epochs, scores, "o-", color=COLOURS[OURS])
+    points.plot(*peer, "o", color=OTHERS)
+    style = {"textcoords": "offset points", "fontsize": 9}
     for name, position in recipes.items():
-        style = {"textcoords": "offset points", "ha": "left", "va": "top", "fontsize": 9}
-        points.annotate(name, position, (6, -4), **style)
+        points.annotate(name, position, (-5, 4), ha="right", **style)
+    points.annotate("PyTorch's MNIST\nexample, one epoch", peer, (5, 5), ha="left", **style)
     points.set_title("FashionMNIST: test accuracy, %", loc="left", fontsize=10)
     points.set_xlabel("wall time, in epochs of PyTorch's tutorial (log scale)", fontsize=9)
     points.set_xscale("log")
     ticks = [1, 2, 5, 10, 20]
     points.set_xticks(ticks, [str(tick) for tick in ticks])
     points.minorticks_off()
-    points.set_xlim(0.8, 50)
+    points.set_xlim(0.5, 50)
     points.margins(y=0.15)
     points.grid(alpha=0.3)
     points.spines[["top", "right"]].set_visible(False)

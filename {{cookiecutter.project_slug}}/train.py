@@ -295,7 +295,16 @@ def restore(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
     from optim.schedulers import check_total_steps
 
     trainer.load_state_dict(state)
-    trainer.training_time.continue_from(trainer.progress.step)
+    step = trainer.progress.step
+    abandoned_step = trainer.checkpointer.abandoned_best_step(step)
+    if abandoned_step > 0:
+        log.warning(
+            "the run returns to step %d; the next validation replaces best.pt, which is of step %d",
+            step,
+            abandoned_step,
+        )
+        trainer.progress.forget_best()
+    trainer.training_time.continue_from(step)
     check_total_steps(
         trainer.schedulers, trainer.settings.scheduler, trainer.total_steps, trainer.steps_per_epoch
     )

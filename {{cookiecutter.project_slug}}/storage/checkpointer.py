@@ -1,5 +1,6 @@
 """The checkpointer: when a checkpoint is due, its files, and the deletion of old ones."""
 
+import contextlib
 import os
 import shutil
 import time
@@ -17,7 +18,7 @@ from storage.run_folder import find_checkpoints, step_in_name
 from utils.command import next_command
 from utils.errors import TRAINING_FAILED, UserError
 from utils.files import replacing
-from utils.process_group import all_gather_object
+from utils.process_group import all_gather_object, broadcast_object
 from utils.ranks import is_main_process, world_size
 
 SHARD_FOLDERS = "shards-*"
@@ -74,6 +75,18 @@ class Checkpointer:
             if step is not None:
                 steps.append(step)
         return steps
+
+    def abandoned_best_step(self, step: int) -> int:
+        """The step of ``best.pt`` if it is later than a step to which the run returns, else 0.
+
+        All processes call it.
+        """
+        best_step = 0
+        if is_main_process() and max(self.saved_steps(), default=0) > step:
+            with contextlib.suppress(UserError):  # a file that is missing or damaged is not used
+                best_step = read_verified(self.folder / "best.pt")["progress"]["step"]
+        best_step = broadcast_object(best_step)
+        return best_step if best_step > step else 0
 
     def is_due(self, step: int, is_log_step: bool) -> bool:
         """Whether to save within an epoch; the answer is the same in all processes.

@@ -43,10 +43,14 @@ class Progress:
         """Forgets the best value and the patience if they are of another criterion."""
         if criterion != self.criterion:
             self.criterion = criterion
-            self.best = math.nan
-            self.best_step = 0
-            self.best_values = {}
-            self.validations_without_improvement = 0
+            self.forget_best()
+
+    def forget_best(self) -> None:
+        """Lets the next validation be the best one."""
+        self.best = math.nan
+        self.best_step = 0
+        self.best_values = {}
+        self.validations_without_improvement = 0
 
     def record_validation(self, value: float, higher_is_better: bool, keep_best: int) -> bool:
         """Records the monitored value of a validation; returns whether it is an improvement.

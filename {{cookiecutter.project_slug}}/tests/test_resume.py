@@ -342,6 +342,21 @@ def test_other_data_are_rejected_without_force(
     assert saved_step(run) == 2
 
 
+def test_a_run_that_returns_to_an_earlier_step_has_a_new_best_checkpoint(
+    tmp_path: Path, train: Command, command: Command, capsys: Captured
+) -> None:
+    run = tmp_path / "run"
+    saving = ("trainer.validate_every_steps=8", "checkpoint.keep=9", "checkpoint.monitor=loss")
+    assert train(run, SMALL_MODEL, *saving) == 0
+    assert load(run, "best")["progress"]["step"] > 8
+    first = run / "checkpoints/step_00000008.pt"
+    capsys.readouterr()
+    assert command("train", "--resume", first, "optimizer.lr=1e-9", "--force") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "best.pt, " in line]
+    assert "step 8;" in line
+    assert load(run, "best")["settings"]["optimizer"]["lr"] == 1e-9
+
+
 def test_finished_run_can_be_extended(tmp_path: Path, train: Command, command: Command) -> None:
     constant = "scheduler={name: constant}"  # other schedules depend on the number of steps
     long = tmp_path / "long"
