@@ -106,6 +106,13 @@ def test_the_results_are_those_of_the_best_model_on_the_test_images(
     assert counts.tolist() == expected.tolist()
 
 
+def test_another_seed_than_that_of_the_run_is_reported(trained_run: Path, caplog: Any) -> None:
+    for seed, is_reported in ((0, False), (7, True)):
+        caplog.clear()
+        restore_trainer([trained_run / "checkpoints/best.pt"], "test", [f"seed={seed}"])
+        assert (f"seed = {seed}: " in caplog.text) == is_reported
+
+
 @pytest.mark.parametrize("name", ["confusion_matrix.png", "misclassified.png"])
 def test_figures_of_the_results_are_saved(evaluation: Path, name: str) -> None:
     with Image.open(evaluation / name) as image:
