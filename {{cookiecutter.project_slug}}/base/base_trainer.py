@@ -397,7 +397,11 @@ class BaseTrainer(ABC):
         training_losses.record_losses(self, outputs, target)
 
     def after_step(self, outputs: Mapping[str, Tensor]) -> None:  # noqa: B027  need not be defined
-        """Called after each optimizer step, with the result of `update`."""
+        """Called after each optimizer step, with the result of `update`.
+
+        Not after a step that `trainer.non_finite=skip` has undone. The moving average, if there is
+        one, is updated afterwards, so it contains the changes that this method makes to weights.
+        """
 
     def after_evaluation(  # noqa: B027  need not be defined
         self, split: str, results: Mapping[str, Tensor]
@@ -554,16 +558,18 @@ class BaseTrainer(ABC):
                 self.set_learning_rates(self.progress.step)
                 self._seed_step()
                 step = step.to(self.device)
+                outputs: dict[str, Tensor] | None
                 with naming_invalid_labels(self.loaders["train"], "train", self.progress.step):
                     if self.progress.step < self.guard.checked_until:
                         outputs = self.guard.update(self, step)
                     else:
                         outputs = self.update(step)
-                if self.moving_average is not None:
-                    self.moving_average.update_parameters(self.model)
                 self.progress.step += 1
-                self.meter.add(outputs, sum(step.sample_counts))
-                self.after_step(outputs)
+                if outputs is not None:  # None if the guard has undone the step
+                    self.meter.add(outputs, sum(step.sample_counts))
+                    self.after_step(outputs)
+                if self.moving_average is not None:  # which contains what `after_step` changed
+                    self.moving_average.update_parameters(self.model)
                 bar.update()
 
                 if self.is_log_step(self.progress.step):

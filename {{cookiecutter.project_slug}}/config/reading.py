@@ -11,8 +11,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
-from config.classes import ROOT
-from config.schema import Settings, name_to_mapping, section_type
+from config.classes import ROOT, find_component
+from config.schema import NO_CLASS, Settings, TrainerSettings, name_to_mapping, section_type
 from utils.errors import UserError
 
 MAX_YAML_BYTES = 50_000  # of a settings file
@@ -58,11 +58,17 @@ def _read_with_parents(file: Path, children: list[Path]) -> dict[str, Any]:
         raise UserError(f"{file}: extends = {parent}: there is no file {parent_file}")
     inherited = _read_with_parents(parent_file, [*children, file.resolve()])
     inherited.pop("name", None)  # each file has its own run folders
-    for key, value in values.items():
+    # First the trainer: another one removes the arguments of the previous default loss.
+    for key in sorted(values, key=_trainer_first):
+        value = values[key]
         sections = (value, inherited.get(key))
         if all(isinstance(section, dict) for section in sections) and "name" in value:
             set_value(inherited, f"{key}.name", value["name"])  # another class, other arguments
     return _merge(inherited, values)
+
+
+def _trainer_first(key: str) -> bool:
+    return key != "trainer"
 
 
 def _merge(parent: dict[str, Any], child: dict[str, Any]) -> dict[str, Any]:
@@ -160,8 +166,14 @@ def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
             inner.append((key, value))
         else:
             others.append((key, value))
+    names.sort(key=_trainer_name_first)
     inner.sort(key=_is_argument)
     return names + others + inner
+
+
+def _trainer_name_first(override: tuple[str, Any]) -> bool:
+    key, _ = override
+    return key != "trainer.name"
 
 
 def _is_argument(override: tuple[str, Any]) -> bool:
@@ -189,12 +201,38 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
         values[inner_key] = name_to_mapping(values.get(inner_key, {}))
         section_key = inner_key
     section = _section(values, section_key, key)
-    if name == "name" and section.get("name") != value:
+    if name == "name" and _class_of(section_key, section, values, kept) != value:
         section = {inner: value for inner, value in section.items() if inner in kept}
         values[section_key] = section
         if section_key == "trainer" and "name" not in values.get("loss", {}):
             values.pop("loss", None)
     section[name] = value
+
+
+def _class_of(
+    section_key: str,
+    section: Mapping[str, Any],
+    values: Mapping[str, Any],
+    fields: Mapping[str, FieldInfo],
+) -> Any:
+    """The name of the class whose arguments a section contains, which may be the default."""
+    if "name" in section:
+        return section["name"]
+    if section_key == "loss":
+        return _default_loss(values)
+    return fields["name"].default
+
+
+def _default_loss(values: Mapping[str, Any]) -> str:
+    """The loss that the trainer uses if none is named; imports the trainer, and so torch."""
+    trainer = values.get("trainer")
+    if not isinstance(trainer, dict) or not isinstance(trainer.get("name"), str):
+        return NO_CLASS  # reported later
+    try:
+        default_loss: str = find_component(TrainerSettings, trainer["name"]).default_loss
+    except UserError:  # reported later
+        return NO_CLASS
+    return default_loss
 
 
 def _section(values: dict[str, Any], section_key: str, key: str) -> dict[str, Any]:
@@ -229,7 +267,7 @@ def no_section(key: str, value: Any) -> str:
     return f"{message}; set {key}.NAME=VALUE, where NAME is one of {names}"
 
 
-def fields_of_section(key: str) -> Mapping[str, Any]:
+def fields_of_section(key: str) -> Mapping[str, FieldInfo]:
     """The fields of a section, such as data or data.sampler, without arguments of its class."""
     fields: Mapping[str, FieldInfo] = Settings.model_fields
     for name in key.split("."):

@@ -41,7 +41,7 @@ class NonFiniteGuard:
         self.sharded = sharded
         self.checked_until = 0  # the last step to check
 
-    def update(self, trainer: Any, step: Any) -> dict[str, Tensor]:
+    def update(self, trainer: Any, step: Any) -> dict[str, Tensor] | None:
         """Makes a step and checks it; a step with a non-finite value is undone.
 
         An undone step counts as a step, and the moving average is updated as after any other.
@@ -51,7 +51,7 @@ class NonFiniteGuard:
             step: the batches of the step, a `Step`.
 
         Returns:
-            The outputs of the step; an empty dict if it was skipped.
+            The outputs of the step; None if it was skipped.
 
         Raises:
             UserError: if training ends, with step, value, learning rate and file.
@@ -66,7 +66,7 @@ class NonFiniteGuard:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             description = f"{error} (learning rate {rate:.4g})"
             self._undo(trainer, step, state_before, description)
-            return {}
+            return None
         return outputs
 
     def _undo(

@@ -307,6 +307,22 @@ def test_deep_state_is_restored_in_place(make_trainer: MakeTrainer) -> None:
     assert torch.equal(resumed.networks["a"][0].weight, trainer.networks["a"][0].weight)
 
 
+class Projected(Plain):
+    """Keeps its last layer at zero."""
+
+    def after_step(self, outputs: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.model.get_parameter("layers.5.weight").zero_()
+
+
+def test_the_moving_average_contains_what_after_step_changed(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(*SMALL_MODEL, "trainer.ema=0.9", kind=Projected)
+    trainer.fit()
+    averaged = trainer.evaluated_model.get_parameter("layers.5.weight")
+    assert not averaged.any()
+    assert trainer.evaluated_model.get_parameter("layers.1.weight").any()
+
+
 class Calibrated(Classifier):
     """Fits a temperature after each evaluation, and uses it in the next one."""
 

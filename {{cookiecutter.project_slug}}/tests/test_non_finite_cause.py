@@ -3,7 +3,7 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,18 @@ def test_the_cause_is_in_the_error(
 
 
 def test_finding_the_cause_of_a_skipped_step_changes_nothing(
-    tmp_path: Path, train: Command, part: Any, capsys: Captured
+    tmp_path: Path, train: Command, part: Any, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from storage.checkpoint_file import load_checkpoint
 
+    checked_steps: list[int] = []
+
+    def after_step(trainer: Any, outputs: Mapping[str, Tensor]) -> None:
+        if trainer.guard.checked_until:
+            assert outputs["loss"].isfinite()
+            checked_steps.append(trainer.progress.step)
+
+    monkeypatch.setattr(Classifier, "after_step", after_step)
     weights = []
     for fault in ("forward", "backward"):
         part.fault = fault
@@ -100,6 +108,8 @@ def test_finding_the_cause_of_a_skipped_step_changes_nothing(
         assert train(run, *SMALL, "trainer.non_finite=skip", "optimizer.name=AdamW") == 0
         state = load_checkpoint(run / "checkpoints/last.pt")
         assert state["progress"]["skipped_steps"] == 1
+        assert {BAD_STEP - 1, BAD_STEP + 1} <= {*checked_steps}
+        assert BAD_STEP not in checked_steps
         weights.append(state["model"])
     first, second = weights
     for name, weight in first.items():

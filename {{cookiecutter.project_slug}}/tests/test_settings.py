@@ -273,6 +273,24 @@ def test_a_new_class_removes_the_arguments_of_the_old_one_in_any_order(tmp_path:
     assert settings.model.arguments == {"width": 512, "classes": None}
 
 
+def test_naming_the_default_class_keeps_its_arguments(tmp_path: Path) -> None:
+    unnamed = load_settings(SYNTHETIC)
+    assert unnamed.loss.arguments["label_smoothing"] == 0.1
+    assert load_settings(SYNTHETIC, [f"loss.name={unnamed.loss.name}"]).loss == unnamed.loss
+    other = load_settings(SYNTHETIC, ["loss.name=CrossEntropyLoss"])
+    assert other.loss.arguments["label_smoothing"] == 0.0
+
+    child = tmp_path / "child.yaml"
+    child.write_text(f"extends: {SYNTHETIC}\nloss: {{name: {unnamed.loss.name}, ignore_index: 5}}")
+    arguments = {"label_smoothing": 0.1, "ignore_index": 5}
+    assert load_settings(child).loss.arguments == arguments
+
+    file = tmp_path / "own.yaml"
+    file.write_text(SYNTHETIC.read_text().replace("  name: SGD\n", ""))
+    settings = load_settings(file, ["optimizer.name=SGD"])
+    assert settings.optimizer == load_settings(SYNTHETIC).optimizer
+
+
 def test_arguments_that_are_not_set_have_their_defaults() -> None:
     settings = load_settings(SYNTHETIC, ["model.name=networks.MLP", "model.width=64"])
     assert settings.model.arguments == {"width": 64, "classes": None}
