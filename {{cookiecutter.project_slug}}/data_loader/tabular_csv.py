@@ -108,6 +108,11 @@ class TabularCSV(TableDataset):
         rows = self.read_rows(root, file, [target], EXAMPLES)
         _check_columns_exist("ignore", ignored, rows)
         _check_columns_exist("kinds", self.kinds, rows)
+        if target in self.kinds:
+            raise UserError(
+                f"data.kinds: {target!r} is the target, which has no kind; set data.predict=class "
+                "or data.predict=number"
+            )
         self.columns = [name for name in rows.columns if name not in (target, *ignored)]
 
         if predict == "class":

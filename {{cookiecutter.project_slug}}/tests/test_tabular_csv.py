@@ -545,6 +545,9 @@ def test_the_kind_of_a_column_can_be_set(things: Callable[..., BaseDataset]) -> 
     message = refused(things, repeated("1", "2"), "data.kinds={c: date}")
     for part in ("data.kinds", "'c'", "a, b, animal"):
         assert part in message
+    message = refused(things, repeated("1", "2"), "data.kinds={animal: category}")
+    for part in ("data.kinds", "'animal'", "data.predict"):
+        assert part in message
 
 
 def test_booleans_are_categories_however_they_are_written(
