@@ -74,7 +74,6 @@ RECIPES = {  # arguments of train.py
         "logger.curves=false",
     ],
     "default": [],
-    "six epochs": ["trainer.epochs=6"],
     "long": ["--config", "config/fashion_mnist_long.yaml"],
 }
 ONE_EPOCH = """

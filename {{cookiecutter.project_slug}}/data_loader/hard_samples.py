@@ -35,8 +35,8 @@ class HardSamples(BaseSampler):
         dataset: BaseDataset,
         seed: int,
         samples: Tensor | None = None,
-        hard: Fraction = 0.5,
-        others: Fraction = 0.5,
+        hard: Fraction = 0.4,
+        others: Fraction = 0.3,
     ) -> None:
         if samples is None:
             samples = torch.arange(len(dataset))
