@@ -186,7 +186,7 @@ def take_pictures(terminal: Terminal, runs: Path, chromium: str) -> None:
         row = f'<div class="row">{"".join(map(inline, found))}</div>'
         windows = terminal.show(12, until=r"evaluate: [^\r]*") + terminal.show(10)
         save("run.png", screenshot(paper, windows + row))
-        training = terminal.show(25, until=r" 7\d\d/810[^\r]*")
+        training = terminal.show(25, until=r" 8[0-4]\d/875[^\r]*")
         save("terminal.png", screenshot(paper, training + terminal.show(38)))
         browser.close()
 
