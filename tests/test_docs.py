@@ -251,12 +251,12 @@ def test_the_documents_give_the_measured_results_of_the_recipes() -> None:
     fast = found["300 steps"]
     long = found["long"]
     expected = {
-        README: [f"{accuracy:.1%} on Fashion", f"takes {seconds:.0f} seconds"],
+        README: [f"{accuracy:.1%} of Fashion", f"takes {seconds:.0f} seconds"],
         TEMPLATE / "docs/speed.md": [
             f"{accuracy:.1%} of Fashion",
             f"| {seconds:.0f} s; PyTorch's tutorial completes {epochs:.1f} epochs",
-            f"| {fast[2]:.1%} | {fast[0]:.0f} s |",
-            f"| {long[2]:.1%} | {long[0]:.0f} s |",
+            f"| {fast[2]:.1%} | {fast[0]:.0f} s; {fast[1]:.1f} epochs |",
+            f"| {long[2]:.1%} | {long[0]:.0f} s; {long[1]:.1f} epochs |",
         ],
     }
     for document, statements in expected.items():

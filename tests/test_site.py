@@ -13,7 +13,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 # Attributes whose targets a browser fetches without being asked.
 FETCHED = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src")}
 NOT_FETCHED = {"canonical", "prev", "next", "alternate"}  # links of a head
-MAX_PICTURE_SIZE = 150_000  # bytes, of a figure in docs/examples
+MAX_PICTURE_SIZE = 160_000  # bytes, of a figure in docs/examples
 
 
 class Elements(HTMLParser):

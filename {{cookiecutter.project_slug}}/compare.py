@@ -24,7 +24,7 @@ from utils.files import replace_file
 from utils.paths import path_argument
 
 FORMATS = {"html": (".html", ".htm"), "csv": (".csv",), "md": (".md",)}
-DEFAULT_FILE = Path()  # of --html without FILE
+DEFAULT_FILE = Path()  # of --html without FILE; "--html ." gives an equal, but different object
 MAX_SHOWN_CHARACTERS = 60  # of an option that a message quotes
 
 
@@ -120,7 +120,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
                 raise UserError(f"--{name} has no effect with --failed; leave it out")
     for name, suffixes in FORMATS.items():
         file = getattr(arguments, name)
-        if file is not None and file != DEFAULT_FILE:
+        if file is not None and file is not DEFAULT_FILE:
             check_report_file(name, file, suffixes)
 
 
@@ -180,7 +180,7 @@ def write_reports(
         file = getattr(arguments, name)
         if file is None:
             continue
-        if file == DEFAULT_FILE:
+        if file is DEFAULT_FILE:
             file = default_folder / f"report{suffixes[0]}"
         content = make_report(name, comparison, pair)
         file.parent.mkdir(parents=True, exist_ok=True)

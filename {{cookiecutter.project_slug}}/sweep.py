@@ -59,7 +59,7 @@ def main() -> int:
         raise UserError("sweep.py requires the package optuna; pip install -e '.[sweep]'")
     names_sweep = bool(arguments.name or arguments.config or arguments.settings)
     if arguments.clean is not None and not names_sweep:
-        raise UserError("--clean failed: which sweep? Add its name, --name NAME")
+        raise UserError("--clean needs the name of a sweep: --name NAME")
     plan = make_plan(sweep_options(arguments), arguments.settings)
     if arguments.clean is not None:
         return remove_failed_trials(plan, arguments.yes)

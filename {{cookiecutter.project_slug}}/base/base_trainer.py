@@ -93,8 +93,9 @@ class BaseTrainer(ABC):
         stop_signal: the signal that ended `fit`, or 0.
         evaluated_indices: in `evaluation_step`, the indices of the samples of the batch in their
             data set, int64, shape (N,), on the device; None outside `evaluate`.
-        trained_indices: in `training_step`, the indices of the samples of the batch in all
-            processes, int64, shape (N,); None elsewhere, and for batches that no data set has.
+        trained_indices: in `training_step`, the indices of the samples of the batch, those of all
+            processes together, int64, shape (samples,); None outside a step, and for a batch that
+            was not loaded from a data set.
         evaluated_split: the split that `evaluate` has evaluated last, or evaluates now.
         sample_values: what `record_samples` has kept of the last evaluation of each split.
         sample_order: the order of the training samples, with the state of their sampler; None if
@@ -495,9 +496,10 @@ class BaseTrainer(ABC):
     def sample_metrics(self, samples: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Scalars that follow from the values of samples, by name.
 
-        evaluate.py computes them again from samples that are drawn at random, which gives the
-        confidence intervals of the results with the same names. It reports the others as well. By
-        default, these are the means of floating-point values, except for those of answers.
+        evaluate.py computes them for bootstrap resamples as well, which gives the confidence
+        intervals of the results with the same names. Those with other names are further results.
+        By default, these are the means of floating-point values, except for predicted and true
+        ones.
         """
         return mean_values(samples)
 
@@ -568,7 +570,8 @@ class BaseTrainer(ABC):
                 if outputs is not None:  # None if the guard has undone the step
                     self.meter.add(outputs, sum(step.sample_counts))
                     self.after_step(outputs)
-                if self.moving_average is not None:  # which contains what `after_step` changed
+                # After `after_step`, whose changes it contains; an undone step counts as well.
+                if self.moving_average is not None:
                     self.moving_average.update_parameters(self.model)
                 bar.update()
 
@@ -644,7 +647,8 @@ class BaseTrainer(ABC):
         self.forget_lost_best()
         is_first = self.progress.validated_step == 0
         overrides_hook = type(self).after_evaluation is not BaseTrainer.after_evaluation
-        with undoing_on_error(self, copies_state=overrides_hook):
+        steps_plateau = any(isinstance(each, ReduceLROnPlateau) for each in self.schedulers)
+        with undoing_on_error(self, copies_state=overrides_hook or steps_plateau):
             with preserve_global_rng(self.device):
                 for split, results in all_results.items():
                     self.after_evaluation(split, results)
@@ -721,7 +725,7 @@ class BaseTrainer(ABC):
         return step % every_steps == 0
 
     def checkpoint_is_due(self) -> bool:
-        """Whether to save in the middle of an epoch."""
+        """Whether to save now, without a validation."""
         settings = self.settings.checkpoint
         if settings.every_steps is None and settings.every_minutes is None:
             return False
@@ -822,7 +826,7 @@ class BaseTrainer(ABC):
         """Saves a checkpoint in the run folder.
 
         Raises:
-            NonFiniteError: if a value in it is not finite; nothing is saved then.
+            NonFiniteError: if a parameter of the model is not finite; nothing is saved then.
         """
         self.forget_lost_best()
         state = self.state_dict()
@@ -845,7 +849,7 @@ class BaseTrainer(ABC):
         self.training_time.record(self.progress.step)
 
     def is_saved(self) -> bool:
-        """Whether the last call of `save` has saved the progress so far."""
+        """Whether `save` was called for the progress so far; it may have failed to write."""
         return self._saved_progress == self.progress.state_dict()
 
     def check_weights(self, step: int) -> None:
@@ -922,11 +926,11 @@ class BaseTrainer(ABC):
     # Details of the loop.
 
     def _start(self) -> None:
-        """Repeats a validation that failed, or the figures of the last one; saves a new run.
+        """Makes a validation that is still due, or missing figures; saves a new run.
 
-        That shows before the first step whether the run folder can be written.
+        Saving shows before the first step whether the run folder can be written.
         """
-        if self.validation_is_due():  # the last validation failed
+        if self.validation_is_due():  # it failed, or a signal ended the run before it
             # With the learning rate of the last step, so that this checkpoint equals that of an
             # uninterrupted run.
             self.set_learning_rates(self.progress.step - 1)

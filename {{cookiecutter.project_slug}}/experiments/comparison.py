@@ -24,7 +24,7 @@ class Comparison:
 
     Attributes:
         runs: all of them.
-        rows: the newest first.
+        rows: the newest first, until `sort_by_value` sorts them.
         metric: what decides which row is best.
         keys: the settings in which rows differ.
         names: what each run is called, by its folder.
@@ -54,7 +54,12 @@ class Comparison:
         return [row for row in self.rows if row.verdict is not None]
 
     def sort_by_value(self) -> None:
-        """Sorts the rows: the best first, then those that are not compared, without value last."""
+        """Sorts the rows: the best first, then those that are not compared, without value last.
+
+        They stay as they are if it is unknown whether higher values are better.
+        """
+        if self.metric.direction is None:
+            return
         highest_first = self.metric.direction == HIGHEST
         others = [row for row in self.rows if row.verdict is None and row.values]
         without_value = [row for row in self.rows if not row.values]

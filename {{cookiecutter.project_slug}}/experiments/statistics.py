@@ -124,9 +124,9 @@ def seeds_needed(difference: float, spread: float, alpha: float = ALPHA) -> int 
         alpha: level of the test.
 
     Returns:
-        The number; None if it is larger than MAX_SEEDS.
+        The number; None if it is larger than MAX_SEEDS, or without a difference or spread.
     """
-    if difference == 0:
+    if difference == 0 or spread == 0:
         return None
     effect = abs(difference) / spread
     normal = NormalDist()

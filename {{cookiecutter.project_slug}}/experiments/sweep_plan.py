@@ -49,7 +49,7 @@ class SweepOptions(Section):
     """The options of a sweep, from the command line or from a sweep file."""
 
     name: Annotated[str, AfterValidator(_check_name)] | None = None
-    """Folder in runs/; default: the name of the sweep file, or sweep_ and the settings."""
+    """Folder in runs/; default: sweep_ and the searched settings."""
     config: str | None = None
     """Settings file of the trials."""
     method: Literal["grid", "random", "tpe"] | None = None

@@ -152,11 +152,11 @@ class RunProcess:
         return self.run.saved_step() > self.first_step
 
     def can_be_resumed(self, exit_code: int) -> bool:
-        """Whether a signal has ended the process, and not an error."""
+        """Whether a new process may continue the run: no error has ended this one."""
         if self.stop_requested:
             return True
-        was_killed = exit_code < 0 or exit_code > SIGNAL_EXIT_CODE
-        if was_killed:
+        signal_number = exit_code - SIGNAL_EXIT_CODE
+        if exit_code < 0 or 0 < signal_number < signal.NSIG:
             return True
         if self.processes > 1 and not self._has_failed():
             return True  # torchrun exits with 1, whatever has ended a process

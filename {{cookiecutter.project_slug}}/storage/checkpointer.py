@@ -69,12 +69,7 @@ class Checkpointer:
 
     def saved_steps(self) -> list[int]:
         """The steps of the checkpoints ``step_*.pt``."""
-        steps = []
-        for file in self.folder.glob("step_*.pt"):
-            step = step_in_name(file)
-            if step is not None:
-                steps.append(step)
-        return steps
+        return [*_step_files(self.folder)]
 
     def abandoned_best_step(self, step: int) -> int:
         """The step of ``best.pt`` if it is later than a step to which the run returns, else 0.
@@ -89,7 +84,7 @@ class Checkpointer:
         return best_step if best_step > step else 0
 
     def is_due(self, step: int, is_log_step: bool) -> bool:
-        """Whether to save within an epoch; the answer is the same in all processes.
+        """Whether to save without a validation; the answer is the same in all processes.
 
         Args:
             step: optimizer steps made so far.
@@ -205,12 +200,11 @@ def write_step_files(
 ) -> None:
     """Writes ``step_*.pt``, also named ``last.pt`` and, if it is the best, ``best.pt``.
 
-    The last `keep` of the ``step_*.pt`` up to this step are kept, and those of `best_steps`. Others
-    are deleted after the new one is safe. Those of later steps are others, too: the run has
-    returned to an earlier step, and would otherwise resume from a step that it has left.
+    The last `keep` of the ``step_*.pt`` are kept, and those of `best_steps`. Others are deleted
+    after the new one is safe; if that is impossible, there is a warning.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if it cannot be written, or files of later steps cannot be deleted.
     """
     names = ["last.pt", f"step_{step:08d}.pt"]
     if is_best:
@@ -221,28 +215,38 @@ def write_step_files(
     save_checkpoint(first_file, state)
     for name in names[1:]:
         _link_or_copy(first_file, folder / name)
-    _delete_other_steps(folder, step, keep, best_steps)
-    _delete_unused_shards(folder)
+    _delete_later_steps(folder, step)
+    try:
+        _delete_old_steps(folder, keep, best_steps)
+        _delete_unused_shards(folder)
+    except OSError as error:  # the new checkpoint is safe
+        log.warning("old checkpoints in %s could not be deleted: %s", folder, error)
 
 
-def _delete_other_steps(folder: Path, step: int, keep: int, best_steps: Collection[int]) -> None:
-    """Deletes ``step_*.pt`` of later steps and, up to this one, all but the last and the best."""
-    earlier: dict[int, Path] = {}
-    later: dict[int, Path] = {}
+def _step_files(folder: Path) -> dict[int, Path]:
+    """The files ``step_*.pt`` by step."""
+    files = {}
     for file in folder.glob("step_*.pt"):
-        file_step = step_in_name(file)
-        if file_step is None:  # the name is not one of ours
-            continue
-        if file_step <= step:
-            earlier[file_step] = file
-        else:
-            later[file_step] = file
-    for old_step in sorted(earlier)[:-keep]:
-        if old_step not in best_steps:
-            earlier[old_step].unlink()
-    for file in later.values():
-        log.info("deleted %s: the run has returned to step %d", file, step)
-        file.unlink()
+        step = step_in_name(file)
+        if step is not None:  # otherwise the name is not one of ours
+            files[step] = file
+    return files
+
+
+def _delete_later_steps(folder: Path, step: int) -> None:
+    """Deletes ``step_*.pt`` of later steps, to which the run would otherwise return."""
+    for file_step, file in _step_files(folder).items():
+        if file_step > step:
+            log.info("deleted %s: the run has returned to step %d", file, step)
+            file.unlink()
+
+
+def _delete_old_steps(folder: Path, keep: int, best_steps: Collection[int]) -> None:
+    """Deletes all ``step_*.pt`` but the last and the best."""
+    files = _step_files(folder)
+    for step in sorted(files)[:-keep]:
+        if step not in best_steps:
+            files[step].unlink()
 
 
 def _link_or_copy(file: Path, other_name: Path) -> None:
@@ -261,8 +265,8 @@ def _delete_unused_shards(folder: Path) -> None:
     for file in folder.glob("*.pt"):
         try:
             state = read_verified(file)
-        except UserError:  # a damaged file has no shards that could be read
-            continue
+        except UserError:  # it cannot be read now, so its shards are unknown
+            return
         if "shards" in state:
             unused.discard(folder / state["shards"]["folder"])
     for shard_folder in unused:

@@ -201,10 +201,10 @@ def _saved_state(state: Mapping[str, Any], name: str) -> Any:
 
 
 def _on_device_of(value: Any, current: Any, owner: Any) -> Any:
-    """A copy of a saved value, with its tensors on the device of the current ones.
+    """A copy of a saved value, with its tensors on the devices of the current ones.
 
-    If there are none, that is the device of the owner. A tensor that is trained stays the same
-    object, because an optimizer refers to it.
+    A new tensor is on the device that all current ones share, else on that of the owner. A tensor
+    that is trained stays the same object, because an optimizer refers to it.
     """
     current_tensors = dict(named_tensors(current))
     devices = {tensor.device for tensor in current_tensors.values()}
@@ -219,7 +219,10 @@ def _on_device_of(value: Any, current: Any, owner: Any) -> Any:
                 counterpart.copy_(tensor)
             replacements[id(tensor)] = counterpart
         else:
-            replacements[id(tensor)] = tensor.detach().clone().to(device)
+            target = device
+            if counterpart is not None:
+                target = counterpart.device
+            replacements[id(tensor)] = tensor.detach().clone().to(target)
     return copy.deepcopy(value, replacements)  # which takes these for copies that it has made
 
 
@@ -249,7 +252,10 @@ def check_plain(state: Any, path: str = "") -> None:
 
 @contextmanager
 def preserve_state(owner: Any, excluded: Iterable[Any] = ()) -> Iterator[None]:
-    """Afterwards, the state of an object is as it was before; see `collect_state`."""
+    """Afterwards, the state of an object is as it was before; see `collect_state`.
+
+    A part that had nothing to save, such as metrics between two evaluations, is left as it is.
+    """
     excluded = list(excluded)
     state = copy.deepcopy(collect_state(owner, excluded))
     try:

@@ -98,6 +98,29 @@ def test_newest_checkpoint_is_kept_if_a_run_returns_to_an_earlier_step(tmp_path:
     assert saved_step(tmp_path / "last.pt") == 1
 
 
+def test_an_old_checkpoint_that_cannot_be_deleted_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "step_00000001.pt").mkdir()  # a folder cannot be deleted like a file
+    write_step_files(tmp_path, state_of_step(3), 3, keep=1, is_best=True)
+    assert str(tmp_path) in caplog.text
+    assert saved_step(tmp_path / "best.pt") == saved_step(tmp_path / "last.pt") == 3
+
+    (tmp_path / "step_00000009.pt").mkdir()  # a run would resume from it
+    with pytest.raises(OSError, match="step_00000009"):
+        write_step_files(tmp_path, state_of_step(4), 4, keep=1, is_best=False)
+
+
+def test_shards_stay_while_a_checkpoint_cannot_be_read(tmp_path: Path) -> None:
+    shards = tmp_path / "shards-00000003-0"
+    shards.mkdir()
+    (tmp_path / "step_00000003.pt").write_bytes(b"damaged")
+    write_step_files(tmp_path, state_of_step(4), 4, keep=2, is_best=False)
+    assert shards.exists()
+    write_step_files(tmp_path, state_of_step(5), 5, keep=1, is_best=False)
+    assert not shards.exists()
+
+
 def test_run_resumes_from_the_step_that_it_has_returned_to(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()

@@ -240,10 +240,16 @@ def test_a_lower_value_is_best_if_the_runs_say_so(tmp_path: Path) -> None:
 def test_an_unknown_direction_is_not_guessed(
     tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = write_run(tmp_path / "a", state=None, monitor="bleu")
-    file = run / "metrics.csv"
-    file.write_text(file.read_text().replace("accuracy", "bleu"))
-    assert compared(tmp_path).best is None
+    for name, width, value in (("a", 16, 0.8), ("b", 32, 0.7), ("c", 64, 0.9)):
+        run = write_run(tmp_path / name, value, state=None, monitor="bleu", width=width)
+        file = run / "metrics.csv"
+        file.write_text(file.read_text().replace("accuracy", "bleu"))
+    comparison = compared(tmp_path)
+    assert comparison.best is None
+    rows = [*comparison.rows]
+    comparison.sort_by_value()
+    assert comparison.rows == rows
+    assert len(rows) == 3
     assert command("compare", tmp_path) == 0
     assert "--mode" in capsys.readouterr().out
 
@@ -414,6 +420,7 @@ def test_half_a_value_is_not_read(tmp_path: Path) -> None:
         (("--failed", "--yes"), "--remove"),
         (("--failed", "--html"), "--html"),
         (("--html", "empty"), "compare.py empty --html"),
+        (("--html", "."), "--html"),
         (("--html", "page.txt"), ".html"),
         (("--csv", "runs/a/metrics.csv"), "file of a run"),
         (("--csv", "runs/a/evaluation/test/predictions.csv"), "file of a run"),

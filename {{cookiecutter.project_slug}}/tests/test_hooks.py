@@ -323,6 +323,26 @@ def test_the_moving_average_contains_what_after_step_changed(make_trainer: MakeT
     assert trainer.evaluated_model.get_parameter("layers.1.weight").any()
 
 
+def test_a_validation_that_cannot_be_logged_leaves_the_scheduler_as_it_was(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plateau = "scheduler.name=ReduceLROnPlateau"
+    trainer = make_trainer(*SMALL_MODEL, plateau, kind=Plain)
+    (scheduler,) = trainer.schedulers
+    before = dict(scheduler.state_dict())
+    scalars = trainer.run_log.scalars
+
+    def fail(split: str, *arguments: Any) -> None:
+        if split == "validation":
+            raise OSError("no space left")
+        scalars(split, *arguments)
+
+    monkeypatch.setattr(trainer.run_log, "scalars", fail)
+    with pytest.raises(OSError, match="no space"):
+        trainer.fit()
+    assert scheduler.state_dict() == before
+
+
 class Calibrated(Classifier):
     """Fits a temperature after each evaluation, and uses it in the next one."""
 

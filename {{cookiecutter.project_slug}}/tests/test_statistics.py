@@ -89,4 +89,5 @@ def test_the_needed_seeds_are_the_fewest_with_enough_power(scipy_stats: Any, eff
 
 def test_a_difference_that_no_experiment_finds_needs_no_number_of_seeds() -> None:
     assert statistics.seeds_needed(difference=0.0, spread=1.0) is None
+    assert statistics.seeds_needed(difference=0.1, spread=0.0) is None
     assert statistics.seeds_needed(difference=1e-6, spread=1.0) is None

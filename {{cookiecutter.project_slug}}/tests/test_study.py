@@ -460,6 +460,15 @@ def test_one_of_several_processes_was_killed_or_has_failed(
     assert error in process.describe_failure(1)
 
 
+@pytest.mark.parametrize(("exit_code", "can_be_resumed"), [(-9, True), (137, True), (255, False)])
+def test_an_exit_code_that_stands_for_no_signal_is_a_failure(
+    tmp_path: Path, exit_code: int, can_be_resumed: bool
+) -> None:
+    process = start_script(tmp_path, "")
+    assert process.wait(60)
+    assert process.can_be_resumed(exit_code) == can_be_resumed
+
+
 def has_ended(process: int) -> bool:
     """Whether a process has ended, even if nobody has asked for its exit code yet."""
     try:
