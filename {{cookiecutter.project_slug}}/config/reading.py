@@ -220,7 +220,9 @@ def _class_of(
         return section["name"]
     if section_key == "loss":
         return _default_loss(values)
-    return fields["name"].default
+    if "name" in fields:
+        return fields["name"].default
+    return NO_CLASS  # an unknown section is reported later
 
 
 def _default_loss(values: Mapping[str, Any]) -> str:

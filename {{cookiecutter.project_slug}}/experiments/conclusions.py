@@ -157,23 +157,24 @@ def _distance(comparison: Comparison, rows: Sequence[Row]) -> str:
 
 
 def _certainty(rows: Sequence[Row]) -> str:
-    """The largest of the p values."""
+    """The largest p value of some rows, and the tests: ``p = 0.012 (Welch's t-test)``."""
     p_values = []
-    is_pooled = False
+    tests = []
     for row in rows:
         if row.verdict is not None and row.verdict.p_value is not None:
             p_values.append(row.verdict.p_value)
-            is_pooled = is_pooled or row.verdict.is_pooled
+            test = "Welch's t-test"
+            if row.verdict.is_pooled:
+                test = "t-test with a pooled spread"
+            if test not in tests:
+                tests.append(test)
     largest = max(p_values)
     sign = "= "
     if len(rows) > 1:
         sign = "≤ "
     if largest < MIN_P_VALUE:
         sign = ""  # format_p_value has its own
-    test = "Welch's t-test"
-    if is_pooled:
-        test = "t-test with a pooled spread"
-    return f"p {sign}{format_p_value(largest)} ({test})"
+    return f"p {sign}{format_p_value(largest)} ({' and '.join(tests)})"
 
 
 def _advice(rows: Sequence[Row]) -> str:

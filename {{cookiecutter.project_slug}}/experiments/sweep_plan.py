@@ -174,8 +174,8 @@ def make_plan(given: Mapping[str, Any], overrides: Iterable[str]) -> SweepPlan:
         options = options.model_copy(update={"method": load_plan(folder).options.method})
     method = _choose_method(space, options)
     settings_file = Path(options.config or DEFAULT)
-    settings = written.settings  # a started sweep has its own
-    if not settings:
+    settings = written.settings
+    if settings is None:
         settings = read_file(settings_file)
     return SweepPlan(
         folder=folder,
@@ -195,9 +195,9 @@ def _merge_with_file(given: Mapping[str, Any], overrides: list[str]) -> "SweepFi
         config = _find_sweep(options["name"])
     ranges = dict(parse_overrides(overrides))
     if config is None:
-        return SweepFile(ranges, options, settings={})
+        return SweepFile(ranges, options, settings=None)
     if not _is_sweep_file(config):
-        return SweepFile(ranges, {"config": str(config), **options}, settings={})
+        return SweepFile(ranges, {"config": str(config), **options}, settings=None)
     file = _read_sweep_file(config)
     return SweepFile({**file.ranges, **ranges}, {**file.options, **options}, file.settings)
 
@@ -261,17 +261,17 @@ def _choose_method(space: SearchSpace, options: SweepOptions) -> str:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A YAML file that describes a sweep.
+    """What the command line and a YAML file say about a sweep.
 
     Attributes:
         ranges: the value or the range of each setting.
         options: the options of sweep.py.
-        settings: the settings of the trials, in the folder of a sweep; otherwise empty.
+        settings: the settings of the trials; None unless a started sweep has saved them.
     """
 
     ranges: dict[str, Any]
     options: dict[str, Any]
-    settings: dict[str, Any]
+    settings: dict[str, Any] | None
 
 
 def _is_sweep_file(file: Path) -> bool:
@@ -282,7 +282,7 @@ def _is_sweep_file(file: Path) -> bool:
 def _read_sweep_file(file: Path) -> SweepFile:
     options = read_file(file)
     ranges = options.pop("ranges", {})
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] | None = None
     if file.name == PLAN_FILE and isinstance(options.get("settings"), dict):
         settings = options.pop("settings")
         options["name"] = file.parent.name  # whatever it was called when it was saved
@@ -366,7 +366,7 @@ def load_plan(folder: Path) -> SweepPlan:
     options = _check_options(file.options)
     config = Path(options.config or DEFAULT)
     space = make_search_space(file.ranges)
-    return SweepPlan(folder, config, file.settings, file.ranges, space, options)
+    return SweepPlan(folder, config, file.settings or {}, file.ranges, space, options)
 
 
 def continue_plan(plan: SweepPlan) -> SweepPlan:
@@ -380,18 +380,19 @@ def continue_plan(plan: SweepPlan) -> SweepPlan:
     saved = load_plan(plan.folder)
     differences = _differences(saved, plan)
     if differences:
+        name = plan.folder.name
         raise UserError(
             f"{plan.folder} contains another sweep: "
             f"{'; '.join(differences[:MAX_SHOWN_DIFFERENCES])}\n"
-            "       use another --name, or repeat the command of that sweep to continue it"
+            f"       use another --name; --name {name} alone continues that sweep as it was"
         )
     return replace(saved, config=plan.config, options=plan.options)
 
 
 def changed_ranges(plan: SweepPlan) -> tuple[Path, list[str]]:
-    """The sweep file with the name of a started sweep, and which of its ranges the sweep lacks.
+    """The sweep file with the name of a started sweep, and the keys whose range in it is another.
 
-    The file may have been edited, or the command line may have replaced them at the start.
+    The file may have been edited, or the command line may have replaced ranges at the start.
     """
     file = SWEEP_FILES / f"{plan.folder.name}.yaml"
     if not file.is_file():

@@ -81,7 +81,9 @@ class Checkpointer:
             with contextlib.suppress(UserError):  # a file that is missing or damaged is not used
                 best_step = read_verified(self.folder / "best.pt")["progress"]["step"]
         best_step = broadcast_object(best_step)
-        return best_step if best_step > step else 0
+        if best_step <= step:
+            return 0
+        return best_step
 
     def is_due(self, step: int, is_log_step: bool) -> bool:
         """Whether to save without a validation; the answer is the same in all processes.

@@ -254,6 +254,20 @@ def test_an_unknown_direction_is_not_guessed(
     assert "--mode" in capsys.readouterr().out
 
 
+def test_the_conclusion_names_all_tests_that_it_relies_on(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_seeds(tmp_path / "best", [0.9, 0.901, 0.902], width=64)
+    write_seeds(tmp_path / "worse", [0.8, 0.801, 0.802], width=32)
+    assert command("compare", tmp_path) == 0
+    assert "pooled" not in capsys.readouterr().out.partition("It is better")[2]
+    write_seeds(tmp_path / "single", [0.7], width=16)
+    assert command("compare", tmp_path) == 0
+    conclusion = capsys.readouterr().out.partition("It is better")[2]
+    assert "Welch" in conclusion
+    assert "pooled" in conclusion
+
+
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [

@@ -27,7 +27,11 @@ end_started_processes = launcher.end_started_processes  # a fixture of all tests
 MakeTrainer = Callable[..., Any]
 Command = Callable[..., int]
 SMALL_MODEL = ("model.name=networks.MLP", "model.width=16")
-SAMPLER = ("data.sampler=hard_samples.HardSamples", "data.sampler.hard=0.4")
+SAMPLER = (
+    "data.sampler=hard_samples.HardSamples",
+    "data.sampler.hard=0.4",
+    "data.sampler.others=0.5",
+)
 
 
 class Silent(Classifier):

@@ -244,7 +244,7 @@ def test_a_folder_continues_only_the_same_sweep(
         with pytest.raises(UserError) as caught:
             continue_plan(make_plan(options, changes))
         assert words in str(caught.value)
-        assert "--name" in str(caught.value)
+        assert "--name a alone" in str(caught.value)
 
 
 def test_the_password_of_the_database_is_neither_saved_nor_printed(
