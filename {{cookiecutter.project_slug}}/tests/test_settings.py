@@ -126,6 +126,8 @@ def test_an_unknown_setting_without_a_similar_one_is_reported_with_all() -> None
     assert "momentum" not in message
     assert "width" in refusal("model.xyz=1")
     assert "epochs" in refusal("trainer.xyz=1")
+    assert "xyz" in refusal("xyz.name=1")
+    assert "unknown" in refusal(".name=1")
 
 
 INVALID = (  # setting, value, part of the message that states what is allowed
