@@ -400,8 +400,8 @@ class BaseTrainer(ABC):
     def after_step(self, outputs: Mapping[str, Tensor]) -> None:  # noqa: B027  need not be defined
         """Called after each optimizer step, with the result of `update`.
 
-        Not after a step that `trainer.non_finite=skip` has undone. The moving average, if there is
-        one, is updated afterwards, so it contains the changes that this method makes to weights.
+        It is not called after a step that `trainer.non_finite=skip` has undone. The moving average,
+        if there is one, is updated afterwards, so it contains what this method changes in weights.
         """
 
     def after_evaluation(  # noqa: B027  need not be defined

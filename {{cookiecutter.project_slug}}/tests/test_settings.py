@@ -810,6 +810,23 @@ def test_annotations_that_are_text_are_evaluated(add_files: AddFiles) -> None:
     assert "Thing" in message
 
 
+def test_a_trainer_and_its_loss_may_be_named_in_any_order(
+    add_files: AddFiles, tmp_path: Path
+) -> None:
+    code = "from trainer.classifier import Classifier\n\n\nclass Mine(Classifier):\n    pass\n"
+    add_files({"trainer/my.py": code})
+    changes = ["trainer.name=my.Mine", "loss.name=cross_entropy"]
+    settings = load_settings(SYNTHETIC, changes)
+    assert settings.loss.arguments["label_smoothing"] == 0.0  # the default of cross_entropy
+    assert load_settings(SYNTHETIC, changes[::-1]) == settings
+
+    sections = ["trainer: {name: my.Mine}", "loss: {name: cross_entropy}"]
+    for order in (sections, sections[::-1]):
+        child = tmp_path / "synthetic.yaml"
+        child.write_text("\n".join([f"extends: {SYNTHETIC}", *order]))
+        assert load_settings(child) == settings
+
+
 DATASET = """
 from dataclasses import dataclass
 from pathlib import Path
